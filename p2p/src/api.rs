@@ -1,0 +1,136 @@
+//! What a caller asks of the engine, and what it gets.
+
+use bytes::Bytes;
+use darter_protocol::{ByteRange, Digest, TaskId};
+use http::HeaderMap;
+use url::Url;
+
+/// One caller's wish for some content.
+#[derive(Clone)]
+pub struct OpenRequest {
+    /// The content's name.
+    pub task: TaskId,
+    /// What the whole content must hash to, where that is known.
+    pub digest: Option<Digest>,
+    /// Where it comes from: http or https.
+    pub url: Url,
+    /// The caller's own request headers for the origin (Authorization, Accept, User-Agent ...), end-to-end ones only.
+    /// `Host`, `Range`, `If-*` and `Accept-Encoding` in it are not sent: the engine sets its own.
+    pub headers: HeaderMap,
+    /// Which part.
+    pub want: Want,
+}
+
+/// Which part of the content a caller wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Want {
+    /// All of it.
+    All,
+    /// These bytes, as far as the content reaches. The start must lie inside the content.
+    Range(ByteRange),
+    /// From this offset to the end.
+    From(u64),
+    /// The last bytes, at most so many. Not 0.
+    Suffix(u64),
+}
+
+/// The answer to an [`OpenRequest`].
+pub enum Opened {
+    /// The content is known; its bytes come as they arrive.
+    Content(Content),
+    /// The origin's own answer to this caller, to be relayed as it is: a refusal, or a success that cannot be kept (of
+    /// unknown length, for instance).
+    Relay(http::Response<hyper::body::Incoming>),
+}
+
+/// Content that is being served.
+pub struct Content {
+    /// What is known of the whole.
+    pub info: ContentInfo,
+    /// The bytes that follow; `None` when the content is empty.
+    pub range: Option<ByteRange>,
+    /// Where the bytes stood when this was opened.
+    pub served: Served,
+    /// The bytes of `range`.
+    pub body: ContentBody,
+}
+
+/// What is known of some content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContentInfo {
+    /// Its whole length in bytes.
+    pub length: u64,
+    /// The origin's headers that belong to the content: Content-Type, ETag, Last-Modified, Docker-Content-Digest and the
+    /// like. Never Content-Length, Content-Range, or anything about the connection or the caller.
+    pub headers: HeaderMap,
+}
+
+/// Where an opened content's bytes stood.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Served {
+    /// Complete on this host's disk.
+    Disk,
+    /// Still being fetched, from peers or the origin.
+    Fetching,
+}
+
+/// The bytes of some opened content, as an HTTP body of a known size. Ends with an error, short, when the content turns
+/// out to be wrong or cannot be had any more: it is never completed with wrong bytes.
+pub struct ContentBody(pub(crate) http_body_util::combinators::UnsyncBoxBody<Bytes, ReadError>);
+
+impl http_body::Body for ContentBody {
+    type Data = Bytes;
+    type Error = ReadError;
+
+    fn poll_frame(
+        self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, ReadError>>> {
+        std::pin::Pin::new(&mut self.get_mut().0).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.0.size_hint()
+    }
+}
+
+/// Why content could not be opened.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum OpenError {
+    /// The content has `length` bytes, and what was wanted lies outside: HTTP's 416.
+    #[error("the content has {length} bytes; the range lies outside")]
+    NotSatisfiable {
+        /// The content's length in bytes.
+        length: u64,
+    },
+    /// The origin could not be asked.
+    #[error(transparent)]
+    Upstream(#[from] std::sync::Arc<darter_upstream::UpstreamError>),
+    /// This host cannot keep the content (disk full, read-only, broken). The caller may still stream it past the engine.
+    #[error("cannot store the content: {0}")]
+    Store(std::sync::Arc<std::io::Error>),
+    /// The content could be had from nobody: what was tried is in the text.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+/// Why a body that was under way ends short.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ReadError {
+    /// The bytes do not match the digest or hash that they were asked for by.
+    #[error("the content does not match {expected}")]
+    Mismatch {
+        /// The digest that was expected.
+        expected: String,
+    },
+    /// The rest could be had from nobody: what was tried is in the text.
+    #[error("{0}")]
+    Unavailable(String),
+    /// The local copy cannot be read or written.
+    #[error("local storage: {0}")]
+    Store(std::sync::Arc<std::io::Error>),
+}

@@ -1,0 +1,19 @@
+//! The piece engine: content comes from this host's disk, from other daemons, or from its origin, and leaves as it
+//! arrives.
+//!
+//! - [`Engine`]: opens content by task. Concurrent openings of one task share one download.
+//! - `swarm`, `select`: what to fetch next and from whom, as plain state without IO.
+//! - `download`: the driver that does the IO for one running task.
+//! - `store`: the content on disk.
+//! - `origin`: fetching from where the content comes from.
+//! - `peer`: fetching from other daemons, and serving them.
+//! - `schedule`: the conversation with the scheduler.
+//!
+//! This crate knows no HTTP grammar of a client: ranges are [`ByteRange`]s here, and what goes back is a [`Content`].
+
+#![forbid(unsafe_code)]
+
+mod api;
+
+pub use api::{Content, ContentBody, ContentInfo, OpenError, OpenRequest, Opened, ReadError, Served, Want};
+pub use darter_protocol::{ByteRange, Digest, HostId, TaskId};

@@ -1,0 +1,36 @@
+//! What nodes say to each other, and the arithmetic that both sides must agree on.
+//!
+//! - [`TaskId`], [`HostId`], [`Digest`]: names. Each has one constructor that checks, so that holding one is the proof.
+//! - [`ByteRange`]: a half-open, never empty range of bytes.
+//! - [`PieceLayout`], [`PieceIndex`], [`PieceSet`]: how content is cut into pieces, and sets of them.
+//! - [`hash`]: the BLAKE3 tree that gives every piece its hash and the whole its root.
+//! - [`Ring`]: which of several schedulers a task belongs to.
+//! - [`scheduler`]: the messages and the gRPC service, generated from `proto/scheduler.proto`.
+//!
+//! Nothing here does IO or reads a clock.
+
+mod digest;
+pub mod hash;
+mod id;
+mod layout;
+mod piece_set;
+mod range;
+mod ring;
+
+pub use digest::{Algorithm, Digest, InvalidDigest};
+pub use hash::{PieceHash, Root};
+pub use id::{HostId, InvalidId, TaskId};
+pub use layout::{PieceIndex, PieceLayout};
+pub use piece_set::PieceSet;
+pub use range::ByteRange;
+pub use ring::Ring;
+
+/// Messages, client and server of the scheduler's gRPC service.
+#[expect(missing_docs, unreachable_pub, unused_qualifications, reason = "generated; the documentation is in the .proto file")]
+pub mod scheduler {
+    tonic::include_proto!("darter.scheduler.v1");
+
+    /// The largest message that either side accepts, in bytes. The largest honest one is a register reply with the
+    /// hashes of a task of 4,096 pieces: 160 KiB. An inventory is sent in batches below this.
+    pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
+}
