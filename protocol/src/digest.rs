@@ -116,7 +116,12 @@ mod tests {
     #[test]
     fn other_spellings_are_refused() {
         let hex = "0a".repeat(32);
-        for text in [hex.clone(), format!("sha256:{}", hex.to_uppercase()), format!("md5:{hex}"), format!("sha256:{hex}0")] {
+        for text in [
+            hex.clone(),
+            format!("sha256:{}", hex.to_uppercase()),
+            format!("md5:{hex}"),
+            format!("sha256:{hex}0"),
+        ] {
             assert_eq!(text.parse::<Digest>(), Err(InvalidDigest), "{text}");
         }
     }

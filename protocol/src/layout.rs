@@ -123,14 +123,21 @@ mod tests {
     #[test]
     fn empty_content_has_no_pieces() {
         let layout = PieceLayout::new(0).unwrap();
-        assert_eq!((layout.pieces(), layout.piece(0), layout.piece_at(0), layout.whole()), (0, None, None, None));
+        assert_eq!(
+            (layout.pieces(), layout.piece(0), layout.piece_at(0), layout.whole()),
+            (0, None, None, None)
+        );
     }
 
     #[test]
     fn the_last_piece_is_as_short_as_the_content() {
-        for (length, pieces, last) in
-            [(1, 1, 1), (4 * MIB - 1, 1, 4 * MIB - 1), (4 * MIB, 1, 4 * MIB), (4 * MIB + 1, 2, 1), (12 * MIB, 3, 4 * MIB)]
-        {
+        for (length, pieces, last) in [
+            (1, 1, 1),
+            (4 * MIB - 1, 1, 4 * MIB - 1),
+            (4 * MIB, 1, 4 * MIB),
+            (4 * MIB + 1, 2, 1),
+            (12 * MIB, 3, 4 * MIB),
+        ] {
             let layout = PieceLayout::new(length).unwrap();
             assert_eq!(layout.pieces(), pieces, "{length}");
             assert_eq!(layout.range(layout.iter().next_back().unwrap()).len(), last, "{length}");

@@ -26,7 +26,13 @@ pub use range::ByteRange;
 pub use ring::Ring;
 
 /// Messages, client and server of the scheduler's gRPC service.
-#[expect(missing_docs, unreachable_pub, unused_qualifications, reason = "generated; the documentation is in the .proto file")]
+#[expect(
+    missing_docs,
+    unused_qualifications,
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    reason = "generated; the documentation is in the .proto file"
+)]
 pub mod scheduler {
     tonic::include_proto!("darter.scheduler.v1");
 

@@ -33,7 +33,7 @@ impl Ring {
     }
 
     /// The members in the order in which to try them for `task`: its own first, then the next ones round the ring.
-    pub fn order(&self, task: &TaskId) -> impl Iterator<Item = &str> {
+    pub fn order(&self, task: &TaskId) -> impl Iterator<Item = &str> + use<'_> {
         let key = u64::from_le_bytes(*task.as_bytes().first_chunk().expect("an id has 32 bytes"));
         let start = self.points.partition_point(|(position, _)| *position < key);
         let mut seen = vec![false; self.members.len()];
