@@ -1,0 +1,58 @@
+//! [`Body`]: what a request to an origin carries.
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use http_body_util::BodyExt as _;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use tokio::sync::oneshot;
+
+/// Any error, for bodies that come from elsewhere.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The body of a request to an origin: frames as they come, trailers included.
+pub type Body = http_body_util::combinators::UnsyncBoxBody<Bytes, BoxError>;
+
+/// The body of a request that has none.
+pub fn empty_body() -> Body {
+    http_body_util::Empty::new().map_err(|never| match never {}).boxed_unsync()
+}
+
+/// A body that tells when it has been taken to its end, or dropped: from then on an answer is due.
+pub(crate) struct Watched {
+    body: Body,
+    done: Option<oneshot::Sender<()>>,
+}
+
+impl Watched {
+    /// The body, and what resolves (to an error, which means nothing) when it is done.
+    pub(crate) fn new(body: Body) -> (Self, oneshot::Receiver<()>) {
+        let (done, is_done) = oneshot::channel();
+        (Self { body, done: Some(done) }, is_done)
+    }
+}
+
+impl http_body::Body for Watched {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.get_mut();
+        let frame = std::task::ready!(Pin::new(&mut this.body).poll_frame(cx));
+        if frame.is_none() {
+            this.done = None;
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

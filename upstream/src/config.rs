@@ -1,0 +1,69 @@
+//! [`UpstreamConfig`]: what the caller decides about connections to origins.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// May this address be dialled for this host and port? The host is a name in lower case or an IP literal without
+/// brackets. The error is one sentence for people.
+pub type Permit = Arc<dyn Fn(&str, u16, IpAddr) -> Result<(), String> + Send + Sync>;
+
+/// Whom to trust when `https` is spoken with this host and port; the configuration's ALPN list decides between HTTP/1.1
+/// and HTTP/2. Must give the same trust for the same host and port every time: pooled connections are found by these.
+pub type Trust = Arc<dyn Fn(&str, u16) -> Arc<rustls::ClientConfig> + Send + Sync>;
+
+/// How connections to origins are made.
+#[derive(Clone)]
+pub struct UpstreamConfig {
+    /// Asked for every resolved address, and for IP literals.
+    pub permit: Permit,
+    /// Asked for every TLS connection.
+    pub trust: Trust,
+    /// How long each stage may take.
+    pub timeouts: Timeouts,
+    /// How many idle connections are kept, and how long.
+    pub pool: Pool,
+}
+
+/// How long each stage of a request to an origin may take. There is no limit on a body, which may take hours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Resolving the name and connecting to one of its addresses (`dialTimeout`).
+    pub dial: Duration,
+    /// The TLS handshake (`tlsHandshakeTimeout`).
+    pub tls_handshake: Duration,
+    /// From the last byte of the request to the head of the answer (`responseHeaderTimeout`). An upload may take as long
+    /// as it likes before that.
+    pub response_header: Duration,
+    /// After this long without traffic the kernel probes the connection (`keepAlive`).
+    pub keep_alive: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            // A lost SYN is repeated after 1 s and again after 2 s: room for two losses.
+            dial: Duration::from_secs(5),
+            tls_handshake: Duration::from_secs(5),
+            // containerd gives up after 30 s without a head; our sentence is to reach it before.
+            response_header: Duration::from_secs(25),
+            keep_alive: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Which connections are kept when they are idle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pool {
+    /// How many to one host and port (`maxIdleConns`).
+    pub max_idle_per_host: usize,
+    /// How long one may stay idle (`idleConnTimeout`).
+    pub idle_timeout: Duration,
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        // Go's numbers, to which registries' own idle timeouts are tuned.
+        Self { max_idle_per_host: 100, idle_timeout: Duration::from_secs(90) }
+    }
+}
