@@ -1,1 +1,5 @@
+//! The `darter` binary.
+
+mod config;
+
 fn main() {}

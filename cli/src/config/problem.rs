@@ -1,0 +1,105 @@
+//! What is wrong with a configuration file, and where: [`Problem`], [`Report`] and the [`Findings`] they are gathered in.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// A place in the file. Both count from 1; the column counts characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Position {
+    pub(crate) line: usize,
+    pub(crate) column: usize,
+}
+
+/// One sentence about one key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Problem {
+    /// `None`: about the file as a whole.
+    pub(crate) at: Option<Position>,
+    /// The key's path from the top, like `proxy.proxies[2].regx`. Empty: about no key.
+    pub(crate) key: String,
+    /// What is wrong. One line.
+    pub(crate) text: String,
+}
+
+/// Gathers problems while a file is read, so that all of them are reported together.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    errors: RefCell<Vec<Problem>>,
+    warnings: RefCell<Vec<Problem>>,
+}
+
+/// All that is to be said about one file, in the file's order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Report {
+    pub(crate) file: PathBuf,
+    /// The file cannot be used when there is one.
+    pub(crate) errors: Vec<Problem>,
+    /// Keys that are accepted and change nothing.
+    pub(crate) warnings: Vec<Problem>,
+}
+
+// === impl Findings ===
+
+impl Findings {
+    pub(super) fn error(&self, at: Position, key: &str, text: impl Into<String>) {
+        self.errors.borrow_mut().push(Problem { at: Some(at), key: key.to_owned(), text: text.into() });
+    }
+
+    pub(super) fn warning(&self, at: Position, key: &str, text: impl Into<String>) {
+        self.warnings.borrow_mut().push(Problem { at: Some(at), key: key.to_owned(), text: text.into() });
+    }
+
+    pub(super) fn into_report(self, file: &Path) -> Report {
+        let in_order = |found: RefCell<Vec<Problem>>| {
+            let mut found = found.into_inner();
+            found.sort_by_key(|problem| problem.at);
+            found
+        };
+        Report { file: file.to_owned(), errors: in_order(self.errors), warnings: in_order(self.warnings) }
+    }
+}
+
+// === impl Report ===
+
+impl Report {
+    /// A report about a file that could not be read at all.
+    pub(super) fn unreadable(file: &Path, text: impl Into<String>) -> Self {
+        let problem = Problem { at: None, key: String::new(), text: text.into() };
+        Self { file: file.to_owned(), errors: vec![problem], warnings: Vec::new() }
+    }
+
+    /// One line per warning: `file:line:column: warning: key: sentence`.
+    pub(crate) fn warning_lines(&self) -> impl Iterator<Item = String> {
+        self.warnings.iter().map(|problem| self.line(problem, "warning: "))
+    }
+
+    /// One line per error: `file:line:column: key: sentence`.
+    pub(crate) fn error_lines(&self) -> impl Iterator<Item = String> {
+        self.errors.iter().map(|problem| self.line(problem, ""))
+    }
+
+    fn line(&self, problem: &Problem, kind: &str) -> String {
+        let mut line = self.file.display().to_string();
+        if let Some(Position { line: number, column }) = problem.at {
+            line.push_str(&format!(":{number}:{column}"));
+        }
+        line.push_str(": ");
+        line.push_str(kind);
+        if !problem.key.is_empty() {
+            line.push_str(&problem.key);
+            line.push_str(": ");
+        }
+        // A sentence may quote what the operator wrote: keep it on its line.
+        line.extend(problem.text.chars().map(|c| if c.is_control() { ' ' } else { c }));
+        line
+    }
+}
+
+impl fmt::Display for Report {
+    /// Warnings and errors, one a line, without a final newline.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines: Vec<String> = self.warning_lines().chain(self.error_lines()).collect();
+        f.write_str(&lines.join("\n"))
+    }
+}
