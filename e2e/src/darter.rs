@@ -1,0 +1,184 @@
+//! [`Daemon`], [`Scheduler`] and [`Up`]: the real binary, on a host of the lab or on loopback.
+
+use crate::http;
+use crate::net::{Host, Launch};
+use crate::process::Process;
+use anyhow::{Context, Result, ensure};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+/// How long the binary may take to serve.
+pub const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// The binary under test: `DARTER_BIN`, or the workspace's own, built now so that it is never an old one.
+pub fn binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| match std::env::var_os("DARTER_BIN") {
+        Some(path) => path.into(),
+        None => build().expect("the binary can be built"),
+    })
+}
+
+fn build() -> Result<PathBuf> {
+    let root = workspace();
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(root).args(["build", "--quiet", "--package", "darter", "--message-format=json"]);
+    let output = crate::process::run(&mut cargo, Duration::from_secs(1800))?.ok()?;
+    let artefacts =
+        output.stdout.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let executable = artefacts.filter_map(|line| line["executable"].as_str().map(PathBuf::from)).next_back();
+    executable.context("cargo built no executable")
+}
+
+/// The workspace's root folder.
+pub fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("e2e stands in the workspace")
+}
+
+/// Where a part of the binary listens: it says so itself, so that port 0 works.
+pub fn listening(process: &Process, component: &str) -> Result<SocketAddr> {
+    let what = format!("where its {component} listens");
+    process.wait_line(&what, START_LIMIT, |line| {
+        let plain = strip_colours(line);
+        let (_, words) = plain.split_once("listening")?;
+        let value =
+            |key: &str| words.split_whitespace().find_map(|word| word.strip_prefix(key).map(str::to_owned));
+        if value("component=")? != component {
+            return None;
+        }
+        value("addr=")?.parse().ok()
+    })
+}
+
+/// Without the terminal's colour sequences.
+fn strip_colours(line: &str) -> String {
+    let mut parts = line.split("\x1b[");
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        plain.push_str(part.split_once('m').map_or(part, |(_, rest)| rest));
+    }
+    plain
+}
+
+/// A running daemon.
+pub struct Daemon {
+    /// Its process.
+    pub process: Process,
+    /// Its proxy port.
+    pub proxy: SocketAddr,
+    /// Its health port.
+    pub health: SocketAddr,
+}
+
+impl Daemon {
+    /// Starts a daemon on loopback with this configuration, and waits until it is healthy.
+    pub fn start(name: &str, folder: &Path, config: &str) -> Result<Self> {
+        Self::start_with(name, folder, config, Command::new(binary()), http::connect)
+    }
+
+    /// Starts a daemon on `host` with this configuration, and waits until it is healthy.
+    pub fn start_on(host: &Host, folder: &Path, config: &str) -> Result<Self> {
+        let command = host.command(binary());
+        Self::start_with(host.name(), folder, config, command, |to| {
+            host.connect(SocketAddr::new(host.address().into(), to.port()))
+        })
+    }
+
+    fn start_with(
+        name: &str,
+        folder: &Path,
+        config: &str,
+        mut command: Command,
+        connect: impl Fn(SocketAddr) -> Result<std::net::TcpStream>,
+    ) -> Result<Self> {
+        let file = folder.join(format!("{name}.yaml"));
+        std::fs::write(&file, config)?;
+        command.arg("daemon").arg("--config").arg(file);
+        command.env("RUST_LOG", std::env::var_os("RUST_LOG").unwrap_or_else(|| "info".into()));
+        let process = Process::start(name, &mut command, &folder.join(format!("{name}.log")))?;
+        let (proxy, health) = (listening(&process, "proxy")?, listening(&process, "health")?);
+        wait_healthy(&process, health, connect)?;
+        Ok(Self { process, proxy, health })
+    }
+
+    /// The value of a sample on the metrics page whose line begins with `name`; the sum if there are several.
+    pub fn metric(&self, name: &str) -> Result<f64> {
+        let page = http::get(self.health, "/metrics", &[])?.text()?;
+        let lines = page.lines().filter(|line| line.starts_with(name));
+        Ok(lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+    }
+}
+
+/// A running scheduler.
+pub struct Scheduler {
+    /// Its process.
+    pub process: Process,
+    /// Where daemons find it.
+    pub address: SocketAddr,
+}
+
+impl Scheduler {
+    /// Starts a scheduler on loopback, on `port`.
+    pub fn start(folder: &Path, port: u16) -> Result<Self> {
+        Self::start_with(Command::new(binary()), folder, &format!("127.0.0.1:{port}"), "127.0.0.1:0")
+    }
+
+    /// Starts a scheduler on `host`, on the usual ports.
+    pub fn start_on(host: &Host) -> Result<Self> {
+        Self::start_with(host.command(binary()), host.folder(), "0.0.0.0:8002", "0.0.0.0:40901")
+    }
+
+    fn start_with(mut command: Command, folder: &Path, listen: &str, health: &str) -> Result<Self> {
+        command.args(["scheduler", "--listen", listen, "--health-listen", health]);
+        command.env("RUST_LOG", std::env::var_os("RUST_LOG").unwrap_or_else(|| "info".into()));
+        let process = Process::start("scheduler", &mut command, &folder.join("scheduler.log"))?;
+        let address = listening(&process, "scheduler")?;
+        Ok(Self { process, address })
+    }
+}
+
+/// `darter up`, with what it printed.
+pub struct Up {
+    /// Its process.
+    pub process: Process,
+    /// Its proxy port.
+    pub proxy: SocketAddr,
+    /// Its health port.
+    pub health: SocketAddr,
+}
+
+impl Up {
+    /// Starts it with these further arguments; on `host`, or on the machine itself.
+    pub fn start(host: Option<&Host>, folder: &Path, args: &[&str]) -> Result<Self> {
+        let mut command = match host {
+            Some(host) => host.launch(binary(), &Launch::default()),
+            None => Command::new(binary()),
+        };
+        command.arg("up").arg("--data-dir").arg(folder.join("data")).args(args);
+        let process = Process::start("up", &mut command, &folder.join("up.log"))?;
+        let (proxy, health) = (listening(&process, "proxy")?, listening(&process, "health")?);
+        wait_healthy(&process, health, |to| match host {
+            Some(host) => host.connect(to),
+            None => http::connect(to),
+        })?;
+        Ok(Self { process, proxy, health })
+    }
+}
+
+fn wait_healthy(
+    process: &Process,
+    health: SocketAddr,
+    connect: impl Fn(SocketAddr) -> Result<std::net::TcpStream>,
+) -> Result<()> {
+    let host = &health.to_string();
+    let request = http::Request { method: "GET", target: "/healthy", host, headers: &[], body: None };
+    let ask = || http::send(Box::new(connect(health).ok()?), &request).ok();
+    let waited =
+        crate::poll::until("it to be healthy", START_LIMIT, || ask().filter(|answer| answer.status == 200));
+    let answer = waited.with_context(|| process.log())?;
+    ensure!(answer.text()?.trim() == "ok", "/healthy says something else than ok");
+    Ok(())
+}

@@ -1,0 +1,280 @@
+//! Real container engines pull and push real images through real daemons: hosts with their own addresses, a registry over
+//! HTTPS with its own authority, a scheduler, three daemons.
+#![forbid(unsafe_code)]
+
+use anyhow::{Result, ensure};
+use darter_e2e::containerd::Containerd;
+use darter_e2e::darter::{Daemon, Scheduler};
+use darter_e2e::docker::{Dockerd, Setup, tail};
+use darter_e2e::http;
+use darter_e2e::image::{Access, Image, check_copied, skopeo_copy};
+use darter_e2e::net::{Host, Lab};
+use darter_e2e::process::run;
+use darter_e2e::registry::{CREDENTIALS, Hit, OPEN, PRIVATE, Registry};
+use darter_e2e::suite::{self, Scene};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+const MIB: u64 = 1 << 20;
+
+/// How long a command that moves next to nothing may take.
+const SHORT: Duration = Duration::from_secs(60);
+
+/// The hosts, and what runs on them. What is used by others goes last.
+struct Cluster {
+    nodes: Vec<Node>,
+    scheduler: Scheduler,
+    registry: Registry,
+    stranger: Host,
+    _lab: Lab,
+}
+
+/// A host with a daemon, and the engines that use it.
+struct Node {
+    host: Host,
+    daemon: Daemon,
+    /// The daemon's own authority: a file in a folder of its own.
+    ca: PathBuf,
+}
+
+fn main() -> ExitCode {
+    suite::run(
+        Cluster::start,
+        &[
+            ("the_second_node_costs_the_registry_nothing", the_second_node_costs_the_registry_nothing),
+            ("three_cold_nodes_at_once_cost_one_copy", three_cold_nodes_at_once_cost_one_copy),
+            ("docker_pulls_through_registry_mirrors", docker_pulls_through_registry_mirrors),
+            ("containerd_pulls_through_hosts_toml", containerd_pulls_through_hosts_toml),
+            ("docker_pushes", docker_pushes),
+            ("a_private_image_needs_the_password", a_private_image_needs_the_password),
+            ("docker_sees_what_the_registry_says", docker_sees_what_the_registry_says),
+            ("an_unknown_upstream_certificate_is_named", an_unknown_upstream_certificate_is_named),
+        ],
+    )
+}
+
+impl Cluster {
+    fn start() -> Result<Self> {
+        let mut lab = Lab::new()?;
+        let registry = Registry::start(&lab.host(&Registry::NAMES)?)?;
+        let scheduler = Scheduler::start_on(&lab.host(&["scheduler"])?)?;
+        let stranger = lab.host(&["stranger"])?;
+        let nodes = ["node1", "node2", "node3"].map(|name| Node::start(lab.host(&[name])?, &registry));
+        Ok(Self {
+            nodes: nodes.into_iter().collect::<Result<_>>()?,
+            scheduler,
+            registry,
+            stranger,
+            _lab: lab,
+        })
+    }
+
+    fn dockerd_through(&self, node: &Node) -> Result<Dockerd> {
+        let certs = vec![(OPEN, node.ca.clone()), (PRIVATE, node.ca.clone())];
+        Dockerd::start(&node.host, &Setup { proxy: Some(node.proxy()), certs, ..Setup::default() })
+    }
+
+    /// An engine that does not know of us.
+    fn dockerd_straight(&self) -> Result<Dockerd> {
+        let ca = self.registry.ca_file();
+        Dockerd::start(
+            &self.stranger,
+            &Setup { certs: vec![(OPEN, ca.clone()), (PRIVATE, ca)], ..Setup::default() },
+        )
+    }
+
+    /// Fails unless exactly one copy of every blob of the image left the registry.
+    fn check_one_copy(&self, image: &Image) -> Result<()> {
+        let sent = self.registry.blob_bytes(image)?;
+        for blob in &image.blobs {
+            ensure!(sent[&blob.digest] == blob.size, "the registry sent {} of {blob:?}", sent[&blob.digest]);
+        }
+        Ok(())
+    }
+}
+
+impl Scene for Cluster {
+    fn logs(&self) -> String {
+        let part = |name: &str, log: String| format!("--- {name}\n{}\n", tail(&log, 40));
+        let nodes = self.nodes.iter().map(|node| part(node.host.name(), node.daemon.process.log()));
+        nodes.chain([part("scheduler", self.scheduler.process.log())]).collect()
+    }
+}
+
+impl Node {
+    fn start(host: Host, registry: &Registry) -> Result<Self> {
+        let folder = host.folder();
+        let config = format!(
+            "host: {{ hostname: {name}, advertiseIP: {ip} }}
+workHome: {folder}/work
+dataDir: {folder}/content
+scheduler:
+  netAddrs: [{{ type: tcp, addr: 'scheduler:8002' }}]
+proxy:
+  registryMirror: {{ dynamic: true, url: 'https://{OPEN}', certs: ['{ca}'] }}
+  hijackHTTPS:
+    hosts:
+      - {{ regx: '^({OPEN}|{PRIVATE}):443$', certs: ['{ca}'] }}
+      - {{ regx: '^stranger:' }}
+",
+            name = host.name(),
+            ip = host.address(),
+            folder = folder.display(),
+            ca = registry.ca_file().display(),
+        );
+        let daemon = Daemon::start_on(&host, folder, &config)?;
+        let ca = folder.join("darter-ca").join("ca.crt");
+        std::fs::create_dir(folder.join("darter-ca"))?;
+        let request =
+            http::Request { method: "GET", target: "/ca.crt", host: "node", headers: &[], body: None };
+        std::fs::write(&ca, http::send(Box::new(host.connect(host.port(65001))?), &request)?.text()?)?;
+        Ok(Self { host, daemon, ca })
+    }
+
+    fn proxy(&self) -> String {
+        format!("http://{}", self.host.port(65001))
+    }
+}
+
+fn the_second_node_costs_the_registry_nothing(cluster: &Cluster) -> Result<()> {
+    let reference = &format!("{OPEN}/team/app:1");
+    let image = cluster.registry.publish(reference, 2, 5, 100 * MIB)?;
+    for node in &cluster.nodes[..2] {
+        let engine = cluster.dockerd_through(node)?;
+        engine.pull(reference)?;
+        engine.check(reference, &image)?;
+        cluster.check_one_copy(&image)?;
+    }
+    skopeo_through(&cluster.nodes[2], reference, &image)?;
+    cluster.check_one_copy(&image)
+}
+
+fn three_cold_nodes_at_once_cost_one_copy(cluster: &Cluster) -> Result<()> {
+    let reference = &format!("{OPEN}/team/rush:1");
+    let image = cluster.registry.publish(reference, 3, 5, 100 * MIB)?;
+    let engines = [cluster.dockerd_through(&cluster.nodes[0])?, cluster.dockerd_through(&cluster.nodes[1])?];
+    std::thread::scope(|scope| {
+        let pulls = engines.each_ref().map(|engine| scope.spawn(|| engine.pull(reference)));
+        let copy = scope.spawn(|| skopeo_through(&cluster.nodes[2], reference, &image));
+        pulls.into_iter().chain([copy]).try_for_each(|thread| thread.join().expect("a pull does not panic"))
+    })?;
+    engines.iter().try_for_each(|engine| engine.check(reference, &image))?;
+    cluster.check_one_copy(&image)
+}
+
+fn skopeo_through(node: &Node, reference: &str, image: &Image) -> Result<()> {
+    let to = node.host.new_folder("copied")?;
+    let certificates = node.ca.parent().expect("it stands in a folder");
+    skopeo_copy(&node.host, &node.proxy(), &Access { reference, certificates, credentials: None }, &to)?;
+    check_copied(image, &to)?;
+    std::fs::remove_dir_all(to)?;
+    Ok(())
+}
+
+fn docker_pulls_through_registry_mirrors(cluster: &Cluster) -> Result<()> {
+    let image = cluster.registry.publish(&format!("{OPEN}/library/mirrored:1"), 4, 2, 20 * MIB)?;
+    for node in &cluster.nodes[..2] {
+        let setup = Setup { mirrors: vec![node.proxy()], ..Setup::default() };
+        let engine = Dockerd::start(&node.host, &setup)?;
+        engine.pull("mirrored:1")?;
+        engine.check("mirrored:1", &image)?;
+        cluster.check_one_copy(&image)?;
+    }
+    Ok(())
+}
+
+fn containerd_pulls_through_hosts_toml(cluster: &Cluster) -> Result<()> {
+    let reference = &format!("{OPEN}/team/containerd:1");
+    let image = cluster.registry.publish(reference, 5, 2, 20 * MIB)?;
+    for node in &cluster.nodes[..2] {
+        let engine = Containerd::start(&node.host)?;
+        // The registry itself is out of reach: its authority is not known there.
+        let mirror = format!(
+            "server = 'https://{OPEN}'\n[host.'{}']\ncapabilities = ['pull', 'resolve']\n",
+            node.proxy()
+        );
+        engine.set_hosts(OPEN, &mirror)?;
+        engine.pull(reference)?.ok()?;
+        ensure!(engine.manifest(reference)? == image.manifest, "another image came");
+        cluster.check_one_copy(&image)?;
+    }
+    Ok(())
+}
+
+fn docker_pushes(cluster: &Cluster) -> Result<()> {
+    let node = &cluster.nodes[0];
+    let reference = &format!("{OPEN}/team/pushed:1");
+    let image = Image::build(&node.host.new_folder("image")?, 6, 3, 100 * MIB)?;
+    let archive = node.host.folder().join("pushed.tar");
+    image.archive(&archive, reference)?;
+    let engine = cluster.dockerd_through(node)?;
+    engine.docker(&["load", "--quiet", "--input", &archive.display().to_string()])?.ok()?;
+    std::fs::remove_file(&archive)?;
+    engine.check(reference, &image)?;
+    engine.docker(&["push", "--quiet", reference])?.ok()?;
+
+    // What was pushed is what another engine gets, straight from the registry.
+    let other = cluster.dockerd_straight()?;
+    other.pull(reference)?;
+    other.check(reference, &image)
+}
+
+fn a_private_image_needs_the_password(cluster: &Cluster) -> Result<()> {
+    let node = &cluster.nodes[0];
+    let reference = &format!("{PRIVATE}/secret:1");
+    let image = cluster.registry.publish(reference, 7, 2, 10 * MIB)?;
+    let (user, password) = CREDENTIALS.split_once(':').expect("it has a colon");
+    let engine = cluster.dockerd_through(node)?;
+    let straight = cluster.dockerd_straight()?;
+
+    for wrong in [vec!["pull", reference], vec!["login", "--username", user, "--password", "wrong", PRIVATE]]
+    {
+        let through = engine.docker(&wrong)?.failed()?.stderr;
+        let expected = straight.docker(&wrong)?.failed()?.stderr;
+        ensure!(through == expected, "through us:\n{through}\nstraight:\n{expected}");
+        ensure!(
+            through.contains("401 Unauthorized") || through.contains("no basic auth credentials"),
+            "{through}"
+        );
+    }
+    ensure!(
+        cluster.registry.blob_bytes(&image)?.values().all(|sent| *sent == 0),
+        "bytes left without a password"
+    );
+
+    engine.docker(&["login", "--username", user, "--password", password, PRIVATE])?.ok()?;
+    engine.pull(reference)?;
+    engine.check(reference, &image)?;
+    cluster.check_one_copy(&image)
+}
+
+fn docker_sees_what_the_registry_says(cluster: &Cluster) -> Result<()> {
+    let engine = cluster.dockerd_through(&cluster.nodes[0])?;
+    let straight = cluster.dockerd_straight()?;
+    let wanted = ["pull", &format!("{OPEN}/no/such:1")];
+    let through = engine.docker(&wanted)?.failed()?.stderr;
+    ensure!(through == straight.docker(&wanted)?.failed()?.stderr, "{through}");
+    ensure!(through.contains("manifest unknown"), "{through}");
+    let not_found = |hit: &Hit| hit.path.starts_with("/v2/no/such/") && hit.status == 404;
+    ensure!(cluster.registry.log()?.iter().any(not_found), "the registry was not asked");
+    Ok(())
+}
+
+/// A TLS server whose authority nobody configured: the sentence reaches the person at the client.
+fn an_unknown_upstream_certificate_is_named(cluster: &Cluster) -> Result<()> {
+    let unknown = darter_e2e::ca::Ca::new("somebody else")?;
+    let identity = unknown.issue(&["stranger"])?;
+    let _origin =
+        darter_e2e::origin::Origin::start_on(cluster.stranger.listen(8443)?, Some(identity.server()?))?;
+    let node = &cluster.nodes[0];
+    let mut command = node.host.command("curl");
+    command.args(["--silent", "--show-error", "--proxy", &node.proxy(), "--cacert"]).arg(&node.ca);
+    command.args(["--write-out", "\n%{http_code}", "https://stranger:8443/file"]);
+    let answer = run(&mut command, SHORT)?.ok()?.stdout;
+    ensure!(
+        answer.ends_with("\n502") && answer.contains("stranger:8443") && answer.contains("not trusted"),
+        "{answer}"
+    );
+    Ok(())
+}
