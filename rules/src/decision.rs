@@ -1,0 +1,427 @@
+//! [`Rules`]: every rule about a request's URL, and the one place where they are put together.
+
+use crate::destination::{DestinationRefused, Destinations};
+use crate::identity::{Identity, Naming, expected_digest};
+use crate::intercept::Intercept;
+use crate::mirror::{InvalidRegistry, Mirror};
+use crate::oci::{Kind, Resource};
+use crate::proxies::{Proxies, RedirectFailed, Ruled};
+use crate::target::{Host, InvalidTarget, Scheme, Target};
+use http::{HeaderMap, Method, Uri};
+
+/// Every rule about where requests go. Immutable: a reload makes a new one.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    /// `proxy.registryMirror`: requests in origin form.
+    pub mirror: Mirror,
+    /// `proxy.proxies`: the operator's rules about URLs.
+    pub proxies: Proxies,
+    /// `proxy.hijackHTTPS.hosts`: whose TLS is opened up.
+    pub intercept: Intercept,
+    /// `proxy.whiteList`: where requests may go.
+    pub destinations: Destinations,
+    /// `proxy.defaultFilter`, `proxy.defaultTag`: what content is called.
+    pub naming: Naming,
+}
+
+/// A request, as far as the rules look at it.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    /// Its method.
+    pub method: &'a Method,
+    /// How it came to us.
+    pub way: Way<'a>,
+    /// Its target, as it stands in the request.
+    pub uri: &'a Uri,
+    /// Its headers.
+    pub headers: &'a HeaderMap,
+}
+
+/// How a request came to us, which says what its target means.
+#[derive(Debug, Clone, Copy)]
+pub enum Way<'a> {
+    /// To a forward proxy: the target is a whole URL.
+    Forward,
+    /// Inside a TLS connection that we opened up: the target is a path at the host that the connection was made to,
+    /// whatever the request itself says.
+    Intercepted {
+        /// Whom the client connected to.
+        host: &'a Host,
+        /// At which port.
+        port: u16,
+    },
+    /// To us as if we were the registry: the target is a path at a registry that the request or the configuration names.
+    Mirror,
+}
+
+/// What happens with a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// Its content comes through the peer network. Only ever a GET.
+    Peers {
+        /// Where the content comes from at first.
+        target: Target,
+        /// What it is called among peers.
+        identity: Identity,
+        /// What it must hash to, `sha256:<hex>`, where the URL says.
+        digest: Option<String>,
+        /// Which rule said so.
+        because: Because,
+    },
+    /// It is streamed to the origin and back.
+    Direct {
+        /// Where it goes.
+        target: Target,
+        /// Which rule said so.
+        because: Because,
+    },
+    /// It goes nowhere.
+    Refuse(Refusal),
+}
+
+/// Which rule a decision came from: for logs, and to explain it to people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Because {
+    /// `proxy.proxies`, entry so-and-so, counted from 0.
+    Rule(usize),
+    /// The method is not GET.
+    Method,
+    /// `proxy.registryMirror.direct`.
+    MirrorDirect,
+    /// No rule matched, and it is an OCI blob by digest.
+    Blob,
+    /// No rule matched, and it is nothing that is known to be immutable.
+    Default,
+}
+
+/// Why a request goes nowhere. Displays as one line of printable ASCII that fits a reason phrase.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The client's mistake: its URL makes no target.
+    #[error(transparent)]
+    Target(#[from] InvalidTarget),
+    /// The client's mistake: it names no registry to mirror.
+    #[error(transparent)]
+    Registry(#[from] InvalidRegistry),
+    /// Not allowed.
+    #[error(transparent)]
+    Destination(#[from] DestinationRefused),
+    /// The operator's mistake: a rule's redirect makes no target of this URL.
+    #[error(transparent)]
+    Redirect(#[from] RedirectFailed),
+}
+
+impl Rules {
+    /// What happens with a request. The destination's name is judged here; the addresses that it resolves to must be
+    /// judged where it is dialled ([`Destinations::check_address`]).
+    pub fn decide(&self, request: &Request<'_>) -> Decision {
+        self.route(request).unwrap_or_else(Decision::Refuse)
+    }
+
+    fn route(&self, request: &Request<'_>) -> Result<Decision, Refusal> {
+        let asked = self.target(request)?;
+        let routed = self.rule(request.way, asked)?;
+        self.destinations.check_host(routed.target.host(), routed.target.port())?;
+        Ok(match routed {
+            Routed { target, direct: false, because } if request.method == Method::GET => Decision::Peers {
+                identity: self.naming.identity(&target, request.headers),
+                digest: expected_digest(&target),
+                target,
+                because,
+            },
+            Routed { target, direct: false, .. } => Decision::Direct { target, because: Because::Method },
+            Routed { target, direct: true, because } => Decision::Direct { target, because },
+        })
+    }
+
+    /// Where the client wants to go.
+    fn target(&self, request: &Request<'_>) -> Result<Target, Refusal> {
+        Ok(match request.way {
+            Way::Forward => Target::from_uri(request.uri)?,
+            Way::Intercepted { host, port } => Target::on(Scheme::Https, host.clone(), port, request.uri),
+            Way::Mirror => self.mirror.target(request.uri, request.headers)?,
+        })
+    }
+
+    /// Where it goes, and whether past the peers. A redirect holds for every method: what is pushed must arrive where it
+    /// is pulled from.
+    fn rule(&self, way: Way<'_>, asked: Target) -> Result<Routed, Refusal> {
+        let mirrored = matches!(way, Way::Mirror);
+        if mirrored && self.mirror.direct {
+            return Ok(Routed { target: asked, direct: true, because: Because::MirrorDirect });
+        }
+        let rules_count = !mirrored || self.mirror.use_proxies;
+        if rules_count && let Some(Ruled { rule, direct, target }) = self.proxies.apply(&asked)? {
+            return Ok(Routed { target, direct, because: Because::Rule(rule) });
+        }
+        Ok(match Resource::parse(asked.path()) {
+            Some(Resource { kind: Kind::Blob(_), .. }) => {
+                Routed { target: asked, direct: false, because: Because::Blob }
+            }
+            _ => Routed { target: asked, direct: true, because: Because::Default },
+        })
+    }
+}
+
+struct Routed {
+    target: Target,
+    direct: bool,
+    because: Because,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::destination::{HostPattern, WhiteListEntry};
+    use crate::proxies::{ProxyRule, Redirect};
+    use http::{HeaderName, HeaderValue};
+    use proptest::prelude::*;
+    use regex::Regex;
+
+    const HEX: &str = "000102030405060708090a0b0c0d0e0f000102030405060708090a0b0c0d0e0f";
+
+    fn rules() -> Rules {
+        Rules {
+            mirror: Mirror {
+                url: Target::parse("https://index.docker.io").unwrap(),
+                dynamic: true,
+                direct: false,
+                use_proxies: false,
+            },
+            proxies: Proxies::default(),
+            intercept: Intercept::default(),
+            destinations: Destinations::default(),
+            naming: Naming::default(),
+        }
+    }
+
+    fn with_rules(list: Vec<ProxyRule>) -> Rules {
+        Rules { proxies: Proxies::new(list).unwrap(), ..rules() }
+    }
+
+    fn rule(pattern: &str) -> ProxyRule {
+        ProxyRule { regex: Regex::new(pattern).unwrap(), direct: false, use_https: false, redirect: None }
+    }
+
+    fn decide(rules: &Rules, method: Method, way: Way<'_>, uri: &str) -> Decision {
+        let (uri, headers) = (uri.parse().unwrap(), HeaderMap::new());
+        rules.decide(&Request { method: &method, way, uri: &uri, headers: &headers })
+    }
+
+    fn get(rules: &Rules, uri: &str) -> Decision {
+        decide(rules, Method::GET, Way::Forward, uri)
+    }
+
+    fn mirrored(rules: &Rules, path: &str) -> Decision {
+        decide(rules, Method::GET, Way::Mirror, path)
+    }
+
+    fn blob() -> String {
+        format!("/v2/library/nginx/blobs/sha256:{HEX}")
+    }
+
+    /// (goes through the peers, URL, why)
+    fn routed(decision: Decision) -> (bool, String, Because) {
+        match decision {
+            Decision::Peers { target, because, .. } => (true, target.url(), because),
+            Decision::Direct { target, because } => (false, target.url(), because),
+            Decision::Refuse(refusal) => panic!("refused: {refusal}"),
+        }
+    }
+
+    #[test]
+    fn a_blob_goes_through_the_peers_under_its_digest() {
+        let url = format!("http://registry.example{}", blob());
+        let digest = format!("sha256:{HEX}");
+        assert_eq!(
+            get(&rules(), &url),
+            Decision::Peers {
+                target: Target::parse(&url).unwrap(),
+                identity: Identity::Digest(digest.clone()),
+                digest: Some(digest),
+                because: Because::Blob,
+            }
+        );
+    }
+
+    #[test]
+    fn everything_else_streams_direct() {
+        for path in [
+            "/v2/".to_owned(),
+            "/v2/library/nginx/manifests/latest".to_owned(),
+            format!("/v2/library/nginx/manifests/sha256:{HEX}"),
+            "/token?service=registry.example".to_owned(),
+            "/pool/main/h/hello_2.10_amd64.deb".to_owned(),
+        ] {
+            let url = format!("http://registry.example{path}");
+            assert_eq!(routed(get(&rules(), &url)), (false, url, Because::Default));
+        }
+    }
+
+    #[test]
+    fn only_get_goes_through_the_peers() {
+        let url = format!("http://registry.example{}", blob());
+        for method in
+            [Method::HEAD, Method::POST, Method::PATCH, Method::PUT, Method::DELETE, Method::OPTIONS]
+        {
+            for rules in [rules(), with_rules(vec![rule(".*")])] {
+                let found = routed(decide(&rules, method.clone(), Way::Forward, &url));
+                assert_eq!(found, (false, url.clone(), Because::Method), "{method}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_rule_without_direct_sends_anything_through_the_peers() {
+        let url = "http://deb.example/pool/a.deb?Expires=9";
+        let Decision::Peers { identity, digest, because, .. } = get(&with_rules(vec![rule(r"\.deb")]), url)
+        else {
+            panic!("not through the peers");
+        };
+        assert_eq!((digest, because), (None, Because::Rule(0)));
+        assert!(
+            matches!(identity, Identity::Url { canonical, .. } if canonical == "http://deb.example/pool/a.deb")
+        );
+    }
+
+    #[test]
+    fn a_direct_rule_keeps_even_a_blob_from_the_peers() {
+        let rules = with_rules(vec![ProxyRule { direct: true, ..rule("registry.example") }]);
+        let url = format!("http://registry.example{}", blob());
+        assert_eq!(routed(get(&rules, &url)), (false, url, Because::Rule(0)));
+    }
+
+    #[test]
+    fn a_redirect_holds_for_every_method_and_names_the_content() {
+        let base = rule("^http://old.example/(.*)");
+        let redirect = Redirect::parse("https://new.example/$1", &base.regex).unwrap();
+        let rules = with_rules(vec![ProxyRule { redirect: Some(redirect), ..base }]);
+        for method in [Method::GET, Method::PUT] {
+            let (_, url, _) = routed(decide(&rules, method, Way::Forward, "http://old.example/a"));
+            assert_eq!(url, "https://new.example/a");
+        }
+        let Decision::Peers { identity: Identity::Url { canonical, .. }, .. } =
+            get(&rules, "http://old.example/a")
+        else {
+            panic!("not through the peers");
+        };
+        assert_eq!(canonical, "https://new.example/a");
+    }
+
+    #[test]
+    fn an_intercepted_request_goes_where_its_connection_went() {
+        let host: Host = "registry.example".parse().unwrap();
+        for uri in [blob(), format!("https://elsewhere.example{}", blob())] {
+            let way = Way::Intercepted { host: &host, port: 5000 };
+            let found = routed(decide(&rules(), Method::GET, way, &uri));
+            assert_eq!(found, (true, format!("https://registry.example:5000{}", blob()), Because::Blob));
+        }
+    }
+
+    #[test]
+    fn the_mirror_sends_layers_through_the_peers_and_the_rest_direct() {
+        assert_eq!(
+            routed(mirrored(&rules(), &format!("{}?ns=docker.io", blob()))),
+            (true, format!("https://registry-1.docker.io{}", blob()), Because::Blob)
+        );
+        assert_eq!(
+            routed(mirrored(&rules(), "/v2/library/nginx/manifests/latest?ns=quay.io")),
+            (false, "https://quay.io/v2/library/nginx/manifests/latest".into(), Because::Default)
+        );
+    }
+
+    #[test]
+    fn the_mirror_asks_the_rules_only_when_told_to() {
+        let never = with_rules(vec![ProxyRule { direct: true, ..rule("blobs") }, rule("manifests")]);
+        let asks = Rules { mirror: Mirror { use_proxies: true, ..never.mirror.clone() }, ..never.clone() };
+        assert!(routed(mirrored(&never, &blob())).0);
+        assert!(!routed(mirrored(&asks, &blob())).0);
+        assert!(!routed(mirrored(&never, "/v2/a/manifests/1")).0);
+        assert!(routed(mirrored(&asks, "/v2/a/manifests/1")).0);
+        // A blob that no rule matches is still a blob.
+        let other = Rules { proxies: Proxies::new(vec![rule("nothing")]).unwrap(), ..asks };
+        assert!(routed(mirrored(&other, &blob())).0);
+    }
+
+    #[test]
+    fn a_direct_mirror_sends_all_straight_on() {
+        let base = with_rules(vec![rule(".*")]);
+        let direct =
+            Rules { mirror: Mirror { direct: true, use_proxies: true, ..base.mirror.clone() }, ..base };
+        let (peers, _, because) = routed(mirrored(&direct, &blob()));
+        assert_eq!((peers, because), (false, Because::MirrorDirect));
+    }
+
+    #[test]
+    fn a_refused_destination_goes_nowhere_in_any_way() {
+        let host: Host = "127.0.0.1".parse().unwrap();
+        for decision in [
+            get(&rules(), "http://127.0.0.1/a"),
+            decide(&rules(), Method::PUT, Way::Forward, "http://127.0.0.1/a"),
+            decide(&rules(), Method::GET, Way::Intercepted { host: &host, port: 443 }, "/a"),
+            mirrored(&rules(), "/v2/?ns=127.0.0.1"),
+        ] {
+            let Decision::Refuse(refusal) = decision else { panic!("{decision:?}") };
+            assert!(
+                refusal.to_string().contains("is a loopback address; list it in proxy.whiteList"),
+                "{refusal}"
+            );
+        }
+    }
+
+    #[test]
+    fn where_a_redirect_leads_is_what_is_judged() {
+        let base = rule("^http://a.example/");
+        let redirect = Redirect::parse("127.0.0.1:5000", &base.regex).unwrap();
+        let closed = with_rules(vec![ProxyRule { redirect: Some(redirect), ..base }]);
+        assert!(matches!(get(&closed, "http://a.example/x"), Decision::Refuse(Refusal::Destination(_))));
+        let host: HostPattern = "127.0.0.1".parse().unwrap();
+        let entry = WhiteListEntry { host: Some(host), ..Default::default() };
+        let open = Rules { destinations: Destinations::new(vec![entry]), ..closed };
+        assert_eq!(routed(get(&open, "http://a.example/x")).1, "http://127.0.0.1:5000/x");
+    }
+
+    #[test]
+    fn what_cannot_be_understood_is_refused() {
+        assert!(matches!(
+            get(&rules(), "/no/host"),
+            Decision::Refuse(Refusal::Target(InvalidTarget::Relative))
+        ));
+        assert!(matches!(mirrored(&rules(), "/v2/?ns="), Decision::Refuse(Refusal::Registry(_))));
+        let base = rule("^http://a.example/(.*)");
+        let redirect = Redirect::parse("http://$1", &base.regex).unwrap();
+        let broken = with_rules(vec![rule("b"), ProxyRule { redirect: Some(redirect), ..base }]);
+        let Decision::Refuse(refusal) = get(&broken, "http://a.example/..") else { panic!("not refused") };
+        assert!(refusal.to_string().contains("proxy.proxies[1]"), "{refusal}");
+    }
+
+    proptest! {
+        #[test]
+        fn no_request_panics_and_every_refusal_is_one_printable_line(
+            uri in "(http://|https://)?[!-~]{0,40}",
+            header in "[ -~]{0,20}",
+            way in 0..3_usize,
+            method in prop::sample::select(vec![Method::GET, Method::PUT]),
+        ) {
+            let Ok(uri) = uri.parse::<Uri>() else { return Ok(()) };
+            let names = ["x-dragonfly-registry", "x-dragonfly-filter", "x-dragonfly-tag"];
+            let headers: HeaderMap = names
+                .map(|name| (HeaderName::from_static(name), HeaderValue::from_str(&header).unwrap()))
+                .into_iter()
+                .collect();
+            let host: Host = "registry.example".parse().unwrap();
+            let way = [Way::Forward, Way::Mirror, Way::Intercepted { host: &host, port: 443 }][way];
+            let rules = with_rules(vec![rule("a"), ProxyRule { use_https: true, ..rule("b") }]);
+            match rules.decide(&Request { method: &method, way, uri: &uri, headers: &headers }) {
+                Decision::Refuse(refusal) => {
+                    prop_assert!(refusal.to_string().bytes().all(|b| b == b' ' || b.is_ascii_graphic()));
+                }
+                Decision::Peers { target, .. } => {
+                    prop_assert_eq!(method, Method::GET);
+                    prop_assert!(target.url().parse::<Uri>().is_ok());
+                }
+                Decision::Direct { target, .. } => prop_assert!(target.url().parse::<Uri>().is_ok()),
+            }
+        }
+    }
+}
