@@ -1,0 +1,254 @@
+//! Upstream trust: which servers are believed.
+//!
+//! A server is verified against the platform's roots plus what the operator lists, or, only where the operator says so by
+//! name, not at all. Nothing falls from the first to the second by itself.
+
+use crate::pem::{FileError, FileProblem, read_certificates};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
+use rustls::crypto::{
+    CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
+};
+use rustls::server::ParsedCertificate;
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme,
+};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+/// How a server's certificate is checked.
+#[derive(Debug, Clone)]
+pub enum Verification {
+    /// Against the platform's roots and these.
+    Verified {
+        /// What is trusted beside the platform's roots.
+        extra_roots: ExtraRoots,
+    },
+    /// **Not at all**: anybody between here and the server can read and change everything, credentials included. Only
+    /// what an operator wrote (`insecure: true`) may lead here, never a failure to load something else.
+    Insecure,
+}
+
+impl Default for Verification {
+    fn default() -> Self {
+        Self::Verified { extra_roots: ExtraRoots::default() }
+    }
+}
+
+/// Certificates that an operator trusts beside the platform's roots: CAs, or a server's very own certificate.
+#[derive(Debug, Clone, Default)]
+pub struct ExtraRoots(Vec<CertificateDer<'static>>);
+
+/// A machine without a single trusted root.
+#[derive(Debug, thiserror::Error)]
+#[error("no root certificates are installed here: install ca-certificates, or set SSL_CERT_FILE")]
+pub(crate) struct NoPlatformRoots;
+
+impl ExtraRoots {
+    /// All certificates of these PEM files.
+    ///
+    /// # Errors
+    /// When a file cannot be read, holds no certificate, or one that cannot be used; the error names it.
+    pub fn read(paths: &[impl AsRef<Path>]) -> Result<Self, FileError> {
+        let mut all = Vec::new();
+        for path in paths.iter().map(AsRef::as_ref) {
+            for (index, certificate) in read_certificates(path)?.into_iter().enumerate() {
+                check_root(&certificate)
+                    .map_err(|reason| FileProblem::NotX509 { number: index + 1, reason }.at(path))?;
+                all.push(certificate);
+            }
+        }
+        Ok(Self(all))
+    }
+
+    /// These certificates, in DER form.
+    ///
+    /// # Errors
+    /// When one of them cannot be used: what the parser says.
+    pub fn from_der(certificates: Vec<CertificateDer<'static>>) -> Result<Self, String> {
+        certificates.iter().try_for_each(check_root)?;
+        Ok(Self(certificates))
+    }
+}
+
+fn check_root(certificate: &CertificateDer<'static>) -> Result<(), String> {
+    RootCertStore::empty().add(certificate.clone()).map_err(|error| error.to_string())
+}
+
+/// The TLS configuration for connections to servers that are checked as `verification` says. Share it between connections:
+/// it keeps the sessions that can be resumed. `alpn` lists protocols, the preferred one first; none leaves ALPN out.
+///
+/// The platform's roots are read once per process, at the first call (`SSL_CERT_FILE` and `SSL_CERT_DIR` are honoured).
+pub fn client_config(verification: &Verification, alpn: &[&[u8]]) -> Arc<ClientConfig> {
+    let verifier: Arc<dyn ServerCertVerifier> = match verification {
+        Verification::Verified { extra_roots } => Arc::new(Verifier::new(platform_roots(), extra_roots)),
+        Verification::Insecure => Arc::new(Unverified(algorithms())),
+    };
+    let mut config = ClientConfig::builder_with_provider(provider().clone())
+        .with_safe_default_protocol_versions()
+        .expect("the provider has suites for TLS 1.2 and 1.3")
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_no_client_auth();
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+    Arc::new(config)
+}
+
+/// The one cryptography provider. Named, not the process's default: another crate may have installed another.
+pub(crate) fn provider() -> &'static Arc<CryptoProvider> {
+    static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
+    PROVIDER.get_or_init(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+}
+
+fn algorithms() -> WebPkiSupportedAlgorithms {
+    provider().signature_verification_algorithms
+}
+
+fn platform_roots() -> &'static RootCertStore {
+    static ROOTS: OnceLock<RootCertStore> = OnceLock::new();
+    ROOTS.get_or_init(|| {
+        let found = rustls_native_certs::load_native_certs();
+        for error in &found.errors {
+            tracing::warn!(%error, "cannot read some of the platform's root certificates");
+        }
+        let mut roots = RootCertStore::empty();
+        // Bundles hold a few old roots that no parser of today takes; the others are no worse for it.
+        let (added, ignored) = roots.add_parsable_certificates(found.certs);
+        tracing::debug!(added, ignored, "read the platform's root certificates");
+        if roots.is_empty() {
+            tracing::warn!("{NoPlatformRoots}; no server that is verified against them will be believed");
+        }
+        roots
+    })
+}
+
+// === impl Verifier ===
+
+/// Verifies chains up to a root, and takes a certificate that the operator listed itself as proof of its own.
+#[derive(Debug)]
+struct Verifier {
+    /// `None` when there is no root at all.
+    chains: Option<Arc<WebPkiServerVerifier>>,
+    listed: Vec<CertificateDer<'static>>,
+}
+
+impl Verifier {
+    fn new(platform: &RootCertStore, extra: &ExtraRoots) -> Self {
+        let mut roots = platform.clone();
+        roots.add_parsable_certificates(extra.0.iter().cloned());
+        // The builder's only complaint without revocation lists is a store without roots.
+        let chains =
+            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider().clone()).build().ok();
+        Self { chains, listed: extra.0.clone() }
+    }
+
+    /// The common recipe for a registry of one's own (`openssl req -x509`) makes a certificate that is the server's and a
+    /// CA's at once; every Go client takes it once it is listed, but chain building by RFC 5280 does not. A byte for byte
+    /// listed certificate needs no chain: its name and its time are checked, and the handshake proves its key.
+    fn verify_listed(
+        end_entity: &CertificateDer<'_>,
+        server_name: &ServerName<'_>,
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let (_, parsed) = X509Certificate::from_der(end_entity).map_err(|_| CertificateError::BadEncoding)?;
+        let time =
+            |seconds: i64| UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds.max(0) as u64));
+        let not_before = time(parsed.validity().not_before.timestamp());
+        let not_after = time(parsed.validity().not_after.timestamp());
+        if now < not_before {
+            return Err(CertificateError::NotValidYetContext { time: now, not_before }.into());
+        }
+        if now > not_after {
+            return Err(CertificateError::ExpiredContext { time: now, not_after }.into());
+        }
+        verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+        Ok(ServerCertVerified::assertion())
+    }
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        if self.listed.iter().any(|listed| listed == end_entity) {
+            return Self::verify_listed(end_entity, server_name, now);
+        }
+        match &self.chains {
+            Some(chains) => {
+                chains.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+            }
+            None => Err(CertificateError::Other(OtherError(Arc::new(NoPlatformRoots))).into()),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, cert, dss, &algorithms())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, dss, &algorithms())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        algorithms().supported_schemes()
+    }
+}
+
+// === impl Unverified ===
+
+/// Believes every certificate. **Whoever answers is taken for the server.** It still checks that the other side holds the
+/// key of the certificate that it shows, so the connection is at least one to a single, unchanged party.
+#[derive(Debug)]
+struct Unverified(WebPkiSupportedAlgorithms);
+
+impl ServerCertVerifier for Unverified {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, cert, dss, &self.0)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, dss, &self.0)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_schemes()
+    }
+}
