@@ -2,6 +2,7 @@
 
 use darter_upstream::{Pool, Timeouts};
 
+use super::listen;
 use super::section::Section;
 use super::value;
 
@@ -63,8 +64,10 @@ fn concurrent(section: &mut Section<'_>) {
 }
 
 fn grpc(section: &mut Section<'_>) {
-    section.no_effect("downloadGRPC", "the local socket for command-line tools is not in this version");
-    section.no_effect("peerGRPC", "daemons talk to each other over the piece port, upload.tcpListen");
+    let mut local = section.section("downloadGRPC");
+    listen::unused(&mut local, "the local socket for command-line tools is not in this version");
+    let mut peers = section.section("peerGRPC");
+    listen::unused(&mut peers, "daemons talk to each other over the piece port, upload.tcpListen");
 }
 
 fn transport(section: &mut Section<'_>) -> Origins {

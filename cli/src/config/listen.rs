@@ -75,6 +75,28 @@ pub(super) fn no_tls(section: &mut Section<'_>, reason: &str) {
     security.value("tlsVerify", value::boolean);
 }
 
+/// Reads a server that this version does not have: what stands there is checked, and changes nothing.
+pub(super) fn unused(section: &mut Section<'_>, reason: &str) {
+    let mut security = section.section("security");
+    for key in ["insecure", "tlsVerify"] {
+        security.value(key, value::boolean);
+    }
+    for key in ["cacert", "caCert", "cert", "key", "tlsConfig"] {
+        security.no_effect(key, reason);
+    }
+    unused_tcp(&mut section.section("tcpListen"), reason);
+    section.section("unixListen").unused("socket", value::text, reason);
+}
+
+/// Reads a `tcpListen` that this version does not have.
+pub(super) fn unused_tcp(tcp: &mut Section<'_>, reason: &str) {
+    tcp.unused("listen", value::ip, reason);
+    tcp.unused("namespace", value::text, reason);
+    if ports(tcp).is_some() {
+        tcp.no_effect("port", reason);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::tests::top;

@@ -29,6 +29,7 @@ pub(crate) use host::Host;
 pub(crate) use listen::{Listen, Ports};
 pub(crate) use problem::Report;
 pub(crate) use proxy::Proxy;
+pub(crate) use value::duration;
 
 use problem::Findings;
 use section::Section;
@@ -121,15 +122,17 @@ fn read(file: &Path) -> Result<String, String> {
 
 fn config(top: &mut Section<'_>) -> Config {
     without_effect(top);
+    let mut scheduler = top.section("scheduler");
+    let seed_of_manager = manager(&mut scheduler.section("manager"));
     Config {
         verbose: top.value("verbose", value::boolean).unwrap_or(false),
         directories: Directories::new(
             top.filled("workHome", value::path),
             top.filled("dataDir", value::path),
         ),
-        seed: top.value("seed", value::boolean).unwrap_or(false),
+        seed: top.value("seed", value::boolean).or(seed_of_manager).unwrap_or(false),
         drain_timeout: top.value("drainTimeout", value::duration).unwrap_or(DRAIN_TIMEOUT),
-        schedulers: schedulers(&mut top.section("scheduler")),
+        schedulers: schedulers(&mut scheduler),
         host: host::host(&mut top.section("host")),
         origins: download::download(&mut top.section("download")),
         pieces: pieces(&mut top.section("upload")),
@@ -148,63 +151,101 @@ fn without_effect(top: &mut Section<'_>) {
         value::boolean,
         "content is always kept over a restart; remove dataDir to drop it",
     );
+    top.unused("gcInterval", value::duration, "content is collected when it is its time");
     let stderr = "the log goes to standard error, where systemd and container runtimes pick it up";
     top.always("console", true, value::boolean, stderr);
-    for key in ["logDir", "logMaxSize", "logMaxAge", "logMaxBackups"] {
-        top.no_effect(key, stderr);
+    top.unused("logDir", value::text, stderr);
+    for key in ["logMaxSize", "logMaxAge", "logMaxBackups"] {
+        top.unused(key, value::count, stderr);
     }
     top.unused("cacheDir", value::text, "there is no second cache folder; dataDir holds all content");
     top.unused("pluginDir", value::text, "there are no plug-ins");
     for key in ["dataDirMode", "workHomeMode", "cacheDirMode"] {
-        top.no_effect(key, "folders are made for this user alone");
+        top.unused(key, value::text, "folders are made for this user alone");
     }
     top.always("pprof-port", -1.0, value::number, "there is no profiler port");
-    top.no_effect("jaeger", "traces are not sent anywhere in this version");
-    top.no_effect("tracing", "traces are not sent anywhere in this version");
-    top.no_effect("service-name", "traces are not sent anywhere in this version");
-    top.no_effect("metrics", "metrics are served on the health port, at /metrics");
-    top.no_effect("objectStorage", "the object gateway is not in this version");
-    top.no_effect("reload", "a changed configuration is read at the next start in this version");
-    top.no_effect("announcer", "a daemon is known to its scheduler by its open connection");
-    top.no_effect("network", "IPv6 is used where `listen` names an IPv6 address");
+    let no_traces = "traces are not sent anywhere in this version";
+    top.unused("jaeger", value::text, no_traces);
+    top.unused("service-name", value::text, no_traces);
+    top.no_effect("tracing", no_traces);
+    top.unused("metrics", value::text, "metrics are served on the health port, at /metrics");
+    top.section("reload").unused(
+        "interval",
+        value::duration,
+        "a changed file is read at the next start in this version",
+    );
+    top.section("announcer").unused(
+        "schedulerInterval",
+        value::duration,
+        "a daemon is known by its open connection",
+    );
+    top.section("network").unused(
+        "enableIPv6",
+        value::boolean,
+        "IPv6 is used where `listen` names an IPv6 address",
+    );
     global_security(&mut top.section("security"));
+    object_storage(&mut top.section("objectStorage"));
 }
 
 fn global_security(section: &mut Section<'_>) {
+    let no_tls = "TLS between daemons and schedulers is not in this version";
     if section.value("autoIssueCert", value::boolean) == Some(true) {
-        section.error(
-            "autoIssueCert",
-            "TLS between daemons and schedulers is not in this version, so only false can stand",
-        );
+        section.error("autoIssueCert", format!("{no_tls}, so only false can stand"));
     }
     // Dragonfly ignores the others unless autoIssueCert is true.
-    for key in ["caCert", "cacert", "tlsVerify", "tlsPolicy", "certSpec"] {
-        section.no_effect(key, "TLS between daemons and schedulers is not in this version");
+    for key in ["caCert", "cacert", "tlsPolicy", "certSpec"] {
+        section.no_effect(key, no_tls);
     }
+    section.value("tlsVerify", value::boolean);
+}
+
+fn object_storage(section: &mut Section<'_>) {
+    let reason = "the object gateway is not in this version";
+    section.always("enable", false, value::boolean, reason);
+    section.unused("filter", value::text, reason);
+    section.unused("maxReplicas", value::count, reason);
+    listen::unused(section, reason);
+}
+
+/// Whether the manager would have been told that this is a seed.
+fn manager(section: &mut Section<'_>) -> Option<bool> {
+    let reason = "there is no manager in this version; list the schedulers in scheduler.netAddrs";
+    section.always("enable", false, value::boolean, reason);
+    for mut item in section.sections("netAddrs") {
+        net_addr(&mut item, "a manager");
+        item.no_effect("addr", reason);
+    }
+    section.unused("refreshInterval", value::duration, reason);
+    let mut seed = section.section("seedPeer");
+    seed.unused("type", value::text, "all seeds are equal");
+    seed.unused("clusterID", value::count, reason);
+    seed.section("keepAlive").unused("interval", value::duration, reason);
+    seed.value("enable", value::boolean)
 }
 
 fn schedulers(section: &mut Section<'_>) -> Vec<String> {
-    section.no_effect(
-        "manager",
-        "there is no manager in this version; list the schedulers in scheduler.netAddrs",
+    section.unused(
+        "scheduleTimeout",
+        value::duration,
+        "a scheduler that does not answer at once delays nothing",
     );
-    addresses(section)
+    let always = "when no scheduler answers, content comes from its origin";
+    section.always("disableAutoBackSource", false, value::boolean, always);
+    section.sections("netAddrs").iter_mut().filter_map(|item| net_addr(item, "a scheduler")).collect()
 }
 
-fn addresses(section: &mut Section<'_>) -> Vec<String> {
-    let mut found = Vec::new();
-    for mut item in section.sections("netAddrs") {
-        item.value("type", |text| match text {
-            "tcp" => Ok(()),
-            _ => Err(format!("expected tcp, found `{text}`")),
-        });
-        match item.filled("addr", value::host_port) {
-            Some((host, port)) => found.push(format!("{host}:{port}")),
-            None if item.has("addr") => {}
-            None => item.error("addr", "needed: HOST:PORT of a scheduler"),
-        }
+/// `type` and `addr`: `host:port` of something that is dialled.
+fn net_addr(item: &mut Section<'_>, of: &str) -> Option<String> {
+    item.value("type", |text| match text {
+        "tcp" => Ok(()),
+        _ => Err(format!("expected tcp, found `{text}`")),
+    });
+    let addr = item.filled("addr", value::host_port);
+    if !item.has("addr") {
+        item.error("addr", format!("needed: HOST:PORT of {of}"));
     }
-    found
+    addr.map(|(host, port)| format!("{host}:{port}"))
 }
 
 fn pieces(section: &mut Section<'_>) -> Listen {

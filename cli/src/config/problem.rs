@@ -27,6 +27,9 @@ pub(crate) struct Problem {
 pub(super) struct Findings {
     errors: RefCell<Vec<Problem>>,
     warnings: RefCell<Vec<Problem>>,
+    /// Every key that was asked for, for the test that the example names them all.
+    #[cfg(test)]
+    asked: RefCell<std::collections::BTreeSet<String>>,
 }
 
 /// All that is to be said about one file, in the file's order.
@@ -48,6 +51,28 @@ impl Findings {
 
     pub(super) fn warning(&self, at: Position, key: &str, text: impl Into<String>) {
         self.warnings.borrow_mut().push(Problem { at: Some(at), key: key.to_owned(), text: text.into() });
+    }
+
+    /// Notes that somebody reads `key`.
+    #[cfg(test)]
+    pub(super) fn note(&self, key: &str) {
+        let parts = key.split('[').enumerate();
+        let general: String = parts
+            .map(|(i, part)| {
+                if i == 0 {
+                    part.to_owned()
+                } else {
+                    format!("[{}", part.trim_start_matches(|c: char| c.is_ascii_digit()))
+                }
+            })
+            .collect();
+        self.asked.borrow_mut().insert(general);
+    }
+
+    /// The keys that were asked for, items of lists as `[]`.
+    #[cfg(test)]
+    pub(super) fn asked(&self) -> std::collections::BTreeSet<String> {
+        self.asked.borrow().clone()
     }
 
     pub(super) fn into_report(self, file: &Path) -> Report {

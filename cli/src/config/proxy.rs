@@ -5,17 +5,15 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use darter_certs::{ExtraRoots, Verification};
-use http::Uri;
-use ipnet::IpNet;
+use darter_rules::{
+    Destinations, HostPattern, Intercept, Mirror, Naming, Proxies, ProxyRule, QueryFilter, Redirect, Rules,
+    Target, WhiteListEntry,
+};
 use regex::Regex;
 
 use super::listen::{self, Listen};
 use super::section::Section;
 use super::value::{self, Read};
-
-/// Query parameters that are left out of a task's name when nothing is configured: they sign a URL, or name the registry,
-/// and change while the content stays the same.
-const DEFAULT_FILTER: &str = "Expires&Signature&ns";
 
 /// The registry that a mirror request means when it names none.
 const DEFAULT_MIRROR: &str = "https://index.docker.io";
@@ -24,18 +22,30 @@ const DEFAULT_MIRROR: &str = "https://index.docker.io";
 #[derive(Debug, Clone)]
 pub(crate) struct Proxy {
     pub(crate) listen: Listen,
-    /// Query parameters that are left out of a task's name.
-    pub(crate) filter: Vec<String>,
-    /// The tag of tasks whose request names none.
-    pub(crate) tag: String,
+    pub(crate) rules: Rules,
+    /// The CA's files; `None`: we make our own.
+    pub(crate) ca: Option<CaFiles>,
+    pub(crate) trust: Trust,
     /// Who may use the proxy; `None`: everybody.
     pub(crate) basic_auth: Option<BasicAuth>,
-    pub(crate) mirror: Mirror,
-    pub(crate) rules: Vec<Rule>,
-    pub(crate) hijack: Hijack,
-    pub(crate) white_list: Vec<Allowed>,
     /// How many requests may go through the peers at once; `None`: no limit.
     pub(crate) max_concurrency: Option<NonZeroUsize>,
+}
+
+/// `hijackHTTPS.cert` and `key`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CaFiles {
+    pub(crate) cert: PathBuf,
+    pub(crate) key: PathBuf,
+}
+
+/// How upstream servers are verified, where the operator says so.
+#[derive(Debug, Clone)]
+pub(crate) struct Trust {
+    /// For each entry of `hijackHTTPS.hosts`, by its number in [`Rules::intercept`].
+    pub(crate) hosts: Vec<Verification>,
+    /// For `registryMirror.url`.
+    pub(crate) mirror: Verification,
 }
 
 /// The one user of a protected proxy.
@@ -54,63 +64,6 @@ impl fmt::Debug for BasicAuth {
     }
 }
 
-/// `registryMirror`.
-#[derive(Debug, Clone)]
-pub(crate) struct Mirror {
-    /// Scheme and authority only.
-    pub(crate) url: Uri,
-    /// A request may name its registry itself.
-    pub(crate) dynamic: bool,
-    /// Nothing goes through the peers.
-    pub(crate) direct: bool,
-    /// `rules` decide what goes through the peers, not the shape of the URL.
-    pub(crate) use_proxies: bool,
-    /// How the registry behind `url` is verified.
-    pub(crate) verification: Verification,
-}
-
-/// One of `proxies`.
-#[derive(Debug, Clone)]
-pub(crate) struct Rule {
-    pub(crate) regex: Regex,
-    pub(crate) use_https: bool,
-    pub(crate) direct: bool,
-    /// A host, or a replacement for the whole URL; empty: none.
-    pub(crate) redirect: String,
-}
-
-/// `hijackHTTPS`.
-#[derive(Debug, Clone)]
-pub(crate) struct Hijack {
-    /// The files of the CA's certificate and key; `None`: we make our own.
-    pub(crate) ca: Option<(PathBuf, PathBuf)>,
-    pub(crate) hosts: Vec<HijackHost>,
-}
-
-/// One of `hijackHTTPS.hosts`.
-#[derive(Debug, Clone)]
-pub(crate) struct HijackHost {
-    /// Matched against `host:port`.
-    pub(crate) regex: Regex,
-    pub(crate) verification: Verification,
-}
-
-/// One of `whiteList`. What is `None` or empty matches everything.
-#[derive(Debug, Clone)]
-pub(crate) struct Allowed {
-    pub(crate) host: AllowedHost,
-    pub(crate) regex: Option<Regex>,
-    pub(crate) ports: Vec<u16>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum AllowedHost {
-    Any,
-    /// In lower case.
-    Name(String),
-    Network(IpNet),
-}
-
 pub(super) fn proxy(section: &mut Section<'_>, default_port: u16) -> Proxy {
     listen::no_tls(section, "the proxy port takes plain HTTP requests and CONNECT");
     let not_yet = "it is not in this version";
@@ -121,23 +74,31 @@ pub(super) fn proxy(section: &mut Section<'_>, default_port: u16) -> Proxy {
         "one port serves all registries: a request names its own with ?ns= or X-Dragonfly-Registry",
     );
     section.always("dumpHTTPContent", false, value::boolean, "content is never written to a log");
+    let (mirror, mirror_trust) = mirror(&mut section.section("registryMirror"));
+    let hijack = hijack(&mut section.section("hijackHTTPS"));
     Proxy {
         listen: listen::tcp_listen(section, default_port),
-        filter: section
-            .value("defaultFilter", filter)
-            .unwrap_or_else(|| filter(DEFAULT_FILTER).unwrap_or_default()),
-        tag: section.value("defaultTag", value::text).unwrap_or_default(),
+        rules: Rules {
+            mirror,
+            proxies: proxies(section),
+            intercept: hijack.intercept,
+            destinations: Destinations::new(section.sections("whiteList").iter_mut().map(allowed).collect()),
+            naming: naming(section),
+        },
+        ca: hijack.ca,
+        trust: Trust { hosts: hijack.trust, mirror: mirror_trust },
         basic_auth: basic_auth(&mut section.section("basicAuth")),
-        mirror: mirror(&mut section.section("registryMirror")),
-        rules: section.sections("proxies").iter_mut().filter_map(rule).collect(),
-        hijack: hijack(&mut section.section("hijackHTTPS")),
-        white_list: section.sections("whiteList").iter_mut().map(allowed).collect(),
         max_concurrency: section.value("maxConcurrency", value::count).and_then(NonZeroUsize::new),
     }
 }
 
-fn filter(text: &str) -> Read<Vec<String>> {
-    Ok(text.split('&').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect())
+fn naming(section: &mut Section<'_>) -> Naming {
+    let Naming { filter, tag } = Naming::default();
+    let list = |text: &str| Ok::<_, String>(QueryFilter::parse(text));
+    Naming {
+        filter: section.value("defaultFilter", list).unwrap_or(filter),
+        tag: section.value("defaultTag", value::text).unwrap_or(tag),
+    }
 }
 
 fn basic_auth(section: &mut Section<'_>) -> Option<BasicAuth> {
@@ -163,65 +124,87 @@ fn user(text: &str) -> Read<String> {
     if text.contains(':') { Err("a username cannot hold a colon".to_owned()) } else { Ok(text.to_owned()) }
 }
 
-fn mirror(section: &mut Section<'_>) -> Mirror {
-    Mirror {
-        url: section.filled("url", registry).unwrap_or_else(|| Uri::from_static(DEFAULT_MIRROR)),
+fn mirror(section: &mut Section<'_>) -> (Mirror, Verification) {
+    let default = || Target::parse(DEFAULT_MIRROR).expect("a constant URL");
+    let mirror = Mirror {
+        url: section.filled("url", registry).unwrap_or_else(default),
         dynamic: section.value("dynamic", value::boolean).unwrap_or(true),
         direct: section.value("direct", value::boolean).unwrap_or(false),
         use_proxies: section.value("useProxies", value::boolean).unwrap_or(false),
-        verification: verification(section),
-    }
+    };
+    (mirror, verification(section))
 }
 
-fn registry(text: &str) -> Read<Uri> {
-    // The text is not repeated: it might hold a password.
-    let wrong = || "expected the address of a registry such as https://registry.example".to_owned();
-    let uri: Uri = text.parse().map_err(|_| wrong())?;
-    let is_http = matches!(uri.scheme_str(), Some("http" | "https"));
-    let has_host = uri.authority().is_some_and(|authority| !authority.host().is_empty());
-    if !is_http || !has_host {
-        return Err(wrong());
-    }
-    if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+/// The text is not repeated in the errors: it might hold a password.
+fn registry(text: &str) -> Read<Target> {
+    let authority =
+        text.split_once("://").map_or(text, |(_, rest)| rest).split('/').next().unwrap_or_default();
+    if authority.contains('@') {
         return Err("a registry's address holds no user name; clients send their own credentials".to_owned());
     }
-    if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
-        return Err("a registry's address ends with its host and port, without a path".to_owned());
+    if text.contains(['?', '#']) {
+        return Err("a registry's address has no query and no fragment".to_owned());
     }
-    Ok(uri)
+    Target::parse(text)
+        .map_err(|_| "expected the address of a registry such as https://registry.example".to_owned())
 }
 
-fn rule(section: &mut Section<'_>) -> Option<Rule> {
-    let rule = Rule {
-        regex: regex(section)?,
-        use_https: section.value("useHTTPS", value::boolean).unwrap_or(false),
-        direct: section.value("direct", value::boolean).unwrap_or(false),
-        redirect: section.value("redirect", value::text).unwrap_or_default(),
+fn proxies(section: &mut Section<'_>) -> Proxies {
+    let rules = section.sections("proxies").iter_mut().filter_map(rule).collect();
+    Proxies::new(rules).unwrap_or_else(|error| {
+        section.error("proxies", error.to_string());
+        Proxies::default()
+    })
+}
+
+fn rule(section: &mut Section<'_>) -> Option<ProxyRule> {
+    let regex = regex(section);
+    let direct = section.value("direct", value::boolean).unwrap_or(false);
+    let use_https = section.value("useHTTPS", value::boolean).unwrap_or(false);
+    let redirect = match &regex {
+        Some(regex) => section.filled("redirect", |text| Redirect::parse(text, regex)),
+        // Without an expression it cannot be checked against its groups; the rule is wrong anyway.
+        None => section.filled("redirect", value::text).and(None),
     };
-    Some(rule)
+    Some(ProxyRule { regex: regex?, direct, use_https, redirect })
+}
+
+struct Hijack {
+    intercept: Intercept,
+    trust: Vec<Verification>,
+    ca: Option<CaFiles>,
 }
 
 fn hijack(section: &mut Section<'_>) -> Hijack {
-    section.no_effect("sni", "listeners that find the host in the TLS greeting are not in this version");
-    let (cert, key) = (section.filled("cert", value::path), section.filled("key", value::path));
-    let ca = match (cert, key) {
-        (Some(cert), Some(key)) => Some((cert, key)),
-        (None, None) => None,
-        (given, _) => {
-            let (there, missing) = if given.is_some() { ("cert", "key") } else { ("key", "cert") };
-            section.error(
-                there,
-                format!("needs {missing} beside it: a CA is a certificate and its private key"),
-            );
-            None
-        }
-    };
-    Hijack { ca, hosts: section.sections("hosts").iter_mut().filter_map(hijack_host).collect() }
+    for mut port in section.sections("sni") {
+        listen::unused_tcp(
+            &mut port,
+            "listeners that find the host in the TLS greeting are not in this version",
+        );
+    }
+    let hosts: Vec<_> = section.sections("hosts").iter_mut().filter_map(hijack_host).collect();
+    let intercept = Intercept::new(hosts.iter().map(|(regex, _)| regex)).unwrap_or_else(|error| {
+        section.error("hosts", error.to_string());
+        Intercept::default()
+    });
+    Hijack { intercept, trust: hosts.into_iter().map(|(_, trust)| trust).collect(), ca: ca(section) }
 }
 
-fn hijack_host(section: &mut Section<'_>) -> Option<HijackHost> {
+fn hijack_host(section: &mut Section<'_>) -> Option<(Regex, Verification)> {
     let (regex, verification) = (regex(section), verification(section));
-    Some(HijackHost { regex: regex?, verification })
+    Some((regex?, verification))
+}
+
+fn ca(section: &mut Section<'_>) -> Option<CaFiles> {
+    let (cert, key) = (section.filled("cert", value::path), section.filled("key", value::path));
+    let (there, missing) = match (cert, key) {
+        (Some(cert), Some(key)) => return Some(CaFiles { cert, key }),
+        (Some(_), None) if !section.has("key") => ("cert", "key"),
+        (None, Some(_)) if !section.has("cert") => ("key", "cert"),
+        _ => return None,
+    };
+    section.error(there, format!("needs {missing} beside it: a CA is a certificate and its private key"));
+    None
 }
 
 /// The `regx` that an item cannot be without.
@@ -250,23 +233,13 @@ fn verification(section: &mut Section<'_>) -> Verification {
     }
 }
 
-fn allowed(section: &mut Section<'_>) -> Allowed {
-    Allowed {
-        host: section.filled("host", allowed_host).unwrap_or(AllowedHost::Any),
+fn allowed(section: &mut Section<'_>) -> WhiteListEntry {
+    let host = |text: &str| {
+        text.parse::<HostPattern>().map_err(|error| format!("{error}, without a port; found `{text}`"))
+    };
+    WhiteListEntry {
+        host: section.filled("host", host),
         regex: section.filled("regx", value::regex),
         ports: section.values("ports", value::remote_port).into_iter().map(|item| item.value).collect(),
     }
-}
-
-fn allowed_host(text: &str) -> Read<AllowedHost> {
-    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
-    if let Some(network) = value::network(bare) {
-        return Ok(AllowedHost::Network(network));
-    }
-    if !text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)) {
-        return Err(format!(
-            "expected a host name, an IP address or a range such as 10.0.0.0/8, without a port, found `{text}`"
-        ));
-    }
-    Ok(AllowedHost::Name(text.to_ascii_lowercase()))
 }

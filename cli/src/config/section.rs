@@ -167,6 +167,8 @@ impl<'a> Section<'a> {
     fn entry(&mut self, key: &'static str) -> Option<&'a Entry> {
         if !self.asked.contains(&key) {
             self.asked.push(key);
+            #[cfg(test)]
+            self.findings.note(&self.path_of(key));
         }
         let entries = self.entries;
         entries.iter().find(|entry| entry.key == key).filter(|entry| !entry.value.is_null())

@@ -1,0 +1,142 @@
+//! The command line.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+
+use crate::exit::{self, Failure};
+use crate::logging::{self, Format, Level};
+use crate::{check, config};
+
+/// A transparent proxy for registries: what is large and immutable is fetched once and then moves between nodes.
+#[derive(Debug, Parser)]
+#[command(name = "darter", version, after_help = exit::HELP, disable_help_subcommand = true)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    logging: Logging,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// How much is logged, and in which form.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct Logging {
+    /// How much is logged to standard error. RUST_LOG says more finely what is logged, and is used when this is not given
+    #[arg(long, global = true, value_name = "LEVEL")]
+    pub(crate) log_level: Option<Level>,
+    /// How a line of the log looks
+    #[arg(long, global = true, value_name = "FORMAT", default_value = "text")]
+    pub(crate) log_format: Format,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Everything on this machine: scheduler, daemon and proxy, with a CA of its own and no configuration
+    Up(Up),
+    /// A node: the proxy, and a peer that gives what it has to other nodes
+    Daemon(Daemon),
+    /// Who has what, who asks whom, who may go to the origin
+    Scheduler(Scheduler),
+    /// Work with configuration files
+    #[command(subcommand)]
+    Config(Config),
+}
+
+/// What `darter up` takes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Up {
+    /// Where the content, the CA and this host's identity are kept [default: /var/lib/darter for root, otherwise
+    /// ~/.local/share/darter]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// The address of every listener that has none of its own. Whoever reaches it can use the proxy
+    #[arg(long, value_name = "IP", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    pub(crate) listen: IpAddr,
+    /// Where clients reach the proxy [default: LISTEN:65001]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) proxy_addr: Option<SocketAddr>,
+    /// Where other daemons reach the scheduler [default: LISTEN:8002]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) scheduler_addr: Option<SocketAddr>,
+    /// Where other daemons fetch content [default: LISTEN:65002]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) piece_addr: Option<SocketAddr>,
+    /// GET /healthy and /metrics [default: LISTEN:40901]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) health_addr: Option<SocketAddr>,
+    #[command(flatten)]
+    pub(crate) drain: Drain,
+}
+
+/// What `darter daemon` takes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Daemon {
+    /// The configuration, with the key names of Dragonfly's dfget.yaml
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+}
+
+/// What `darter scheduler` takes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Scheduler {
+    /// Where daemons reach it
+    #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:8002")]
+    pub(crate) listen: SocketAddr,
+    /// GET /healthy and /metrics
+    #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:8000")]
+    pub(crate) health_listen: SocketAddr,
+    #[command(flatten)]
+    pub(crate) drain: Drain,
+}
+
+/// How the process ends.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct Drain {
+    /// How long what is under way may take to finish after SIGTERM, like 30s
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = config::duration)]
+    pub(crate) drain_timeout: Duration,
+}
+
+#[derive(Debug, Subcommand)]
+enum Config {
+    /// Say everything that is wrong with a file, or that it is ok
+    Check {
+        /// The daemon's configuration
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+}
+
+impl Args {
+    /// Reads the process's command line. Help and version are printed and end it well.
+    pub(crate) fn read() -> exit::Result<Self> {
+        Self::try_parse().map_err(|error| {
+            // Printing fails when nobody reads: then there is nobody to tell.
+            let _ = error.print();
+            if error.use_stderr() { Failure::usage() } else { std::process::exit(0) }
+        })
+    }
+
+    /// Runs the command to its end.
+    pub(crate) fn run(self) -> exit::Result {
+        match self.command {
+            Command::Up(_) => Err(Failure::software("x")),
+            Command::Daemon(_) => Err(Failure::software("x")),
+            Command::Scheduler(_) => Err(Failure::software("x")),
+            Command::Config(Config::Check { file }) => check::run(&file),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+}

@@ -1,0 +1,70 @@
+//! How the process ends: [`Failure`], and the exit codes of `sysexits.h` that service managers and scripts know.
+
+use std::process::ExitCode;
+
+/// The process cannot go on.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    code: u8,
+    /// What a person reads, on standard error. Empty when it was said already.
+    message: String,
+}
+
+/// The end of a command.
+pub(crate) type Result<T = ()> = std::result::Result<T, Failure>;
+
+/// What stands about exit codes in `--help`.
+pub(crate) const HELP: &str = "\
+Exit codes:
+    0  ended as asked (also after SIGTERM or SIGINT)
+   64  the command line is wrong
+   69  an address to listen on is not available
+   70  a part of the process failed
+   74  a file or folder of darter's own cannot be used
+   78  the configuration is wrong
+  130  a second SIGINT ended it at once (143: SIGTERM)";
+
+impl Failure {
+    /// The command line is wrong, and that was said already (EX_USAGE).
+    pub(crate) fn usage() -> Self {
+        Self { code: 64, message: String::new() }
+    }
+
+    /// Something that must be had from this machine is not to be had, like a port (EX_UNAVAILABLE).
+    pub(crate) fn unavailable(message: impl Into<String>) -> Self {
+        Self { code: 69, message: message.into() }
+    }
+
+    /// A part of the process failed (EX_SOFTWARE).
+    pub(crate) fn software(message: impl Into<String>) -> Self {
+        Self { code: 70, message: message.into() }
+    }
+
+    /// A file or folder of our own cannot be used (EX_IOERR).
+    pub(crate) fn own_files(message: impl Into<String>) -> Self {
+        Self { code: 74, message: message.into() }
+    }
+
+    /// The configuration is wrong (EX_CONFIG).
+    pub(crate) fn configuration(message: impl Into<String>) -> Self {
+        Self { code: 78, message: message.into() }
+    }
+
+    /// A signal that came a second time ended the process, as a shell reports it.
+    pub(crate) fn signal(number: u8) -> Self {
+        Self { code: 128 + number, message: "stopped at once by a second signal".to_owned() }
+    }
+}
+
+/// Says what is to be said, and gives the process's exit code.
+pub(crate) fn report(result: Result) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure { code, message }) => {
+            if !message.is_empty() {
+                eprintln!("{message}");
+            }
+            ExitCode::from(code)
+        }
+    }
+}
