@@ -25,9 +25,7 @@ impl Content {
 
     /// `sha256:` and the hash of all bytes, as registries write it.
     pub fn digest(self) -> String {
-        let mut hash = Hash::new();
-        std::io::copy(&mut self.reader(0), &mut hash).expect("neither side can fail");
-        hash.digest()
+        digest_of(self.reader(0)).expect("neither side can fail")
     }
 
     /// A validator that is cheaper than the digest.
@@ -118,11 +116,11 @@ impl std::io::Write for Hash {
     }
 }
 
-/// `sha256:` and the hash of `bytes`.
-pub fn digest_of(mut bytes: &[u8]) -> String {
+/// `sha256:` and the hash of all that can be read.
+pub fn digest_of(mut from: impl Read) -> Result<String> {
     let mut hash = Hash::new();
-    std::io::copy(&mut bytes, &mut hash).expect("neither side can fail");
-    hash.digest()
+    std::io::copy(&mut from, &mut hash)?;
+    Ok(hash.digest())
 }
 
 #[cfg(test)]
@@ -145,6 +143,6 @@ mod tests {
     #[test]
     fn seeds_give_different_bytes() {
         assert_ne!(Content::new(1, 64).digest(), Content::new(2, 64).digest());
-        assert_eq!(digest_of(b""), "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+        assert_eq!(digest_of(std::io::empty()).unwrap(), "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
     }
 }

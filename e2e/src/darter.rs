@@ -63,6 +63,24 @@ fn strip_colours(line: &str) -> String {
     plain
 }
 
+/// The configuration of a daemon that keeps everything in `folder`, listens on free ports of loopback, and may fetch from
+/// there. `proxy` is what further stands under `proxy:`, indented by two.
+pub fn loopback_config(folder: &Path, proxy: &str) -> String {
+    format!(
+        "host: {{ hostname: loopback, advertiseIP: 127.0.0.1 }}
+workHome: {folder}/work
+dataDir: {folder}/content
+download: {{ peerGRPC: {{ tcpListen: {{ listen: 127.0.0.1, port: 0 }} }} }}
+upload: {{ tcpListen: {{ listen: 127.0.0.1, port: 0 }} }}
+health: {{ tcpListen: {{ listen: 127.0.0.1, port: 0 }} }}
+proxy:
+  tcpListen: {{ listen: 127.0.0.1, port: 0 }}
+  whiteList: [{{ host: 127.0.0.0/8 }}]
+{proxy}",
+        folder = folder.display()
+    )
+}
+
 /// A running daemon.
 pub struct Daemon {
     /// Its process.
@@ -104,11 +122,24 @@ impl Daemon {
         Ok(Self { process, proxy, health })
     }
 
-    /// The value of a sample on the metrics page whose line begins with `name`; the sum if there are several.
+    /// What clients must trust, PEM: from the proxy port, as people get it. Loopback only.
+    pub fn ca(&self) -> Result<String> {
+        let answer = http::get(self.proxy, "/ca.crt", &[])?;
+        ensure!(answer.status == 200, "/ca.crt: {}", answer.status);
+        answer.text()
+    }
+
+    /// A client's TLS session with `name:port` through an intercepted tunnel. Loopback only.
+    pub fn intercepted(&self, name: &str, port: u16) -> Result<Box<dyn http::Stream>> {
+        let stream = http::tunnel(http::connect(self.proxy)?, &format!("{name}:{port}"))?;
+        let stream =
+            stream.map_err(|answer| anyhow::anyhow!("refused: {} {}", answer.status, answer.reason))?;
+        http::tls(stream, name, crate::ca::client_trusting(&self.ca()?)?)
+    }
+
+    /// The value of a sample on the metrics page whose line begins with `name`; the sum if there are several. Loopback only.
     pub fn metric(&self, name: &str) -> Result<f64> {
-        let page = http::get(self.health, "/metrics", &[])?.text()?;
-        let lines = page.lines().filter(|line| line.starts_with(name));
-        Ok(lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+        metric(self.health, name)
     }
 }
 
@@ -118,6 +149,8 @@ pub struct Scheduler {
     pub process: Process,
     /// Where daemons find it.
     pub address: SocketAddr,
+    /// Its health port.
+    pub health: SocketAddr,
 }
 
 impl Scheduler {
@@ -135,8 +168,13 @@ impl Scheduler {
         command.args(["scheduler", "--listen", listen, "--health-listen", health]);
         command.env("RUST_LOG", std::env::var_os("RUST_LOG").unwrap_or_else(|| "info".into()));
         let process = Process::start("scheduler", &mut command, &folder.join("scheduler.log"))?;
-        let address = listening(&process, "scheduler")?;
-        Ok(Self { process, address })
+        let (address, health) = (listening(&process, "scheduler")?, listening(&process, "health")?);
+        Ok(Self { process, address, health })
+    }
+
+    /// As [`Daemon::metric`].
+    pub fn metric(&self, name: &str) -> Result<f64> {
+        metric(self.health, name)
     }
 }
 
@@ -166,6 +204,12 @@ impl Up {
         })?;
         Ok(Self { process, proxy, health })
     }
+}
+
+fn metric(health: SocketAddr, name: &str) -> Result<f64> {
+    let page = http::get(health, "/metrics", &[])?.text()?;
+    let lines = page.lines().filter(|line| line.starts_with(name));
+    Ok(lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
 }
 
 fn wait_healthy(

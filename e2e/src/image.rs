@@ -137,9 +137,7 @@ pub fn skopeo_copy(host: &Host, proxy: &str, from: &Access<'_>, to: &Path) -> Re
 pub fn check_copied(image: &Image, folder: &Path) -> Result<()> {
     for blob in &image.blobs {
         let name = blob.digest.trim_start_matches("sha256:");
-        let mut hash = Hash::new();
-        std::io::copy(&mut std::fs::File::open(folder.join(name))?, &mut hash)?;
-        let found = hash.digest();
+        let found = digest_of(std::fs::File::open(folder.join(name))?)?;
         anyhow::ensure!(found == blob.digest, "{} has the bytes of {found}", blob.digest);
     }
     Ok(())
@@ -151,7 +149,7 @@ fn descriptor(media_type: &str, blob: &Blob) -> Value {
 
 fn write_json(folder: &Path, value: &Value) -> Result<Blob> {
     let bytes = value.to_string().into_bytes();
-    let digest = digest_of(&bytes);
+    let digest = digest_of(bytes.as_slice())?;
     std::fs::write(folder.join(digest.trim_start_matches("sha256:")), &bytes)?;
     Ok(Blob { digest, size: bytes.len() as u64 })
 }

@@ -1,1 +1,30 @@
-fn main() {}
+//! The project's own chores: `cargo xtask test` is all that continuous integration runs.
+#![forbid(unsafe_code)]
+
+mod clients;
+mod licences;
+mod report;
+mod serve;
+mod test;
+
+use clap::Parser;
+use std::path::Path;
+use std::process::ExitCode;
+
+/// The project's own chores
+#[derive(Parser)]
+enum Chore {
+    /// Check everything that a change must not break; installs what the tests with real clients need (Debian, Ubuntu, root)
+    Test(test::Options),
+}
+
+fn main() -> ExitCode {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask stands in the workspace");
+    if let Err(error) = std::env::set_current_dir(root) {
+        eprintln!("cannot work in {}: {error}", root.display());
+        return ExitCode::FAILURE;
+    }
+    match Chore::parse() {
+        Chore::Test(options) => test::run(&options),
+    }
+}

@@ -1,0 +1,229 @@
+//! One daemon between an origin and a client, all on loopback: what it does with bytes, whatever happens meanwhile.
+#![forbid(unsafe_code)]
+
+use anyhow::{Context, Result};
+use darter_e2e::ca::Ca;
+use darter_e2e::content::{Content, digest_of};
+use darter_e2e::darter::{Daemon, loopback_config};
+use darter_e2e::http::{self, Answer, Request};
+use darter_e2e::origin::{Origin, Page};
+use std::io::Read;
+use std::path::Path;
+
+const MIB: u64 = 1 << 20;
+
+/// The smallest piece.
+const PIECE: u64 = 4 * MIB;
+
+#[test]
+fn a_killed_daemon_goes_on_where_it_was() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let origin = Origin::start(None)?;
+    let content = Content::new(1, 160 * MIB);
+    let path = origin.put_blob(content, Some(40_000_000));
+    let url = format!("http://{}{path}", origin.address());
+    let config = loopback_config(folder.path(), "");
+    let got = 80 * MIB;
+
+    let daemon = Daemon::start("daemon", folder.path(), &config)?;
+    let mut answer = http::get(daemon.proxy, &url, &[])?;
+    std::io::copy(&mut answer.by_ref().take(got), &mut std::io::sink())?;
+    daemon.process.kill()?;
+    let before = origin.asked(&path).len();
+
+    // The client retries as dockerd does, from where it was; then one that wants all.
+    let daemon = Daemon::start("daemon", folder.path(), &config)?;
+    let answer = http::get(daemon.proxy, &url, &[("Range", &format!("bytes={got}-"))])?;
+    assert_eq!(answer.status, 206, "{}", daemon.process.log());
+    let range = format!("bytes {got}-{}/{}", content.length - 1, content.length);
+    assert_eq!(answer.header("content-range"), Some(range.as_str()));
+    assert_eq!(digest_of(answer)?, digest_of(content.reader(got))?);
+    assert_eq!(digest_of(http::get(daemon.proxy, &url, &[])?)?, content.digest());
+
+    // What the client had was complete on disk, but for the piece that it was in and the one being written.
+    let again = &origin.asked(&path)[before..];
+    let sent: u64 = again.iter().map(|asked| asked.sent).sum();
+    assert!(sent <= content.length - got + 2 * PIECE, "{sent} bytes were fetched again: {again:?}");
+    assert!(again.iter().all(|asked| asked.from + 2 * PIECE >= got), "{again:?}");
+    Ok(())
+}
+
+#[test]
+fn what_was_complete_needs_no_origin_after_a_restart() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let origin = Origin::start(None)?;
+    let content = Content::new(2, 30 * MIB + 17);
+    let path = origin.put_blob(content, None);
+    let url = format!("http://{}{path}", origin.address());
+    let config = loopback_config(folder.path(), "");
+    for _ in 0..2 {
+        let daemon = Daemon::start("daemon", folder.path(), &config)?;
+        assert_eq!(digest_of(http::get(daemon.proxy, &url, &[])?)?, content.digest());
+        daemon.process.kill()?;
+    }
+    assert_eq!(origin.sent(&path), content.length);
+    Ok(())
+}
+
+#[test]
+fn many_clients_at_once_cost_one_copy() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let origin = Origin::start(None)?;
+    let content = Content::new(3, 50 * MIB);
+    let path = origin.put_blob(content, Some(100_000_000));
+    let url = format!("http://{}{path}", origin.address());
+    let daemon = Daemon::start("daemon", folder.path(), &loopback_config(folder.path(), ""))?;
+    let digests = std::thread::scope(|scope| {
+        let ask = || digest_of(http::get(daemon.proxy, &url, &[])?);
+        let clients: Vec<_> = (0..8).map(|_| scope.spawn(ask)).collect();
+        clients.into_iter().map(|client| client.join().expect("no panic")).collect::<Result<Vec<_>>>()
+    })?;
+    assert!(digests.iter().all(|digest| *digest == content.digest()));
+    assert_eq!(origin.sent(&path), content.length);
+    Ok(())
+}
+
+/// The origin lies: the client must not take it for the content.
+#[test]
+fn wrong_bytes_never_come_to_a_good_end() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let origin = Origin::start(None)?;
+    let path = format!("/v2/test/blobs/{}", Content::new(4, 9 * MIB).digest());
+    origin.put(&path, Page::content(Content::new(5, 9 * MIB)));
+    let daemon = Daemon::start("daemon", folder.path(), &loopback_config(folder.path(), ""))?;
+    let answer = http::get(daemon.proxy, &format!("http://{}{path}", origin.address()), &[])?;
+    assert!(answer.status >= 500 || digest_of(answer).is_err(), "wrong bytes were passed on as the content");
+    Ok(())
+}
+
+#[test]
+fn a_gibibyte_is_pushed_in_every_way_with_little_memory() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let scene = Scene::start(folder.path())?;
+    let content = Content::new(6, 1024 * MIB);
+    let digest = content.digest();
+    for way in WAYS {
+        for (method, headers) in [("PUT", [].as_slice()), ("POST", &[("Expect", "100-continue")])] {
+            scene.plain.put("/sink", Page::Sink);
+            scene.secure.put("/sink", Page::Sink);
+            let length = if method == "PUT" { content.length } else { 5 };
+            let body = Content { length, ..content };
+            let answer = scene.ask(way, Ask { method, path: "/sink", headers, body: Some(body) })?;
+            let expected = if method == "PUT" { digest.clone() } else { body.digest() };
+            assert_eq!((answer.status, answer.header("x-digest")), (201, Some(expected.as_str())), "{way:?}");
+        }
+    }
+    let peak = scene.daemon.process.peak_memory()?;
+    assert!(peak < 150 * MIB, "{} MiB", peak / MIB);
+    Ok(())
+}
+
+#[test]
+fn what_the_origin_says_reaches_the_client_as_it_is_in_every_way() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let scene = Scene::start(folder.path())?;
+    let blob = format!("/v2/a/b/blobs/{}", Content::new(7, 1).digest());
+    let pages = [
+        (404, "X-Odd", "1", r#"{"errors":[{"code":"BLOB_UNKNOWN","message":"blob unknown to registry"}]}"#),
+        (401, "WWW-Authenticate", r#"Bearer realm="https://auth.example/token",service="x""#, "who are you?"),
+        (403, "X-Odd", "2", "not yours"),
+        (429, "Retry-After", "17", "slow down"),
+        (500, "X-Odd", "3", "the origin is broken"),
+    ];
+    for (status, name, value, body) in pages {
+        for path in [blob.as_str(), "/v2/a/b/manifests/1", "/elsewhere"] {
+            let headers = vec![(name.to_owned(), value.to_owned())];
+            let page = Page::Fixed { status, headers, body: body.to_owned() };
+            scene.plain.put(path, page.clone());
+            scene.secure.put(path, page);
+            for way in WAYS {
+                let answer = scene.ask(way, Ask { method: "GET", path, headers: &[], body: None })?;
+                assert_eq!(answer.status, status, "{way:?} {path}");
+                assert_eq!(answer.header(&name.to_ascii_lowercase()), Some(value), "{way:?} {path} {status}");
+                assert_eq!(answer.text()?, body, "{way:?} {path} {status}");
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn head_tells_the_length_and_fetches_nothing() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let scene = Scene::start(folder.path())?;
+    let content = Content::new(8, 5 * MIB);
+    for way in WAYS {
+        let origin = scene.origin(way);
+        let path = origin.put_blob(content, None);
+        let answer = scene.ask(way, Ask { method: "HEAD", path: &path, headers: &[], body: None })?;
+        let length = content.length.to_string();
+        assert_eq!((answer.status, answer.header("content-length")), (200, Some(length.as_str())), "{way:?}");
+        assert_eq!(origin.sent(&path), 0, "{way:?}");
+    }
+    Ok(())
+}
+
+/// The ways in.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    /// Absolute-form, plain HTTP.
+    Forward,
+    /// CONNECT, TLS opened by us.
+    Intercepted,
+    /// Origin-form, to `registryMirror.url`.
+    Mirror,
+}
+
+const WAYS: [Way; 3] = [Way::Forward, Way::Intercepted, Way::Mirror];
+
+/// What is asked for.
+struct Ask<'a> {
+    method: &'a str,
+    path: &'a str,
+    headers: &'a [(&'a str, &'a str)],
+    body: Option<Content>,
+}
+
+/// A daemon in front of a plain origin and one with TLS.
+struct Scene {
+    daemon: Daemon,
+    plain: Origin,
+    secure: Origin,
+}
+
+impl Scene {
+    fn start(folder: &Path) -> Result<Self> {
+        let ca = Ca::new("origin test authority")?;
+        ca.write(&folder.join("origin.crt"))?;
+        let plain = Origin::start(None)?;
+        let secure = Origin::start(Some(ca.issue(&["127.0.0.1"])?.server()?))?;
+        let file = folder.join("origin.crt");
+        let (address, file) = (secure.address(), file.display());
+        let proxy = format!(
+            "  registryMirror: {{ dynamic: true, url: 'https://{address}', certs: ['{file}'] }}\n  \
+             hijackHTTPS: {{ hosts: [{{ regx: '^127\\.0\\.0\\.1:{port}$', certs: ['{file}'] }}] }}\n",
+            port = address.port()
+        );
+        let daemon = Daemon::start("daemon", folder, &loopback_config(folder, &proxy))?;
+        Ok(Self { daemon, plain, secure })
+    }
+
+    fn origin(&self, way: Way) -> &Origin {
+        if matches!(way, Way::Forward) { &self.plain } else { &self.secure }
+    }
+
+    fn ask(&self, way: Way, ask: Ask<'_>) -> Result<Answer> {
+        let Ask { method, path, headers, body } = ask;
+        let address = self.origin(way).address();
+        let host = &address.to_string();
+        let absolute = format!("http://{host}{path}");
+        let mirror = &self.daemon.proxy.to_string();
+        let (stream, target, host): (Box<dyn http::Stream>, _, _) = match way {
+            Way::Forward => (Box::new(http::connect(self.daemon.proxy)?), absolute.as_str(), host),
+            Way::Intercepted => (self.daemon.intercepted("127.0.0.1", address.port())?, path, host),
+            Way::Mirror => (Box::new(http::connect(self.daemon.proxy)?), path, mirror),
+        };
+        http::send(stream, &Request { method, target, host, headers, body })
+            .with_context(|| self.daemon.process.log())
+    }
+}

@@ -1,0 +1,106 @@
+//! Makes sure that what the tests with real clients use is installed.
+
+use crate::report::{Count, check};
+use anyhow::{Context, Result, bail};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A program that must be there, and the package of Debian and Ubuntu that has it.
+const NEEDED: [(&str, &str); 13] = [
+    ("dockerd", "docker.io"),
+    ("containerd", "containerd"),
+    ("ctr", "containerd"),
+    ("docker-registry", "docker-registry"),
+    ("skopeo", "skopeo"),
+    ("nginx", "nginx-light"),
+    ("htpasswd", "apache2-utils"),
+    ("ip", "iproute2"),
+    ("nsenter", "util-linux"),
+    ("curl", "curl"),
+    ("openssl", "openssl"),
+    ("update-ca-certificates", "ca-certificates"),
+    ("shellcheck", "shellcheck"),
+];
+
+/// What services look at before they start when a package is installed (invoke-rc.d(8)).
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+/// Installs what is missing.
+///
+/// # Errors
+/// When something is missing and cannot be installed, or the tests could not use it: they need root.
+pub(crate) fn prepare() -> Result<Count> {
+    let missing: Vec<_> = NEEDED.iter().filter(|(program, _)| find(program).is_none()).collect();
+    let hint = "the tests with real clients need it; leave them out with --without-clients";
+    if !is_root() {
+        bail!("not root: {hint}");
+    }
+    if missing.is_empty() {
+        println!("all there");
+        return Ok(Count::default());
+    }
+    let programs: Vec<_> = missing.iter().map(|(program, _)| *program).collect();
+    if find("apt-get").is_none() {
+        bail!("not here, and no apt-get to install it: {}: {hint}", programs.join(", "));
+    }
+    let mut packages: Vec<_> = missing.iter().map(|(_, package)| *package).collect();
+    packages.dedup();
+    install(&packages)?;
+    match NEEDED.iter().find(|(program, _)| find(program).is_none()) {
+        Some((program, package)) => bail!("{package} is installed, and still there is no {program}"),
+        None => Ok(Count::default()),
+    }
+}
+
+/// Installs packages; their services are not started.
+fn install(packages: &[&str]) -> Result<()> {
+    let _quiet = Policy::no_services()?;
+    let apt = || {
+        let mut command = Command::new("apt-get");
+        command.env("DEBIAN_FRONTEND", "noninteractive").args(["--quiet", "--yes"]);
+        command
+    };
+    check(apt().arg("update"))?;
+    check(apt().args(["install", "--no-install-recommends"]).args(packages))?;
+    Ok(())
+}
+
+/// Keeps services from starting while it lives. A policy that is there already is somebody else's, and stays.
+struct Policy {
+    ours: bool,
+}
+
+impl Policy {
+    fn no_services() -> Result<Self> {
+        let ours = !Path::new(POLICY).exists();
+        if ours {
+            // 101: the action is forbidden by policy.
+            std::fs::write(POLICY, "#!/bin/sh\nexit 101\n")
+                .with_context(|| format!("cannot write {POLICY}"))?;
+            check(Command::new("chmod").args(["755", POLICY]))?;
+        }
+        Ok(Self { ours })
+    }
+}
+
+impl Drop for Policy {
+    fn drop(&mut self) {
+        if self.ours
+            && let Err(error) = std::fs::remove_file(POLICY)
+        {
+            println!("cannot remove {POLICY}: {error}");
+        }
+    }
+}
+
+/// Where a program is. Root's shells do not always have the folders of administrators in PATH.
+fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
+    folders.map(|folder| folder.join(program)).find(|file| file.is_file())
+}
+
+fn is_root() -> bool {
+    let output = Command::new("id").arg("-u").output();
+    output.is_ok_and(|output| output.stdout.trim_ascii() == b"0")
+}
