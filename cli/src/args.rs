@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 
 use crate::exit::{self, Failure};
 use crate::logging::{self, Format, Level};
-use crate::{check, config};
+use crate::{check, config, scheduler};
 
 /// A transparent proxy for registries: what is large and immutable is fetched once and then moves between nodes.
 #[derive(Debug, Parser)]
@@ -124,10 +124,22 @@ impl Args {
         match self.command {
             Command::Up(_) => Err(Failure::software("x")),
             Command::Daemon(_) => Err(Failure::software("x")),
-            Command::Scheduler(_) => Err(Failure::software("x")),
+            Command::Scheduler(args) => {
+                logging::start(self.logging, Level::Info);
+                run_async(scheduler::run(args))
+            }
             Command::Config(Config::Check { file }) => check::run(&file),
         }
     }
+}
+
+/// Runs a command that serves. When it has ended nothing is waited for any more: what had to finish has finished.
+fn run_async(command: impl Future<Output = exit::Result>) -> exit::Result {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::unavailable(format!("cannot start threads: {error}")))?;
+    let ended = runtime.block_on(command);
+    runtime.shutdown_background();
+    ended
 }
 
 #[cfg(test)]

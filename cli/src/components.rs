@@ -4,6 +4,7 @@
 //! then stops accepting, finishes what is under way and ends. What has not ended after the limit is dropped. A second
 //! signal ends the process at once.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ use crate::health::Health;
 #[derive(Debug)]
 pub(crate) struct Components {
     tasks: JoinSet<(&'static str, anyhow::Result<()>)>,
+    /// Aborted when this is dropped.
+    probes: JoinSet<Infallible>,
     shutdown: CancellationToken,
     health: Health,
     signals: Signals,
@@ -37,7 +40,13 @@ impl Components {
             |kind| signal(kind).map_err(|error| Failure::software(format!("cannot catch signals: {error}")));
         let signals =
             Signals { term: caught(SignalKind::terminate())?, int: caught(SignalKind::interrupt())? };
-        Ok(Self { tasks: JoinSet::new(), shutdown: CancellationToken::new(), health, signals })
+        Ok(Self {
+            tasks: JoinSet::new(),
+            probes: JoinSet::new(),
+            shutdown: CancellationToken::new(),
+            health,
+            signals,
+        })
     }
 
     /// Is cancelled when the process is to end.
@@ -57,6 +66,11 @@ impl Components {
             part.serves();
             (name, server.await.map_err(Into::into))
         });
+    }
+
+    /// Starts the server that says how the others are. It runs to the very end: probes are to see that the process drains.
+    pub(crate) fn probe(&mut self, server: impl Future<Output = Infallible> + Send + 'static) {
+        self.probes.spawn(server);
     }
 
     /// Waits for a signal or a failure, then drains for at most `limit`.
@@ -129,7 +143,6 @@ async fn drain(tasks: &mut JoinSet<(&'static str, anyhow::Result<()>)>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::convert::Infallible;
 
     fn components() -> Components {
         Components::new(Health::default()).unwrap()

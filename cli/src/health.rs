@@ -17,7 +17,6 @@ use prometheus_client::registry::Registry;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
 /// How many connections are served at once: probes and scrapers are few, and nobody else has business here.
 const MAX_CONNECTIONS: usize = 64;
@@ -118,18 +117,12 @@ impl Drop for Part {
     }
 }
 
-/// Serves until `shutdown`. Its own failures are not the process's: a connection that fails is dropped.
-pub(crate) async fn run(
-    listener: TcpListener,
-    health: Health,
-    registry: Arc<Registry>,
-    shutdown: CancellationToken,
-) {
+/// Serves for as long as it is polled. Its own failures are not the process's: a connection that fails is dropped.
+pub(crate) async fn run(listener: TcpListener, health: Health, registry: Arc<Registry>) -> Infallible {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
-            () = shutdown.cancelled() => break,
             Some(_) = connections.join_next() => continue,
             accepted = listener.accept() => accepted,
         };
@@ -239,14 +232,14 @@ mod tests {
     async fn the_server_answers_probes_and_scrapers() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let (health, shutdown) = (Health::default(), CancellationToken::new());
+        let health = Health::default();
         let part = health.part("proxy");
         let mut registry = Registry::default();
         let counter = prometheus_client::metrics::counter::Counter::<u64>::default();
         registry.register("things", "Things counted", counter.clone());
         counter.inc_by(3);
         let mut server = JoinSet::new();
-        server.spawn(run(listener, health, Arc::new(registry), shutdown.clone()));
+        server.spawn(run(listener, health, Arc::new(registry)));
 
         let answer = ask(addr, "GET /healthy HTTP/1.1").await;
         assert!(
@@ -260,8 +253,5 @@ mod tests {
         assert!(answer.contains(OPEN_METRICS) && answer.contains("things_total 3\n"), "{answer}");
         assert!(ask(addr, "GET /other HTTP/1.1").await.starts_with("HTTP/1.1 404"));
         assert!(ask(addr, "POST /healthy HTTP/1.1").await.starts_with("HTTP/1.1 405"));
-
-        shutdown.cancel();
-        assert!(server.join_next().await.unwrap().is_ok());
     }
 }

@@ -40,9 +40,7 @@ pub(crate) async fn bind(component: &'static str, listen: Listen, setting: &str)
     let why = failed.map(|error| reason(&error)).unwrap_or_default();
     let ports = if first == last { first.to_string() } else { format!("{first} to {last}") };
     let ip = if listen.ip.is_ipv6() { format!("[{}]", listen.ip) } else { listen.ip.to_string() };
-    Err(Failure::unavailable(format!(
-        "cannot listen on {ip}:{ports} for the {component}: {why} (set by {setting})"
-    )))
+    Err(Failure::unavailable(format!("cannot listen on {ip}:{ports} ({component}, set by {setting}): {why}")))
 }
 
 /// The address by which a program on this machine reaches a listener.
@@ -86,7 +84,7 @@ mod tests {
         let taken = other.addr.port();
         let failure = format!("{:?}", bind("proxy", on(taken, taken), "proxy.tcpListen").await.unwrap_err());
         let expected = format!(
-            "cannot listen on 127.0.0.1:{taken} for the proxy: another program listens there already (set by proxy.tcpListen)"
+            "cannot listen on 127.0.0.1:{taken} (proxy, set by proxy.tcpListen): another program listens there already"
         );
         assert!(failure.contains(&expected), "{failure}");
     }

@@ -17,6 +17,7 @@ mod health;
 mod listen;
 mod logging;
 mod process_metrics;
+mod scheduler;
 
 use std::process::ExitCode;
 

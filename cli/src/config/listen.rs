@@ -1,6 +1,6 @@
 //! Where a server listens: `tcpListen` and the `security` beside it.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::section::Section;
 use super::value;
@@ -17,6 +17,13 @@ pub(crate) struct Listen {
 pub(crate) struct Ports {
     pub(crate) first: u16,
     pub(crate) last: u16,
+}
+
+impl Listen {
+    /// Exactly there.
+    pub(crate) const fn at(addr: SocketAddr) -> Self {
+        Self { ip: addr.ip(), ports: Ports::one(addr.port()) }
+    }
 }
 
 impl Ports {
