@@ -101,7 +101,11 @@ fn certificate(error: &CertificateError) -> String {
         CertificateError::NotValidForName => "its certificate is for another name".into(),
         CertificateError::Revoked => "its certificate has been revoked".into(),
         CertificateError::BadEncoding => "its certificate is malformed".into(),
-        CertificateError::BadSignature => "a signature in its certificate chain is wrong".into(),
+        CertificateError::BadSignature => {
+            // The two cannot be told apart from here. The second is what a CA that was made anew looks like.
+            "a signature is wrong: it lacks the certificate's key, or its authority has a trusted one's name and another key"
+                .into()
+        }
         CertificateError::UnhandledCriticalExtension => {
             "its certificate has a critical extension that is unknown here".into()
         }

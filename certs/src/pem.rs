@@ -71,11 +71,6 @@ pub enum FileProblem {
         /// The certificate's file.
         certificate: PathBuf,
     },
-    /// The name in the certificate cannot be written into leaf certificates byte for byte.
-    #[error(
-        "its certificate's subject has a form that leaf certificates cannot repeat exactly; make a CA with a plain subject"
-    )]
-    UnrepeatableSubject,
     /// One of two files that belong together is not there.
     #[error("it is missing, but {} is there; restore it, or remove both to have a new CA made", other.display())]
     HalfOfAPair {

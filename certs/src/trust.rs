@@ -252,3 +252,34 @@ impl ServerCertVerifier for Unverified {
         self.0.supported_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::describe;
+
+    #[test]
+    fn without_any_root_every_server_is_refused_with_the_reason() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(["a.example".to_owned()]).unwrap();
+        let certificate = params.self_signed(&key).unwrap().der().clone();
+        let verify = |extra: &ExtraRoots| {
+            let verifier = Verifier::new(&RootCertStore::empty(), extra);
+            let name = ServerName::try_from("a.example").unwrap();
+            verifier.verify_server_cert(&certificate, &[], &name, &[], UnixTime::now())
+        };
+        let text = describe(&verify(&ExtraRoots::default()).unwrap_err());
+        assert_eq!(
+            text,
+            "no root certificates are installed here: install ca-certificates, or set SSL_CERT_FILE"
+        );
+        assert!(verify(&ExtraRoots::from_der(vec![certificate.clone()]).unwrap()).is_ok());
+    }
+
+    #[test]
+    fn verification_is_the_default() {
+        assert!(
+            matches!(Verification::default(), Verification::Verified { extra_roots } if extra_roots.0.is_empty())
+        );
+    }
+}
