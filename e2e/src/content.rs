@@ -117,7 +117,7 @@ impl std::io::Write for Hash {
 }
 
 /// `sha256:` and the hash of all that can be read.
-pub fn digest_of(mut from: impl Read) -> Result<String> {
+pub fn digest_of(mut from: impl Read) -> anyhow::Result<String> {
     let mut hash = Hash::new();
     std::io::copy(&mut from, &mut hash)?;
     Ok(hash.digest())
@@ -143,6 +143,9 @@ mod tests {
     #[test]
     fn seeds_give_different_bytes() {
         assert_ne!(Content::new(1, 64).digest(), Content::new(2, 64).digest());
-        assert_eq!(digest_of(std::io::empty()).unwrap(), "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+        assert_eq!(
+            digest_of(std::io::empty()).unwrap(),
+            "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+        );
     }
 }

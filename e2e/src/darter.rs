@@ -1,7 +1,7 @@
 //! [`Daemon`], [`Scheduler`] and [`Up`]: the real binary, on a host of the lab or on loopback.
 
 use crate::http;
-use crate::net::{Host, Launch};
+use crate::net::Host;
 use crate::process::Process;
 use anyhow::{Context, Result, ensure};
 use std::net::SocketAddr;
@@ -189,19 +189,28 @@ pub struct Up {
 }
 
 impl Up {
-    /// Starts it with these further arguments; on `host`, or on the machine itself.
-    pub fn start(host: Option<&Host>, folder: &Path, args: &[&str]) -> Result<Self> {
-        let mut command = match host {
-            Some(host) => host.launch(binary(), &Launch::default()),
-            None => Command::new(binary()),
-        };
+    /// Starts it with these further arguments on loopback.
+    pub fn start(folder: &Path, args: &[&str]) -> Result<Self> {
+        Self::start_with(Command::new(binary()), folder, args, http::connect)
+    }
+
+    /// Starts it with these further arguments on `host`, where upstreams are trusted that `trust` (a file) signed.
+    pub fn start_on(host: &Host, trust: &Path, args: &[&str]) -> Result<Self> {
+        let mut command = host.command(binary());
+        command.env("SSL_CERT_FILE", trust).env_remove("SSL_CERT_DIR");
+        Self::start_with(command, host.folder(), args, |to| host.connect(to))
+    }
+
+    fn start_with(
+        mut command: Command,
+        folder: &Path,
+        args: &[&str],
+        connect: impl Fn(SocketAddr) -> Result<std::net::TcpStream>,
+    ) -> Result<Self> {
         command.arg("up").arg("--data-dir").arg(folder.join("data")).args(args);
         let process = Process::start("up", &mut command, &folder.join("up.log"))?;
         let (proxy, health) = (listening(&process, "proxy")?, listening(&process, "health")?);
-        wait_healthy(&process, health, |to| match host {
-            Some(host) => host.connect(to),
-            None => http::connect(to),
-        })?;
+        wait_healthy(&process, health, connect)?;
         Ok(Self { process, proxy, health })
     }
 }

@@ -10,7 +10,6 @@ use darter_e2e::origin::{Origin, Page};
 use darter_e2e::poll::until;
 use darter_e2e::process::{Output, run};
 use rustix::process::Signal;
-use std::io::Read;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::Command;
@@ -225,7 +224,7 @@ fn a_host_that_is_not_intercepted_is_tunnelled_blindly() -> Result<()> {
 fn up(folder: &Path) -> Result<Up> {
     let ports = ["--proxy-addr", "--scheduler-addr", "--piece-addr", "--health-addr"];
     let args: Vec<&str> = ports.into_iter().flat_map(|flag| [flag, "127.0.0.1:0"]).collect();
-    Up::start(None, folder, &args)
+    Up::start(folder, &args)
 }
 
 /// A port that nobody listens on.

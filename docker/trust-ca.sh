@@ -1,0 +1,204 @@
+#!/bin/sh
+# Makes this machine trust the authority of a Darter proxy, or stop trusting it.
+#
+#   trust-ca.sh --proxy http://PROXY:65001 [--fingerprint SHA256] [--docker REGISTRY]...
+#   trust-ca.sh --file ca.crt              [--fingerprint SHA256] [--docker REGISTRY]...
+#   trust-ca.sh --undo
+#
+# Works on Debian, Ubuntu, Alpine, RHEL, Fedora, SUSE and Arch, with nothing but a POSIX shell and what these systems have.
+# Running it again changes nothing.
+set -eu
+
+usage() {
+    cat <<'USAGE'
+usage: trust-ca.sh --proxy http://HOST:PORT | --file FILE  [options]
+       trust-ca.sh --undo [--root DIR]
+
+  --proxy URL          fetch the certificate from URL/ca.crt
+  --file FILE          take it from a file
+  --fingerprint HEX    refuse a certificate with another SHA-256 fingerprint, as `darter up` prints it (colons or not).
+                       Over plain HTTP this is what tells the proxy from somebody in between
+  --docker REGISTRY    also trust it for this registry only in Docker's own folder (certs.d); may be repeated
+  --no-system          leave the system's store alone: for --docker only
+  --root DIR           work on the system in DIR, as for an image that is being built; its stores are not rebuilt
+  --undo               remove what this script has put anywhere
+USAGE
+}
+
+# The name under which the certificate stands everywhere.
+name=darter.crt
+
+fail() {
+    printf 'trust-ca.sh: %s\n' "$1" >&2
+    exit "${2:-1}"
+}
+
+wrong_usage() {
+    usage >&2
+    fail "$1" 64
+}
+
+have() {
+    command -v "$1" >/dev/null 2>&1
+}
+
+main() {
+    proxy='' file='' fingerprint='' registries='' system=yes root='' undo=no
+    while [ $# -gt 0 ]; do
+        case $1 in
+            --undo) undo=yes ;;
+            --no-system) system=no ;;
+            --help | -h) usage && exit 0 ;;
+            --proxy | --file | --fingerprint | --docker | --root)
+                [ $# -ge 2 ] || wrong_usage "$1 needs a value"
+                case $1 in
+                    --proxy) proxy=$2 ;;
+                    --file) file=$2 ;;
+                    --fingerprint) fingerprint=$2 ;;
+                    --docker) registries="$registries $(registry_name "$2")" ;;
+                    --root) root=${2%/} ;;
+                esac
+                shift
+                ;;
+            *) wrong_usage "unknown option: $1" ;;
+        esac
+        shift
+    done
+    if [ -z "$root" ] && [ "$(id -u)" != 0 ]; then
+        fail "only root can change what this machine trusts (or use --root)"
+    fi
+    if [ $undo = yes ]; then
+        remove
+        return
+    fi
+    case "$proxy:$file" in
+        :) wrong_usage "where is the certificate? Give --proxy or --file" ;;
+        ?*:?*) wrong_usage "--proxy and --file exclude each other" ;;
+    esac
+    if [ $system = no ] && [ -z "$registries" ]; then
+        wrong_usage "--no-system without --docker leaves nothing to do"
+    fi
+
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    trap 'exit 1' HUP INT TERM
+    if [ -n "$proxy" ]; then
+        fetch "${proxy%/}/ca.crt" "$work/$name"
+    else
+        [ -r "$file" ] || fail "cannot read $file"
+        cp "$file" "$work/$name"
+    fi
+    check "$work/$name"
+    if [ $system = yes ]; then
+        install_system "$work/$name"
+    fi
+    for registry in $registries; do
+        if put "$work/$name" "$root/etc/docker/certs.d/$registry/$name"; then
+            echo "trusted by docker for $registry"
+        fi
+    done
+}
+
+# A registry as it stands in image names: it becomes the name of a folder.
+registry_name() {
+    case $1 in
+        '' | -* | .* | *[!A-Za-z0-9.:_-]*) wrong_usage "no registry: $1 (expected a host name, perhaps with a port)" ;;
+    esac
+    printf '%s' "$1"
+}
+
+# fetch URL FILE: never by way of the very proxy that is not trusted yet.
+fetch() {
+    if have curl; then
+        curl --fail --silent --show-error --noproxy '*' --max-time 30 --output "$2" "$1" || fail "cannot fetch $1"
+    elif have wget; then
+        env -u http_proxy -u HTTP_PROXY wget -q -O "$2" "$1" || fail "cannot fetch $1"
+    else
+        fail "neither curl nor wget is here; fetch $1 yourself and give it with --file"
+    fi
+}
+
+# One certificate, nothing else, with the fingerprint that was asked for.
+check() {
+    if [ "$(grep -c -e '-----BEGIN ' "$1")" != 1 ] || ! grep -q -e '-----BEGIN CERTIFICATE-----' "$1"; then
+        fail "this is not one certificate in PEM"
+    fi
+    found=$(sed -n '/-----BEGIN CERTIFICATE-----/,/-----END CERTIFICATE-----/p' "$1" \
+        | grep -v -e '-----' | base64 -d | sha256sum | cut -d ' ' -f 1)
+    if [ -z "$fingerprint" ]; then
+        echo "fingerprint (compare it with what the proxy's operator sees): $found"
+        return
+    fi
+    wanted=$(printf '%s' "$fingerprint" | tr -d ': \n' | tr 'A-F' 'a-f')
+    [ "$wanted" = "$found" ] || fail "the certificate's fingerprint is $found, not $wanted: nothing was changed"
+}
+
+# The folder where this kind of system keeps authorities of its own, and what rebuilds its store from it.
+find_store() {
+    if [ -d "$root/etc/pki/ca-trust/source/anchors" ]; then # RHEL, Fedora
+        anchors=$root/etc/pki/ca-trust/source/anchors rebuild='update-ca-trust extract'
+    elif [ -d "$root/etc/pki/trust/anchors" ]; then # SUSE
+        anchors=$root/etc/pki/trust/anchors rebuild=update-ca-certificates
+    elif [ -d "$root/etc/ca-certificates/trust-source/anchors" ]; then # Arch
+        anchors=$root/etc/ca-certificates/trust-source/anchors rebuild='update-ca-trust extract'
+    elif [ -d "$root/usr/share/ca-certificates" ]; then # Debian, Ubuntu, Alpine
+        anchors=$root/usr/local/share/ca-certificates rebuild=update-ca-certificates
+    else
+        return 1
+    fi
+}
+
+install_system() {
+    find_store || fail "this system keeps its authorities in no place that is known here; is ca-certificates installed?"
+    if put "$1" "$anchors/$name"; then
+        rebuild_store
+        echo "trusted by this system ($anchors/$name)"
+        cat <<'NEXT'
+Programs read the store when they start. Restart those that use the proxy, for instance:
+  systemctl restart docker       (or containerd, crio)
+Programs with a store of their own want the file by name: NODE_EXTRA_CA_CERTS, REQUESTS_CA_BUNDLE, CARGO_HTTP_CAINFO.
+NEXT
+    fi
+}
+
+rebuild_store() {
+    if [ -n "$root" ]; then
+        echo "run in $root, to rebuild its store: $rebuild"
+        return
+    fi
+    # Split on purpose: a command and its argument.
+    # shellcheck disable=SC2086
+    $rebuild >/dev/null || fail "$rebuild failed"
+}
+
+# put FROM TO: false when it stands there already.
+put() {
+    if cmp -s "$1" "$2"; then
+        echo "unchanged: $2"
+        return 1
+    fi
+    mkdir -p "$(dirname "$2")"
+    # Readable by all, whatever the umask: it is public.
+    cp "$1" "$2.new"
+    chmod 644 "$2.new"
+    mv "$2.new" "$2"
+}
+
+remove() {
+    if find_store && [ -e "$anchors/$name" ]; then
+        rm "$anchors/$name"
+        # Otherwise the links to it would stay.
+        [ "$rebuild" != update-ca-certificates ] || rebuild='update-ca-certificates --fresh'
+        rebuild_store
+        echo "removed: $anchors/$name"
+    fi
+    for certificate in "$root"/etc/docker/certs.d/*/"$name"; do
+        [ -e "$certificate" ] || continue
+        rm "$certificate"
+        # Stays when somebody else keeps something there.
+        rmdir "$(dirname "$certificate")" 2>/dev/null || true
+        echo "removed: $certificate"
+    done
+}
+
+main "$@"

@@ -1,0 +1,252 @@
+//! Setting up a client as a new user would: by what `darter up` prints, and by the script that makes a machine trust it.
+#![forbid(unsafe_code)]
+
+use anyhow::{Context, Result, ensure};
+use darter_e2e::darter::{Up, workspace};
+use darter_e2e::docker::{Dockerd, SYSTEM_TRUST, Setup, tail};
+use darter_e2e::http;
+use darter_e2e::net::{Host, Lab, Launch};
+use darter_e2e::origin::{Origin, Page};
+use darter_e2e::process::{Output, run};
+use darter_e2e::registry::{OPEN, Registry};
+use darter_e2e::suite::{self, Scene};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+const MIB: u64 = 1 << 20;
+
+/// How long a command may take.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// `darter up` on a host of its own, and a client that knows nothing of it yet.
+struct Site {
+    up: Up,
+    proxy: Host,
+    client: Client,
+    registry: Registry,
+    lab: Lab,
+}
+
+/// A host whose system folders are copies.
+struct Client {
+    host: Host,
+    etc_ssl: PathBuf,
+    authorities: PathBuf,
+    etc_docker: PathBuf,
+}
+
+fn main() -> ExitCode {
+    suite::run(
+        Site::start,
+        &[
+            ("the_script_is_clean", the_script_is_clean),
+            (
+                "the_script_makes_this_system_trust_and_not_any_more",
+                the_script_makes_this_system_trust_and_not_any_more,
+            ),
+            ("the_script_refuses_another_fingerprint", the_script_refuses_another_fingerprint),
+            ("the_script_refuses_what_is_no_certificate", the_script_refuses_what_is_no_certificate),
+            ("the_script_sets_up_docker_for_one_registry", the_script_sets_up_docker_for_one_registry),
+            ("the_script_knows_the_stores_of_other_systems", the_script_knows_the_stores_of_other_systems),
+        ],
+    )
+}
+
+impl Site {
+    fn start() -> Result<Self> {
+        let mut lab = Lab::new()?;
+        let registry = Registry::start(&lab.host(&Registry::NAMES)?)?;
+        let proxy = lab.host(&["proxy"])?;
+        let up = Up::start_on(&proxy, &registry.ca_file(), &["--listen", &proxy.address().to_string()])?;
+        let client = Client::new(lab.host(&["client"])?)?;
+        Ok(Self { up, proxy, client, registry, lab })
+    }
+
+    fn url(&self) -> String {
+        format!("http://proxy:{}", self.up.proxy.port())
+    }
+
+    /// What `darter up` gives to everybody.
+    fn certificate(&self) -> Result<String> {
+        let request =
+            http::Request { method: "GET", target: "/ca.crt", host: "proxy", headers: &[], body: None };
+        http::send(Box::new(self.proxy.connect(self.up.proxy)?), &request)?.text()
+    }
+
+    /// By openssl, which has nothing to do with us.
+    fn fingerprint(&self) -> Result<String> {
+        let file = self.lab.folder().join("fingerprint.crt");
+        std::fs::write(&file, self.certificate()?)?;
+        let args = ["x509", "-noout", "-fingerprint", "-sha256", "-in"];
+        let output = run(Command::new("openssl").args(args).arg(file), LIMIT)?.ok()?;
+        Ok(output.stdout.trim().split_once('=').context("no fingerprint")?.1.to_owned())
+    }
+}
+
+impl Scene for Site {
+    fn logs(&self) -> String {
+        format!("--- up\n{}", tail(&self.up.process.log(), 60))
+    }
+}
+
+impl Client {
+    fn new(host: Host) -> Result<Self> {
+        let copy = |from: &str, name: &str| -> Result<PathBuf> {
+            let to = host.folder().join(name);
+            run(Command::new("cp").args(["--archive", from]).arg(&to), LIMIT)?.ok()?;
+            Ok(to)
+        };
+        let etc_ssl = copy("/etc/ssl", "etc-ssl")?;
+        let authorities = copy("/usr/local/share/ca-certificates", "authorities")?;
+        let etc_docker = host.new_folder("etc-docker")?;
+        Ok(Self { host, etc_ssl, authorities, etc_docker })
+    }
+
+    /// A program that sees the copies in place of the machine's own.
+    fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mounts = [
+            (self.etc_ssl.clone(), "/etc/ssl".into()),
+            (self.authorities.clone(), "/usr/local/share/ca-certificates".into()),
+            (self.etc_docker.clone(), "/etc/docker".into()),
+        ];
+        let mut command = self.host.launch(program, &Launch { mounts: mounts.into(), family: false });
+        for name in ["SSL_CERT_FILE", "SSL_CERT_DIR", "CURL_CA_BUNDLE"] {
+            command.env_remove(name);
+        }
+        command
+    }
+
+    fn script(&self, args: &[&str]) -> Result<Output> {
+        run(self.command(script()).args(args), LIMIT)
+    }
+
+    /// Asks the registry by way of the proxy, with what this system trusts.
+    fn curl(&self, proxy: &str) -> Result<Output> {
+        run(
+            self.command("curl").args([
+                "--silent",
+                "--show-error",
+                "--proxy",
+                proxy,
+                &format!("https://{OPEN}/v2/"),
+            ]),
+            LIMIT,
+        )
+    }
+}
+
+fn script() -> PathBuf {
+    workspace().join("docker/trust-ca.sh")
+}
+
+fn the_script_is_clean(_: &Site) -> Result<()> {
+    run(Command::new("shellcheck").arg(script()), LIMIT)?.ok().map(drop)
+}
+
+fn the_script_makes_this_system_trust_and_not_any_more(site: &Site) -> Result<()> {
+    let (client, url) = (&site.client, site.url());
+    let before = client.curl(&url)?.failed()?;
+    ensure!(before.stderr.contains("certificate"), "{}", before.stderr);
+
+    let args = ["--proxy", &url, "--fingerprint", &site.fingerprint()?];
+    let first = client.script(&args)?.ok()?.stdout;
+    ensure!(first.contains("trusted by this system"), "{first}");
+    ensure!(client.curl(&url)?.ok()?.stdout == "{}", "another answer than the registry's");
+    let second = client.script(&args)?.ok()?.stdout;
+    ensure!(second.contains("unchanged"), "{second}");
+
+    // Docker has no other trust than the system's here.
+    let reference = &format!("{OPEN}/setup:1");
+    let image = site.registry.publish(reference, 41, 1, 5 * MIB)?;
+    let system_trust = Some(client.etc_ssl.join("certs/ca-certificates.crt"));
+    let engine =
+        Dockerd::start(&client.host, &Setup { proxy: Some(url.clone()), system_trust, ..Setup::default() })?;
+    engine.pull(reference)?;
+    engine.check(reference, &image)?;
+    drop(engine);
+
+    let undone = client.script(&["--undo"])?.ok()?.stdout;
+    ensure!(undone.contains("removed"), "{undone}");
+    client.curl(&url)?.failed()?;
+    ensure!(client.script(&["--undo"])?.ok()?.stdout.is_empty(), "there was nothing left to undo");
+    // What was there before is there still.
+    let [ours, theirs] =
+        [client.etc_ssl.join("certs/ca-certificates.crt"), SYSTEM_TRUST.into()].map(std::fs::read);
+    ensure!(ours? == theirs?, "the store is another one than before");
+    Ok(())
+}
+
+fn the_script_refuses_another_fingerprint(site: &Site) -> Result<()> {
+    let wrong = site.fingerprint()?.replace('A', "B").replace('1', "2");
+    let output = site.client.script(&["--proxy", &site.url(), "--fingerprint", &wrong])?.failed()?;
+    ensure!(output.stderr.contains("nothing was changed"), "{}", output.stderr);
+    site.client.curl(&site.url())?.failed()?;
+    Ok(())
+}
+
+fn the_script_refuses_what_is_no_certificate(site: &Site) -> Result<()> {
+    let origin = Origin::start_on(site.proxy.listen(8000)?, None)?;
+    origin.put(
+        "/ca.crt",
+        Page::Fixed { status: 200, headers: Vec::new(), body: "<html>log in first</html>".into() },
+    );
+    for (args, code, words) in [
+        (["--proxy", "http://proxy:8000"], 1, "not one certificate"),
+        (["--proxy", "http://proxy:8001"], 1, "cannot fetch"),
+        (["--file", "/nowhere"], 1, "cannot read"),
+        (["--frob", "x"], 64, "unknown option"),
+        (["--docker", "../x"], 64, "no registry"),
+    ] {
+        let output = site.client.script(&args)?;
+        ensure!(output.status.code() == Some(code) && output.stderr.contains(words), "{args:?}: {output:?}");
+    }
+    Ok(())
+}
+
+fn the_script_sets_up_docker_for_one_registry(site: &Site) -> Result<()> {
+    let (client, url) = (&site.client, site.url());
+    client.script(&["--proxy", &url, "--no-system", "--docker", OPEN])?.ok()?;
+    client.curl(&url)?.failed()?;
+    let trusted = client.etc_docker.join("certs.d").join(OPEN).join("darter.crt");
+    ensure!(std::fs::read_to_string(&trusted)? == site.certificate()?, "another certificate");
+
+    let reference = &format!("{OPEN}/setup:2");
+    let image = site.registry.publish(reference, 42, 1, 5 * MIB)?;
+    let certs = vec![(OPEN, trusted.clone())];
+    let engine = Dockerd::start(&client.host, &Setup { proxy: Some(url), certs, ..Setup::default() })?;
+    engine.pull(reference)?;
+    engine.check(reference, &image)?;
+    client.script(&["--undo"])?.ok()?;
+    ensure!(!trusted.exists() && client.etc_docker.join("certs.d").exists(), "not undone");
+    Ok(())
+}
+
+fn the_script_knows_the_stores_of_other_systems(site: &Site) -> Result<()> {
+    let certificate = site.certificate()?;
+    let file = site.client.host.folder().join("for-other-systems.crt");
+    std::fs::write(&file, &certificate)?;
+    for (store, anchors, rebuild) in [
+        ("etc/pki/ca-trust/source/anchors", "etc/pki/ca-trust/source/anchors", "update-ca-trust extract"),
+        ("etc/pki/trust/anchors", "etc/pki/trust/anchors", "update-ca-certificates"),
+        (
+            "etc/ca-certificates/trust-source/anchors",
+            "etc/ca-certificates/trust-source/anchors",
+            "update-ca-trust extract",
+        ),
+        ("usr/share/ca-certificates", "usr/local/share/ca-certificates", "update-ca-certificates"),
+    ] {
+        let root = site.client.host.new_folder("root")?;
+        std::fs::create_dir_all(root.join(store))?;
+        let on = |args: &[&str]| -> Result<Output> {
+            run(Command::new(script()).args(["--root", &root.display().to_string()]).args(args), LIMIT)?.ok()
+        };
+        let said = on(&["--file", &file.display().to_string()])?.stdout;
+        ensure!(said.contains(rebuild), "{said}");
+        let installed = root.join(Path::new(anchors)).join("darter.crt");
+        ensure!(std::fs::read_to_string(&installed)? == certificate, "another certificate");
+        on(&["--undo"])?;
+        ensure!(!installed.exists(), "not undone");
+    }
+    Ok(())
+}
