@@ -257,6 +257,15 @@ impl Drop for Namespace {
     }
 }
 
+/// What this process made and did not remove: namespaces and folders. Empty when it has cleaned up.
+pub fn left_behind() -> Vec<PathBuf> {
+    let ours = format!("{PREFIX}-{}-", std::process::id());
+    let places = [PathBuf::from(NAMESPACES), std::env::temp_dir()];
+    let entries = places.iter().filter_map(|place| std::fs::read_dir(place).ok()).flatten().flatten();
+    let left = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&ours));
+    left.map(|entry| entry.path()).collect()
+}
+
 /// Removes a namespace and ends whatever still runs in it.
 fn remove(name: &str) -> Result<()> {
     let inside = ip(&["netns", "pids", name])?;

@@ -40,11 +40,16 @@ pub fn run<S: Scene>(set: impl FnOnce() -> Result<S>, tests: &[Test<S>]) -> Exit
             }
         }
     }
+    let left = crate::net::left_behind();
+    if !left.is_empty() {
+        println!("left behind: {left:?}");
+        failed.push("nothing is left behind");
+    }
     failed.iter().for_each(|name| println!("failed: {name}"));
     println!(
         "\ntest result: {}. {} passed; {} failed; 0 ignored; 0 measured; {} filtered out; finished in {:.2}s\n",
         if failed.is_empty() { "ok" } else { "FAILED" },
-        wanted.len() - failed.len(),
+        wanted.len().saturating_sub(failed.len()),
         failed.len(),
         tests.len() - wanted.len(),
         began.elapsed().as_secs_f64(),

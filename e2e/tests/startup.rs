@@ -79,8 +79,8 @@ fn a_daemon_without_its_scheduler_serves_and_joins_when_it_appears() -> Result<(
     assert_eq!(origin.sent(&path), content.length);
 
     let scheduler = Scheduler::start(folders[0].path(), port)?;
-    until("the first daemon to join", START_LIMIT, || {
-        (scheduler.metric("darter_scheduler_tasks ").ok()? >= 1.0).then_some(())
+    until("the first daemon to announce what it has", START_LIMIT, || {
+        (scheduler.metric("darter_scheduler_peers{role=\"complete\"}").ok()? >= 1.0).then_some(())
     })
     .with_context(|| first.process.log())?;
     let second = daemon(folders[1].path(), "second")?;
