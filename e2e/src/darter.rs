@@ -197,7 +197,7 @@ impl Up {
     /// Starts it with these further arguments on `host`, where upstreams are trusted that `trust` (a file) signed.
     pub fn start_on(host: &Host, trust: &Path, args: &[&str]) -> Result<Self> {
         let mut command = host.command(binary());
-        command.env("SSL_CERT_FILE", trust).env_remove("SSL_CERT_DIR");
+        command.env("SSL_CERT_FILE", trust);
         Self::start_with(command, host.folder(), args, |to| host.connect(to))
     }
 

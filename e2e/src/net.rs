@@ -25,6 +25,20 @@ const PREFIX: &str = "darter-lab";
 /// Stands before the program itself in the arguments of a command that enters a host.
 pub(crate) const ENTERED: &str = "in-lab";
 
+/// Not the machine's own way out, not another daemon, not the machine's own idea of whom to trust.
+const NOT_PASSED_ON: [&str; 10] = [
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "DOCKER_HOST",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "CURL_CA_BUNDLE",
+];
+
 /// How long a command of `ip` or `tc` may take.
 const IP_LIMIT: Duration = Duration::from_secs(20);
 
@@ -172,11 +186,10 @@ impl Host {
     /// The process that results is the program itself (unless `family` is asked for), so that its id is its own.
     pub fn launch(&self, program: impl AsRef<std::ffi::OsStr>, launch: &Launch) -> Command {
         let inner = &self.0;
-        let mut mounts = vec![
-            (inner.names.clone(), "/etc/hosts".into()),
-            (inner.resolver.clone(), "/etc/resolv.conf".into()),
-        ];
-        mounts.extend(launch.mounts.iter().cloned());
+        let mut mounts = launch.mounts.clone();
+        // After the others: one of them may be the whole of /etc.
+        mounts.push((inner.names.clone(), "/etc/hosts".into()));
+        mounts.push((inner.resolver.clone(), "/etc/resolv.conf".into()));
         let mut command = Command::new("nsenter");
         command.arg(format!("--net={NAMESPACES}/{}", inner.namespace.0));
         // `ip netns exec` would mount a new /sys and so hide the control groups, which dockerd needs.
@@ -196,10 +209,7 @@ impl Host {
             command.arg(from).arg(to);
         }
         command.arg(ENTERED).arg(program);
-        // Not the machine's own way out, nor another daemon.
-        for name in
-            ["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "DOCKER_HOST"]
-        {
+        for name in NOT_PASSED_ON {
             command.env_remove(name);
         }
         command

@@ -16,6 +16,8 @@ use std::time::Duration;
 pub const OPEN: &str = "registry.example";
 /// The registry that asks for [`CREDENTIALS`].
 pub const PRIVATE: &str = "private.example";
+/// [`OPEN`] again, under the name by which engines know Docker's own registry.
+pub const HUB: &str = "registry-1.docker.io";
 /// What [`PRIVATE`] asks for.
 pub const CREDENTIALS: &str = "somebody:correct-horse";
 
@@ -42,7 +44,7 @@ pub struct Registry {
 pub struct Hit {
     /// GET, HEAD ...
     pub method: String,
-    /// `registry.example` or `private.example`.
+    /// One of [`Registry::NAMES`].
     pub host: String,
     /// With its query.
     pub path: String,
@@ -54,7 +56,7 @@ pub struct Hit {
 
 impl Registry {
     /// The names that the registry's host must have.
-    pub const NAMES: [&str; 2] = [OPEN, PRIVATE];
+    pub const NAMES: [&str; 3] = [OPEN, PRIVATE, HUB];
 
     /// Starts both registries and their front on `host`.
     pub fn start(host: &Host) -> Result<Self> {
@@ -173,7 +175,7 @@ fn start_front(host: &Host, folder: &Path) -> Result<Process> {
            server {{ listen 127.0.0.1:{STATUS_PORT}; access_log off; location / {{ stub_status; }} }}
          }}\n",
         folder = folder.display(),
-        open = server(OPEN, 5001),
+        open = server(&format!("{OPEN} {HUB}"), 5001),
         private = server(PRIVATE, 5002),
     );
     let file = folder.join("nginx.conf");

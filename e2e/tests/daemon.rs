@@ -83,6 +83,34 @@ fn many_clients_at_once_cost_one_copy() -> Result<()> {
     Ok(())
 }
 
+/// As registries do that keep their blobs elsewhere: the client never sees the signed address, and the place that it names
+/// never sees the client's credentials.
+#[test]
+fn redirects_are_followed_without_the_credentials() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (registry, elsewhere) = (Origin::start(None)?, Origin::start(None)?);
+    let content = Content::new(9, 10 * MIB);
+    let path = format!("/v2/test/blobs/{}", content.digest());
+    let location = format!("http://{}/signed?secret=1", elsewhere.address());
+    let headers = vec![("Location".to_owned(), location)];
+    registry.put(&path, Page::Fixed { status: 307, headers, body: String::new() });
+    elsewhere.put("/signed", Page::content(content));
+    let daemon = Daemon::start("daemon", folder.path(), &loopback_config(folder.path(), ""))?;
+    let url = format!("http://{}{path}", registry.address());
+    let credentials = ("Authorization", "Bearer swordfish");
+    for _ in 0..2 {
+        let answer = http::get(daemon.proxy, &url, &[credentials])?;
+        assert_eq!((answer.status, answer.header("location")), (200, None));
+        assert_eq!(digest_of(answer)?, content.digest());
+    }
+    assert_eq!(elsewhere.sent("/signed"), content.length);
+    assert!(elsewhere.asked("/signed").iter().all(|asked| asked.header("authorization").is_none()));
+    assert_eq!(registry.asked(&path)[0].header("authorization"), Some(credentials.1));
+    let log = daemon.process.log();
+    assert!(!log.contains("swordfish") && !log.contains("secret=1"), "{log}");
+    Ok(())
+}
+
 /// The origin lies: the client must not take it for the content.
 #[test]
 fn wrong_bytes_never_come_to_a_good_end() -> Result<()> {

@@ -28,18 +28,20 @@ struct Site {
     lab: Lab,
 }
 
-/// A host whose system folders are copies.
+/// A host whose system folders are copies: what is set up there touches nothing of the machine.
 struct Client {
     host: Host,
-    etc_ssl: PathBuf,
+    etc: PathBuf,
     authorities: PathBuf,
-    etc_docker: PathBuf,
+    /// Programs that are found before the machine's own.
+    programs: PathBuf,
 }
 
 fn main() -> ExitCode {
     suite::run(
         Site::start,
         &[
+            ("what_up_prints_works_when_pasted", what_up_prints_works_when_pasted),
             ("the_script_is_clean", the_script_is_clean),
             (
                 "the_script_makes_this_system_trust_and_not_any_more",
@@ -97,24 +99,25 @@ impl Client {
             run(Command::new("cp").args(["--archive", from]).arg(&to), LIMIT)?.ok()?;
             Ok(to)
         };
-        let etc_ssl = copy("/etc/ssl", "etc-ssl")?;
+        let etc = copy("/etc", "etc")?;
         let authorities = copy("/usr/local/share/ca-certificates", "authorities")?;
-        let etc_docker = host.new_folder("etc-docker")?;
-        Ok(Self { host, etc_ssl, authorities, etc_docker })
+        let programs = host.new_folder("programs")?;
+        Ok(Self { host, etc, authorities, programs })
     }
 
     /// A program that sees the copies in place of the machine's own.
     fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
-        let mounts = [
-            (self.etc_ssl.clone(), "/etc/ssl".into()),
-            (self.authorities.clone(), "/usr/local/share/ca-certificates".into()),
-            (self.etc_docker.clone(), "/etc/docker".into()),
-        ];
-        let mut command = self.host.launch(program, &Launch { mounts: mounts.into(), family: false });
-        for name in ["SSL_CERT_FILE", "SSL_CERT_DIR", "CURL_CA_BUNDLE"] {
-            command.env_remove(name);
-        }
+        let authorities = (self.authorities.clone(), "/usr/local/share/ca-certificates".into());
+        let mounts = vec![(self.etc.clone(), "/etc".into()), authorities];
+        let mut command = self.host.launch(program, &Launch { mounts, family: false });
+        let path = std::env::var("PATH").unwrap_or_default();
+        command.env("PATH", format!("{}:{path}", self.programs.display())).current_dir(self.host.folder());
         command
+    }
+
+    /// What this system trusts.
+    fn store(&self) -> PathBuf {
+        self.etc.join("ssl/certs/ca-certificates.crt")
     }
 
     fn script(&self, args: &[&str]) -> Result<Output> {
@@ -140,6 +143,52 @@ fn script() -> PathBuf {
     workspace().join("docker/trust-ca.sh")
 }
 
+/// On the machine that it runs on, which has no systemd here: what would be restarted is started by hand, with the
+/// environment that the pasted lines wrote.
+fn what_up_prints_works_when_pasted(site: &Site) -> Result<()> {
+    let here = Client::new(site.proxy.clone())?;
+    let asked = here.programs.join("asked");
+    let systemctl = format!("#!/bin/sh\necho \"$@\" >> {}\n", asked.display());
+    std::fs::write(here.programs.join("systemctl"), systemctl)?;
+    run(Command::new("chmod").arg("755").arg(here.programs.join("systemctl")), LIMIT)?.ok()?;
+
+    let log = site.up.process.log();
+    ensure!(log.contains(&site.fingerprint()?), "another fingerprint than openssl's:\n{log}");
+    let commands: Vec<&str> = log.lines().filter_map(|line| line.strip_prefix("    ")).collect();
+    ensure!(commands.len() >= 6, "{log}");
+    for command in &commands {
+        let output = run(here.command("sh").args(["-c", command]), LIMIT)?
+            .ok()
+            .with_context(|| (*command).to_owned())?;
+        match *command {
+            command if command.contains("/healthy") => {
+                ensure!(output.stdout.trim() == "ok", "{}", output.stdout)
+            }
+            command if command.contains("/v2/") => ensure!(output.stdout.trim() == "{}", "{}", output.stdout),
+            _ => {}
+        }
+    }
+    ensure!(
+        std::fs::read_to_string(here.host.folder().join("darter-ca.crt"))? == site.certificate()?,
+        "another CA"
+    );
+    ensure!(std::fs::read_to_string(asked)?.contains("restart docker"), "docker was not restarted");
+
+    let unit = std::fs::read_to_string(here.etc.join("systemd/system/docker.service.d/darter.conf"))?;
+    let proxy = unit
+        .split_whitespace()
+        .find_map(|word| word.strip_prefix("HTTPS_PROXY="))
+        .context("no HTTPS_PROXY")?;
+    let image = site.registry.publish(&format!("{OPEN}/library/pasted:1"), 43, 2, 10 * MIB)?;
+    let setup = Setup { proxy: Some(proxy.to_owned()), system_trust: Some(here.store()), ..Setup::default() };
+    let engine = Dockerd::start(&here.host, &setup)?;
+    engine.pull("pasted:1")?;
+    engine.check("pasted:1", &image)?;
+    let sent: u64 = site.registry.blob_bytes(&image)?.values().sum();
+    ensure!(sent == image.size(), "{sent} bytes left the registry");
+    Ok(())
+}
+
 fn the_script_is_clean(_: &Site) -> Result<()> {
     run(Command::new("shellcheck").arg(script()), LIMIT)?.ok().map(drop)
 }
@@ -159,7 +208,7 @@ fn the_script_makes_this_system_trust_and_not_any_more(site: &Site) -> Result<()
     // Docker has no other trust than the system's here.
     let reference = &format!("{OPEN}/setup:1");
     let image = site.registry.publish(reference, 41, 1, 5 * MIB)?;
-    let system_trust = Some(client.etc_ssl.join("certs/ca-certificates.crt"));
+    let system_trust = Some(client.store());
     let engine =
         Dockerd::start(&client.host, &Setup { proxy: Some(url.clone()), system_trust, ..Setup::default() })?;
     engine.pull(reference)?;
@@ -171,8 +220,7 @@ fn the_script_makes_this_system_trust_and_not_any_more(site: &Site) -> Result<()
     client.curl(&url)?.failed()?;
     ensure!(client.script(&["--undo"])?.ok()?.stdout.is_empty(), "there was nothing left to undo");
     // What was there before is there still.
-    let [ours, theirs] =
-        [client.etc_ssl.join("certs/ca-certificates.crt"), SYSTEM_TRUST.into()].map(std::fs::read);
+    let [ours, theirs] = [client.store(), SYSTEM_TRUST.into()].map(std::fs::read);
     ensure!(ours? == theirs?, "the store is another one than before");
     Ok(())
 }
@@ -208,7 +256,7 @@ fn the_script_sets_up_docker_for_one_registry(site: &Site) -> Result<()> {
     let (client, url) = (&site.client, site.url());
     client.script(&["--proxy", &url, "--no-system", "--docker", OPEN])?.ok()?;
     client.curl(&url)?.failed()?;
-    let trusted = client.etc_docker.join("certs.d").join(OPEN).join("darter.crt");
+    let trusted = client.etc.join("docker/certs.d").join(OPEN).join("darter.crt");
     ensure!(std::fs::read_to_string(&trusted)? == site.certificate()?, "another certificate");
 
     let reference = &format!("{OPEN}/setup:2");
@@ -218,7 +266,7 @@ fn the_script_sets_up_docker_for_one_registry(site: &Site) -> Result<()> {
     engine.pull(reference)?;
     engine.check(reference, &image)?;
     client.script(&["--undo"])?.ok()?;
-    ensure!(!trusted.exists() && client.etc_docker.join("certs.d").exists(), "not undone");
+    ensure!(!trusted.exists() && client.etc.join("docker/certs.d").exists(), "not undone");
     Ok(())
 }
 
