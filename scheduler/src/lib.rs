@@ -1,1 +1,39 @@
-//! (to be written)
+//! The scheduler: who has what, who asks whom, and who may go to the origin.
+//!
+//! - `cluster.rs`: the whole state, as events in and packets out. It does no IO and knows no clock.
+//! - `task.rs`, `mesh.rs`, `lease.rs`: one task. Its peers and content; who is named to whom; whose turn it is.
+//! - `policy.rs`: whom a peer gets as partners, as a pure function.
+//! - `message.rs`: what a daemon's message must look like before the state sees it.
+//! - `service.rs`, `server.rs`: gRPC around it. `metrics.rs`: its numbers.
+//!
+//! All state is soft and in memory: after a restart the daemons connect again and announce what they hold. The scheduler
+//! sees ids, lengths, hashes and counts, and no URL and no credential.
+
+#![forbid(unsafe_code)]
+
+mod cluster;
+mod hashes;
+mod host;
+mod lease;
+mod mesh;
+pub mod message;
+mod metrics;
+mod peer;
+mod policy;
+mod refusal;
+mod server;
+mod service;
+mod stream;
+mod task;
+mod world;
+
+#[cfg(test)]
+mod check;
+#[cfg(test)]
+mod tests;
+
+pub use cluster::{Cluster, Sources, Taken};
+pub use refusal::Refusal;
+pub use server::{RunError, Scheduler, run};
+pub use stream::StreamId;
+pub use world::Counts;

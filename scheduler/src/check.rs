@@ -1,0 +1,145 @@
+//! The invariants, checked against a whole cluster after every event of a test.
+
+use crate::cluster::Cluster;
+use crate::host::{HostKey, Hosts};
+use crate::peer::{Role, Standing};
+use crate::stream::Line;
+use crate::task::Task;
+use crate::world::Timer;
+use darter_protocol::TaskId;
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+impl Cluster {
+    /// Panics when an invariant is broken.
+    pub(crate) fn check(&self, now: Instant) {
+        for (key, life) in self.world.hosts.lives() {
+            assert_eq!(self.world.hosts.key(&life.host.id), Some(key));
+            assert_eq!(self.world.streams.line(life.lifeline), Some(Line::Lifeline { host: key }));
+            let peer_of: BTreeSet<TaskId> = self
+                .tasks
+                .iter()
+                .filter(|(_, task)| task.peers.contains_key(&key))
+                .map(|(id, _)| *id)
+                .collect();
+            assert_eq!(life.tasks, peer_of, "a host's list of its tasks");
+            assert_eq!(
+                life.downloads,
+                self.tasks.values().filter(|task| task.download(key).is_some()).count()
+            );
+        }
+        let mut timers = BTreeSet::new();
+        for (id, task) in &self.tasks {
+            self.check_streams(*id, task);
+            task.check(&self.world.hosts, now);
+            timers.extend(task.lease.as_ref().and_then(|lease| Some((lease.timer?, Timer::Lease(*id)))));
+            timers.extend(
+                task.downloads().filter_map(|(key, d)| Some((d.silent_until?, Timer::Silent(*id, key)))),
+            );
+        }
+        let armed =
+            self.world.timers.iter().copied().filter(|(_, timer)| !matches!(timer, Timer::Shareable(_)));
+        assert_eq!(armed.collect::<BTreeSet<_>>(), timers, "armed timers");
+        for (id, task) in &self.tasks {
+            let marked =
+                self.world.timers.iter().filter(|(_, timer)| *timer == Timer::Shareable(*id)).count();
+            assert_eq!(marked, usize::from(task.unshareable), "the end of the mark");
+        }
+        self.check_counts();
+    }
+
+    fn check_streams(&self, id: TaskId, task: &Task) {
+        for (host, download) in task.downloads() {
+            assert!(download.stream.is_none() || download.silent_until.is_none());
+            if let Some(stream) = download.stream {
+                assert_eq!(self.world.streams.line(stream), Some(Line::Conversation { task: id, host }));
+            }
+        }
+    }
+
+    fn check_counts(&self) {
+        let counts = self.counts();
+        let count = |wanted: fn(&Role) -> bool| {
+            self.tasks.values().flat_map(|task| task.peers.values()).filter(|peer| wanted(&peer.role)).count()
+        };
+        assert_eq!(counts.complete, count(|role| matches!(role, Role::Complete)));
+        assert_eq!(counts.partial, count(|role| matches!(role, Role::Partial)));
+        assert_eq!(counts.downloading, count(|role| matches!(role, Role::Downloading(_))));
+    }
+}
+
+impl Task {
+    fn check(&self, hosts: &Hosts, now: Instant) {
+        assert!(!self.peers.is_empty() || self.unshareable, "a task that nobody has");
+        assert!(self.peers.keys().all(|key| hosts.life(*key).is_some()), "a peer whose host is gone");
+        assert_eq!(
+            self.complete,
+            self.peers.values().filter(|peer| matches!(peer.role, Role::Complete)).count()
+        );
+        assert_eq!(self.downloading, self.downloads().count());
+        self.check_indexes();
+        for key in self.peers.keys() {
+            self.check_links(hosts, *key);
+        }
+        self.check_lease(now);
+    }
+
+    fn check_indexes(&self) {
+        let length = self.content.as_ref().map(|content| content.layout.length());
+        let listed: BTreeSet<HostKey> = self.suppliers.iter().copied().collect();
+        assert_eq!(listed.len(), self.suppliers.len(), "a supplier listed twice");
+        for (key, peer) in &self.peers {
+            let (supplier, source, lonely) = match &peer.role {
+                Role::Complete => (true, true, false),
+                Role::Partial => (true, false, false),
+                Role::Downloading(download) => {
+                    let supplier = download.meshes() && download.held > 0;
+                    let all = length.is_some_and(|length| download.held >= length);
+                    (supplier, supplier && all, download.meshes() && download.partners.is_empty())
+                }
+            };
+            assert_eq!(peer.supplier, supplier && !peer.struck);
+            assert_eq!(listed.contains(key), peer.supplier, "suppliers");
+            assert_eq!(self.sources.contains(key), source && !peer.struck, "sources");
+            assert_eq!(self.lonely.contains(key), lonely, "lonely");
+        }
+        for listed in [&listed, &self.sources, &self.lonely] {
+            assert!(listed.iter().all(|key| self.peers.contains_key(key)), "listed, but no peer");
+        }
+    }
+
+    fn check_links(&self, hosts: &Hosts, key: HostKey) {
+        let Some(download) = self.download(key) else { return };
+        assert!(download.meshes() || download.partners.is_empty(), "one that goes alone has a partner");
+        for partner in download.partners.keys() {
+            let peer = self.peers.get(partner).expect("a partner is a peer");
+            assert!(!peer.struck, "a partner that is struck");
+            assert!(!download.failed.contains(partner), "a partner that failed");
+            let id = &hosts.life(*partner).expect("a partner is alive").host.id;
+            assert!(!download.gone.contains(id), "a partner that is to be dropped");
+            if let Some(theirs) = self.download(*partner) {
+                assert!(theirs.partners.contains_key(&key), "a link that is not mutual");
+            }
+        }
+        if download.meshes() && self.has_source(key) {
+            let has = download.partners.keys().any(|partner| self.sources.contains(partner));
+            assert!(has, "there is a source, and the peer does not know it");
+        }
+        if self.lonely.contains(&key) {
+            let free = |supplier: &&HostKey| self.usable(key, **supplier) && self.room(**supplier) > 0;
+            assert_eq!(self.suppliers.iter().find(free), None, "a peer has nobody, and somebody has room");
+        }
+    }
+
+    fn check_lease(&self, now: Instant) {
+        let holder = self.lease.as_ref().map(|lease| lease.holder);
+        let leased = self.downloads().filter(|(_, d)| d.standing == Standing::Leased).map(|(key, _)| key);
+        assert_eq!(leased.collect::<Vec<_>>(), Vec::from_iter(holder), "who holds the lease");
+        assert!(holder.is_none() || !self.unshareable, "a lease where everybody goes alone");
+        if self.is_free(now) {
+            let forgotten =
+                self.downloads().find(|(key, d)| d.stream.is_some() && self.ticket_of(*key).is_some());
+            assert!(forgotten.is_none(), "the lease is free, and a peer waits for it");
+        }
+    }
+}

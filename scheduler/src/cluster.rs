@@ -1,0 +1,365 @@
+//! [`Cluster`]: the whole state of a scheduler. Events go in with the time at which they happened; packets and a deadline
+//! come out. It does no IO, reads no clock, and draws only on the generator that it was made with: the same events give
+//! the same packets, in production and in a simulation of ten thousand hosts.
+//!
+//! The driver's part:
+//! - It calls `handle_*` for what it hears, and [`Cluster::handle_timeout`] when [`Cluster::poll_timeout`] has come.
+//! - After each of these it asks [`Cluster::poll_ready`] which streams have something to say, and lets each
+//!   [`Cluster::take`] until there is nothing more, as fast as its reader takes it.
+//! - It calls [`Cluster::handle_stream_closed`] once for every stream that was opened, however it ended.
+//!
+//! Invariants: a host is here exactly while its life line is open; a task exactly while it has a peer or is marked as not
+//! shareable. Everything else is each task's own (`task.rs`).
+
+use crate::host::HostKey;
+use crate::message::{Content, Held, Host, Report};
+use crate::refusal::Refusal;
+use crate::stream::{Line, StreamId};
+use crate::task::Task;
+use crate::world::{Counts, Cx, Timer, World};
+use darter_protocol::scheduler as proto;
+use darter_protocol::{HostId, TaskId};
+use rand::rngs::StdRng;
+use std::collections::HashMap;
+use std::time::Instant;
+
+/// Hosts at once. A host without tasks costs about 1 KiB.
+const MAX_HOSTS: usize = 100_000;
+/// Tasks of one host, held or wanted. A held task costs about 200 bytes, and more by what its headers take.
+const MAX_TASKS_PER_HOST: usize = 1_000_000;
+/// Downloads of one host at once, below the streams that a connection may have (`service.rs`), so that a daemon with all
+/// its downloads open can still register and report.
+pub(crate) const MAX_DOWNLOADS_PER_HOST: usize = 4_000;
+
+/// Who has what, who asks whom, and who may go to the origin.
+#[derive(Debug)]
+pub struct Cluster {
+    epoch: u64,
+    pub(crate) tasks: HashMap<TaskId, Task>,
+    pub(crate) world: World,
+}
+
+/// What a stream has to say.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Taken {
+    /// This, and perhaps more.
+    Packet(proto::PeerPacket),
+    /// Nothing now: wait until it is ready.
+    Nothing,
+    /// Nothing ever: close it, with the refusal if there is one.
+    Ended(Option<Refusal>),
+}
+
+/// Bytes of a finished download, by where they came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Sources {
+    /// From the origin.
+    pub from_origin: u64,
+    /// From other daemons.
+    pub from_peers: u64,
+}
+
+// === hosts ===
+
+impl Cluster {
+    /// An empty cluster. `epoch` tells daemons that this is a new one: it should differ from every earlier one's.
+    pub fn new(epoch: u64, rng: StdRng) -> Self {
+        Self { epoch, tasks: HashMap::new(), world: World::new(rng) }
+    }
+
+    /// What the daemons are told at the start of their life lines.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// A host's life line is open. One that it had before ends, and takes nothing with it.
+    ///
+    /// # Errors
+    /// [`Refusal::TooMany`]. No stream has been opened then.
+    pub fn handle_host_announced(&mut self, now: Instant, host: Host) -> Result<StreamId, Refusal> {
+        let Some(key) = self.world.hosts.key(&host.id) else {
+            if self.world.hosts.len() >= MAX_HOSTS {
+                return Err(Refusal::TooMany("hosts"));
+            }
+            let streams = &mut self.world.streams;
+            return Ok(self.world.hosts.insert(host, |key| streams.open(Line::Lifeline { host: key })));
+        };
+        let lifeline = self.world.streams.open(Line::Lifeline { host: key });
+        if let Some(life) = self.world.hosts.life_mut(key) {
+            let before = std::mem::replace(&mut life.lifeline, lifeline);
+            self.world.streams.end(before, Some(Refusal::Replaced));
+        }
+        self.update_host(now, key, host);
+        Ok(lifeline)
+    }
+
+    /// A life line says what is new about its host.
+    ///
+    /// # Errors
+    /// [`Refusal::OtherHost`], or why the stream has ended.
+    pub fn handle_host_renewed(&mut self, now: Instant, stream: StreamId, host: Host) -> Result<(), Refusal> {
+        let Some(Line::Lifeline { host: key }) = self.world.streams.line(stream) else {
+            return Err(Refusal::Replaced);
+        };
+        if self.world.hosts.key(&host.id) != Some(key) {
+            return Err(Refusal::OtherHost);
+        }
+        self.update_host(now, key, host);
+        Ok(())
+    }
+
+    fn update_host(&mut self, now: Instant, key: HostKey, host: Host) {
+        let Some(life) = self.world.hosts.life_mut(key) else { return };
+        let moved = (life.host.ip, life.host.piece_port) != (host.ip, host.piece_port);
+        life.host = host;
+        if moved {
+            for task in life.tasks.clone() {
+                self.on_task(now, task, |task, cx| task.changed(cx, key));
+            }
+        }
+    }
+
+    /// The host says goodbye. One that is not here has gone already.
+    pub fn handle_host_left(&mut self, now: Instant, host: &HostId) {
+        if let Some(key) = self.world.hosts.key(host) {
+            if let Some(life) = self.world.hosts.life(key) {
+                self.world.streams.end(life.lifeline, None);
+            }
+            self.host_gone(now, key);
+        }
+    }
+
+    fn host_gone(&mut self, now: Instant, key: HostKey) {
+        // Its peers leave while the host is still known, so that others can be told by name who is gone.
+        let tasks = self.world.hosts.life(key).map(|life| life.tasks.clone()).unwrap_or_default();
+        for task in tasks {
+            self.on_task(now, task, |task, cx| task.leave(cx, key, Some(Refusal::HostGone)));
+        }
+        self.world.hosts.remove(key);
+    }
+
+    fn alive(&self, host: &HostId) -> Result<HostKey, Refusal> {
+        self.world.hosts.key(host).ok_or(Refusal::UnknownHost)
+    }
+}
+
+// === tasks ===
+
+impl Cluster {
+    /// A host holds these tasks complete. What it says of a task whose content is known otherwise is not believed.
+    ///
+    /// # Errors
+    /// [`Refusal::UnknownHost`], [`Refusal::TooMany`]; none of the tasks has been taken then.
+    pub fn handle_inventory(&mut self, now: Instant, host: &HostId, tasks: Vec<Held>) -> Result<(), Refusal> {
+        let key = self.alive(host)?;
+        self.check_room(key, tasks.len())?;
+        for Held { task, content } in tasks {
+            if self.on_task_or_new(now, task, |task, cx| task.holds(cx, key, content)).is_err() {
+                self.world.counts.ignored += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// A host wants a task; `held` bytes of it it has. What it is told at once: the content, partners and hashes that are
+    /// known, and a lease if it may go to the origin now.
+    ///
+    /// # Errors
+    /// [`Refusal::UnknownHost`], [`Refusal::TooMany`].
+    pub fn handle_registered(
+        &mut self,
+        now: Instant,
+        host: &HostId,
+        task: TaskId,
+        held: u64,
+    ) -> Result<proto::RegisterPeerTaskResponse, Refusal> {
+        let key = self.alive(host)?;
+        self.check_room(key, 1)?;
+        if self.world.hosts.life(key).is_some_and(|life| life.downloads >= MAX_DOWNLOADS_PER_HOST) {
+            return Err(Refusal::TooMany("downloads of one host"));
+        }
+        self.world.counts.registrations += 1;
+        let packet = self.on_task_or_new(now, task, |task, cx| task.register(cx, key, held));
+        Ok(proto::RegisterPeerTaskResponse {
+            content: packet.content,
+            partners: packet.partners,
+            hashes: packet.hashes,
+            lease: packet.lease,
+        })
+    }
+
+    fn check_room(&self, key: HostKey, more: usize) -> Result<(), Refusal> {
+        match self.world.hosts.life(key) {
+            Some(life) if life.tasks.len() + more > MAX_TASKS_PER_HOST => {
+                Err(Refusal::TooMany("tasks of one host"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The conversation about a download is open. What happened since the registration is told on it. If there was one
+    /// already, it ends, and the new one is told everything again: what was said on the other may have been lost.
+    ///
+    /// # Errors
+    /// [`Refusal::UnknownHost`], [`Refusal::NotRegistered`]. No stream has been opened then.
+    pub fn handle_conversation_opened(
+        &mut self,
+        now: Instant,
+        host: &HostId,
+        task: TaskId,
+    ) -> Result<StreamId, Refusal> {
+        let key = self.alive(host)?;
+        let stream = self.world.streams.open(Line::Conversation { task, host: key });
+        let opened = self
+            .on_task(now, task, |task, cx| task.open(cx, key, stream))
+            .unwrap_or(Err(Refusal::NotRegistered));
+        if let Err(refusal) = opened {
+            self.world.streams.remove(stream);
+            return Err(refusal);
+        }
+        Ok(stream)
+    }
+
+    /// A peer reports on its conversation. What comes after the download has ended is not heard.
+    ///
+    /// # Errors
+    /// Why the stream has ended or must end now.
+    pub fn handle_report(&mut self, now: Instant, stream: StreamId, report: Report) -> Result<(), Refusal> {
+        let (task, host) = match self.world.streams.line(stream) {
+            Some(Line::Conversation { task, host }) => (task, host),
+            Some(Line::Ended(Some(refusal))) => return Err(refusal),
+            _ => return Ok(()),
+        };
+        let reported = self.on_task(now, task, |task, cx| match task.download(host) {
+            Some(download) if download.stream == Some(stream) => task.report(cx, host, report),
+            _ => Ok(()),
+        });
+        reported.unwrap_or(Ok(()))
+    }
+
+    /// A download has ended. With `complete`, the host holds the whole content now, registered or not.
+    ///
+    /// # Errors
+    /// [`Refusal::UnknownHost`], [`Refusal::TooMany`], [`Refusal::OtherContent`].
+    pub fn handle_peer_result(
+        &mut self,
+        now: Instant,
+        (host, task): (&HostId, TaskId),
+        complete: Option<Content>,
+        bytes: Sources,
+    ) -> Result<(), Refusal> {
+        let key = self.alive(host)?;
+        if let Some(content) = complete {
+            self.check_room(key, 1)?;
+            self.on_task_or_new(now, task, |task, cx| task.holds(cx, key, content))?;
+        } else {
+            self.on_task(now, task, |task, cx| task.gave_up(cx, key));
+        }
+        let counts = &mut self.world.counts;
+        counts.bytes_from_origin = counts.bytes_from_origin.saturating_add(bytes.from_origin);
+        counts.bytes_from_peers = counts.bytes_from_peers.saturating_add(bytes.from_peers);
+        Ok(())
+    }
+
+    /// The host does not hold these tasks any more. A host that is gone holds none anyway.
+    pub fn handle_tasks_left(&mut self, now: Instant, host: &HostId, tasks: Vec<TaskId>) {
+        if let Some(key) = self.world.hosts.key(host) {
+            for task in tasks {
+                self.on_task(now, task, |task, cx| task.dropped(cx, key));
+            }
+        }
+    }
+
+    /// What is known of a task; nothing of one that nobody has.
+    pub fn stat(&self, task: &TaskId) -> proto::StatTaskResponse {
+        self.tasks.get(task).map(|task| task.stat(&self.world.hosts)).unwrap_or_default()
+    }
+
+    fn on_task<R>(
+        &mut self,
+        now: Instant,
+        id: TaskId,
+        event: impl FnOnce(&mut Task, &mut Cx<'_>) -> R,
+    ) -> Option<R> {
+        let task = self.tasks.get_mut(&id)?;
+        let result = event(task, &mut self.world.cx(now, id));
+        if task.tidy() {
+            self.tasks.remove(&id);
+        }
+        Some(result)
+    }
+
+    fn on_task_or_new<R>(
+        &mut self,
+        now: Instant,
+        id: TaskId,
+        event: impl FnOnce(&mut Task, &mut Cx<'_>) -> R,
+    ) -> R {
+        self.tasks.entry(id).or_default();
+        self.on_task(now, id, event).expect("it was there or has just been made")
+    }
+}
+
+// === streams, time, numbers ===
+
+impl Cluster {
+    /// A stream is closed, by whomever. A life line takes its host along; a conversation ends the download.
+    pub fn handle_stream_closed(&mut self, now: Instant, stream: StreamId) {
+        match self.world.streams.remove(stream) {
+            Some(Line::Lifeline { host }) => self.host_gone(now, host),
+            Some(Line::Conversation { task, host }) => {
+                self.on_task(now, task, |task, cx| task.closed(cx, host, stream));
+            }
+            Some(Line::Ended(_)) | None => {}
+        }
+    }
+
+    /// A stream that has something to say; each once, until something new happens to it.
+    pub fn poll_ready(&mut self) -> Option<StreamId> {
+        self.world.streams.poll_ready()
+    }
+
+    /// What a stream has to say. A packet counts as told once it is taken.
+    pub fn take(&mut self, stream: StreamId) -> Taken {
+        match self.world.streams.line(stream) {
+            None => Taken::Ended(None),
+            Some(Line::Ended(why)) => Taken::Ended(why),
+            Some(Line::Lifeline { .. }) => Taken::Nothing,
+            Some(Line::Conversation { task, host }) => match self.take_packet(stream, task, host) {
+                Some(packet) => {
+                    self.world.counts.packets += 1;
+                    Taken::Packet(packet)
+                }
+                None => Taken::Nothing,
+            },
+        }
+    }
+
+    fn take_packet(&mut self, stream: StreamId, task: TaskId, host: HostKey) -> Option<proto::PeerPacket> {
+        let task = self.tasks.get_mut(&task)?;
+        let open = task.download(host).is_some_and(|download| download.stream == Some(stream));
+        if open { task.take(&self.world.hosts, host) } else { None }
+    }
+
+    /// When [`Self::handle_timeout`] is due, if nothing else happens.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.world.timers.first().map(|(at, _)| *at)
+    }
+
+    /// Does what is due by `now`.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while self.world.timers.first().is_some_and(|(at, _)| *at <= now) {
+            match self.world.timers.pop_first().map(|(_, timer)| timer) {
+                Some(Timer::Lease(task)) => self.on_task(now, task, |task, cx| task.lease_due(cx)),
+                Some(Timer::Silent(task, host)) => self.on_task(now, task, |task, cx| task.silent(cx, host)),
+                Some(Timer::Shareable(task)) => self.on_task(now, task, |task, cx| task.shareable(cx)),
+                None => None,
+            };
+        }
+    }
+
+    /// What there is, and what has happened since the start.
+    pub fn counts(&self) -> Counts {
+        Counts { hosts: self.world.hosts.len(), tasks: self.tasks.len(), ..self.world.counts }
+    }
+}

@@ -1,0 +1,98 @@
+//! [`Hosts`]: the daemons whose life line is open, and nobody else.
+//!
+//! Invariant: `by_id` and `lives` name the same hosts, and a life's `tasks` are exactly the tasks in which the host is a
+//! peer (the tasks keep that, see `task.rs`).
+
+use crate::message::Host;
+use crate::policy::Nearness;
+use crate::stream::StreamId;
+use darter_protocol::{HostId, TaskId};
+use std::collections::{BTreeSet, HashMap};
+
+/// One life of a host: from its announcement until its life line ends without another in its place. A host that comes
+/// back has a new key, so that nothing that was said of its former life sticks to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct HostKey(u64);
+
+#[cfg(test)]
+impl Hosts {
+    pub(crate) fn lives(&self) -> impl Iterator<Item = (HostKey, &Life)> {
+        self.lives.iter().map(|(key, life)| (*key, life))
+    }
+}
+
+#[cfg(test)]
+impl HostKey {
+    pub(crate) const fn for_test(key: u64) -> Self {
+        Self(key)
+    }
+}
+
+/// A host that is alive.
+#[derive(Debug)]
+pub(crate) struct Life {
+    pub(crate) host: Host,
+    pub(crate) lifeline: StreamId,
+    /// Where it is a peer. Ordered, so that what follows from its end does not depend on a hash's seed.
+    pub(crate) tasks: BTreeSet<TaskId>,
+    /// In how many of these it downloads.
+    pub(crate) downloads: usize,
+}
+
+/// All hosts that are alive.
+#[derive(Debug, Default)]
+pub(crate) struct Hosts {
+    lives: HashMap<HostKey, Life>,
+    by_id: HashMap<HostId, HostKey>,
+    next: u64,
+}
+
+impl Hosts {
+    pub(crate) fn len(&self) -> usize {
+        self.lives.len()
+    }
+
+    pub(crate) fn key(&self, id: &HostId) -> Option<HostKey> {
+        self.by_id.get(id).copied()
+    }
+
+    pub(crate) fn life(&self, key: HostKey) -> Option<&Life> {
+        self.lives.get(&key)
+    }
+
+    pub(crate) fn life_mut(&mut self, key: HostKey) -> Option<&mut Life> {
+        self.lives.get_mut(&key)
+    }
+
+    /// The host's checked description, for a key that a task holds.
+    pub(crate) fn host(&self, key: HostKey) -> Option<&Host> {
+        self.life(key).map(|life| &life.host)
+    }
+
+    pub(crate) fn is_seed(&self, key: HostKey) -> bool {
+        self.host(key).is_some_and(|host| host.seed)
+    }
+
+    pub(crate) fn nearness(&self, a: HostKey, b: HostKey) -> Nearness {
+        match (self.host(a), self.host(b)) {
+            (Some(a), Some(b)) => Nearness::between((&a.idc, &a.location), (&b.idc, &b.location)),
+            _ => Nearness::default(),
+        }
+    }
+
+    /// A host that was not alive begins a life, on the life line that `open` opens for it.
+    pub(crate) fn insert(&mut self, host: Host, open: impl FnOnce(HostKey) -> StreamId) -> StreamId {
+        let key = HostKey(self.next);
+        self.next += 1;
+        let lifeline = open(key);
+        self.by_id.insert(host.id.clone(), key);
+        self.lives.insert(key, Life { host, lifeline, tasks: BTreeSet::new(), downloads: 0 });
+        lifeline
+    }
+
+    pub(crate) fn remove(&mut self, key: HostKey) -> Option<Life> {
+        let life = self.lives.remove(&key)?;
+        self.by_id.remove(&life.host.id);
+        Some(life)
+    }
+}

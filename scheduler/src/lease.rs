@@ -1,0 +1,237 @@
+//! The lease: the right to go to the origin, which one peer of a task has at a time.
+//!
+//! The rule: whoever downloads and has no usable source (`Task::has_source`) waits in line, seeds first, then in the
+//! order of their tickets. While the lease is free, the first in line whose stream is open has it; a peer that registers
+//! may have it with the answer. A lease is free when there is none, or when its holder made no progress for too long and
+//! somebody else waits: taken from the only one who wants it, it would only break off an origin that is slow.
+//!
+//! Events that make a peer eligible call [`Task::consider`] for that peer; events that end a lease or lose a source call
+//! [`Task::pass_on`] for everybody. So at any moment outside an event, the lease is not free or nobody waits.
+
+use crate::host::HostKey;
+use crate::peer::Standing;
+use crate::task::Task;
+use crate::world::{Cx, Timer};
+use darter_protocol::scheduler::LeaseOutcome;
+use std::time::{Duration, Instant};
+
+/// A lease without progress for this long passes on. Long enough for an origin that has to wake up or to fetch from an
+/// origin of its own, and for a lost packet or two; short enough that a client behind a waiting peer, which gives up
+/// after 30 s without a byte (containerd), is still there when the next holder begins.
+pub(crate) const LEASE_STALL: Duration = Duration::from_secs(10);
+
+/// After each lease in a row that saw no progress at all, the next may take twice as long, up to this many doublings: an
+/// origin that needs 15 s for its first byte would otherwise be asked by one waiter after the other and answer nobody.
+const MAX_DOUBLINGS: u32 = 3;
+
+/// A peer that gave this many leases back as failed gets no more; it gives up by itself.
+const MAX_FAILURES: u8 = 3;
+
+/// How long everybody goes to the origin alone after one has found that its answer cannot be shared.
+pub(crate) const UNSHAREABLE: Duration = Duration::from_secs(60);
+
+#[derive(Debug)]
+pub(crate) struct Lease {
+    pub(crate) id: u64,
+    pub(crate) holder: HostKey,
+    /// Without progress until then, it is free for others.
+    pub(crate) deadline: Instant,
+    /// When the timer is armed; never after `deadline`. Unarmed once the deadline passed and nobody wanted the lease.
+    pub(crate) timer: Option<Instant>,
+    /// The most origin bytes that were reported.
+    pub(crate) origin_bytes: u64,
+}
+
+impl Task {
+    pub(crate) fn has_lease(&self, key: HostKey) -> bool {
+        self.lease.as_ref().is_some_and(|lease| lease.holder == key)
+    }
+
+    /// The peer may have become eligible: if the lease is free, it gets it.
+    pub(crate) fn consider(&mut self, cx: &mut Cx<'_>, key: HostKey) {
+        if self.is_free(cx.now) && self.ticket_of(key).is_some() && !self.next_turn(cx, key) {
+            self.pass_on(cx);
+        }
+    }
+
+    /// The lease has ended or a source is lost: if the lease is free, the first in line gets it.
+    pub(crate) fn pass_on(&mut self, cx: &mut Cx<'_>) {
+        if !self.is_free(cx.now) {
+            return;
+        }
+        loop {
+            let mut line: Vec<(bool, u64, HostKey)> = self
+                .downloads()
+                .filter(|(_, download)| download.stream.is_some())
+                .filter_map(|(key, _)| Some((!cx.world.hosts.is_seed(key), self.ticket_of(key)?, key)))
+                .collect();
+            line.sort_unstable();
+            // One that goes alone may have been another's source: then the line is longer than it was.
+            if line.is_empty() || line.into_iter().any(|(_, _, key)| self.next_turn(cx, key)) {
+                return;
+            }
+        }
+    }
+
+    /// It is this peer's turn. Returns whether it has the lease now: where it could share nothing, it goes alone.
+    fn next_turn(&mut self, cx: &mut Cx<'_>, key: HostKey) -> bool {
+        if self.unshareable || self.peers.get(&key).is_some_and(|peer| peer.struck) {
+            self.go_alone(cx, key);
+            return false;
+        }
+        self.revoke(cx);
+        self.grant(cx, key);
+        true
+    }
+
+    pub(crate) fn is_free(&self, now: Instant) -> bool {
+        self.lease.as_ref().is_none_or(|lease| now >= lease.deadline)
+    }
+
+    /// The ticket of a peer that waits for the lease.
+    pub(crate) fn ticket_of(&self, key: HostKey) -> Option<u64> {
+        match self.standing(key)? {
+            Standing::Waiting { ticket } if !self.has_source(key) => Some(ticket),
+            _ => None,
+        }
+    }
+
+    fn grant(&mut self, cx: &mut Cx<'_>, key: HostKey) {
+        let id = cx.world.lease_id();
+        let Some(download) = self.download_mut(key) else { return };
+        download.standing = Standing::Leased;
+        download.news.lease = Some(id);
+        cx.world.counts.leases_granted += 1;
+        cx.world.counts.leases_handed_over += u64::from(std::mem::take(&mut self.abandoned));
+        let deadline = cx.now + LEASE_STALL * 2u32.pow(self.stalls.min(MAX_DOUBLINGS));
+        self.lease = Some(Lease { id, holder: key, deadline, timer: None, origin_bytes: 0 });
+        self.arm(cx);
+        self.wake(cx, key);
+    }
+
+    /// The peer has moved the task forward, if it is the holder.
+    pub(crate) fn progress(&mut self, cx: &mut Cx<'_>, key: HostKey) {
+        if let Some(lease) = self.lease.as_mut().filter(|lease| lease.holder == key) {
+            lease.deadline = cx.now + LEASE_STALL;
+            self.stalls = 0;
+            // A timer that is armed comes too early and is armed again then: no need to move it at every message.
+            if lease.timer.is_none_or(|at| at > lease.deadline) {
+                self.arm(cx);
+            }
+        }
+    }
+
+    fn arm(&mut self, cx: &mut Cx<'_>) {
+        if let Some(lease) = &mut self.lease {
+            let timer = Timer::Lease(cx.task);
+            if let Some(at) = lease.timer.replace(lease.deadline) {
+                cx.world.timers.remove(&(at, timer));
+            }
+            cx.world.timers.insert((lease.deadline, timer));
+        }
+    }
+
+    /// The lease's timer has fired.
+    pub(crate) fn lease_due(&mut self, cx: &mut Cx<'_>) {
+        let Some(lease) = &mut self.lease else { return };
+        lease.timer = None;
+        if cx.now < lease.deadline {
+            self.arm(cx);
+        } else {
+            self.pass_on(cx);
+        }
+    }
+
+    /// Takes the lease from a holder that stalled. It waits on, last in line.
+    fn revoke(&mut self, cx: &mut Cx<'_>) {
+        let Some(lease) = &self.lease else { return };
+        let (id, holder) = (lease.id, lease.holder);
+        let unsent = self.download(holder).is_some_and(|download| download.news.lease == Some(id));
+        let ticket = self.ticket();
+        self.release(cx, Standing::Waiting { ticket });
+        self.stalls += 1;
+        cx.world.counts.leases_expired += 1;
+        if let Some(download) = self.download_mut(holder) {
+            download.news.revoked = !unsent;
+        }
+        self.wake(cx, holder);
+    }
+
+    /// Ends the lease; its holder stands as `standing` from now on.
+    fn release(&mut self, cx: &mut Cx<'_>, standing: Standing) {
+        let Some(lease) = self.lease.take() else { return };
+        if let Some(at) = lease.timer {
+            cx.world.timers.remove(&(at, Timer::Lease(cx.task)));
+        }
+        self.abandoned = standing != Standing::Satisfied;
+        if let Some(download) = self.download_mut(lease.holder) {
+            download.standing = standing;
+            download.news.lease = None;
+        }
+    }
+
+    /// The peer stops downloading: its lease, if it has it, is free. Returns whether it had it.
+    pub(crate) fn surrender(&mut self, cx: &mut Cx<'_>, key: HostKey, standing: Standing) -> bool {
+        let had = self.has_lease(key);
+        if had {
+            self.release(cx, standing);
+        }
+        had
+    }
+
+    /// The peer goes to the origin for itself: what it gets there belongs to nobody else.
+    pub(crate) fn go_alone(&mut self, cx: &mut Cx<'_>, key: HostKey) {
+        self.surrender(cx, key, Standing::Alone);
+        let Some(download) = self.download_mut(key) else { return };
+        download.standing = Standing::Alone;
+        download.news.unshareable = true;
+        self.unmesh(cx, key);
+        self.wake(cx, key);
+    }
+
+    /// A partner failed a peer that had all it wanted from the origin: it may want more after all.
+    pub(crate) fn wants_again(&mut self, key: HostKey) {
+        if self.standing(key) == Some(Standing::Satisfied) {
+            let ticket = self.ticket();
+            if let Some(download) = self.download_mut(key) {
+                download.standing = Standing::Waiting { ticket };
+            }
+        }
+    }
+
+    /// The holder gives its lease back. One that it does not hold (any more) means nothing: the messages crossed.
+    pub(crate) fn hear_lease_returned(
+        &mut self,
+        cx: &mut Cx<'_>,
+        key: HostKey,
+        id: u64,
+        outcome: LeaseOutcome,
+    ) {
+        if self.lease.as_ref().is_none_or(|lease| lease.id != id || lease.holder != key) {
+            return;
+        }
+        match outcome {
+            LeaseOutcome::Done => self.release(cx, Standing::Satisfied),
+            LeaseOutcome::Refused => self.release(cx, Standing::Out),
+            LeaseOutcome::Failed | LeaseOutcome::Unspecified => self.failed(cx, key),
+            LeaseOutcome::Unshareable => {
+                self.unshareable = true;
+                cx.world.timers.insert((cx.now + UNSHAREABLE, Timer::Shareable(cx.task)));
+                self.go_alone(cx, key);
+                // It says so itself.
+                if let Some(download) = self.download_mut(key) {
+                    download.news.unshareable = false;
+                }
+            }
+        }
+        self.pass_on(cx);
+    }
+
+    fn failed(&mut self, cx: &mut Cx<'_>, key: HostKey) {
+        let ticket = self.ticket();
+        let Some(download) = self.download_mut(key) else { return };
+        download.failures += 1;
+        let gave_up = download.failures >= MAX_FAILURES;
+        self.release(cx, if gave_up { Standing::Out } else { Standing::Waiting { ticket } });
+    }
+}

@@ -1,0 +1,114 @@
+//! [`Peer`]: a host's part in one task.
+//!
+//! A peer is in exactly one [`Role`]; `Task::set_role` is the one place where it changes.
+
+use crate::host::HostKey;
+use crate::stream::StreamId;
+use darter_protocol::HostId;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+#[derive(Debug)]
+pub(crate) struct Peer {
+    /// It sent bytes that did not match: in this task it is named to nobody, in this life and the next ones.
+    pub(crate) struck: bool,
+    pub(crate) role: Role,
+    /// It is listed in `Task::suppliers`.
+    pub(crate) supplier: bool,
+}
+
+#[derive(Debug)]
+pub(crate) enum Role {
+    /// Holds the whole content.
+    Complete,
+    /// Holds some of it and downloads nothing: it serves what it has.
+    Partial,
+    /// Wants it.
+    Downloading(Box<Download>),
+}
+
+/// A download: what the peer has, whom it knows, where it stands in the line for the lease, and what it is to be told.
+#[derive(Debug)]
+pub(crate) struct Download {
+    pub(crate) standing: Standing,
+    /// The stream, once it is open; before that `silent_until` is armed.
+    pub(crate) stream: Option<StreamId>,
+    pub(crate) silent_until: Option<Instant>,
+    pub(crate) held: u64,
+    /// Its partners. When two peers download, either both name each other or neither does.
+    pub(crate) partners: BTreeMap<HostKey, Named>,
+    /// Partners that it was told of and must be told to drop: never one of `partners`.
+    pub(crate) gone: BTreeSet<HostId>,
+    /// Partners that failed it, never to be named again while it downloads.
+    pub(crate) failed: BTreeSet<HostKey>,
+    /// Leases that it gave back as failed.
+    pub(crate) failures: u8,
+    /// How many of the task's hashes it was sent, in the order in which they came.
+    pub(crate) hashes_sent: usize,
+    pub(crate) news: News,
+}
+
+impl Download {
+    pub(crate) fn new(held: u64, ticket: u64) -> Self {
+        Self {
+            standing: Standing::Waiting { ticket },
+            stream: None,
+            silent_until: None,
+            held,
+            partners: BTreeMap::new(),
+            gone: BTreeSet::new(),
+            failed: BTreeSet::new(),
+            failures: 0,
+            hashes_sent: 0,
+            news: News { content: true, ..News::default() },
+        }
+    }
+
+    /// Whether it is given partners: one that goes to the origin for itself is not.
+    pub(crate) fn meshes(&self) -> bool {
+        self.standing != Standing::Alone
+    }
+
+    /// Everything is to be said again: the stream that heard it is gone, and with it what the daemon knew.
+    pub(crate) fn repeat_all(&mut self, lease: Option<u64>) {
+        self.partners.values_mut().for_each(|named| *named = Named::Unsent);
+        self.gone.clear();
+        self.hashes_sent = 0;
+        let unshareable = self.standing == Standing::Alone;
+        self.news = News { content: true, lease, revoked: false, unshareable };
+    }
+}
+
+/// Where a download stands in the line for the lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// In line; lower tickets first.
+    Waiting { ticket: u64 },
+    /// It holds the task's lease.
+    Leased,
+    /// It got all that it wanted from the origin. A partner that fails it puts it back in line.
+    Satisfied,
+    /// Out of the line: the origin refused it, or failed it too often. It ends by itself.
+    Out,
+    /// It goes to the origin for itself and takes no part in the mesh.
+    Alone,
+}
+
+/// What a peer knows of a partner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Named {
+    /// Nothing yet.
+    Unsent,
+    /// It knows the partner, but not what changed.
+    Changed,
+    Sent,
+}
+
+/// What else a peer is to be told in its next packet.
+#[derive(Debug, Default)]
+pub(crate) struct News {
+    pub(crate) content: bool,
+    pub(crate) lease: Option<u64>,
+    pub(crate) revoked: bool,
+    pub(crate) unshareable: bool,
+}

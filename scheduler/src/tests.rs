@@ -1,0 +1,8 @@
+//! The cluster, event by event, in virtual time.
+
+mod content;
+mod lab;
+mod leases;
+mod mesh;
+mod peers;
+mod property;

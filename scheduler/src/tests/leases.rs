@@ -1,0 +1,310 @@
+//! Who may go to the origin.
+
+use super::lab::{LENGTH, Lab};
+use crate::lease::{LEASE_STALL, UNSHAREABLE};
+use crate::message::Report;
+use darter_protocol::scheduler::{FailureReason, LeaseOutcome};
+use std::time::Duration;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn the_first_to_register_gets_the_lease_and_the_second_waits() {
+    let mut lab = Lab::with(&["a", "b"]);
+    assert!(lab.join("a", 1).lease.is_some());
+    assert_eq!(lab.join("b", 1).lease, None);
+    assert_eq!(lab.lease_holder(1), "a");
+}
+
+#[test]
+fn tasks_have_their_own_leases() {
+    let mut lab = Lab::with(&["a", "b"]);
+    let (one, two) = (lab.join("a", 1).lease, lab.join("b", 2).lease);
+    assert!(one.is_some() && two.is_some() && one != two);
+}
+
+#[test]
+fn nobody_gets_a_lease_while_a_complete_holder_is_usable() {
+    let mut lab = Lab::with(&["a", "b"]);
+    lab.inventory("a", &[1]).unwrap();
+    let talk = lab.join("b", 1);
+    assert_eq!((talk.lease, talk.partners()), (None, vec!["a"]));
+}
+
+#[test]
+fn the_end_of_a_life_line_hands_the_lease_over() {
+    let mut lab = Lab::with(&["a", "b"]);
+    lab.join("a", 1);
+    lab.join("b", 1);
+    lab.die("a");
+    assert!(lab.talk("b", 1).lease.is_some());
+    assert_eq!(lab.cluster.counts().leases_handed_over, 1);
+}
+
+#[test]
+fn the_end_of_a_conversation_hands_the_lease_over() {
+    let mut lab = Lab::with(&["a", "b"]);
+    lab.join("a", 1);
+    lab.join("b", 1);
+    lab.close("a", 1);
+    assert!(lab.talk("b", 1).lease.is_some());
+}
+
+#[test]
+fn a_lease_that_comes_free_before_the_stream_is_open_is_told_when_it_opens() {
+    let mut lab = Lab::with(&["a", "b"]);
+    lab.join("a", 1);
+    lab.register("b", 1);
+    lab.close("a", 1);
+    assert_eq!(lab.lease_holder(1), "");
+    lab.open("b", 1);
+    assert!(lab.talk("b", 1).lease.is_some());
+}
+
+#[test]
+fn waiters_are_served_in_the_order_in_which_they_came() {
+    let mut lab = Lab::with(&["a", "b", "c", "d"]);
+    for host in ["a", "d", "b", "c"] {
+        lab.join(host, 1);
+    }
+    for next in ["d", "b", "c"] {
+        lab.close(&lab.lease_holder(1), 1);
+        assert_eq!(lab.lease_holder(1), next);
+    }
+}
+
+#[test]
+fn a_seed_goes_before_those_who_came_earlier() {
+    let mut lab = Lab::with(&["a", "b", "seed"]);
+    for host in ["a", "b", "seed"] {
+        lab.join(host, 1);
+    }
+    lab.close("a", 1);
+    assert_eq!(lab.lease_holder(1), "seed");
+}
+
+#[test]
+fn a_lease_without_progress_passes_to_the_next_and_its_holder_goes_last() {
+    let mut lab = Lab::with(&["a", "b", "c"]);
+    for host in ["a", "b", "c"] {
+        lab.join(host, 1);
+    }
+    lab.pass(LEASE_STALL - SECOND);
+    assert_eq!(lab.lease_holder(1), "a");
+    lab.pass(SECOND);
+    assert_eq!((lab.lease_holder(1), lab.talk("a", 1).revoked), ("b".to_owned(), 1));
+    assert_eq!(lab.cluster.counts().leases_expired, 1);
+    lab.close("b", 1);
+    assert_eq!(lab.lease_holder(1), "c");
+    lab.close("c", 1);
+    assert_eq!(lab.lease_holder(1), "a");
+}
+
+#[test]
+fn content_bytes_and_hashes_are_progress() {
+    let mut lab = Lab::with(&["a", "b"]);
+    lab.join("a", 1);
+    lab.join("b", 1);
+    let almost = LEASE_STALL - SECOND;
+    lab.pass(almost);
+    lab.content("a", 1, LENGTH);
+    lab.pass(almost);
+    lab.origin_bytes("a", 1, 1000);
+    lab.pass(almost);
+    lab.from_origin("a", 1, &[0]);
+    lab.pass(almost);
+    assert_eq!(lab.lease_holder(1), "a");
+    // The same number of bytes again is none.
+    lab.origin_bytes("a", 1, 1000);
+    lab.pass(SECOND);
+    assert_eq!(lab.lease_holder(1), "b");
+}
+
+#[test]
+fn a_stalled_lease_stays_while_nobody_else_wants_it_and_goes_to_the_first_who_does() {
+    let mut lab = Lab::with(&["a", "b"]);
+    lab.join("a", 1);
+    lab.pass(LEASE_STALL * 3);
+    assert_eq!((lab.lease_holder(1), lab.talk("a", 1).revoked), ("a".to_owned(), 0));
+    assert!(lab.join("b", 1).lease.is_some());
+    assert_eq!(lab.talk("a", 1).revoked, 1);
+}
+
+#[test]
+fn a_stalled_lease_that_moves_again_is_alive_again() {
+    let mut lab = Lab::with(&["a", "b"]);
+    lab.join("a", 1);
+    lab.pass(LEASE_STALL * 3);
+    lab.origin_bytes("a", 1, 1);
+    assert_eq!(lab.join("b", 1).lease, None);
+    lab.pass(LEASE_STALL);
+    assert_eq!(lab.lease_holder(1), "b");
+}
+
+#[test]
+fn after_a_lease_without_any_progress_the_next_has_twice_the_time() {
+    let mut lab = Lab::with(&["a", "b"]);
+    lab.join("a", 1);
+    lab.join("b", 1);
+    lab.pass(LEASE_STALL);
+    assert_eq!(lab.lease_holder(1), "b");
+    lab.pass(LEASE_STALL * 2 - SECOND);
+    assert_eq!(lab.lease_holder(1), "b");
+    lab.pass(SECOND);
+    assert_eq!(lab.lease_holder(1), "a");
+    lab.origin_bytes("a", 1, 1);
+    lab.pass(LEASE_STALL);
+    assert_eq!(lab.lease_holder(1), "b");
+}
+
+#[test]
+fn a_holder_that_is_done_is_not_asked_again() {
+    let mut lab = Lab::with(&["a", "b"]);
+    lab.join("a", 1);
+    lab.join("b", 1);
+    lab.give_back("a", 1, LeaseOutcome::Done);
+    assert_eq!(lab.lease_holder(1), "b");
+    assert_eq!(lab.cluster.counts().leases_handed_over, 0);
+    lab.close("b", 1);
+    assert_eq!(lab.lease_holder(1), "");
+}
+
+#[test]
+fn a_holder_that_is_done_waits_again_when_a_partner_fails_it() {
+    let mut lab = Lab::with(&["a", "b"]);
+    lab.join("a", 1);
+    lab.join("b", 1);
+    lab.held("b", 1, 5);
+    lab.give_back("a", 1, LeaseOutcome::Done);
+    lab.give_back("b", 1, LeaseOutcome::Done);
+    lab.failed("a", 1, "b", FailureReason::Timeout);
+    assert_eq!(lab.lease_holder(1), "a");
+}
+
+#[test]
+fn nobody_goes_to_the_origin_between_the_last_byte_and_the_report_of_it() {
+    let mut lab = Lab::with(&["a", "b"]);
+    lab.join("a", 1);
+    lab.join("b", 1);
+    lab.content("a", 1, LENGTH);
+    lab.held("a", 1, LENGTH);
+    lab.give_back("a", 1, LeaseOutcome::Done);
+    assert_eq!(lab.lease_holder(1), "");
+    lab.complete("a", 1);
+    assert_eq!(lab.lease_holder(1), "");
+    assert!(lab.talk("b", 1).partners["a"].complete);
+}
+
+#[test]
+fn a_refused_holder_is_out_of_the_line() {
+    let mut lab = Lab::with(&["a", "b"]);
+    lab.join("a", 1);
+    lab.join("b", 1);
+    lab.give_back("a", 1, LeaseOutcome::Refused);
+    assert_eq!(lab.lease_holder(1), "b");
+    lab.give_back("b", 1, LeaseOutcome::Refused);
+    assert_eq!(lab.lease_holder(1), "");
+}
+
+#[test]
+fn a_failed_holder_goes_to_the_end_of_the_line_and_gets_three_tries() {
+    let mut lab = Lab::with(&["a", "b"]);
+    lab.join("a", 1);
+    lab.join("b", 1);
+    for holder in ["a", "b", "a", "b", "a", "b"] {
+        assert_eq!(lab.lease_holder(1), holder);
+        lab.give_back(holder, 1, LeaseOutcome::Failed);
+    }
+    assert_eq!(lab.lease_holder(1), "");
+}
+
+#[test]
+fn a_lease_that_was_taken_back_cannot_be_returned() {
+    let mut lab = Lab::with(&["a", "b"]);
+    let lease = lab.join("a", 1).lease.unwrap();
+    lab.join("b", 1);
+    lab.pass(LEASE_STALL);
+    lab.report(
+        "a",
+        1,
+        Report { lease_returned: Some((lease, LeaseOutcome::Unshareable)), ..Default::default() },
+    );
+    assert_eq!(lab.lease_holder(1), "b");
+}
+
+#[test]
+fn what_cannot_be_shared_everybody_fetches_alone_for_a_minute() {
+    let mut lab = Lab::with(&["a", "b", "c", "d"]);
+    lab.join("a", 1);
+    lab.join("b", 1);
+    lab.register("c", 1);
+    lab.give_back("a", 1, LeaseOutcome::Unshareable);
+    assert!(lab.talk("b", 1).unshareable && !lab.talk("a", 1).unshareable);
+    lab.open("c", 1);
+    assert!(lab.talk("c", 1).unshareable);
+    let (first, second) = (lab.register("d", 1).lease, lab.register("d", 1).lease);
+    assert!(first.is_some() && second.is_some() && first != second);
+    assert_eq!(lab.lease_holder(1), "");
+
+    lab.pass(UNSHAREABLE);
+    lab.host("e");
+    assert!(lab.join("e", 1).lease.is_some());
+    lab.host("f");
+    assert_eq!(lab.join("f", 1).lease, None);
+}
+
+#[test]
+fn the_mark_that_a_task_cannot_be_shared_outlives_its_peers() {
+    let mut lab = Lab::with(&["a", "b", "c"]);
+    lab.join("a", 1);
+    lab.give_back("a", 1, LeaseOutcome::Unshareable);
+    lab.close("a", 1);
+    assert!(lab.register("b", 1).lease.is_some() && lab.register("c", 1).lease.is_some());
+    lab.die("b");
+    lab.die("c");
+    assert_eq!(lab.cluster.counts().tasks, 1);
+    lab.pass(UNSHAREABLE);
+    assert_eq!(lab.cluster.counts().tasks, 0);
+}
+
+#[test]
+fn a_waiter_gets_the_lease_when_the_last_usable_source_fails_it() {
+    let mut lab = Lab::with(&["a", "b", "c"]);
+    lab.inventory("a", &[1]).unwrap();
+    lab.inventory("b", &[1]).unwrap();
+    lab.join("c", 1);
+    lab.failed("c", 1, "a", FailureReason::Timeout);
+    assert_eq!(lab.lease_holder(1), "");
+    lab.failed("c", 1, "b", FailureReason::Unreachable);
+    assert_eq!(lab.lease_holder(1), "c");
+}
+
+#[test]
+fn a_waiter_gets_the_lease_when_the_last_source_goes() {
+    for goes in [|lab: &mut Lab| lab.die("a"), |lab: &mut Lab| lab.drop_task("a", 1)] {
+        let mut lab = Lab::with(&["a", "b"]);
+        lab.inventory("a", &[1]).unwrap();
+        lab.join("b", 1);
+        goes(&mut lab);
+        assert_eq!(lab.lease_holder(1), "b");
+        assert_eq!(lab.talk("b", 1).partners(), [""; 0]);
+    }
+}
+
+#[test]
+fn a_holder_that_registers_again_goes_to_the_end_of_the_line() {
+    let mut lab = Lab::with(&["a", "b"]);
+    lab.join("a", 1);
+    lab.join("b", 1);
+    assert_eq!(lab.join("a", 1).lease, None);
+    assert_eq!(lab.lease_holder(1), "b");
+}
+
+#[test]
+fn a_holder_that_never_opens_its_stream_loses_the_lease() {
+    let mut lab = Lab::with(&["a", "b"]);
+    assert!(lab.register("a", 1).lease.is_some());
+    lab.join("b", 1);
+    lab.pass(LEASE_STALL);
+    assert_eq!(lab.lease_holder(1), "b");
+}

@@ -1,0 +1,173 @@
+//! Any sequence of events, from honest and confused daemons: the lab checks the invariants after each.
+
+use super::lab::{LENGTH, Lab, content, hash, id, task, whole};
+use crate::message::Report;
+use darter_protocol::scheduler::{FailureReason, LeaseOutcome};
+use proptest::prelude::*;
+use std::time::Duration;
+
+const HOSTS: [&str; 6] = ["a", "b", "c", "d", "seed-1", "seed-2"];
+
+/// As many as `PROPTEST_CASES` says, or enough to have found every bug so far within two seconds.
+fn cases() -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(400)
+}
+
+#[derive(Debug, Clone)]
+enum Event {
+    Announce,
+    Die,
+    Leave,
+    Register { held: u64 },
+    Open,
+    Close,
+    Content { length: u64 },
+    Hashes { from: u32, shift: u8 },
+    Held { bytes: u64 },
+    OriginBytes { bytes: u64 },
+    Failed { partner: usize, reason: FailureReason },
+    GiveBack { outcome: LeaseOutcome },
+    Complete { length: u64 },
+    GiveUp,
+    Inventory,
+    Drop,
+    Pass { millis: u64 },
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let length = prop_oneof![8 => Just(LENGTH), 1 => Just(LENGTH + 1), 1 => Just(0u64)];
+    let bytes = prop_oneof![Just(0), 1..LENGTH, Just(LENGTH), Just(u64::MAX)];
+    let reason = prop_oneof![
+        3 => Just(FailureReason::Timeout),
+        3 => Just(FailureReason::NotHeld),
+        1 => Just(FailureReason::Corrupt),
+    ];
+    let outcome = prop_oneof![
+        4 => Just(LeaseOutcome::Done),
+        3 => Just(LeaseOutcome::Failed),
+        2 => Just(LeaseOutcome::Refused),
+        1 => Just(LeaseOutcome::Unshareable),
+        1 => Just(LeaseOutcome::Unspecified),
+    ];
+    prop_oneof![
+        3 => Just(Event::Announce),
+        2 => Just(Event::Die),
+        1 => Just(Event::Leave),
+        8 => bytes.clone().prop_map(|held| Event::Register { held: held % LENGTH }),
+        10 => Just(Event::Open),
+        3 => Just(Event::Close),
+        4 => length.clone().prop_map(|length| Event::Content { length }),
+        4 => (0u32..12, 0u8..8).prop_map(|(from, shift)| Event::Hashes { from, shift: shift / 7 }),
+        8 => bytes.clone().prop_map(|bytes| Event::Held { bytes }),
+        3 => bytes.prop_map(|bytes| Event::OriginBytes { bytes }),
+        5 => (0..HOSTS.len(), reason).prop_map(|(partner, reason)| Event::Failed { partner, reason }),
+        6 => outcome.prop_map(|outcome| Event::GiveBack { outcome }),
+        3 => length.prop_map(|length| Event::Complete { length }),
+        2 => Just(Event::GiveUp),
+        2 => Just(Event::Inventory),
+        2 => Just(Event::Drop),
+        4 => (0u64..30_000).prop_map(|millis| Event::Pass { millis }),
+    ]
+}
+
+fn apply(lab: &mut Lab, host: &str, n: u8, event: Event) {
+    let alive = lab.is_alive(host);
+    let open = lab.is_open(host, n);
+    match event {
+        Event::Announce => lab.host(host),
+        Event::Die if alive => lab.die(host),
+        Event::Leave if alive => {
+            lab.cluster.handle_host_left(lab.now, &id(host));
+            lab.die(host);
+        }
+        Event::Register { held } => assert_eq!(lab.try_register(host, n, held).is_ok(), alive),
+        Event::Open if alive && lab.cluster.stat(&task(n)).downloading > 0 && lab.is_registered(host, n) => {
+            lab.try_open(host, n).ok();
+        }
+        Event::Close if open => lab.close(host, n),
+        Event::Content { length } if open => lab.content(host, n, length),
+        Event::Hashes { from, shift } if open => {
+            let from_origin = (from..from + 3).map(|piece| (piece, hash(piece as u8 + shift))).collect();
+            // Pieces past the end are refused; then the driver closes the stream.
+            if lab.try_report(host, n, Report { from_origin, ..Default::default() }).is_err() {
+                lab.close(host, n);
+            }
+        }
+        Event::Held { bytes } if open => lab.held(host, n, bytes),
+        Event::OriginBytes { bytes } if open => lab.origin_bytes(host, n, bytes),
+        Event::Failed { partner, reason } if open => lab.failed(host, n, HOSTS[partner], reason),
+        Event::GiveBack { outcome } if open && lab.talk(host, n).lease.is_some() => {
+            lab.give_back(host, n, outcome)
+        }
+        Event::Complete { length } if alive => drop(lab.try_complete(host, n, whole(length))),
+        Event::GiveUp if alive => lab.give_up(host, n),
+        Event::Inventory if alive => lab.inventory(host, &[n]).unwrap(),
+        Event::Drop if alive => lab.drop_task(host, n),
+        Event::Pass { millis } => lab.pass(Duration::from_millis(millis)),
+        _ => {}
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(cases()) })]
+
+    #[test]
+    fn no_sequence_of_events_breaks_an_invariant(
+        seed in any::<u64>(),
+        events in prop::collection::vec((0..HOSTS.len(), 1u8..3, event()), 1..150),
+    ) {
+        let mut lab = Lab::seeded(seed);
+        HOSTS.iter().take(4).for_each(|host| lab.host(host));
+        for (host, n, event) in events {
+            apply(&mut lab, HOSTS[host], n, event);
+        }
+        for host in HOSTS {
+            if lab.is_alive(host) {
+                lab.die(host);
+            }
+        }
+        lab.pass(Duration::from_secs(120));
+        let counts = lab.cluster.counts();
+        prop_assert_eq!((counts.hosts, counts.tasks, counts.complete, counts.partial, counts.downloading), (0, 0, 0, 0, 0));
+        prop_assert_eq!(lab.cluster.poll_timeout(), None);
+    }
+
+    /// Whoever waits gets there: with hosts that die, stall, fail and are refused, everybody that stays ends complete.
+    #[test]
+    fn a_crowd_ends_complete_whatever_happens_on_the_way(
+        seed in any::<u64>(),
+        troubles in prop::collection::vec(0u8..6, 0..40),
+    ) {
+        let mut lab = Lab::seeded(seed);
+        let names: Vec<String> = (0..12).map(|n| format!("h{n}")).collect();
+        for name in &names {
+            lab.host(name);
+            lab.join(name, 1);
+        }
+        let mut left: Vec<String> = names;
+        for trouble in troubles {
+            let holder = lab.lease_holder(1);
+            if holder.is_empty() || left.len() < 3 {
+                break;
+            }
+            match trouble {
+                0 => lab.die(&holder),
+                1 => lab.close(&holder, 1),
+                2 => lab.give_back(&holder, 1, LeaseOutcome::Refused),
+                3 => { lab.pass(Duration::from_secs(81)); continue }
+                4 => { lab.report(&holder, 1, Report { content: Some(content(LENGTH)), origin_bytes: 9, ..Default::default() }); continue }
+                _ => { lab.give_back(&holder, 1, LeaseOutcome::Failed); continue }
+            }
+            left.retain(|name| *name != holder);
+        }
+        let holder = lab.lease_holder(1);
+        if !holder.is_empty() {
+            lab.content(&holder, 1, LENGTH);
+            lab.held(&holder, 1, LENGTH);
+            lab.complete(&holder, 1);
+            for name in left.iter().filter(|name| **name != holder) {
+                prop_assert!(lab.talk(name, 1).partners[&holder].complete, "{} was forgotten", name);
+            }
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! [`World`]: what all tasks share, and [`Cx`], the view of it in which one task handles one event.
+
+use crate::host::{HostKey, Hosts};
+use crate::stream::Streams;
+use darter_protocol::TaskId;
+use darter_protocol::scheduler::FailureReason;
+use rand::rngs::StdRng;
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+/// Hosts, streams, timers, counts and the source of chance.
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) hosts: Hosts,
+    pub(crate) streams: Streams,
+    pub(crate) timers: BTreeSet<(Instant, Timer)>,
+    pub(crate) counts: Counts,
+    pub(crate) rng: StdRng,
+    pub(crate) next_lease: u64,
+}
+
+impl World {
+    pub(crate) fn new(rng: StdRng) -> Self {
+        Self {
+            hosts: Hosts::default(),
+            streams: Streams::default(),
+            timers: BTreeSet::new(),
+            counts: Counts::default(),
+            rng,
+            next_lease: 1,
+        }
+    }
+
+    pub(crate) fn cx(&mut self, now: Instant, task: TaskId) -> Cx<'_> {
+        Cx { now, task, world: self }
+    }
+
+    /// A lease's number: never used twice, never 0.
+    pub(crate) fn lease_id(&mut self) -> u64 {
+        let id = self.next_lease;
+        self.next_lease += 1;
+        id
+    }
+}
+
+/// The moment, the task's name, and the world.
+#[derive(Debug)]
+pub(crate) struct Cx<'a> {
+    pub(crate) now: Instant,
+    pub(crate) task: TaskId,
+    pub(crate) world: &'a mut World,
+}
+
+/// What is to be looked at when its time comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Timer {
+    /// Has the task's lease stalled?
+    Lease(TaskId),
+    /// The peer has registered and opened no stream.
+    Silent(TaskId, HostKey),
+    /// The task may be tried as a shared one again.
+    Shareable(TaskId),
+}
+
+/// What has happened since the start, and what there is now. Kept as plain numbers by the state; `metrics.rs` shows
+/// them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Hosts that are alive.
+    pub hosts: usize,
+    /// Tasks that anybody holds, wants, or that are marked as not shareable.
+    pub tasks: usize,
+    /// Peers that hold a task complete.
+    pub complete: usize,
+    /// Peers that hold some of a task and download nothing.
+    pub partial: usize,
+    /// Peers that download.
+    pub downloading: usize,
+    /// Registrations answered.
+    pub registrations: u64,
+    /// Leases given.
+    pub leases_granted: u64,
+    /// Leases taken from a holder that made no progress.
+    pub leases_expired: u64,
+    /// Leases that went to another peer because the one before did not finish.
+    pub leases_handed_over: u64,
+    /// Packets sent to peers.
+    pub packets: u64,
+    /// Failures of partners that were reported, by [`FailureReason`]'s number.
+    pub failures: [u64; FAILURE_REASONS.len()],
+    /// What was reported and could not be used: hashes from peers without the lease, failures of hosts that were never
+    /// named, inventory of different content.
+    pub ignored: u64,
+    /// Bytes that finished downloads took from origins.
+    pub bytes_from_origin: u64,
+    /// Bytes that finished downloads took from peers.
+    pub bytes_from_peers: u64,
+}
+
+/// Every reason, in the order of its number.
+pub(crate) const FAILURE_REASONS: [FailureReason; 5] = [
+    FailureReason::Unspecified,
+    FailureReason::Unreachable,
+    FailureReason::Timeout,
+    FailureReason::Corrupt,
+    FailureReason::NotHeld,
+];
