@@ -16,6 +16,8 @@ use std::process::ExitCode;
 enum Chore {
     /// Check everything that a change must not break; installs what the tests with real clients need (Debian, Ubuntu, root)
     Test(test::Options),
+    /// Install what the tests with real clients need, and nothing else
+    InstallClients,
 }
 
 fn main() -> ExitCode {
@@ -26,5 +28,12 @@ fn main() -> ExitCode {
     }
     match Chore::parse() {
         Chore::Test(options) => test::run(&options),
+        Chore::InstallClients => match clients::prepare() {
+            Ok(_) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{error:#}");
+                ExitCode::FAILURE
+            }
+        },
     }
 }
