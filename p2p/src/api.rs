@@ -3,6 +3,9 @@
 use bytes::Bytes;
 use darter_protocol::{ByteRange, Digest, TaskId};
 use http::HeaderMap;
+use http_body_util::combinators::UnsyncBoxBody;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use url::Url;
 
 /// One caller's wish for some content.
@@ -76,25 +79,40 @@ pub enum Served {
 
 /// The bytes of some opened content, as an HTTP body of a known size. Ends with an error, short, when the content turns
 /// out to be wrong or cannot be had any more: it is never completed with wrong bytes.
-pub struct ContentBody(pub(crate) http_body_util::combinators::UnsyncBoxBody<Bytes, ReadError>);
+pub struct ContentBody {
+    frames: UnsyncBoxBody<Bytes, ReadError>,
+    rest: u64,
+}
+
+impl ContentBody {
+    pub(crate) fn new(frames: UnsyncBoxBody<Bytes, ReadError>, length: u64) -> Self {
+        Self { frames, rest: length }
+    }
+}
 
 impl http_body::Body for ContentBody {
     type Data = Bytes;
     type Error = ReadError;
 
     fn poll_frame(
-        self: std::pin::Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, ReadError>>> {
-        std::pin::Pin::new(&mut self.get_mut().0).poll_frame(cx)
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, ReadError>>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.frames).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &polled {
+            let length = frame.data_ref().map_or(0, |data| data.len() as u64);
+            this.rest = this.rest.saturating_sub(length);
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.is_end_stream()
+        self.rest == 0
     }
 
     fn size_hint(&self) -> http_body::SizeHint {
-        self.0.size_hint()
+        http_body::SizeHint::with_exact(self.rest)
     }
 }
 
@@ -110,9 +128,15 @@ pub enum OpenError {
     /// The origin could not be asked.
     #[error(transparent)]
     Upstream(#[from] std::sync::Arc<darter_upstream::UpstreamError>),
+    /// The origin does what HTTP does not allow; which host and what is in the text.
+    #[error("{0}")]
+    Origin(String),
     /// This host cannot keep the content (disk full, read-only, broken). The caller may still stream it past the engine.
     #[error("cannot store the content: {0}")]
     Store(std::sync::Arc<std::io::Error>),
+    /// The content cannot be cut into pieces. The caller may still stream it past the engine.
+    #[error("the origin's answer cannot be shared in pieces")]
+    NotShareable,
     /// The content could be had from nobody: what was tried is in the text.
     #[error("{0}")]
     Unavailable(String),

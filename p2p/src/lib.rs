@@ -14,6 +14,23 @@
 #![forbid(unsafe_code)]
 
 mod api;
+mod download;
+mod engine;
+mod http_range;
+mod metrics;
+mod origin;
+mod peer;
+mod progress;
+mod reader;
+mod schedule;
+mod sink;
+mod store;
+mod swarm;
+mod verify;
 
 pub use api::{Content, ContentBody, ContentInfo, OpenError, OpenRequest, Opened, ReadError, Served, Want};
 pub use darter_protocol::{ByteRange, Digest, HostId, TaskId};
+pub use download::Backoff;
+pub use engine::{Engine, EngineConfig, EngineError, HostConfig};
+pub use schedule::InvalidAddress;
+pub use store::{StoreConfig, StoreError};

@@ -1,0 +1,300 @@
+//! What runs beside the driver: streams from the origin, pieces and have-maps from partners, reading back for the digest.
+//! Each job ends with an event, and holds nothing that its end would leave behind.
+
+use crate::origin::{self, Answer, Ask, OriginError, Source};
+use crate::peer::{PeerError, Peers};
+use crate::progress::Progress;
+use crate::sink::{Limits, PumpError, Report, Sink, Wrote, pump};
+use crate::store::TaskFile;
+use crate::swarm::RunId;
+use crate::verify::Verifier;
+use darter_protocol::hash::PieceHasher;
+use darter_protocol::{ByteRange, HostId, PieceHash, PieceIndex, PieceSet, TaskId};
+use darter_upstream::Upstream;
+use http::{HeaderValue, StatusCode};
+use hyper::body::Incoming;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+/// What a job has to say.
+pub(super) enum Event {
+    /// A stream from the origin brought bytes.
+    Wrote(Wrote),
+    RunEnded {
+        run: RunId,
+        rest: Option<Rest>,
+        result: Result<(), RunError>,
+    },
+    Piece {
+        partner: HostId,
+        piece: PieceIndex,
+        result: Result<PieceHash, PieceError>,
+    },
+    Have {
+        partner: HostId,
+        have: PieceSet,
+    },
+    HaveEnded {
+        partner: HostId,
+        error: Option<PeerError>,
+    },
+    Hashes {
+        partner: HostId,
+        result: Result<Vec<PieceHash>, PeerError>,
+    },
+    CaughtUp(io::Result<()>),
+}
+
+/// Where a stream from the origin stopped inside a piece.
+pub(super) struct Rest {
+    pub(super) offset: u64,
+    /// Boxed: a BLAKE3 state is two kilobytes.
+    pub(super) hasher: Box<PieceHasher>,
+}
+
+/// Why a stream from the origin ended early.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RunError {
+    #[error(transparent)]
+    Origin(#[from] OriginError),
+    #[error("the origin answered with status {0}")]
+    Refused(StatusCode),
+    #[error("the content changed at its origin")]
+    Changed,
+    #[error("{0}")]
+    Broke(String),
+    #[error("local storage: {0}")]
+    Store(Arc<io::Error>),
+}
+
+/// Why a piece did not come.
+pub(super) enum PieceError {
+    Peer(PeerError),
+    Store(io::Error),
+    /// The partner's bytes fit to the hash, but what an origin had sent of this piece before, and what readers may have
+    /// seen of it, does not.
+    Spoiled,
+}
+
+/// What every job of a download needs.
+#[derive(Clone)]
+pub(super) struct Bench {
+    pub(super) task: TaskId,
+    pub(super) file: Arc<TaskFile>,
+    pub(super) verifier: Option<Arc<Mutex<Verifier>>>,
+    pub(super) upstream: Upstream,
+    pub(super) peers: Peers,
+    pub(super) progress: watch::Sender<Progress>,
+    pub(super) events: mpsc::Sender<Event>,
+    /// How long a stream may be silent.
+    pub(super) idle: Duration,
+    /// Stops everything that is being received.
+    pub(super) stop: CancellationToken,
+}
+
+/// One stream from the origin.
+pub(super) struct Run {
+    pub(super) id: RunId,
+    pub(super) source: Source,
+    /// The first byte to fetch.
+    pub(super) start: u64,
+    /// The hash of the piece that `start` lies in, up to there.
+    pub(super) hasher: Option<Box<PieceHasher>>,
+    /// The offset to stop at; lowered when the run is shortened.
+    pub(super) end: Arc<AtomicU64>,
+    pub(super) etag: Option<HeaderValue>,
+    /// A body that is there already, and the offset of its first byte.
+    pub(super) body: Option<(u64, Incoming)>,
+    pub(super) stop: CancellationToken,
+}
+
+/// One piece from a partner.
+pub(super) struct Fetch {
+    pub(super) partner: HostId,
+    pub(super) address: SocketAddr,
+    pub(super) piece: PieceIndex,
+    pub(super) expected: PieceHash,
+    /// Bytes of the piece before this offset came from an origin; readers may have seen them, so they stay.
+    pub(super) keep_before: u64,
+}
+
+/// Tells the readers of a stream's bytes at once, and the driver in its turn.
+struct RunReport<'a>(&'a Bench);
+
+impl Report for RunReport<'_> {
+    async fn report(&self, wrote: Wrote) {
+        self.0.progress.send_modify(|progress| {
+            for (piece, _) in &wrote.pieces {
+                progress.complete(*piece);
+            }
+            progress.grow(wrote.offset);
+        });
+        self.0.tell(Event::Wrote(wrote)).await;
+    }
+}
+
+impl Bench {
+    /// Says what happened. Waits for the driver: a job that ran ahead of it would only use memory.
+    async fn tell(&self, event: Event) {
+        // The driver is gone: nobody needs to know.
+        let _ = self.events.send(event).await;
+    }
+
+    pub(super) async fn fetch_origin(self, mut run: Run) {
+        let id = run.id;
+        let stop = run.stop.clone();
+        let opened = tokio::select! {
+            opened = self.open_origin(&mut run) => opened,
+            () = stop.cancelled() => Err(RunError::Broke("stopped".to_owned())),
+        };
+        let (rest, result) = match opened {
+            Ok((first, body)) => self.receive_run(&mut run, first, body).await,
+            Err(error) => (run.hasher.map(|hasher| Rest { offset: run.start, hasher }), Err(error)),
+        };
+        self.tell(Event::RunEnded { run: id, rest, result }).await;
+    }
+
+    /// The body of a run, and the offset of its first byte: at most the run's start.
+    async fn open_origin(&self, run: &mut Run) -> Result<(u64, Incoming), RunError> {
+        if let Some(body) = run.body.take() {
+            return Ok(body);
+        }
+        let length = self.file.layout().length();
+        let whole = run.start == 0 && run.end.load(Ordering::Relaxed) == length;
+        let ask = match ByteRange::new(run.start, run.end.load(Ordering::Relaxed)) {
+            Some(range) if !whole => Ask::Range(range),
+            _ => Ask::All,
+        };
+        match origin::fetch(&self.upstream, &run.source, ask, run.etag.as_ref()).await? {
+            Answer::Content { info, start, body } if info.length == length && start <= run.start => {
+                Ok((start, body))
+            }
+            Answer::Content { .. } | Answer::Outside { .. } => Err(RunError::Changed),
+            Answer::Other { response, .. } => Err(RunError::Refused(response.status())),
+        }
+    }
+
+    async fn receive_run(
+        &self,
+        run: &mut Run,
+        first: u64,
+        body: Incoming,
+    ) -> (Option<Rest>, Result<(), RunError>) {
+        let sink = Sink {
+            file: Arc::clone(&self.file),
+            verifier: self.verifier.clone(),
+            settles: true,
+            keep_before: run.start,
+            offset: run.start,
+            hasher: run.hasher.take(),
+        };
+        let limits = Limits { skip: run.start - first, end: &run.end, idle: self.idle, stop: &run.stop };
+        let (sink, result) = pump(body, sink, limits, RunReport(self)).await;
+        let rest = sink.and_then(|sink| Some(Rest { offset: sink.offset, hasher: sink.hasher? }));
+        let result = result.map_err(|error| match error {
+            PumpError::Broke(text) => RunError::Broke(text),
+            PumpError::Store(error) => RunError::Store(Arc::new(error)),
+        });
+        (rest, result)
+    }
+
+    pub(super) async fn fetch_piece(self, fetch: Fetch) {
+        let result = self.receive_piece(&fetch).await;
+        self.tell(Event::Piece { partner: fetch.partner, piece: fetch.piece, result }).await;
+    }
+
+    async fn receive_piece(&self, fetch: &Fetch) -> Result<PieceHash, PieceError> {
+        let layout = *self.file.layout();
+        let range = layout.range(fetch.piece);
+        let body = self.peers.data(fetch.address, &self.task, range).await.map_err(PieceError::Peer)?;
+        let mut hasher = PieceHasher::new(&layout, fetch.piece);
+        let end = AtomicU64::new(range.end());
+        let limits = Limits { skip: 0, end: &end, idle: self.idle, stop: &self.stop };
+        let sink = Sink {
+            file: Arc::clone(&self.file),
+            verifier: self.verifier.clone(),
+            settles: false,
+            keep_before: fetch.keep_before,
+            offset: range.start(),
+            hasher: None,
+        };
+        let collected = Collected::default();
+        match pump(body, sink, limits, &collected).await.1 {
+            Ok(()) => {}
+            Err(PumpError::Broke(_)) => return Err(PieceError::Peer(PeerError::Unreachable)),
+            Err(PumpError::Store(error)) => return Err(PieceError::Store(error)),
+        }
+        if collected.hash() != Some(fetch.expected) {
+            return Err(PieceError::Peer(PeerError::Corrupt));
+        }
+        if fetch.keep_before > range.start() {
+            let (file, piece) = (Arc::clone(&self.file), fetch.piece);
+            let read = tokio::task::spawn_blocking(move || {
+                file.read_piece(piece, |part| hasher.update(part)).map(|()| hasher.finish())
+            });
+            let on_disk =
+                read.await.map_err(io::Error::other).and_then(|read| read).map_err(PieceError::Store)?;
+            if on_disk != fetch.expected {
+                return Err(PieceError::Spoiled);
+            }
+        }
+        if let Some(Ok(mut verifier)) = self.verifier.as_deref().map(Mutex::try_lock) {
+            verifier.settle(range.end());
+        }
+        Ok(fetch.expected)
+    }
+
+    /// Follows what a partner has until it ends.
+    pub(super) async fn follow(self, partner: HostId, address: SocketAddr) {
+        let pieces = self.file.layout().pieces();
+        let error = match self.peers.have(address, &self.task, pieces).await {
+            Err(error) => Some(error),
+            Ok(mut maps) => loop {
+                match maps.next().await {
+                    Ok(Some(have)) => self.tell(Event::Have { partner: partner.clone(), have }).await,
+                    Ok(None) => break None,
+                    Err(error) => break Some(error),
+                }
+            },
+        };
+        self.tell(Event::HaveEnded { partner, error }).await;
+    }
+
+    pub(super) async fn fetch_hashes(self, partner: HostId, address: SocketAddr) {
+        let result = self.peers.hashes(address, &self.task, self.file.layout()).await;
+        self.tell(Event::Hashes { partner, result }).await;
+    }
+
+    /// Hashes what was passed over, out of the page cache.
+    pub(super) async fn catch_up(self, have: PieceSet) {
+        let (verifier, file) = (self.verifier.clone(), Arc::clone(&self.file));
+        let done = tokio::task::spawn_blocking(move || match verifier {
+            Some(verifier) => verifier.lock().unwrap_or_else(PoisonError::into_inner).catch_up(&file, &have),
+            None => Ok(()),
+        });
+        self.tell(Event::CaughtUp(done.await.map_err(io::Error::other).and_then(|done| done))).await;
+    }
+}
+
+/// The hash of the one piece that a partner's body completes.
+#[derive(Default)]
+struct Collected(Mutex<Option<PieceHash>>);
+
+impl Collected {
+    fn hash(&self) -> Option<PieceHash> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Report for &Collected {
+    async fn report(&self, wrote: Wrote) {
+        if let Some((_, hash)) = wrote.pieces.first() {
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(*hash);
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! Finding out what the content is.
+
+use super::{Download, Ended, Known, Start};
+use crate::origin::{self, Answer, Ask, OriginError};
+use crate::progress::Progress;
+use crate::store::{Held, Partial, Record};
+use crate::{ContentInfo, OpenError, Opened, Want};
+use darter_protocol::scheduler::{LeaseOutcome, LeaseReturned, PieceResult};
+use darter_protocol::{ByteRange, PieceLayout, PieceSet};
+use hyper::body::Incoming;
+use std::io;
+use std::sync::Arc;
+use tokio::sync::watch;
+
+impl Download {
+    /// Learns length and headers of the content: from an earlier try on this disk, from the scheduler, or from the origin
+    /// as soon as this daemon may ask it. Then makes room for it.
+    pub(super) async fn learn(&mut self, want: Want) -> Result<Start, Ended> {
+        let resumed = self.resume().await.map_err(store_failed)?;
+        let held_bytes = resumed.as_ref().map_or(0, |(partial, held)| bytes_of(partial, held));
+        self.join(held_bytes).await;
+        // Without a digest the origin's content may have changed since; then only what is asked anew is believed.
+        if let Some((partial, held)) = resumed
+            && self.digest.is_some()
+            && partial.record.digest == self.digest
+        {
+            return Ok(self.start(partial, held, None));
+        }
+        let (info, body) = match self.wait_for_content().await {
+            Some(info) => (info, None),
+            None => self.ask_origin(want).await?,
+        };
+        let (partial, held) = match self.create(&info).await {
+            Ok(partial) => (partial, Vec::new()),
+            Err(error) => {
+                self.return_lease(LeaseOutcome::Failed);
+                return Err(store_failed(error));
+            }
+        };
+        Ok(self.start(partial, held, body))
+    }
+
+    async fn resume(&self) -> io::Result<Option<(Partial, Held)>> {
+        let (store, task) = (Arc::clone(&self.shared.store), self.task);
+        tokio::task::spawn_blocking(move || store.resume(&task)).await.map_err(io::Error::other)?
+    }
+
+    async fn create(&self, info: &ContentInfo) -> io::Result<Partial> {
+        let (store, task) = (Arc::clone(&self.shared.store), self.task);
+        let record = Record::new(info.clone(), self.digest);
+        tokio::task::spawn_blocking(move || store.create(&task, record)).await.map_err(io::Error::other)?
+    }
+
+    /// Registers with the task's scheduler, if one is up.
+    async fn join(&mut self, held_bytes: u64) {
+        if let Some(link) = self.shared.schedulers.of(&self.task) {
+            match link.join(self.task, held_bytes).await {
+                Ok((talk, first)) => {
+                    self.scheduled.lease = first.lease.map(|lease| lease.id);
+                    self.scheduled.early.push(first);
+                    self.scheduled.talk = Some(talk);
+                }
+                Err(status) => {
+                    tracing::debug!(task = %self.task, reason = status.message(), "cannot register; going on alone");
+                }
+            }
+        }
+    }
+
+    /// Waits until somebody else has learned what the content is; `None` when this daemon may ask the origin itself.
+    async fn wait_for_content(&mut self) -> Option<ContentInfo> {
+        loop {
+            let content = self.scheduled.early.iter().rev().find_map(|packet| packet.content.as_ref());
+            if let Some(content) = content.filter(|content| PieceLayout::new(content.length).is_some()) {
+                let headers =
+                    content.headers.iter().map(|header| (header.name.clone(), header.value.to_vec()));
+                return Some(ContentInfo {
+                    length: content.length,
+                    headers: origin::content_headers_from(headers),
+                });
+            }
+            let talk = self.scheduled.talk.as_mut()?;
+            if self.scheduled.lease.is_some() || self.scheduled.unshareable {
+                return None;
+            }
+            let packet = tokio::select! {
+                packet = talk.next() => packet,
+                () = self.shared.shutdown.cancelled() => return None,
+            };
+            match packet {
+                Some(packet) => {
+                    self.scheduled.unshareable |= packet.unshareable;
+                    self.scheduled.lease = match packet.lease {
+                        Some(lease) => Some(lease.id),
+                        None => self.scheduled.lease.filter(|_| !packet.lease_revoked),
+                    };
+                    self.scheduled.early.push(packet);
+                }
+                None => {
+                    self.scheduled.talk = None;
+                    self.join(0).await;
+                }
+            }
+        }
+    }
+
+    /// Asks the origin, with the first caller's request.
+    async fn ask_origin(&mut self, want: Want) -> Result<(ContentInfo, Option<(u64, Incoming)>), Ended> {
+        let source = self.active.source();
+        let ask = first_ask(want);
+        match origin::fetch(&self.shared.upstream, &source, ask, None).await {
+            Ok(Answer::Content { info, start, body }) => Ok((info, Some((start, body)))),
+            Ok(Answer::Outside { length }) => {
+                self.return_lease(LeaseOutcome::Refused);
+                Err(Ended::answered(Err(OpenError::NotSatisfiable { length })))
+            }
+            Ok(Answer::Other { response, refused }) => {
+                self.return_lease(if refused { LeaseOutcome::Refused } else { LeaseOutcome::Unshareable });
+                // A part that was asked for in our words is no answer to the caller's.
+                let relay = ask == Ask::All || refused;
+                Err(Ended::answered(if relay {
+                    Ok(Opened::Relay(response))
+                } else {
+                    Err(OpenError::NotShareable)
+                }))
+            }
+            Err(error) => {
+                self.return_lease(LeaseOutcome::Failed);
+                Err(Ended::failed(match error {
+                    OriginError::Upstream(error) => OpenError::Upstream(error),
+                    invalid @ OriginError::Invalid { .. } => OpenError::Origin(invalid.to_string()),
+                }))
+            }
+        }
+    }
+
+    fn return_lease(&mut self, outcome: LeaseOutcome) {
+        if let (Some(talk), Some(lease_id)) = (&self.scheduled.talk, self.scheduled.lease.take()) {
+            let lease_returned = Some(LeaseReturned { lease_id, outcome: outcome.into() });
+            // Lost with the conversation, whose end returns the lease, too.
+            let _ = talk.report(Box::new(PieceResult { lease_returned, ..PieceResult::default() }));
+        }
+    }
+
+    fn start(&self, partial: Partial, held: Held, body: Option<(u64, Incoming)>) -> Start {
+        let layout = *partial.file.layout();
+        let mut have = PieceSet::empty(layout.pieces());
+        have.extend(held.iter().map(|(piece, _)| *piece));
+        let (progress, watched) = watch::channel(Progress::new(layout, have));
+        let known = Arc::new(Known {
+            info: partial.record.info.clone(),
+            digest: self.digest,
+            file: Arc::clone(&partial.file),
+            progress: watched,
+        });
+        Start { known, partial, held, progress, body }
+    }
+}
+
+/// The first request to the origin: what the caller wants, widened to pieces of the smallest size. The content's length
+/// is not known yet, so a suffix cannot be widened; one byte tells the length.
+fn first_ask(want: Want) -> Ask {
+    const SIZE: u64 = PieceLayout::MIN_PIECE_SIZE;
+    match want {
+        Want::All | Want::From(0..SIZE) => Ask::All,
+        Want::From(start) => Ask::From(start - start % SIZE),
+        Want::Range(range) => {
+            let start = range.start() - range.start() % SIZE;
+            let end = range.end().checked_next_multiple_of(SIZE).unwrap_or(u64::MAX);
+            ByteRange::new(start, end).map_or(Ask::From(start), Ask::Range)
+        }
+        Want::Suffix(_) => ByteRange::new(0, 1).map_or(Ask::All, Ask::Range),
+    }
+}
+
+fn bytes_of(partial: &Partial, held: &Held) -> u64 {
+    held.iter().map(|(piece, _)| partial.file.layout().range(*piece).len()).sum()
+}
+
+fn store_failed(error: io::Error) -> Ended {
+    Ended::failed(OpenError::Store(Arc::new(error)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIZE: u64 = PieceLayout::MIN_PIECE_SIZE;
+
+    #[test]
+    fn the_first_request_is_widened_to_pieces() {
+        let range = |a, b| ByteRange::new(a, b).unwrap();
+        assert_eq!(first_ask(Want::All), Ask::All);
+        assert_eq!(first_ask(Want::From(0)), Ask::All);
+        assert_eq!(first_ask(Want::From(5)), Ask::All);
+        assert_eq!(first_ask(Want::From(SIZE + 1)), Ask::From(SIZE));
+        assert_eq!(first_ask(Want::Range(range(5, 6))), Ask::Range(range(0, SIZE)));
+        assert_eq!(first_ask(Want::Range(range(SIZE, 2 * SIZE))), Ask::Range(range(SIZE, 2 * SIZE)));
+        assert_eq!(first_ask(Want::Range(range(5, u64::MAX))), Ask::Range(range(0, u64::MAX)));
+        assert_eq!(first_ask(Want::Suffix(100)), Ask::Range(range(0, 1)));
+    }
+}

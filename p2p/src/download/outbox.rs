@@ -1,0 +1,83 @@
+//! [`Outbox`]: what the scheduler is still to be told. Reports are merged until they go, so that a thousand pieces are not
+//! a thousand messages.
+
+use crate::schedule::Conversation;
+use darter_protocol::scheduler::{
+    Content, FailureReason, LeaseOutcome, LeaseReturned, PartnerFailed, PieceHash as HashMessage, PieceResult,
+};
+use darter_protocol::{HostId, PieceHash, PieceIndex};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long a report may wait for more to go with it.
+const MERGE_FOR: Duration = Duration::from_millis(50);
+
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    report: PieceResult,
+    /// When it has to go; `None` while there is nothing to tell.
+    due: Option<Instant>,
+}
+
+impl Outbox {
+    /// How far the download is: it can wait for more of its kind.
+    pub(super) fn progress(&mut self, now: Instant, held_bytes: u64, origin_bytes: u64) {
+        self.report.held_bytes = held_bytes;
+        self.report.origin_bytes = origin_bytes;
+        self.due.get_or_insert(now + MERGE_FOR);
+    }
+
+    /// A piece that others may now ask for.
+    pub(super) fn vouch(&mut self, piece: PieceIndex, hash: &PieceHash) {
+        let hash = hash.as_bytes().to_vec().into();
+        self.report.from_origin.push(HashMessage { index: piece.get(), hash });
+    }
+
+    /// What the content is. Others wait for this.
+    pub(super) fn content(&mut self, now: Instant, content: Content) {
+        self.report.content = Some(content);
+        self.due = Some(now);
+    }
+
+    /// A partner that must be replaced.
+    pub(super) fn failed(&mut self, now: Instant, partner: &HostId, reason: FailureReason) {
+        let host_id = partner.as_str().to_owned();
+        self.report.failed.push(PartnerFailed { host_id, reason: reason.into() });
+        self.due = Some(now);
+    }
+
+    /// The lease goes back. Others wait for it.
+    pub(super) fn return_lease(&mut self, now: Instant, lease_id: u64, outcome: LeaseOutcome) {
+        self.report.lease_returned = Some(LeaseReturned { lease_id, outcome: outcome.into() });
+        self.due = Some(now);
+    }
+
+    /// When there is something to send.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// Sends what is due. What does not fit into the conversation's queue stays, and waits for more to go with it.
+    pub(super) fn flush(&mut self, now: Instant, talk: &Conversation) {
+        if self.due.is_none_or(|due| due > now) {
+            return;
+        }
+        let counts = PieceResult {
+            held_bytes: self.report.held_bytes,
+            origin_bytes: self.report.origin_bytes,
+            ..PieceResult::default()
+        };
+        match talk.report(Box::new(std::mem::replace(&mut self.report, counts))) {
+            Ok(()) => self.due = None,
+            Err(report) => {
+                self.report = *report;
+                self.due = Some(now + MERGE_FOR);
+            }
+        }
+    }
+
+    /// Forgets everything: the scheduler that it was meant for is gone.
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+}

@@ -1,0 +1,326 @@
+//! [`Engine`]: opens content by task.
+
+use crate::download::{Active, Backoff, First, Known, Phase};
+use crate::metrics::Metrics;
+use crate::peer::{self, Peers, Served as Given};
+use crate::reader::{Live, Reader};
+use crate::schedule::{InvalidAddress, Life, Schedulers};
+use crate::store::{Complete, Store, StoreConfig, StoreError, TaskFile};
+use crate::{Content, OpenError, OpenRequest, Opened, Served, Want};
+use darter_protocol::scheduler::Host;
+use darter_protocol::{ByteRange, HostId, PieceSet, TaskId};
+use darter_upstream::Upstream;
+use prometheus_client::registry::Registry;
+use std::collections::HashMap;
+use std::io;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+use tokio::net::TcpListener;
+use tokio::sync::{oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Stopped downloads that this daemon still serves to others. Each holds a file open.
+const MAX_SUSPENDED: usize = 256;
+
+/// How the engine works.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// Where content is kept.
+    pub store: StoreConfig,
+    /// Who this host is.
+    pub host: HostConfig,
+    /// Addresses of the schedulers, `HOST:PORT`. Empty: this daemon is its own cluster.
+    pub schedulers: Vec<String>,
+    /// How failures of an origin are retried.
+    pub backoff: Backoff,
+    /// How long a stream of content may be silent (`download.pieceDownloadTimeout`).
+    pub idle_timeout: Duration,
+    /// A request for a range also fetches the rest (`download.prefetch`).
+    pub prefetch: bool,
+    /// How often the store is looked through (`gcInterval`).
+    pub gc_interval: Duration,
+}
+
+/// A host, as others are told of it.
+#[derive(Debug, Clone)]
+pub struct HostConfig {
+    /// Its name in the cluster, stable over restarts.
+    pub id: HostId,
+    /// Its name for people.
+    pub hostname: String,
+    /// The address that other daemons dial.
+    pub ip: IpAddr,
+    /// The data centre it stands in; may be empty.
+    pub idc: String,
+    /// Where it stands, widest first, separated by `|`; may be empty.
+    pub location: String,
+    /// Seeds are asked first for a first copy.
+    pub seed: bool,
+    /// Bodies of content that are sent to other daemons at once.
+    pub upload_slots: u32,
+}
+
+/// The engine cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A scheduler's address is none.
+    #[error(transparent)]
+    Scheduler(#[from] InvalidAddress),
+    /// The piece server's socket has no address.
+    #[error("the piece server's socket has no address: {0}")]
+    Socket(#[from] io::Error),
+}
+
+/// The piece engine of this host. Cheap to clone.
+#[derive(Clone)]
+pub struct Engine(Arc<Shared>);
+
+/// What downloads, readers and the piece server share.
+pub(crate) struct Shared {
+    pub(crate) config: EngineConfig,
+    pub(crate) store: Arc<Store>,
+    pub(crate) upstream: Upstream,
+    pub(crate) peers: Peers,
+    pub(crate) schedulers: Schedulers,
+    pub(crate) metrics: Metrics,
+    pub(crate) shutdown: CancellationToken,
+    tracker: TaskTracker,
+    active: Mutex<HashMap<TaskId, Arc<Active>>>,
+    suspended: Mutex<HashMap<TaskId, (Arc<TaskFile>, PieceSet)>>,
+}
+
+/// How a caller came to a download.
+enum Joined {
+    First(oneshot::Receiver<First>),
+    Later(watch::Receiver<Phase>),
+}
+
+// === impl Engine ===
+
+impl Engine {
+    /// Opens the store, begins to serve other daemons on `listener`, and looks for the schedulers. A scheduler that is not
+    /// there is no error: the engine serves without it and joins when it appears.
+    ///
+    /// # Errors
+    /// When the store cannot be opened, or an address is malformed.
+    pub fn start(
+        config: EngineConfig,
+        upstream: Upstream,
+        listener: TcpListener,
+        registry: &mut Registry,
+    ) -> Result<Self, EngineError> {
+        let piece_port = listener.local_addr()?.port();
+        let store = Arc::new(Store::open(config.store.clone())?);
+        let schedulers = Schedulers::new(&config.schedulers, config.host.id.as_str())?;
+        let metrics = Metrics::register(registry);
+        let shared = Arc::new(Shared {
+            store,
+            upstream,
+            peers: Peers::new(),
+            schedulers,
+            metrics,
+            shutdown: CancellationToken::new(),
+            tracker: TaskTracker::new(),
+            active: Mutex::default(),
+            suspended: Mutex::default(),
+            config,
+        });
+        let (found, slots) = (Arc::clone(&shared), shared.config.host.upload_slots);
+        let find = move |task| {
+            let shared = Arc::clone(&found);
+            async move { shared.find(task).await }
+        };
+        shared.tracker.spawn(peer::run(
+            listener,
+            find,
+            slots,
+            shared.metrics.clone(),
+            shared.shutdown.clone(),
+        ));
+        shared.tracker.spawn(Arc::clone(&shared).keep_schedulers(piece_port));
+        shared.tracker.spawn(Arc::clone(&shared).collect());
+        Ok(Self(shared))
+    }
+
+    /// Opens content. The answer comes as soon as the content's length is known; its bytes follow as they arrive.
+    /// Concurrent openings of one task share one download.
+    ///
+    /// # Errors
+    /// See [`OpenError`]. When the origin refuses this caller, that is not an error but [`Opened::Relay`].
+    ///
+    /// # Cancel safety
+    /// A caller that goes away before its answer leaves a download that others may have joined.
+    pub async fn open(&self, request: OpenRequest) -> Result<Opened, OpenError> {
+        let shared = &self.0;
+        // Each turn ends, or somebody else's download has ended meanwhile: there are as many turns as callers, at most.
+        loop {
+            if let Some(complete) = shared.complete(request.task).await? {
+                return shared.open_stored(complete, request.want);
+            }
+            match shared.join(&request) {
+                Joined::First(answer) => match answer.await {
+                    Ok(First::Answer(answer)) => return answer,
+                    Ok(First::Content { known, range, demand }) => {
+                        return Ok(shared.open_running(&known, range, demand));
+                    }
+                    Err(_) => return Err(OpenError::Unavailable("the daemon is stopping".to_owned())),
+                },
+                Joined::Later(mut phase) => {
+                    let known = phase.wait_for(|phase| !matches!(phase, Phase::Opening)).await;
+                    match known.map(|phase| phase.clone()) {
+                        Ok(Phase::Known(known)) => {
+                            if let Some(opened) = shared.join_known(&request, &known)? {
+                                return Ok(opened);
+                            }
+                        }
+                        Ok(Phase::Over(Some(error))) => return Err(error),
+                        Ok(Phase::Opening | Phase::Over(None)) | Err(_) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    /// Stops: no download goes on, other daemons are not served any more, the schedulers are told. What was downloaded
+    /// in part is resumed at the next start.
+    pub async fn stop(&self) {
+        self.0.shutdown.cancel();
+        self.0.tracker.close();
+        self.0.tracker.wait().await;
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    async fn complete(&self, task: TaskId) -> Result<Option<Complete>, OpenError> {
+        let store = Arc::clone(&self.store);
+        let complete =
+            tokio::task::spawn_blocking(move || store.complete(&task)).await.map_err(io::Error::other);
+        complete.and_then(|complete| complete).map_err(|error| OpenError::Store(Arc::new(error)))
+    }
+
+    fn open_stored(&self, complete: Complete, want: Want) -> Result<Opened, OpenError> {
+        let range = want.resolve(complete.record.info.length)?;
+        let reader = Reader { file: complete.file, rest: range, live: None, metrics: self.metrics.clone() };
+        let (info, body) = (complete.record.info, reader.into_body());
+        Ok(Opened::Content(Content { info, range, served: Served::Disk, body }))
+    }
+
+    fn open_running(
+        &self,
+        known: &Known,
+        range: Option<ByteRange>,
+        demand: crate::progress::Demand,
+    ) -> Opened {
+        let length = known.info.length;
+        let last = range
+            .filter(|range| known.digest.is_some() && range.end() == length)
+            .map(|range| range.end() - 1);
+        let live = Live { progress: known.progress.clone(), demand, last };
+        let (file, metrics) = (Arc::clone(&known.file), self.metrics.clone());
+        let body = Reader { file, rest: range, live: Some(live), metrics }.into_body();
+        Opened::Content(Content { info: known.info.clone(), range, served: Served::Fetching, body })
+    }
+
+    /// Joins a running download whose content is known; `None` when it ended meanwhile.
+    fn join_known(&self, request: &OpenRequest, known: &Known) -> Result<Option<Opened>, OpenError> {
+        let range = request.want.resolve(known.info.length)?;
+        let pieces = range.map_or(0..0, |range| known.file.layout().covering(range));
+        let demands = self.lock_active().get(&request.task).map(|active| Arc::clone(&active.demands));
+        let demand = demands.and_then(|demands| demands.add(pieces, request.want.is_all()));
+        Ok(demand.map(|demand| self.open_running(known, range, demand)))
+    }
+
+    /// Joins the task's download, or starts it.
+    fn join(self: &Arc<Self>, request: &OpenRequest) -> Joined {
+        let mut active = self.lock_active();
+        if let Some(running) = active.get(&request.task) {
+            running.add_source(request);
+            return Joined::Later(running.phase.clone());
+        }
+        self.lock_suspended().remove(&request.task);
+        let (running, download) = Active::new(self, request);
+        active.insert(request.task, running);
+        let (first, answer) = oneshot::channel();
+        self.tracker.spawn(download.run(request.want, first));
+        Joined::First(answer)
+    }
+
+    /// The download has ended.
+    pub(crate) fn remove(&self, task: &TaskId, ended: &Arc<Active>) {
+        let mut active = self.lock_active();
+        if active.get(task).is_some_and(|active| Arc::ptr_eq(active, ended)) {
+            active.remove(task);
+        }
+    }
+
+    /// The download has stopped before its end; others may still get what it has.
+    pub(crate) fn suspend(&self, task: TaskId, file: Arc<TaskFile>, have: PieceSet) {
+        let mut suspended = self.lock_suspended();
+        if suspended.len() < MAX_SUSPENDED && !have.is_empty() {
+            suspended.insert(task, (file, have));
+        }
+    }
+
+    /// What there is of a task for another daemon.
+    async fn find(&self, task: TaskId) -> Option<Given> {
+        let running = self.lock_active().get(&task).map(|active| active.phase.borrow().clone());
+        if let Some(Phase::Known(known)) = running {
+            return Some(Given::Running { file: Arc::clone(&known.file), progress: known.progress.clone() });
+        }
+        if let Some((file, have)) = self.lock_suspended().get(&task).cloned() {
+            return Some(Given::Partial { file, have });
+        }
+        let complete = self.complete(task).await.ok()??;
+        Some(Given::Complete { file: complete.file, hashes: complete.hashes })
+    }
+
+    async fn keep_schedulers(self: Arc<Self>, piece_port: u16) {
+        let host = &self.config.host;
+        let host = Host {
+            id: host.id.as_str().to_owned(),
+            hostname: host.hostname.clone(),
+            ip: host.ip.to_string(),
+            piece_port: piece_port.into(),
+            idc: host.idc.clone(),
+            location: host.location.clone(),
+            seed: host.seed,
+            upload_slots: host.upload_slots,
+        };
+        let (store, metrics, shutdown) =
+            (Arc::clone(&self.store), self.metrics.clone(), self.shutdown.clone());
+        self.schedulers.run(Life { host, store, metrics, shutdown }).await;
+    }
+
+    /// Looks through the store now and then.
+    async fn collect(self: Arc<Self>) {
+        let mut ticks = tokio::time::interval(self.config.gc_interval);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = self.shutdown.cancelled() => return,
+            }
+            let store = Arc::clone(&self.store);
+            let collected = tokio::task::spawn_blocking(move || store.collect(SystemTime::now())).await;
+            if let Err(error) = collected.map_err(io::Error::other).and_then(|collected| collected) {
+                tracing::error!(%error, "cannot look through the content store");
+            }
+            self.schedulers.leave(self.store.take_evicted()).await;
+        }
+    }
+
+    fn lock_active(&self) -> MutexGuard<'_, HashMap<TaskId, Arc<Active>>> {
+        self.active.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_suspended(&self) -> MutexGuard<'_, HashMap<TaskId, (Arc<TaskFile>, PieceSet)>> {
+        self.suspended.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

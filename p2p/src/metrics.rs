@@ -1,0 +1,59 @@
+//! [`Metrics`]: what an operator graphs of the engine.
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+/// Where bytes came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(crate) enum From {
+    Origin,
+    Peer,
+    Disk,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct FromLabel {
+    pub(crate) from: From,
+}
+
+/// Counters and gauges of the engine.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Metrics {
+    bytes: Family<FromLabel, Counter>,
+    pub(crate) uploaded_bytes: Counter,
+    pub(crate) downloads: Gauge,
+    pub(crate) completed: Counter,
+    pub(crate) failed: Counter,
+    pub(crate) corrupt_pieces: Counter,
+    pub(crate) scheduler_up: Gauge,
+}
+
+impl Metrics {
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        let p2p = registry.sub_registry_with_prefix("p2p");
+        p2p.register("content_bytes", "Bytes of content by where they came from", metrics.bytes.clone());
+        p2p.register("uploaded_bytes", "Bytes sent to other daemons", metrics.uploaded_bytes.clone());
+        p2p.register("downloads", "Downloads that are running", metrics.downloads.clone());
+        p2p.register("completed", "Downloads that completed, verified", metrics.completed.clone());
+        p2p.register("failed", "Downloads that failed", metrics.failed.clone());
+        p2p.register(
+            "corrupt_pieces",
+            "Pieces that did not match their hash",
+            metrics.corrupt_pieces.clone(),
+        );
+        p2p.register(
+            "schedulers_up",
+            "Schedulers that this daemon is connected to",
+            metrics.scheduler_up.clone(),
+        );
+        metrics
+    }
+
+    pub(crate) fn add_bytes(&self, from: From, bytes: u64) {
+        self.bytes.get_or_create(&FromLabel { from }).inc_by(bytes);
+    }
+}

@@ -1,0 +1,231 @@
+//! Fetching from where the content comes from: one request, its redirects, and what the answer means.
+//!
+//! An answer counts as content only when every byte of it can be put in its place: a 200 with a length, or a 206 that says
+//! exactly what was asked for. Everything else is either the origin's own word to the caller, to be relayed, or an error.
+
+use crate::ContentInfo;
+use crate::http_range::{ContentRange, number, parse_content_range, range_header};
+use darter_protocol::{ByteRange, PieceLayout};
+use darter_upstream::{Upstream, UpstreamError, empty_body};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use std::sync::Arc;
+use url::Url;
+
+/// Redirects that are followed, as browsers and Go's client do in the main.
+const MAX_REDIRECTS: usize = 5;
+
+/// Headers of an answer that belong to the content, whoever asks.
+const CONTENT_HEADERS: [HeaderName; 6] = [
+    header::CONTENT_TYPE,
+    header::CONTENT_DISPOSITION,
+    header::CONTENT_LANGUAGE,
+    header::CACHE_CONTROL,
+    header::ETAG,
+    header::LAST_MODIFIED,
+];
+/// The same, by how their names begin.
+const CONTENT_HEADER_PREFIXES: [&str; 3] = ["docker-", "x-checksum-", "x-linked-"];
+/// A header longer than this is not kept.
+const MAX_HEADER_BYTES: usize = 1024;
+/// More headers than this are not kept.
+const MAX_HEADERS: usize = 24;
+
+/// Where some content can be had, and as whom.
+#[derive(Clone)]
+pub(crate) struct Source {
+    pub(crate) url: Url,
+    /// The caller's end-to-end headers.
+    pub(crate) headers: HeaderMap,
+    /// The bytes will be checked against a digest, so that even an unprotected redirect can do no harm.
+    pub(crate) verified: bool,
+}
+
+/// Which bytes are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ask {
+    All,
+    From(u64),
+    Range(ByteRange),
+}
+
+/// What the origin answered.
+pub(crate) enum Answer {
+    /// Bytes of the content, from `start` on.
+    Content { info: ContentInfo, start: u64, body: Incoming },
+    /// The range lies outside content of this length.
+    Outside { length: u64 },
+    /// The origin's own word, or a success that cannot be cut into pieces.
+    Other { response: Response<Incoming>, refused: bool },
+}
+
+/// Why there is no answer that can be used.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum OriginError {
+    #[error(transparent)]
+    Upstream(#[from] Arc<UpstreamError>),
+    /// The origin, or a redirect, does what HTTP does not allow.
+    #[error("{host} {what}")]
+    Invalid { host: String, what: &'static str },
+}
+
+/// Asks for content. Redirects are followed here, so that no client ever holds a signed URL; credentials go only to the
+/// host that they were meant for.
+pub(crate) async fn fetch(
+    upstream: &Upstream,
+    source: &Source,
+    ask: Ask,
+    etag: Option<&HeaderValue>,
+) -> Result<Answer, OriginError> {
+    let mut url = source.url.clone();
+    for _ in 0..=MAX_REDIRECTS {
+        let request = request(source, &url, ask, etag)?;
+        let response = upstream.send(request).await.map_err(Arc::new)?;
+        match redirect(&response, &url, source.verified)? {
+            Some(next) => url = next,
+            None => return classify(response, ask, &url),
+        }
+    }
+    Err(invalid(&source.url, "redirects too many times"))
+}
+
+fn request(
+    source: &Source,
+    url: &Url,
+    ask: Ask,
+    etag: Option<&HeaderValue>,
+) -> Result<Request<darter_upstream::Body>, OriginError> {
+    let mut request = Request::builder()
+        .method(Method::GET)
+        .uri(url.as_str())
+        .body(empty_body())
+        .map_err(|_| invalid(url, "names a URL that cannot be asked for"))?;
+    let headers = request.headers_mut();
+    *headers = source.headers.clone();
+    for name in
+        [header::HOST, header::IF_MATCH, header::IF_NONE_MATCH, header::IF_MODIFIED_SINCE, header::IF_RANGE]
+    {
+        headers.remove(name);
+    }
+    for name in [header::IF_UNMODIFIED_SINCE, header::CONTENT_LENGTH, header::RANGE] {
+        headers.remove(name);
+    }
+    if url.origin() != source.url.origin() {
+        for name in [header::AUTHORIZATION, header::COOKIE] {
+            headers.remove(name);
+        }
+    }
+    // What is stored is the content itself, never a coding of it.
+    headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    let range = match ask {
+        Ask::All => None,
+        Ask::From(start) => Some(range_header(start, None)),
+        Ask::Range(range) => Some(range_header(range.start(), Some(range.end()))),
+    };
+    if let Some(range) = range {
+        headers.insert(header::RANGE, range);
+        // A changed content must come whole (and be noticed), never as a part of another version. If-Range compares
+        // strongly, so a weak validator says nothing.
+        if let Some(etag) = etag.filter(|etag| !etag.as_bytes().starts_with(b"W/")) {
+            headers.insert(header::IF_RANGE, etag.clone());
+        }
+    }
+    Ok(request)
+}
+
+/// Where an answer points, if it is a redirect.
+fn redirect(response: &Response<Incoming>, url: &Url, verified: bool) -> Result<Option<Url>, OriginError> {
+    let moved = matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308);
+    let Some(location) = response.headers().get(header::LOCATION).filter(|_| moved) else { return Ok(None) };
+    let next = location.to_str().ok().and_then(|location| url.join(location).ok());
+    match next {
+        Some(next) if !matches!(next.scheme(), "http" | "https") => {
+            Err(invalid(url, "redirects to no http or https URL"))
+        }
+        Some(next) if url.scheme() == "https" && next.scheme() == "http" && !verified => {
+            Err(invalid(url, "redirects from https to http"))
+        }
+        Some(next) => Ok(Some(next)),
+        None => Err(invalid(url, "redirects to something that is no URL")),
+    }
+}
+
+fn classify(response: Response<Incoming>, ask: Ask, url: &Url) -> Result<Answer, OriginError> {
+    let content_range = response.headers().get(header::CONTENT_RANGE).and_then(parse_content_range);
+    let coded = response.headers().get(header::CONTENT_ENCODING).is_some_and(|coding| coding != "identity");
+    match (response.status(), ask) {
+        (StatusCode::OK, _) => match content_length(&response).filter(|_| !coded) {
+            Some(length) => Ok(content(response, length, 0)),
+            None => Ok(Answer::Other { response, refused: false }),
+        },
+        (StatusCode::PARTIAL_CONTENT, Ask::From(_) | Ask::Range(_)) => {
+            let Some(ContentRange::Part { range, total }) = content_range.filter(|_| !coded) else {
+                return Err(invalid(
+                    url,
+                    "answers a range request with a 206 that does not say which part it is",
+                ));
+            };
+            let asked = match ask {
+                Ask::Range(asked) => Some(asked).and_then(|asked| asked.intersect(ByteRange::new(0, total)?)),
+                Ask::From(start) => ByteRange::new(start, total),
+                Ask::All => None,
+            };
+            let fits = PieceLayout::new(total).is_some()
+                && asked == Some(range)
+                && content_length(&response).is_none_or(|length| length == range.len());
+            if !fits {
+                return Err(invalid(url, "answers a range request with another part than was asked for"));
+            }
+            Ok(content(response, total, range.start()))
+        }
+        (StatusCode::RANGE_NOT_SATISFIABLE, Ask::From(_) | Ask::Range(_)) => match content_range {
+            Some(ContentRange::Outside { total }) => Ok(Answer::Outside { length: total }),
+            _ => Ok(Answer::Other { response, refused: true }),
+        },
+        (status, _) if status.is_success() => Ok(Answer::Other { response, refused: false }),
+        _ => Ok(Answer::Other { response, refused: true }),
+    }
+}
+
+/// The one Content-Length of an answer, if content may be that long.
+fn content_length(response: &Response<Incoming>) -> Option<u64> {
+    let mut values = response.headers().get_all(header::CONTENT_LENGTH).iter();
+    let length = number(values.next()?.to_str().ok()?)?;
+    (values.next().is_none() && PieceLayout::new(length).is_some()).then_some(length)
+}
+
+fn content(response: Response<Incoming>, length: u64, start: u64) -> Answer {
+    let (parts, body) = response.into_parts();
+    Answer::Content { info: ContentInfo { length, headers: content_headers(&parts.headers) }, start, body }
+}
+
+/// The headers that belong to the content itself.
+fn content_headers(all: &HeaderMap) -> HeaderMap {
+    all.iter()
+        .filter(|(name, _)| is_content_header(name))
+        .filter(|(_, value)| value.len() <= MAX_HEADER_BYTES && value.to_str().is_ok())
+        .take(MAX_HEADERS)
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
+}
+
+fn is_content_header(name: &HeaderName) -> bool {
+    CONTENT_HEADERS.contains(name)
+        || CONTENT_HEADER_PREFIXES.iter().any(|prefix| name.as_str().starts_with(prefix))
+}
+
+/// Content headers that came from a scheduler: the same ones are taken as from an origin.
+pub(crate) fn content_headers_from(headers: impl IntoIterator<Item = (String, Vec<u8>)>) -> HeaderMap {
+    let parsed = headers
+        .into_iter()
+        .filter_map(|(name, value)| {
+            Some((HeaderName::try_from(name).ok()?, HeaderValue::try_from(value).ok()?))
+        })
+        .take(MAX_HEADERS)
+        .collect();
+    content_headers(&parsed)
+}
+
+fn invalid(url: &Url, what: &'static str) -> OriginError {
+    OriginError::Invalid { host: url.host_str().unwrap_or_default().to_owned(), what }
+}

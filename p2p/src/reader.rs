@@ -1,0 +1,93 @@
+//! How content leaves the engine: in order, as it arrives, out of the page cache.
+//!
+//! A byte that a client gets was copied twice here: into the file when it came, and out of it. Bytes from another daemon
+//! are readable once their piece matched its hash; bytes from the origin as soon as they are written. When the content has
+//! a digest, the very last byte is held back until the whole was verified: a client that received everything received
+//! what it asked for, and one that did not has a short body.
+
+use crate::metrics::{From, Metrics};
+use crate::progress::{Demand, Progress, State};
+use crate::store::TaskFile;
+use crate::{ContentBody, ReadError};
+use bytes::Bytes;
+use darter_protocol::ByteRange;
+use futures_util::stream;
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// One reader of some content.
+pub(crate) struct Reader {
+    pub(crate) file: Arc<TaskFile>,
+    /// What is still to be read.
+    pub(crate) rest: Option<ByteRange>,
+    /// The download that brings it; `None` when everything is there.
+    pub(crate) live: Option<Live>,
+    pub(crate) metrics: Metrics,
+}
+
+/// A running download, as one reader sees it.
+pub(crate) struct Live {
+    pub(crate) progress: watch::Receiver<Progress>,
+    pub(crate) demand: Demand,
+    /// The offset of the byte that waits for the verification of the whole, when there is a digest to verify.
+    pub(crate) last: Option<u64>,
+}
+
+impl Reader {
+    /// The bytes as an HTTP body.
+    pub(crate) fn into_body(self) -> ContentBody {
+        let length = self.rest.map_or(0, ByteRange::len);
+        let frames = stream::unfold(Some(self), |reader| async {
+            let mut reader = reader?;
+            match reader.next().await {
+                Ok(bytes) => bytes.map(|bytes| (Ok(Frame::data(bytes)), Some(reader))),
+                Err(error) => Some((Err(error), None)),
+            }
+        });
+        ContentBody::new(StreamBody::new(frames).boxed_unsync(), length)
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>, ReadError> {
+        let Some(rest) = self.rest else { return Ok(None) };
+        let ready = match &mut self.live {
+            Some(live) => live.ready(rest, &self.file).await?,
+            None => rest,
+        };
+        let bytes = self.file.read(ready).await.map_err(|error| ReadError::Store(Arc::new(error)))?;
+        if self.live.is_none() {
+            self.metrics.add_bytes(From::Disk, bytes.len() as u64);
+        }
+        self.rest = ByteRange::new(rest.start() + bytes.len() as u64, rest.end());
+        Ok(Some(bytes))
+    }
+}
+
+impl Live {
+    /// Waits until the first byte of `rest` may be read; gives the part of `rest` that may.
+    async fn ready(&mut self, rest: ByteRange, file: &TaskFile) -> Result<ByteRange, ReadError> {
+        let mut waited_for = None;
+        loop {
+            {
+                let progress = self.progress.borrow_and_update();
+                if let State::Failed(error) = &progress.state {
+                    return Err(error.clone());
+                }
+                let held = self.last.filter(|_| matches!(progress.state, State::Running)).unwrap_or(u64::MAX);
+                let end = progress.readable(rest.start()).min(held);
+                if let Some(ready) = ByteRange::new(rest.start(), end.min(rest.end())) {
+                    return Ok(ready);
+                }
+            }
+            let piece = file.layout().piece_at(rest.start());
+            if let Some(piece) = piece.filter(|piece| waited_for != Some(*piece)) {
+                waited_for = Some(piece);
+                self.demand.wait_for(piece);
+            }
+            if self.progress.changed().await.is_err() {
+                return Err(ReadError::Unavailable("the download was stopped".to_owned()));
+            }
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! The conversation with the schedulers.
+//!
+//! Each configured scheduler has a [`Link`]: a life line that is kept up for as long as this daemon runs, whether the
+//! scheduler is there or not. A download asks the first scheduler of its task's ring order whose link is up; when none is,
+//! it goes on alone, and joins when one appears.
+
+use crate::metrics::Metrics;
+use crate::store::{Record, Store};
+use darter_protocol::hash;
+use darter_protocol::scheduler::scheduler_client::SchedulerClient;
+use darter_protocol::scheduler::{
+    AnnounceHostRequest, AnnounceTaskRequest, Content, Header, HeldTask, Host, LeaveHostRequest,
+    LeaveTaskRequest, MAX_MESSAGE_BYTES, PeerPacket, PieceResult, RegisterPeerTaskRequest,
+    ReportPeerResultRequest,
+};
+use darter_protocol::{PieceHash, Ring, Root, TaskId};
+use rand::RngExt;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use tonic::transport::{Channel, Endpoint};
+
+/// How long dialling a scheduler may take.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a call may take. A decision takes microseconds; what takes longer is a scheduler to do without.
+const CALL_TIMEOUT: Duration = Duration::from_secs(3);
+/// How often the life line is probed, and how long the answer may take: a scheduler that died without a word is noticed
+/// within five seconds.
+const PROBE_INTERVAL: Duration = Duration::from_secs(2);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
+/// The pause before a lost link is tried again: at first, and at most. Half of it is left to chance, so that a thousand
+/// daemons do not come back in step.
+const FIRST_RETRY: Duration = Duration::from_millis(200);
+const LAST_RETRY: Duration = Duration::from_secs(5);
+/// Tasks in one message of the inventory: about 200 bytes each, far below the limit of a message.
+const INVENTORY_BATCH: usize = 1000;
+/// Messages that wait for the network in either direction of one conversation. Reports are merged while they cannot be
+/// sent; packets that do not fit make the scheduler wait.
+const QUEUE: usize = 64;
+
+/// All schedulers.
+pub(crate) struct Schedulers {
+    ring: Ring,
+    links: HashMap<String, Arc<Link>>,
+    /// Bumped whenever a link comes up.
+    came_up: watch::Sender<u64>,
+}
+
+/// One scheduler.
+pub(crate) struct Link {
+    address: String,
+    host_id: String,
+    client: SchedulerClient<Channel>,
+    up: AtomicBool,
+}
+
+/// What a life line needs.
+pub(crate) struct Life {
+    /// This host, as the schedulers are told of it.
+    pub(crate) host: Host,
+    pub(crate) store: Arc<Store>,
+    pub(crate) metrics: Metrics,
+    pub(crate) shutdown: CancellationToken,
+}
+
+/// A scheduler's address that cannot be one.
+#[derive(Debug, thiserror::Error)]
+#[error("{address:?} is no scheduler address: expected HOST:PORT")]
+pub struct InvalidAddress {
+    address: String,
+}
+
+// === impl Schedulers ===
+
+impl Schedulers {
+    pub(crate) fn new(addresses: &[String], host_id: &str) -> Result<Self, InvalidAddress> {
+        let link = |address: &String| {
+            let endpoint = Endpoint::from_shared(format!("http://{address}"))
+                .map_err(|_| InvalidAddress { address: address.clone() })?
+                .connect_timeout(DIAL_TIMEOUT)
+                .tcp_nodelay(true)
+                .http2_keep_alive_interval(PROBE_INTERVAL)
+                .keep_alive_timeout(PROBE_TIMEOUT)
+                .keep_alive_while_idle(true);
+            let client = SchedulerClient::new(endpoint.connect_lazy())
+                .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                .max_encoding_message_size(MAX_MESSAGE_BYTES);
+            let (address, host_id, up) = (address.clone(), host_id.to_owned(), AtomicBool::new(false));
+            Ok((address.clone(), Arc::new(Link { address, host_id, client, up })))
+        };
+        let links = addresses.iter().map(link).collect::<Result<HashMap<_, _>, _>>()?;
+        Ok(Self { ring: Ring::new(links.keys().cloned()), links, came_up: watch::Sender::new(0) })
+    }
+
+    /// The scheduler to ask about `task` now.
+    pub(crate) fn of(&self, task: &TaskId) -> Option<Arc<Link>> {
+        self.ring.order(task).filter_map(|address| self.links.get(address)).find(|link| link.is_up()).cloned()
+    }
+
+    /// Tells that tasks are not here any more.
+    pub(crate) async fn leave(&self, tasks: Vec<TaskId>) {
+        let mut by_link: HashMap<String, (Arc<Link>, Vec<TaskId>)> = HashMap::new();
+        for task in tasks {
+            if let Some(link) = self.of(&task) {
+                by_link.entry(link.address.clone()).or_insert_with(|| (link, Vec::new())).1.push(task);
+            }
+        }
+        for (link, tasks) in by_link.into_values() {
+            link.leave(&tasks).await;
+        }
+    }
+
+    /// Changes whenever a scheduler comes up.
+    pub(crate) fn came_up(&self) -> watch::Receiver<u64> {
+        self.came_up.subscribe()
+    }
+
+    /// Keeps all life lines up until `shutdown`, then says goodbye.
+    pub(crate) async fn run(&self, life: Life) {
+        let lines = self.links.values().map(|link| {
+            let came_up = || self.came_up.send_modify(|times| *times += 1);
+            link.keep_up(&life, came_up)
+        });
+        futures_util::future::join_all(lines).await;
+    }
+}
+
+// === impl Link ===
+
+impl Link {
+    fn is_up(&self) -> bool {
+        self.up.load(Ordering::Acquire)
+    }
+
+    /// Keeps the life line up until shutdown, then says goodbye. Calls `came_up` whenever it came up.
+    async fn keep_up(&self, life: &Life, came_up: impl Fn()) {
+        let (mut pause, mut told) = (FIRST_RETRY, false);
+        while !life.shutdown.is_cancelled() {
+            let ended = tokio::select! {
+                ended = self.live(life, &came_up) => ended,
+                () = life.shutdown.cancelled() => break,
+            };
+            if self.up.swap(false, Ordering::AcqRel) {
+                life.metrics.scheduler_up.dec();
+                tracing::warn!(scheduler = self.address, reason = ended.message(), "lost the scheduler");
+                (pause, told) = (FIRST_RETRY, true);
+            } else if !std::mem::replace(&mut told, true) {
+                let reason = ended.message();
+                tracing::warn!(
+                    scheduler = self.address,
+                    reason,
+                    "cannot reach the scheduler; serving without it"
+                );
+            }
+            let jitter = rand::rng().random_range(0.5..1.0);
+            tokio::select! {
+                () = tokio::time::sleep(pause.mul_f64(jitter)) => pause = (pause * 2).min(LAST_RETRY),
+                () = life.shutdown.cancelled() => {}
+            }
+        }
+        if self.is_up() {
+            let goodbye = LeaveHostRequest { host_id: self.host_id.clone() };
+            let _ = in_time(self.client.clone().leave_host(goodbye)).await;
+        }
+    }
+
+    /// One life of the life line; ends when it breaks.
+    async fn live(&self, life: &Life, came_up: impl FnOnce()) -> Status {
+        let started = async {
+            let (hold, outgoing) = mpsc::channel(1);
+            let hello = AnnounceHostRequest { host: Some(life.host.clone()) };
+            hold.send(hello).await.map_err(|_| Status::internal("the queue is closed"))?;
+            let mut client = self.client.clone();
+            let mut incoming =
+                in_time(client.announce_host(ReceiverStream::new(outgoing))).await?.into_inner();
+            in_time(incoming.message()).await?;
+            self.announce_all(&life.store).await?;
+            Ok((hold, incoming))
+        };
+        let (_hold, mut incoming) = match started.await {
+            Ok(started) => started,
+            Err(status) => return status,
+        };
+        self.up.store(true, Ordering::Release);
+        tracing::info!(scheduler = self.address, "joined the scheduler");
+        life.metrics.scheduler_up.inc();
+        came_up();
+        loop {
+            match incoming.message().await {
+                Ok(Some(_)) => {}
+                Ok(None) => return Status::unavailable("it closed the connection"),
+                Err(status) => return status,
+            }
+        }
+    }
+
+    /// Tells the scheduler everything that is complete here.
+    async fn announce_all(&self, store: &Arc<Store>) -> Result<(), Status> {
+        let store = Arc::clone(store);
+        let inventory = tokio::task::spawn_blocking(move || {
+            let mut tasks = Vec::new();
+            let listed = store.inventory(|task, record, hashes| tasks.extend(held(&task, record, hashes)));
+            listed.map(|()| tasks)
+        });
+        let inventory = inventory.await.map_err(|error| Status::internal(error.to_string()))?;
+        let inventory = inventory.map_err(|error| Status::internal(error.to_string()))?;
+        for batch in inventory.chunks(INVENTORY_BATCH) {
+            self.announce(batch.to_vec()).await?;
+        }
+        Ok(())
+    }
+
+    async fn announce(&self, tasks: Vec<HeldTask>) -> Result<(), Status> {
+        let request = AnnounceTaskRequest { host_id: self.host_id.clone(), tasks };
+        in_time(self.client.clone().announce_task(request)).await.map(drop)
+    }
+
+    /// Asks for a task, and opens the conversation about it. The answer comes as the conversation's first packet.
+    pub(crate) async fn join(
+        self: Arc<Self>,
+        task: TaskId,
+        held_bytes: u64,
+    ) -> Result<(Conversation, PeerPacket), Status> {
+        let task_id = task.as_bytes().to_vec().into();
+        let request = RegisterPeerTaskRequest { host_id: self.host_id.clone(), task_id, held_bytes };
+        let answer = in_time(self.client.clone().register_peer_task(request)).await?.into_inner();
+        let (up, outgoing) = mpsc::channel(QUEUE);
+        let (packets, down) = mpsc::channel(QUEUE);
+        let hello = PieceResult {
+            host_id: self.host_id.clone(),
+            task_id: task.as_bytes().to_vec().into(),
+            held_bytes,
+            ..PieceResult::default()
+        };
+        up.try_send(hello).map_err(|_| Status::internal("the queue is full"))?;
+        let mut client = self.client.clone();
+        let listening = tokio::task::JoinSet::from_iter([async move {
+            let Ok(stream) = client.report_piece_result(ReceiverStream::new(outgoing)).await else { return };
+            let mut stream = stream.into_inner();
+            while let Ok(Some(packet)) = stream.message().await {
+                if packets.send(packet).await.is_err() {
+                    return;
+                }
+            }
+        }]);
+        let first = PeerPacket {
+            content: answer.content,
+            partners: answer.partners,
+            hashes: answer.hashes,
+            lease: answer.lease,
+            ..PeerPacket::default()
+        };
+        Ok((Conversation { link: self, task, up, down, _listening: listening }, first))
+    }
+
+    /// Tells that tasks are complete here now, outside of a conversation.
+    pub(crate) async fn announce_one(&self, task: &TaskId, record: &Record, hashes: &[PieceHash]) {
+        let tasks = held(task, record, hashes).into_iter().collect();
+        if let Err(status) = self.announce(tasks).await {
+            tracing::debug!(%task, reason = status.message(), "cannot announce the task");
+        }
+    }
+
+    /// Tells that tasks are not here any more.
+    pub(crate) async fn leave(&self, tasks: &[TaskId]) {
+        let task_ids = tasks.iter().map(|task| task.as_bytes().to_vec().into()).collect();
+        let request = LeaveTaskRequest { host_id: self.host_id.clone(), task_ids };
+        if let Err(status) = in_time(self.client.clone().leave_task(request)).await {
+            tracing::debug!(reason = status.message(), "cannot tell the scheduler which tasks are gone");
+        }
+    }
+}
+
+// === impl Conversation ===
+
+/// The conversation about one task. Dropping it ends it.
+pub(crate) struct Conversation {
+    link: Arc<Link>,
+    task: TaskId,
+    up: mpsc::Sender<PieceResult>,
+    down: mpsc::Receiver<PeerPacket>,
+    _listening: tokio::task::JoinSet<()>,
+}
+
+impl Conversation {
+    /// The next packet; `None` when the scheduler is gone.
+    ///
+    /// # Cancel safety
+    /// No packet is lost.
+    pub(crate) async fn next(&mut self) -> Option<PeerPacket> {
+        self.down.recv().await
+    }
+
+    /// Sends a report if there is room for it now; otherwise gives it back, to be merged with what comes.
+    pub(crate) fn report(&self, report: Box<PieceResult>) -> Result<(), Box<PieceResult>> {
+        match self.up.try_reserve() {
+            Ok(place) => {
+                place.send(*report);
+                Ok(())
+            }
+            Err(_) => Err(report),
+        }
+    }
+
+    /// Tells how the download ended, and ends the conversation.
+    pub(crate) async fn finish(self, complete: Option<Content>, from_origin: u64, from_peers: u64) {
+        let request = ReportPeerResultRequest {
+            host_id: self.link.host_id.clone(),
+            task_id: self.task.as_bytes().to_vec().into(),
+            complete,
+            bytes_from_origin: from_origin,
+            bytes_from_peers: from_peers,
+        };
+        // What was reported must be there before the end is.
+        let _ = tokio::time::timeout(CALL_TIMEOUT, self.up.reserve_many(QUEUE)).await;
+        if let Err(status) = in_time(self.link.client.clone().report_peer_result(request)).await {
+            tracing::debug!(task = %self.task, reason = status.message(), "cannot report the end of a download");
+        }
+    }
+
+    pub(crate) fn link(&self) -> &Arc<Link> {
+        &self.link
+    }
+}
+
+async fn in_time<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    tokio::time::timeout(CALL_TIMEOUT, call).await.map_err(|_| Status::deadline_exceeded("no answer"))?
+}
+
+fn held(task: &TaskId, record: &Record, hashes: &[PieceHash]) -> Option<HeldTask> {
+    let root = hash::root(&record.layout()?, hashes);
+    let content = content(record, Some(root));
+    Some(HeldTask { task_id: task.as_bytes().to_vec().into(), content: Some(content) })
+}
+
+/// What the scheduler is told of some content.
+pub(crate) fn content(record: &Record, root: Option<Root>) -> Content {
+    let header = |(name, value): (&http::HeaderName, &http::HeaderValue)| Header {
+        name: name.as_str().to_owned(),
+        value: value.as_bytes().to_vec().into(),
+    };
+    Content {
+        length: record.info.length,
+        headers: record.info.headers.iter().map(header).collect(),
+        root: root.map(|root| root.as_bytes().to_vec()).unwrap_or_default().into(),
+    }
+}

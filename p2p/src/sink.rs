@@ -1,0 +1,196 @@
+//! How content enters the engine: from a body into the file, hashed on the way.
+//!
+//! Every byte is copied once (into the page cache) and hashed once by BLAKE3, and once more by the content's own digest
+//! when it comes in order. Writing and hashing run on a blocking thread, one batch at a time, while the next batch is
+//! being received: a slow disk holds the body back, never the other way round.
+
+use crate::store::TaskFile;
+use crate::verify::Verifier;
+use bytes::Bytes;
+use darter_protocol::hash::PieceHasher;
+use darter_protocol::{PieceHash, PieceIndex};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// What is received while a batch is being written, in bytes: the memory that one stream may take.
+const MAX_PENDING: usize = 1 << 20;
+
+/// Where the bytes of one stream go.
+pub(crate) struct Sink {
+    pub(crate) file: Arc<TaskFile>,
+    /// Hashes the whole; `None` when nothing is known to compare it with.
+    pub(crate) verifier: Option<Arc<Mutex<Verifier>>>,
+    /// A piece is right by itself when it is complete (it came from the origin). Otherwise the caller settles it.
+    pub(crate) settles: bool,
+    /// Bytes before this offset are there already and stay as they are.
+    pub(crate) keep_before: u64,
+    /// The offset of the next byte.
+    pub(crate) offset: u64,
+    /// The hash of the piece that `offset` lies in, up to there.
+    pub(crate) hasher: Option<Box<PieceHasher>>,
+}
+
+/// Pieces that a batch completed.
+type Pieces = Vec<(PieceIndex, PieceHash)>;
+
+impl Sink {
+    /// Writes and hashes the next bytes; gives the pieces that they complete. Blocks.
+    fn write(&mut self, batch: &[Bytes]) -> io::Result<Pieces> {
+        let verifier = self.verifier.clone();
+        // Somebody who holds it reads back a gap; these bytes will be read back in their turn.
+        let mut verifier = verifier.as_deref().and_then(|verifier| verifier.try_lock().ok());
+        let layout = *self.file.layout();
+        let mut pieces = Vec::new();
+        for bytes in batch {
+            let mut rest = bytes.as_ref();
+            while let Some(piece) = layout.piece_at(self.offset).filter(|_| !rest.is_empty()) {
+                let end = layout.range(piece).end();
+                let (now, later) = rest.split_at(rest.len().min((end - self.offset) as usize));
+                self.write_kept(now)?;
+                let hasher = self.hasher.get_or_insert_with(|| Box::new(PieceHasher::new(&layout, piece)));
+                hasher.update(now);
+                if let Some(verifier) = &mut verifier {
+                    verifier.offer(self.offset, now);
+                }
+                self.offset += now.len() as u64;
+                rest = later;
+                if self.offset == end {
+                    pieces.push((piece, hasher.finish()));
+                    self.hasher = None;
+                    if let Some(verifier) = verifier.as_mut().filter(|_| self.settles) {
+                        verifier.settle(end);
+                    }
+                }
+            }
+        }
+        Ok(pieces)
+    }
+
+    fn write_kept(&self, bytes: &[u8]) -> io::Result<()> {
+        let kept = self.keep_before.saturating_sub(self.offset).min(bytes.len() as u64);
+        self.file.write_at(self.offset + kept, &bytes[kept as usize..])
+    }
+}
+
+/// What a stream has brought since the last report.
+pub(crate) struct Wrote {
+    /// How many bytes.
+    pub(crate) bytes: u64,
+    /// Everything of this stream before this offset is on disk.
+    pub(crate) offset: u64,
+    pub(crate) pieces: Pieces,
+}
+
+/// Who is told of what was written.
+pub(crate) trait Report {
+    fn report(&self, wrote: Wrote) -> impl Future<Output = ()> + Send;
+}
+
+/// Why a stream ended before its end.
+#[derive(Debug)]
+pub(crate) enum PumpError {
+    /// The body broke off, or was silent for too long.
+    Broke(String),
+    Store(io::Error),
+}
+
+/// How a stream is received.
+pub(crate) struct Limits<'a> {
+    /// Bytes of the body to pass over: an origin that does not honour ranges sends everything from the start.
+    pub(crate) skip: u64,
+    /// The offset to stop at. May be lowered on the way.
+    pub(crate) end: &'a AtomicU64,
+    /// How long the body may be silent.
+    pub(crate) idle: Duration,
+    pub(crate) stop: &'a CancellationToken,
+}
+
+/// Receives a body into a sink, up to `limits.end` or until stopped, and reports after every batch. Gives the sink back
+/// with the offset that it reached.
+///
+/// Must be driven to its end: a batch that is being written when this is dropped is still written.
+pub(crate) async fn pump(
+    mut body: Incoming,
+    sink: Sink,
+    limits: Limits<'_>,
+    report: impl Report,
+) -> (Option<Sink>, Result<(), PumpError>) {
+    let mut skip = limits.skip;
+    let mut received = sink.offset;
+    let mut pending: Vec<Bytes> = Vec::new();
+    let mut pending_bytes = 0;
+    let mut writing: Option<JoinHandle<(Sink, u64, io::Result<Pieces>)>> = None;
+    let mut sink = Some(sink);
+    let mut end = None;
+    loop {
+        if !pending.is_empty()
+            && let Some(mut taken) = sink.take()
+        {
+            let batch = std::mem::take(&mut pending);
+            pending_bytes = 0;
+            writing = Some(tokio::task::spawn_blocking(move || {
+                let before = taken.offset;
+                let pieces = taken.write(&batch);
+                let bytes = taken.offset - before;
+                (taken, bytes, pieces)
+            }));
+        }
+        let target = limits.end.load(Ordering::Relaxed);
+        if end.is_none() && received >= target {
+            end = Some(Ok(()));
+        }
+        if let (None, Some(result)) = (&writing, end.take_if(|_| pending.is_empty())) {
+            return (sink, result);
+        }
+        tokio::select! {
+            frame = tokio::time::timeout(limits.idle, body.frame()), if end.is_none() && pending_bytes < MAX_PENDING => {
+                match frame {
+                    Ok(Some(Ok(frame))) => {
+                        let Ok(mut data) = frame.into_data() else { continue };
+                        let passed = skip.min(data.len() as u64);
+                        skip -= passed;
+                        bytes::Buf::advance(&mut data, passed as usize);
+                        data.truncate(usize::try_from(target.saturating_sub(received)).unwrap_or(usize::MAX));
+                        received += data.len() as u64;
+                        pending_bytes += data.len();
+                        if !data.is_empty() {
+                            pending.push(data);
+                        }
+                    }
+                    Ok(Some(Err(error))) => end = Some(Err(PumpError::Broke(describe(&error)))),
+                    Ok(None) => end = Some(Err(PumpError::Broke("the connection ended early".to_owned()))),
+                    Err(_) => {
+                        let text = format!("no byte came for {:?}", limits.idle);
+                        end = Some(Err(PumpError::Broke(text)));
+                    }
+                }
+            }
+            written = async { writing.as_mut().expect("checked below").await }, if writing.is_some() => {
+                writing = None;
+                match written {
+                    Ok((done, bytes, Ok(pieces))) => {
+                        report.report(Wrote { bytes, offset: done.offset, pieces }).await;
+                        sink = Some(done);
+                    }
+                    Ok((done, _, Err(error))) => return (Some(done), Err(PumpError::Store(error))),
+                    Err(error) => return (None, Err(PumpError::Store(io::Error::other(error)))),
+                }
+            }
+            () = limits.stop.cancelled(), if end.is_none() => end = Some(Ok(())),
+        }
+    }
+}
+
+/// hyper's own words are about its code; its cause is about the connection.
+fn describe(error: &hyper::Error) -> String {
+    match std::error::Error::source(error) {
+        Some(cause) => format!("the connection broke off: {cause}"),
+        None => "the connection broke off".to_owned(),
+    }
+}

@@ -1,0 +1,153 @@
+//! [`TaskFile`]: one task's content, one preallocated file with positional reads and writes.
+//!
+//! Whoever holds a `TaskFile` can read it to its end: eviction unlinks the file, and the open descriptor keeps the bytes.
+
+use bytes::{Bytes, BytesMut};
+use darter_protocol::{ByteRange, PieceIndex, PieceLayout};
+use rustix::fs::FallocateFlags;
+use rustix::io::{Errno, ReadWriteFlags};
+use std::fs::{File, OpenOptions};
+use std::io::{self, IoSliceMut};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::Arc;
+
+/// How much is read at once, in bytes. Large enough that the system call does not count, small enough that a thousand
+/// readers are 128 MiB.
+const READ_BYTES: u64 = 128 << 10;
+
+/// One task's content on disk.
+#[derive(Debug)]
+pub(crate) struct TaskFile {
+    file: File,
+    layout: PieceLayout,
+}
+
+impl TaskFile {
+    /// Creates the file and reserves its space, so that a full disk shows now and not in the middle.
+    ///
+    /// # Errors
+    /// Those of the file system; `StorageFull` when the content does not fit.
+    pub(crate) fn create(path: &Path, layout: PieceLayout) -> io::Result<Self> {
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(path)?;
+        if layout.length() > 0 {
+            match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, layout.length()) {
+                // A file system that cannot reserve can still write.
+                Err(Errno::OPNOTSUPP | Errno::NOSYS) => file.set_len(layout.length())?,
+                Err(error) => {
+                    // Unlinked here, where it was made: a failed reservation leaves nothing behind.
+                    let _ = std::fs::remove_file(path);
+                    return Err(error.into());
+                }
+                Ok(()) => {}
+            }
+        }
+        Ok(Self { file, layout })
+    }
+
+    /// Opens the file of a task that was stored before.
+    ///
+    /// # Errors
+    /// Those of the file system; `InvalidData` when the file has not the content's length.
+    pub(crate) fn open(path: &Path, layout: PieceLayout) -> io::Result<Self> {
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        if file.metadata()?.len() != layout.length() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the stored file has another length"));
+        }
+        Ok(Self { file, layout })
+    }
+
+    pub(crate) fn layout(&self) -> &PieceLayout {
+        &self.layout
+    }
+
+    /// Writes `bytes` at `offset`. Blocks: call it where that is allowed.
+    pub(crate) fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        debug_assert!(offset + bytes.len() as u64 <= self.layout.length());
+        self.file.write_all_at(bytes, offset)
+    }
+
+    /// Reads one piece and hands it to `each` in parts. Blocks.
+    pub(crate) fn read_piece(&self, piece: PieceIndex, mut each: impl FnMut(&[u8])) -> io::Result<()> {
+        let range = self.layout.range(piece);
+        let mut buffer = vec![0; READ_BYTES.min(range.len()) as usize];
+        let mut offset = range.start();
+        while offset < range.end() {
+            let part = &mut buffer[..READ_BYTES.min(range.end() - offset) as usize];
+            self.file.read_exact_at(part, offset)?;
+            each(part);
+            offset += part.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Makes what was written survive a power cut. Blocks.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    /// The first bytes of `range`: at least one, at most [`READ_BYTES`].
+    ///
+    /// What the page cache holds is read at once; only what must come from the disk goes to a blocking thread.
+    ///
+    /// # Errors
+    /// Those of the file system; `UnexpectedEof` when the file is shorter than the content.
+    pub(crate) async fn read(self: &Arc<Self>, range: ByteRange) -> io::Result<Bytes> {
+        let length = range.len().min(READ_BYTES) as usize;
+        let mut buffer = BytesMut::zeroed(length);
+        let now = rustix::io::preadv2(
+            &self.file,
+            &mut [IoSliceMut::new(&mut buffer)],
+            range.start(),
+            ReadWriteFlags::NOWAIT,
+        );
+        let read = match now {
+            Ok(read) if read > 0 => read,
+            // Not in the page cache, or a file system that knows no NOWAIT: wait for it elsewhere.
+            Ok(_) | Err(_) => {
+                let file = Arc::clone(self);
+                let offset = range.start();
+                let result = tokio::task::spawn_blocking(move || {
+                    file.file.read_at(&mut buffer, offset).map(|read| (read, buffer))
+                });
+                let read;
+                (read, buffer) = result.await.map_err(io::Error::other)??;
+                read
+            }
+        };
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        buffer.truncate(read);
+        Ok(buffer.freeze())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_written_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = PieceLayout::new(300_000).unwrap();
+        let file = Arc::new(TaskFile::create(&dir.path().join("a"), layout).unwrap());
+        let content: Vec<u8> = (0..300_000u32).map(|i| (i / 3) as u8).collect();
+        file.write_at(0, &content).unwrap();
+        let mut got = Vec::new();
+        while let Some(rest) = ByteRange::new(got.len() as u64, 300_000) {
+            got.extend_from_slice(&file.read(rest).await.unwrap());
+        }
+        assert!(got == content);
+    }
+
+    #[test]
+    fn a_file_of_another_length_is_not_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        TaskFile::create(&path, PieceLayout::new(10).unwrap()).unwrap();
+        assert!(TaskFile::open(&path, PieceLayout::new(10).unwrap()).is_ok());
+        assert!(TaskFile::open(&path, PieceLayout::new(11).unwrap()).is_err());
+    }
+}

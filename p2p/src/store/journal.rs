@@ -1,0 +1,127 @@
+//! [`Journal`]: which pieces of an incomplete task are on disk.
+//!
+//! A file beside the task's own, appended to once per piece with no fsync. After a kill -9 the page cache has all of it,
+//! so nothing that was complete is fetched again. After a power cut it may name pieces whose bytes never arrived; that is
+//! why every piece is checked against its recorded hash before a resumed task uses it. The transactional catalog is for
+//! what is complete: a transaction per piece would cost two disk flushes for a promise that the check gives for nothing.
+//!
+//! Form: magic, length of the record (u32, little-endian), the record; then per piece its index (u32, little-endian) and
+//! its hash (32 bytes). A torn last entry is ignored.
+
+use super::Held;
+use super::record::Record;
+use darter_protocol::{PieceHash, PieceIndex};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+const MAGIC: &[u8; 8] = b"darter\x00\x01";
+const ENTRY: usize = 4 + 32;
+
+/// The journal of a task that is being downloaded.
+#[derive(Debug)]
+pub(crate) struct Journal(File);
+
+impl Journal {
+    /// Starts a journal, in place of any earlier one.
+    pub(crate) fn create(path: &Path, record: &Record) -> io::Result<Self> {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+        let record = record.encode();
+        let length = u32::try_from(record.len()).map_err(io::Error::other)?;
+        file.write_all(&[MAGIC.as_slice(), &length.to_le_bytes(), &record].concat())?;
+        Ok(Self(file))
+    }
+
+    /// Reads a journal and opens it to go on. `None` when it is not one (torn at its start, or of another version).
+    pub(crate) fn open(path: &Path) -> io::Result<Option<(Self, Record, Held)>> {
+        let mut bytes = Vec::new();
+        File::open(path)?.take(limit()).read_to_end(&mut bytes)?;
+        let Some((record, entries)) = parse(&bytes) else { return Ok(None) };
+        let file = OpenOptions::new().write(true).open(path)?;
+        // A torn entry would misalign all that follow.
+        file.set_len((bytes.len() - entries.len() % ENTRY) as u64)?;
+        let mut journal = Self(file);
+        io::Seek::seek(&mut journal.0, io::SeekFrom::End(0))?;
+        let entries = entries.as_chunks::<ENTRY>().0.iter().map(entry).collect();
+        Ok(Some((journal, record, entries)))
+    }
+
+    /// Notes that `piece` is on disk.
+    pub(crate) fn append(&mut self, piece: PieceIndex, hash: &PieceHash) -> io::Result<()> {
+        let mut entry = [0; ENTRY];
+        entry[..4].copy_from_slice(&piece.get().to_le_bytes());
+        entry[4..].copy_from_slice(hash.as_bytes());
+        self.0.write_all(&entry)
+    }
+}
+
+/// The longest journal that is read: every piece noted a few times over.
+fn limit() -> u64 {
+    let pieces = darter_protocol::PieceLayout::MAX_PIECES;
+    Record::MAX_ENCODED as u64 + 4 * pieces * ENTRY as u64
+}
+
+fn parse(bytes: &[u8]) -> Option<(Record, &[u8])> {
+    let rest = bytes.strip_prefix(MAGIC)?;
+    let (length, rest) = rest.split_first_chunk()?;
+    let length = u32::from_le_bytes(*length) as usize;
+    if length > Record::MAX_ENCODED {
+        return None;
+    }
+    let (record, entries) = rest.split_at_checked(length)?;
+    Some((Record::decode(record)?, entries))
+}
+
+fn entry(bytes: &[u8; ENTRY]) -> (PieceIndex, PieceHash) {
+    let (index, hash) = bytes.split_first_chunk().expect("an entry has 36 bytes");
+    let hash: [u8; 32] = hash.try_into().expect("36 - 4 = 32");
+    (PieceIndex::new(u32::from_le_bytes(*index)), hash.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ContentInfo;
+
+    fn record() -> Record {
+        Record::new(ContentInfo { length: 20 << 20, headers: http::HeaderMap::new() }, None)
+    }
+
+    #[test]
+    fn a_journal_goes_on_where_it_was_torn() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("j");
+        let hash = |n| PieceHash::from([n; 32]);
+        let mut journal = Journal::create(&path, &record()).unwrap();
+        journal.append(PieceIndex::new(0), &hash(1)).unwrap();
+        journal.append(PieceIndex::new(3), &hash(2)).unwrap();
+        drop(journal);
+        let torn = std::fs::metadata(&path).unwrap().len() - 5;
+        OpenOptions::new().write(true).open(&path).unwrap().set_len(torn).unwrap();
+
+        let (mut journal, read, entries) = Journal::open(&path).unwrap().unwrap();
+        assert_eq!((read, entries), (record_as(&path), vec![(PieceIndex::new(0), hash(1))]));
+        journal.append(PieceIndex::new(4), &hash(3)).unwrap();
+        let (_, _, entries) = Journal::open(&path).unwrap().unwrap();
+        assert_eq!(entries, vec![(PieceIndex::new(0), hash(1)), (PieceIndex::new(4), hash(3))]);
+    }
+
+    fn record_as(path: &Path) -> Record {
+        Journal::open(path).unwrap().unwrap().1
+    }
+
+    #[test]
+    fn any_prefix_or_garbage_is_survived() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("j");
+        Journal::create(&path, &record()).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        for length in 0..whole.len() {
+            std::fs::write(&path, &whole[..length]).unwrap();
+            assert!(Journal::open(&path).unwrap().is_none(), "{length}");
+        }
+        std::fs::write(&path, [MAGIC.as_slice(), &[0xff; 40]].concat()).unwrap();
+        assert!(Journal::open(&path).unwrap().is_none());
+    }
+}

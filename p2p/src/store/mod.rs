@@ -1,0 +1,387 @@
+//! The content on disk: complete tasks, which survive anything, and incomplete ones, which resume.
+//!
+//! Under the store's folder:
+//!
+//! ```text
+//! catalog.redb           which tasks are complete, with their piece hashes (see `catalog`)
+//! content/ab/<task id>   one file per task, preallocated
+//! content/ab/<task id>.partial   the journal of a task that is not complete (see `journal`)
+//! ```
+//!
+//! Invariants: a task is either in the catalog, or has a journal, or is not there. A file without either is left over
+//! from a crash and is removed at the next start. An entry enters the catalog only after its content was verified and
+//! flushed. Everything here blocks; the callers go to blocking threads.
+
+mod catalog;
+mod collect;
+mod file;
+mod journal;
+mod record;
+
+use catalog::{Catalog, CatalogError, Entry};
+use darter_protocol::{PieceHash, PieceIndex, PieceLayout, TaskId};
+use journal::Journal;
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+pub(crate) use file::TaskFile;
+pub(crate) use record::{Record, decode_hashes, encode_hashes};
+
+/// Where content is kept, and how much of it for how long.
+#[derive(Debug, Clone)]
+pub struct StoreConfig {
+    /// The folder; made when it is not there.
+    pub dir: PathBuf,
+    /// Bytes of content above which the least recently used is evicted.
+    pub quota: u64,
+    /// Percent of the file system's space in use (by anybody) above which content is evicted: 1 to 100.
+    pub quota_percent: u8,
+    /// Content that nobody opened for so long is evicted; content without a digest is fetched anew at this age.
+    pub expire: Duration,
+}
+
+/// The store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot open the content store {}: {reason}", dir.display())]
+pub struct StoreError {
+    dir: PathBuf,
+    reason: String,
+}
+
+/// The content on disk.
+#[derive(Debug)]
+pub(crate) struct Store {
+    config: StoreConfig,
+    catalog: Catalog,
+    /// Bytes reserved by complete and incomplete tasks.
+    used: AtomicU64,
+    /// When complete tasks were last opened, until that is written to the catalog.
+    touched: Mutex<HashMap<TaskId, SystemTime>>,
+    /// Complete tasks that were evicted, until somebody asks.
+    evicted: Mutex<Vec<TaskId>>,
+    /// Held while files appear under or vanish from their names, so that an eviction cannot unlink what a new download
+    /// just made.
+    names: Mutex<()>,
+}
+
+/// A complete task.
+#[derive(Debug, Clone)]
+pub(crate) struct Complete {
+    pub(crate) record: Record,
+    pub(crate) hashes: Arc<[PieceHash]>,
+    pub(crate) file: Arc<TaskFile>,
+}
+
+/// Pieces that are on disk, with their hashes.
+pub(crate) type Held = Vec<(PieceIndex, PieceHash)>;
+
+/// A task that is being downloaded.
+#[derive(Debug)]
+pub(crate) struct Partial {
+    pub(crate) record: Record,
+    pub(crate) file: Arc<TaskFile>,
+    journal: Journal,
+}
+
+impl Partial {
+    /// Notes that `piece` is on disk, for a later start.
+    pub(crate) fn note(&mut self, piece: PieceIndex, hash: &PieceHash) -> io::Result<()> {
+        self.journal.append(piece, hash)
+    }
+}
+
+impl Store {
+    /// Opens the store and clears away what a crash left behind.
+    ///
+    /// # Errors
+    /// When the folder cannot be made or written, or another process uses it.
+    pub(crate) fn open(config: StoreConfig) -> Result<Self, StoreError> {
+        let fail = |reason: String| StoreError { dir: config.dir.clone(), reason };
+        std::fs::create_dir_all(config.dir.join("content")).map_err(|error| fail(error.to_string()))?;
+        let catalog = Catalog::open(&config.dir.join("catalog.redb")).map_err(|CatalogError(error)| {
+            fail(match error {
+                redb::Error::DatabaseAlreadyOpen => "another process uses it".to_owned(),
+                other => other.to_string(),
+            })
+        })?;
+        let store = Self {
+            config: config.clone(),
+            catalog,
+            used: AtomicU64::new(0),
+            touched: Mutex::default(),
+            evicted: Mutex::default(),
+            names: Mutex::default(),
+        };
+        store.tidy().map_err(|error| fail(error.to_string()))?;
+        Ok(store)
+    }
+
+    /// The task, if it is complete. Counts as a use of it.
+    pub(crate) fn complete(&self, task: &TaskId) -> io::Result<Option<Complete>> {
+        let Some(Entry { record, hashes }) = self.catalog.get(task).map_err(io::Error::other)? else {
+            return Ok(None);
+        };
+        let now = SystemTime::now();
+        if record.digest.is_none() && record.created + self.config.expire < now {
+            self.forget(&[*task])?;
+            return Ok(None);
+        }
+        let layout = layout(&record)?;
+        let file = match TaskFile::open(&self.path(task), layout) {
+            Ok(file) => Arc::new(file),
+            // The file was taken away under us: an entry without content is worth nothing.
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => {
+                tracing::warn!(%task, %error, "a stored task has lost its file; it will be fetched again");
+                self.forget(&[*task])?;
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        lock(&self.touched).insert(*task, now);
+        Ok(Some(Complete { record, hashes: hashes.into(), file }))
+    }
+
+    /// Makes room for a task and reserves its space.
+    ///
+    /// # Errors
+    /// `StorageFull` when it does not fit, even after evicting all that may go.
+    pub(crate) fn create(&self, task: &TaskId, record: Record) -> io::Result<Partial> {
+        let layout = layout(&record)?;
+        self.make_room(layout.length())?;
+        let _names = lock(&self.names);
+        let path = self.path(task);
+        std::fs::create_dir_all(path.parent().expect("the path of a task has a folder"))?;
+        // Never truncate: somebody may still read an evicted task of this name through an open descriptor.
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let journal = Journal::create(&journal_path(&path), &record)?;
+        let file = match TaskFile::create(&path, layout) {
+            Ok(file) => Arc::new(file),
+            Err(error) => {
+                let _ = std::fs::remove_file(journal_path(&path));
+                return Err(error);
+            }
+        };
+        self.used.fetch_add(layout.length(), Ordering::Relaxed);
+        Ok(Partial { record, file, journal })
+    }
+
+    /// An incomplete task from before, with those of its noted pieces whose bytes match their hashes. `None` when there
+    /// is none, or when it does not fit together.
+    pub(crate) fn resume(&self, task: &TaskId) -> io::Result<Option<(Partial, Held)>> {
+        let path = self.path(task);
+        let opened = match Journal::open(&journal_path(&path)) {
+            Ok(opened) => opened,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let Some((journal, record, noted)) = opened else {
+            self.discard(task)?;
+            return Ok(None);
+        };
+        let layout = layout(&record)?;
+        let Ok(file) = TaskFile::open(&path, layout) else {
+            self.discard(task)?;
+            return Ok(None);
+        };
+        let noted: HashMap<PieceIndex, PieceHash> =
+            noted.into_iter().filter(|(piece, _)| layout.piece(piece.get()).is_some()).collect();
+        let mut verified = Vec::with_capacity(noted.len());
+        for (piece, hash) in noted {
+            let mut hasher = darter_protocol::hash::PieceHasher::new(&layout, piece);
+            file.read_piece(piece, |part| hasher.update(part))?;
+            if hasher.finish() == hash {
+                verified.push((piece, hash));
+            }
+        }
+        Ok(Some((Partial { record, file: Arc::new(file), journal }, verified)))
+    }
+
+    /// Makes a task complete: flushed first, then entered, then its journal goes. The content must have been verified.
+    pub(crate) fn commit(
+        &self,
+        task: &TaskId,
+        record: Record,
+        file: &TaskFile,
+        hashes: Vec<PieceHash>,
+    ) -> io::Result<()> {
+        file.sync()?;
+        let entry = Entry { record, hashes };
+        self.catalog.insert(task, &entry, SystemTime::now()).map_err(io::Error::other)?;
+        std::fs::remove_file(journal_path(&self.path(task)))
+    }
+
+    /// Throws an incomplete task away.
+    pub(crate) fn discard(&self, task: &TaskId) -> io::Result<()> {
+        let _names = lock(&self.names);
+        self.unlink(task)
+    }
+
+    /// Calls `each` with every complete task.
+    pub(crate) fn inventory(&self, mut each: impl FnMut(TaskId, &Record, &[PieceHash])) -> io::Result<()> {
+        self.catalog
+            .for_each(|task, entry, _| {
+                if let Some(Entry { record, hashes }) = entry {
+                    each(task, &record, &hashes);
+                }
+            })
+            .map_err(io::Error::other)
+    }
+
+    /// Bytes reserved by all tasks.
+    pub(crate) fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Takes complete tasks out of the catalog, then removes their files.
+    fn forget(&self, tasks: &[TaskId]) -> io::Result<()> {
+        let _names = lock(&self.names);
+        self.catalog.remove(tasks).map_err(io::Error::other)?;
+        tasks.iter().try_for_each(|task| self.unlink(task))
+    }
+
+    /// Removes a task's files and gives back what they reserved. `names` is held.
+    fn unlink(&self, task: &TaskId) -> io::Result<()> {
+        let path = self.path(task);
+        if let Ok(meta) = std::fs::metadata(&path) {
+            let _ = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+                Some(used.saturating_sub(meta.len()))
+            });
+        }
+        for path in [journal_path(&path), path] {
+            match std::fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Where a task's content stands.
+    fn path(&self, task: &TaskId) -> PathBuf {
+        let name = task.to_string();
+        self.config.dir.join("content").join(&name[..2]).join(name)
+    }
+}
+
+fn journal_path(content: &Path) -> PathBuf {
+    content.with_extension("partial")
+}
+
+fn layout(record: &Record) -> io::Result<PieceLayout> {
+    record
+        .layout()
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the content is too long to be kept"))
+}
+
+/// The state behind these locks is valid between any two statements, so a panic elsewhere does not spoil it.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::ContentInfo;
+    use darter_protocol::hash::PieceHasher;
+
+    const MIB: u64 = 1 << 20;
+
+    pub(crate) fn config(dir: &Path, quota: u64) -> StoreConfig {
+        StoreConfig { dir: dir.to_owned(), quota, quota_percent: 100, expire: Duration::from_secs(3600) }
+    }
+
+    pub(crate) fn task(n: u8) -> TaskId {
+        TaskId::from([n; 32])
+    }
+
+    fn record(length: u64) -> Record {
+        let digest = format!("sha256:{}", "00".repeat(32)).parse().unwrap();
+        Record::new(ContentInfo { length, headers: http::HeaderMap::new() }, Some(digest))
+    }
+
+    fn write_piece(partial: &mut Partial, index: u32, fill: u8) -> PieceHash {
+        let layout = *partial.file.layout();
+        let piece = layout.piece(index).unwrap();
+        let bytes = vec![fill; layout.range(piece).len() as usize];
+        partial.file.write_at(layout.range(piece).start(), &bytes).unwrap();
+        let mut hasher = PieceHasher::new(&layout, piece);
+        hasher.update(&bytes);
+        partial.note(piece, &hasher.finish()).unwrap();
+        hasher.finish()
+    }
+
+    pub(crate) fn store_complete(store: &Store, task: &TaskId, length: u64) {
+        let mut partial = store.create(task, record(length)).unwrap();
+        let hashes: Vec<_> =
+            partial.file.layout().iter().map(|piece| write_piece(&mut partial, piece.get(), 7)).collect();
+        store.commit(task, partial.record, &partial.file, hashes).unwrap();
+    }
+
+    #[test]
+    fn a_complete_task_survives_a_restart_and_a_partial_one_resumes() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(config(dir.path(), u64::MAX)).unwrap();
+        store_complete(&store, &task(1), 9 * MIB);
+        let mut partial = store.create(&task(2), record(12 * MIB)).unwrap();
+        let hash = write_piece(&mut partial, 1, 3);
+        write_piece(&mut partial, 2, 4);
+        // The journal claims piece 2, but its bytes did not survive.
+        partial.file.write_at(8 * MIB + 5, b"xyz").unwrap();
+        drop((store, partial));
+
+        let store = Store::open(config(dir.path(), u64::MAX)).unwrap();
+        assert_eq!(store.used(), 21 * MIB);
+        assert_eq!(store.complete(&task(1)).unwrap().unwrap().hashes.len(), 3);
+        assert!(store.complete(&task(2)).unwrap().is_none());
+        let (_, verified) = store.resume(&task(2)).unwrap().unwrap();
+        assert_eq!(verified, vec![(PieceIndex::new(1), hash)]);
+        assert!(store.resume(&task(3)).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_a_crash_left_behind_is_cleared_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(config(dir.path(), u64::MAX)).unwrap();
+        store_complete(&store, &task(1), MIB);
+        store_complete(&store, &task(2), MIB);
+        let (kept, lost) = (store.path(&task(1)), store.path(&task(2)));
+        drop(store);
+        std::fs::remove_file(&lost).unwrap();
+        let orphan = kept.with_file_name("0".repeat(64));
+        std::fs::write(&orphan, b"left over").unwrap();
+
+        let store = Store::open(config(dir.path(), u64::MAX)).unwrap();
+        assert!(!orphan.exists());
+        assert!(store.complete(&task(1)).unwrap().is_some());
+        assert!(store.complete(&task(2)).unwrap().is_none());
+        assert_eq!(store.used(), MIB);
+    }
+
+    #[test]
+    fn an_open_file_outlives_its_eviction_and_its_successor() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(config(dir.path(), u64::MAX)).unwrap();
+        store_complete(&store, &task(1), MIB);
+        let held = store.complete(&task(1)).unwrap().unwrap();
+        store.forget(&[task(1)]).unwrap();
+        let mut next = store.create(&task(1), record(MIB)).unwrap();
+        write_piece(&mut next, 0, 9);
+        held.file.read_piece(PieceIndex::new(0), |part| assert!(part.iter().all(|byte| *byte == 7))).unwrap();
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_before_a_byte_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(config(dir.path(), 10 * MIB)).unwrap();
+        assert_eq!(store.create(&task(1), record(11 * MIB)).unwrap_err().kind(), io::ErrorKind::StorageFull);
+        assert_eq!(store.used(), 0);
+        assert!(!store.path(&task(1)).exists());
+    }
+}

@@ -1,0 +1,156 @@
+//! [`Verifier`]: hashes the whole content in order, while its pieces come in any order.
+//!
+//! Bytes that arrive just where the hash stands are taken in passing, so that content from the origin is hashed without
+//! being read back. The rest is read back from the page cache when the gap has closed.
+//!
+//! Invariant: `settled` covers whole pieces that are on disk and will not change; `ahead` may cover a part of the next
+//! piece, and is thrown away when that piece starts anew from another source.
+
+use crate::store::TaskFile;
+use aws_lc_rs::digest;
+use darter_protocol::{Algorithm, Digest, PieceLayout, PieceSet};
+use std::io;
+
+pub(crate) struct Verifier {
+    expected: Digest,
+    layout: PieceLayout,
+    settled: Position,
+    ahead: Position,
+}
+
+#[derive(Clone)]
+struct Position {
+    offset: u64,
+    hash: digest::Context,
+}
+
+impl Verifier {
+    pub(crate) fn new(expected: Digest, layout: PieceLayout) -> Self {
+        let algorithm = match expected.algorithm() {
+            Algorithm::Sha256 => &digest::SHA256,
+            Algorithm::Sha512 => &digest::SHA512,
+        };
+        let start = Position { offset: 0, hash: digest::Context::new(algorithm) };
+        Self { expected, layout, settled: start.clone(), ahead: start }
+    }
+
+    /// Offers bytes that were just written at `offset`, in order within their piece. Taken if the hash stands there.
+    pub(crate) fn offer(&mut self, offset: u64, bytes: &[u8]) {
+        if offset == self.settled.offset && self.ahead.offset != offset {
+            self.ahead = self.settled.clone();
+        }
+        if offset == self.ahead.offset {
+            self.ahead.hash.update(bytes);
+            self.ahead.offset += bytes.len() as u64;
+        }
+    }
+
+    /// Tells that the piece which ends at `end` is on disk for good.
+    pub(crate) fn settle(&mut self, end: u64) {
+        if self.ahead.offset == end && end > self.settled.offset {
+            self.settled = self.ahead.clone();
+        }
+    }
+
+    /// Reads back the pieces of `have` that follow what is hashed. Blocks.
+    pub(crate) fn catch_up(&mut self, file: &TaskFile, have: &PieceSet) -> io::Result<()> {
+        while let Some(piece) =
+            self.layout.piece_at(self.settled.offset).filter(|piece| have.contains(*piece))
+        {
+            let range = self.layout.range(piece);
+            let mut next = self.settled.clone();
+            file.read_piece(piece, |part| next.hash.update(part))?;
+            next.offset = range.end();
+            self.settled = next.clone();
+            self.ahead = next;
+        }
+        Ok(())
+    }
+
+    /// Whether a piece that is in `have` still waits to be read back.
+    pub(crate) fn is_behind(&self, have: &PieceSet) -> bool {
+        self.layout.piece_at(self.settled.offset).is_some_and(|piece| have.contains(piece))
+    }
+
+    /// Whether the whole content is hashed and gives what was expected.
+    pub(crate) fn matches(&self) -> bool {
+        self.settled.offset == self.layout.length()
+            && self.settled.hash.clone().finish().as_ref() == self.expected.as_bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    const MIB: usize = 1 << 20;
+
+    fn content() -> Vec<u8> {
+        (0..9 * MIB).map(|i| (i / 5 + i / 70_000) as u8).collect()
+    }
+
+    fn verifier(content: &[u8]) -> Verifier {
+        let hash = digest::digest(&digest::SHA256, content);
+        let expected = Digest::Sha256(hash.as_ref().try_into().unwrap());
+        Verifier::new(expected, PieceLayout::new(content.len() as u64).unwrap())
+    }
+
+    fn file(dir: &Path, content: &[u8]) -> TaskFile {
+        let file = TaskFile::create(&dir.join("f"), PieceLayout::new(content.len() as u64).unwrap()).unwrap();
+        file.write_at(0, content).unwrap();
+        file
+    }
+
+    #[test]
+    fn bytes_in_order_are_hashed_in_passing() {
+        let content = content();
+        let mut verifier = verifier(&content);
+        for (piece, bytes) in content.chunks(4 * MIB).enumerate() {
+            for (at, part) in bytes.chunks(333_333).enumerate() {
+                verifier.offer((piece * 4 * MIB + at * 333_333) as u64, part);
+            }
+            verifier.settle((piece * 4 * MIB + bytes.len()) as u64);
+        }
+        assert!(verifier.matches());
+    }
+
+    #[test]
+    fn a_piece_that_starts_anew_replaces_what_was_hashed_of_it() {
+        let content = content();
+        let mut verifier = verifier(&content);
+        verifier.offer(0, b"bytes of a source that broke off");
+        for (at, part) in content.chunks(4 * MIB).enumerate() {
+            verifier.offer((at * 4 * MIB) as u64, part);
+            verifier.settle((at * 4 * MIB + part.len()) as u64);
+        }
+        assert!(verifier.matches());
+    }
+
+    #[test]
+    fn pieces_out_of_order_are_read_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let content = content();
+        let file = file(dir.path(), &content);
+        let mut verifier = verifier(&content);
+        let mut have = PieceSet::empty(3);
+        for index in [2, 1, 0] {
+            let piece = darter_protocol::PieceIndex::new(index);
+            have.insert(piece);
+            assert_eq!(verifier.is_behind(&have), index == 0);
+        }
+        assert!(!verifier.matches());
+        verifier.catch_up(&file, &have).unwrap();
+        assert!(verifier.matches());
+    }
+
+    #[test]
+    fn one_wrong_byte_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut content = content();
+        let mut verifier = verifier(&content);
+        content[5 * MIB] ^= 1;
+        verifier.catch_up(&file(dir.path(), &content), &PieceSet::full(3)).unwrap();
+        assert!(!verifier.matches());
+    }
+}
