@@ -113,13 +113,10 @@ impl Authority {
     /// # Errors
     /// As [`Self::load`]; also when only one of the two files is there, or they cannot be written.
     pub fn load_or_generate(folder: &Path) -> Result<Self, AuthorityError> {
-        let folder = Folder::open(folder)?;
-        folder.finish_what_was_interrupted()?;
-        match (folder.certificate.exists()?, folder.key.exists()?) {
-            (true, true) => {}
-            (false, false) => folder.store(&Self::generate()?)?,
-            (true, false) => return Err(folder.key.missing_beside(&folder.certificate).into()),
-            (false, true) => return Err(folder.certificate.missing_beside(&folder.key).into()),
+        let folder = Folder::at(folder);
+        // Both are there only when both are whole, so most starts write nothing: the folder may be read-only.
+        if !(folder.certificate.exists()? && folder.key.exists()?) {
+            folder.make_pair()?;
         }
         // What was just made is read back, too: what serves now is what will serve after a restart.
         Ok(Self::load(&folder.certificate.path, &folder.key.path)?)
@@ -216,15 +213,13 @@ fn warn_if_readable_by_others(key: &Path) {
 
 // === impl Folder ===
 
-/// The folder of a generated CA, locked against other processes. Both files are first written whole beside their places;
+/// The folder of a generated CA. Both files are first written whole beside their places;
 /// then the key is put in place, then the certificate. So whatever a crash leaves can be told from a lost file: what is
 /// missing is still there under its other name.
 struct Folder {
     path: PathBuf,
     certificate: Place,
     key: Place,
-    /// Held as long as it is open.
-    _lock: File,
 }
 
 /// A file's place, and where it is prepared.
@@ -234,24 +229,45 @@ struct Place {
 }
 
 impl Folder {
-    fn open(path: &Path) -> Result<Self, FileError> {
-        let failed = |error| FileProblem::Write(error).at(path);
-        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
-        let lock_path = path.join("ca.lock");
-        let lock = OpenOptions::new()
+    fn at(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            certificate: Place::new(path, "ca.crt"),
+            key: Place::new(path, "ca.key"),
+        }
+    }
+
+    /// Sees to it that both files are there, if this is the first start or one that a crash cut short.
+    fn make_pair(&self) -> Result<(), AuthorityError> {
+        let _lock = self.lock()?;
+        self.finish_what_was_interrupted()?;
+        match (self.certificate.exists()?, self.key.exists()?) {
+            (true, true) => Ok(()),
+            (true, false) => Err(self.key.missing_beside(&self.certificate).into()),
+            (false, true) => Err(self.certificate.missing_beside(&self.key).into()),
+            (false, false) => {
+                let authority = Authority::generate()?;
+                self.store(&authority)?;
+                tracing::info!(folder = %self.path.display(), fingerprint = authority.fingerprint_sha256(),
+                    "made a new CA");
+                Ok(())
+            }
+        }
+    }
+
+    /// Keeps other processes out as long as the file is open. Creates the folder if it must.
+    fn lock(&self) -> Result<File, FileError> {
+        let failed = |error| FileProblem::Write(error).at(&self.path);
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.path).map_err(failed)?;
+        let path = self.path.join("ca.lock");
+        OpenOptions::new()
             .create(true)
             .truncate(false)
             .write(true)
             .mode(0o600)
-            .open(&lock_path)
+            .open(&path)
             .and_then(|file| file.lock().map(|()| file))
-            .map_err(|error| FileProblem::Write(error).at(&lock_path))?;
-        Ok(Self {
-            path: path.to_owned(),
-            certificate: Place::new(path, "ca.crt"),
-            key: Place::new(path, "ca.key"),
-            _lock: lock,
-        })
+            .map_err(|error| FileProblem::Write(error).at(&path))
     }
 
     fn finish_what_was_interrupted(&self) -> Result<(), FileError> {
@@ -429,6 +445,15 @@ mod tests {
         assert_eq!(again.certificate_pem(), first.certificate_pem());
         assert_eq!(load_in(&folder).unwrap().fingerprint_sha256(), first.fingerprint_sha256());
         assert_eq!(fs::read_to_string(folder.join(CRT)).unwrap(), first.certificate_pem());
+    }
+
+    #[test]
+    fn a_start_with_both_files_writes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        Authority::load_or_generate(dir.path()).unwrap();
+        fs::remove_file(dir.path().join("ca.lock")).unwrap();
+        Authority::load_or_generate(dir.path()).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
     }
 
     #[test]

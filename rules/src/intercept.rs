@@ -12,7 +12,7 @@ pub struct Intercept {
 
 impl Intercept {
     /// Intercepts what one of these expressions matches. They are searched for in `host:port`; an IPv6 host stands in
-    /// brackets, a name in lower case.
+    /// brackets, a name in lower case. Their text is what counts: flags belong into it (`(?i)`), not into a builder.
     ///
     /// # Errors
     /// When the expressions together are too large.

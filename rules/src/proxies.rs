@@ -15,7 +15,8 @@ pub struct Proxies {
 /// One entry of `proxy.proxies`. A match without `direct` sends a GET through the peers, whatever its URL looks like.
 #[derive(Debug, Clone)]
 pub struct ProxyRule {
-    /// Searched for in the whole URL, in its canonical form ([`Target::canonical`]).
+    /// Searched for in the whole URL, in its canonical form ([`Target::canonical`]). Its text is what counts: flags belong
+    /// into it (`(?i)`), not into a builder.
     pub regex: Regex,
     /// Straight to the origin, past the peers.
     pub direct: bool,
