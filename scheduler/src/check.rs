@@ -1,13 +1,13 @@
 //! The invariants, checked against a whole cluster after every event of a test.
 
 use crate::cluster::Cluster;
-use crate::host::{HostKey, Hosts};
+use crate::host::{HostKey, HostSet, Hosts};
 use crate::peer::{Role, Standing};
 use crate::stream::Line;
 use crate::task::Task;
 use crate::world::Timer;
 use darter_protocol::TaskId;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 impl Cluster {
@@ -86,25 +86,38 @@ impl Task {
 
     fn check_indexes(&self) {
         let length = self.content.as_ref().map(|content| content.layout.length());
-        let listed: BTreeSet<HostKey> = self.suppliers.iter().copied().collect();
-        assert_eq!(listed.len(), self.suppliers.len(), "a supplier listed twice");
         for (key, peer) in &self.peers {
-            let (supplier, source, lonely) = match &peer.role {
-                Role::Complete => (true, true, false),
-                Role::Partial => (true, false, false),
+            let (supplier, source) = match &peer.role {
+                Role::Complete => (true, true),
+                Role::Partial => (true, false),
                 Role::Downloading(download) => {
                     let supplier = download.meshes() && download.held > 0;
-                    let all = length.is_some_and(|length| download.held >= length);
-                    (supplier, supplier && all, download.meshes() && download.partners.is_empty())
+                    (supplier, supplier && length.is_some_and(|length| download.held >= length))
                 }
             };
-            assert_eq!(peer.supplier, supplier && !peer.struck);
-            assert_eq!(listed.contains(key), peer.supplier, "suppliers");
-            assert_eq!(self.sources.contains(key), source && !peer.struck, "sources");
-            assert_eq!(self.lonely.contains(key), lonely, "lonely");
+            assert_eq!(self.suppliers.contains(*key), supplier && !peer.struck, "suppliers");
+            assert_eq!(self.sources.contains(*key), source && !peer.struck, "sources");
+            let partners = self.download(*key).filter(|download| download.meshes()).map(|d| &d.partners);
+            let sources = |partners: &BTreeMap<HostKey, _>| {
+                partners.keys().filter(|partner| self.sources.contains(**partner)).count()
+            };
+            assert_eq!(self.lonely.contains(*key), partners.is_some_and(|p| p.is_empty()), "lonely");
+            assert_eq!(
+                self.hungry.contains(*key),
+                partners.is_some_and(|p| (1..20).contains(&p.len())),
+                "hungry"
+            );
+            assert_eq!(
+                self.sourceless.contains(*key),
+                partners.is_some_and(|p| sources(p) == 0),
+                "sourceless"
+            );
+            let has_it = |peer: &HostKey| self.download(*peer).is_some_and(|d| d.partners.contains_key(key));
+            let named_to: HostSet = self.peers.keys().copied().filter(has_it).collect();
+            assert_eq!(peer.named_to, named_to, "named to");
         }
-        for listed in [&listed, &self.sources, &self.lonely] {
-            assert!(listed.iter().all(|key| self.peers.contains_key(key)), "listed, but no peer");
+        for listed in [&self.suppliers, &self.sources, &self.lonely, &self.hungry, &self.sourceless] {
+            assert!(listed.iter().all(|key| self.peers.contains_key(&key)), "listed, but no peer");
         }
     }
 
@@ -122,11 +135,11 @@ impl Task {
             }
         }
         if download.meshes() && self.has_source(key) {
-            let has = download.partners.keys().any(|partner| self.sources.contains(partner));
+            let has = download.partners.keys().any(|partner| self.sources.contains(*partner));
             assert!(has, "there is a source, and the peer does not know it");
         }
-        if self.lonely.contains(&key) {
-            let free = |supplier: &&HostKey| self.usable(key, **supplier) && self.room(**supplier) > 0;
+        if self.lonely.contains(key) {
+            let free = |supplier: &HostKey| self.usable(key, *supplier) && self.room(*supplier) > 0;
             assert_eq!(self.suppliers.iter().find(free), None, "a peer has nobody, and somebody has room");
         }
     }

@@ -7,7 +7,8 @@ use crate::message::Host;
 use crate::policy::Nearness;
 use crate::stream::StreamId;
 use darter_protocol::{HostId, TaskId};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::hash::{BuildHasherDefault, Hasher};
 
 /// One life of a host: from its announcement until its life line ends without another in its place. A host that comes
 /// back has a new key, so that nothing that was said of its former life sticks to it.
@@ -28,6 +29,32 @@ impl HostKey {
     }
 }
 
+/// Things by host. The keys are numbers that this process hands out in order, so that nobody can choose colliding ones,
+/// and that a map goes through them in the same order at every run.
+pub(crate) type ByHost<T> = HashMap<HostKey, T, BuildHasherDefault<KeyHasher>>;
+
+/// A set of hosts; see [`ByHost`].
+pub(crate) type HostSet = HashSet<HostKey, BuildHasherDefault<KeyHasher>>;
+
+/// Spreads small numbers over all bits.
+#[derive(Debug, Default)]
+pub(crate) struct KeyHasher(u64);
+
+impl Hasher for KeyHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        // An odd number near 2^64 divided by the golden ratio: neighbours end far apart (Knuth, TAOCP 6.4).
+        self.0 = (self.0.rotate_left(5) ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
 /// A host that is alive.
 #[derive(Debug)]
 pub(crate) struct Life {
@@ -42,7 +69,7 @@ pub(crate) struct Life {
 /// All hosts that are alive.
 #[derive(Debug, Default)]
 pub(crate) struct Hosts {
-    lives: HashMap<HostKey, Life>,
+    lives: ByHost<Life>,
     by_id: HashMap<HostId, HostKey>,
     next: u64,
 }

@@ -11,6 +11,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bag;
 mod cluster;
 mod hashes;
 mod host;

@@ -1,23 +1,22 @@
 //! Who is named to whom: partners are linked, lost and replaced. Whom to choose is `policy.rs`.
 
 use crate::host::HostKey;
-use crate::peer::{Download, Named, Role};
+use crate::peer::{Named, Role};
 use crate::policy::{self, Asker, Candidate, PARTNERS};
 use crate::task::Task;
 use crate::world::Cx;
 use darter_protocol::HostId;
 use darter_protocol::scheduler::FailureReason;
-use rand::seq::{IndexedRandom, IteratorRandom};
 
-/// How many suppliers the policy looks at for one peer, drawn at random where there are more. It bounds what a decision
-/// costs in a task with ten thousand peers; a dozen candidates for every partner are choice enough.
-const SNAPSHOT: usize = 256;
+/// How many peers the policy looks at for one, drawn at random where there are more. It bounds what a decision costs in a
+/// task with ten thousand peers; six candidates for every partner are choice enough.
+const SNAPSHOT: usize = 128;
 
 impl Task {
     /// Gives a peer that downloads the partners that it lacks.
     pub(crate) fn connect(&mut self, cx: &mut Cx<'_>, key: HostKey) {
         let Some(download) = self.download(key).filter(|download| download.meshes()) else { return };
-        let sources = download.partners.keys().filter(|partner| self.sources.contains(partner)).count();
+        let sources = download.partners.keys().filter(|partner| self.sources.contains(**partner)).count();
         let asker = Asker { partners: download.partners.len(), sources };
         if asker.partners >= PARTNERS && asker.sources > 0 {
             return;
@@ -30,17 +29,17 @@ impl Task {
 
     fn candidates(&self, cx: &mut Cx<'_>, key: HostKey) -> Vec<Candidate> {
         let fits = |supplier: &HostKey| self.usable(key, *supplier) && !self.named(key, *supplier);
-        let mut pool: Vec<HostKey> = if self.suppliers.len() <= SNAPSHOT {
-            self.suppliers.iter().copied().filter(fits).collect()
-        } else {
-            self.suppliers.sample(&mut cx.world.rng, SNAPSHOT).copied().filter(fits).collect()
-        };
+        let rng = &mut cx.world.rng;
+        let mut pool = self.suppliers.some(SNAPSHOT, rng);
+        pool.retain(fits);
         if self.suppliers.len() > SNAPSHOT {
+            // What must not be missed for bad luck: anybody at all, and a source for one that has none.
             if pool.is_empty() {
-                pool.extend(self.suppliers.iter().copied().filter(fits).take(SNAPSHOT));
+                pool.extend(self.suppliers.iter_anywhere(rng).find(fits));
             }
-            if !pool.iter().any(|supplier| self.sources.contains(supplier)) {
-                pool.extend(self.sources.iter().copied().filter(fits).choose(&mut cx.world.rng));
+            if self.sourceless.contains(key) && !pool.iter().any(|supplier| self.sources.contains(*supplier))
+            {
+                pool.extend(self.sources.iter_anywhere(rng).find(fits));
             }
         }
         pool.into_iter().map(|supplier| self.candidate(cx, key, supplier)).collect()
@@ -49,41 +48,36 @@ impl Task {
     fn candidate(&self, cx: &Cx<'_>, asker: HostKey, host: HostKey) -> Candidate {
         Candidate {
             host,
-            source: self.sources.contains(&host),
+            source: self.sources.contains(host),
             seed: cx.world.hosts.is_seed(host),
             nearness: cx.world.hosts.nearness(asker, host),
             partners: self.download(host).map_or(0, |download| download.partners.len()),
         }
     }
 
-    /// Names a supplier, who is new as such, to peers that lack partners or a source.
+    /// Names a supplier, who is new as such: a source to all that have none, any to peers that lack partners.
     pub(crate) fn offer(&mut self, cx: &mut Cx<'_>, key: HostKey) {
-        let source = self.sources.contains(&key);
-        let lacks = |download: &Download| {
-            download.partners.len() < PARTNERS
-                || source && !download.partners.keys().any(|partner| self.sources.contains(partner))
-        };
-        let candidates = self
-            .downloads()
-            .filter(|(peer, download)| download.meshes() && lacks(download) && !self.named(*peer, key))
-            .filter(|(peer, _)| self.usable(*peer, key))
-            .map(|(peer, _)| self.candidate(cx, key, peer))
-            .collect();
+        let fits = |task: &Self, peer: HostKey| task.usable(peer, key) && !task.named(peer, key);
+        if self.sources.contains(key) {
+            let without: Vec<HostKey> = self.sourceless.iter().filter(|peer| fits(self, *peer)).collect();
+            without.into_iter().for_each(|peer| self.link(cx, peer, key));
+        }
+        let mut pool = self.lonely.some(SNAPSHOT, &mut cx.world.rng);
+        pool.extend(self.hungry.some(SNAPSHOT, &mut cx.world.rng));
+        let fitting = pool.into_iter().filter(|peer| fits(self, *peer));
+        let candidates = fitting.map(|peer| self.candidate(cx, key, peer)).collect();
         for peer in policy::invite(candidates, self.room(key), &mut cx.world.rng) {
             self.link(cx, peer, key);
         }
+        self.welcome(cx, key);
     }
 
-    /// Names a supplier that has room again to those that have nobody.
+    /// Names a supplier that has room to those that have nobody.
     pub(crate) fn welcome(&mut self, cx: &mut Cx<'_>, key: HostKey) {
-        if !self.supplies(key) || self.lonely.is_empty() {
-            return;
-        }
-        let lonely =
-            self.lonely.iter().copied().filter(|peer| self.usable(*peer, key) && !self.named(*peer, key));
-        let lonely: Vec<HostKey> = lonely.take(self.room(key)).collect();
-        for peer in lonely {
-            self.link(cx, peer, key);
+        if self.supplies(key) {
+            let lonely = self.lonely.iter().filter(|peer| self.usable(*peer, key));
+            let lonely: Vec<HostKey> = lonely.take(self.room(key)).collect();
+            lonely.into_iter().for_each(|peer| self.link(cx, peer, key));
         }
     }
 
@@ -91,9 +85,7 @@ impl Task {
     /// slots itself and is not bound to exchange.
     pub(crate) fn room(&self, key: HostKey) -> usize {
         match self.download(key) {
-            Some(download) if !self.sources.contains(&key) => {
-                PARTNERS.saturating_sub(download.partners.len())
-            }
+            Some(download) if !self.sources.contains(key) => PARTNERS.saturating_sub(download.partners.len()),
             _ => usize::MAX,
         }
     }
@@ -104,7 +96,7 @@ impl Task {
         let (Some(a), Some(s)) = (self.peers.get(&asker), self.peers.get(&supplier)) else { return false };
         let Role::Downloading(download) = &a.role else { return false };
         asker != supplier
-            && s.supplier
+            && self.suppliers.contains(supplier)
             && !download.failed.contains(&supplier)
             && match &s.role {
                 Role::Downloading(theirs) => !a.struck && !theirs.failed.contains(&asker),
@@ -114,7 +106,7 @@ impl Task {
 
     /// Whether the peer need not go to the origin: somebody whom it may use has every byte.
     pub(crate) fn has_source(&self, key: HostKey) -> bool {
-        self.sources.iter().any(|source| self.usable(key, *source))
+        self.sources.iter().any(|source| self.usable(key, source))
     }
 
     fn named(&self, peer: HostKey, partner: HostKey) -> bool {
@@ -134,7 +126,8 @@ impl Task {
         // It was to be told to drop this partner and has not been: then it knows it still.
         let named = if download.gone.remove(&host.id) { Named::Changed } else { Named::Unsent };
         download.partners.entry(partner).or_insert(named);
-        self.lonely.remove(&peer);
+        self.peers.get_mut(&partner).map(|partner| partner.named_to.insert(peer));
+        self.index_wants(peer);
         self.wake(cx, peer);
     }
 
@@ -148,32 +141,32 @@ impl Task {
                 (Some(Named::Changed | Named::Sent), Some(id)) => drop(download.gone.insert(id.clone())),
                 _ => {}
             }
-            self.index(peer);
+            self.peers.get_mut(&partner).map(|partner| partner.named_to.remove(&peer));
+            self.index_wants(peer);
             self.wake(cx, peer);
         }
     }
 
     /// Nobody has this partner any more; whoever loses it gets another.
-    pub(crate) fn unname(&mut self, cx: &mut Cx<'_>, key: HostKey) {
-        let losers = self.partners_of(key);
-        for loser in &losers {
+    pub(crate) fn unname(&mut self, cx: &mut Cx<'_>, key: HostKey, named_to: Vec<HostKey>) {
+        for loser in &named_to {
             self.unlink(cx, *loser, key);
         }
-        for loser in losers {
+        for loser in named_to {
             self.rejoin(cx, loser);
         }
     }
 
     /// Its partners have it still, but it is no source any more: they may want another.
     pub(crate) fn reconnect(&mut self, cx: &mut Cx<'_>, key: HostKey) {
-        for peer in self.partners_of(key) {
+        for peer in self.named_to(key) {
             self.connect(cx, peer);
         }
     }
 
-    fn partners_of(&self, key: HostKey) -> Vec<HostKey> {
-        let has_it = |download: &Download| download.partners.contains_key(&key);
-        self.downloads().filter(|(_, download)| has_it(download)).map(|(peer, _)| peer).collect()
+    /// The peers that have this one as a partner.
+    pub(crate) fn named_to(&self, key: HostKey) -> Vec<HostKey> {
+        self.peers.get(&key).map(|peer| peer.named_to.iter().copied().collect()).unwrap_or_default()
     }
 
     /// After a peer lost a partner: it gets another, and its free place goes to one that has nobody.
@@ -184,14 +177,13 @@ impl Task {
 
     /// Its partners are told that something about it is different now.
     pub(crate) fn changed(&mut self, cx: &mut Cx<'_>, key: HostKey) {
-        let mut streams = Vec::new();
-        for (_, download) in self.downloads_mut() {
+        for peer in self.named_to(key) {
+            let Some(download) = self.download_mut(peer) else { continue };
             if let Some(named @ Named::Sent) = download.partners.get_mut(&key) {
                 *named = Named::Changed;
-                streams.extend(download.stream);
+                self.wake(cx, peer);
             }
         }
-        streams.into_iter().for_each(|stream| cx.world.streams.wake(stream));
     }
 
     /// A peer says that a partner failed it. Only of partners that it was given: nobody speaks of strangers.
@@ -226,13 +218,13 @@ impl Task {
     /// The peer sent bytes that do not match. In this task nobody is given it any more, and since what it fetches from the
     /// origin could go to nobody, it does not hold the task's lease either.
     fn strike(&mut self, cx: &mut Cx<'_>, key: HostKey, host: &HostId) {
-        let was_source = self.sources.contains(&key);
+        let was_source = self.sources.contains(key);
         self.struck.insert(host.clone());
         if let Some(peer) = self.peers.get_mut(&key) {
             peer.struck = true;
         }
         self.index(key);
-        self.unname(cx, key);
+        self.unname(cx, key, self.named_to(key));
         let had_lease = self.has_lease(key);
         if had_lease {
             self.go_alone(cx, key);
@@ -246,13 +238,15 @@ impl Task {
     /// The peer takes no part in the mesh from now on.
     pub(crate) fn unmesh(&mut self, cx: &mut Cx<'_>, key: HostKey) {
         let Some(download) = self.download_mut(key) else { return };
-        let partners = std::mem::take(&mut download.partners);
-        download.gone.clear();
+        let partners: Vec<HostKey> = download.partners.keys().copied().collect();
         self.index(key);
-        for partner in partners.keys() {
+        for partner in &partners {
             self.unlink(cx, *partner, key);
         }
-        for partner in partners.into_keys() {
+        if let Some(download) = self.download_mut(key) {
+            download.gone.clear();
+        }
+        for partner in partners {
             self.rejoin(cx, partner);
         }
     }

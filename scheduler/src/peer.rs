@@ -2,7 +2,7 @@
 //!
 //! A peer is in exactly one [`Role`]; `Task::set_role` is the one place where it changes.
 
-use crate::host::HostKey;
+use crate::host::{HostKey, HostSet};
 use crate::stream::StreamId;
 use darter_protocol::HostId;
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,8 +13,8 @@ pub(crate) struct Peer {
     /// It sent bytes that did not match: in this task it is named to nobody, in this life and the next ones.
     pub(crate) struck: bool,
     pub(crate) role: Role,
-    /// It is listed in `Task::suppliers`.
-    pub(crate) supplier: bool,
+    /// The peers that have it as a partner.
+    pub(crate) named_to: HostSet,
 }
 
 #[derive(Debug)]

@@ -43,12 +43,14 @@ pub(crate) struct Nearness {
 impl Nearness {
     /// Between two hosts, each given as its idc and its location (`a|b|c`).
     pub(crate) fn between(a: (&str, &str), b: (&str, &str)) -> Self {
-        let parts = |location| str::split(location, '|').take_while(|part: &&str| !part.is_empty());
-        Self {
-            same_idc: !a.0.is_empty() && a.0 == b.0,
-            common_location: parts(a.1).zip(parts(b.1)).take_while(|(a, b)| a == b).count(),
-        }
+        Self { same_idc: !a.0.is_empty() && a.0 == b.0, common_location: common_parts(a.1, b.1) }
     }
+}
+
+/// How many parts, from the first on, are the same and not empty.
+fn common_parts(a: &str, b: &str) -> usize {
+    let parts = |location| str::split(location, '|').take_while(|part: &&str| !part.is_empty());
+    parts(a).zip(parts(b)).take_while(|(a, b)| a == b).count()
 }
 
 /// A host that may be linked with the asker.

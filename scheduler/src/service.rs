@@ -411,3 +411,51 @@ fn refused(refusal: Refusal) -> Status {
 fn closing() -> Status {
     Status::unavailable("the scheduler is shutting down")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lease::LEASE_STALL;
+    use darter_protocol::{HostId, TaskId};
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    fn host(id: &str) -> Host {
+        let host = proto::Host { id: id.into(), ip: "192.0.2.1".into(), piece_port: 1, ..Default::default() };
+        Host::try_from(host).unwrap()
+    }
+
+    /// A peer that has registered and opened its conversation.
+    fn join(shared: &Arc<Shared>, id: &str, task: TaskId) -> (Attached, Attached) {
+        let life = shared.with(|cluster, now| cluster.handle_host_announced(now, host(id)).unwrap());
+        let talk = shared.with(|cluster, now| {
+            let id: HostId = id.parse().unwrap();
+            cluster.handle_registered(now, &id, task, 0).unwrap();
+            cluster.handle_conversation_opened(now, &id, task).unwrap()
+        });
+        (Attached::new(Arc::clone(shared), life), Attached::new(Arc::clone(shared), talk))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_that_stalls_is_taken_away_by_the_clock_alone() {
+        let shared = Arc::new(Shared::new(Cluster::new(1, StdRng::seed_from_u64(1))));
+        let scenario = async {
+            // The clock is running before there is anything to wait for.
+            tokio::task::yield_now().await;
+            let start = now();
+            let (_a_life, a) = join(&shared, "a", TaskId::from([1; 32]));
+            let (_b_life, b) = join(&shared, "b", TaskId::from([1; 32]));
+            assert_eq!((a.take(), b.take()), (Taken::Nothing, Taken::Nothing));
+            a.ready.notified().await;
+            assert_eq!(now() - start, LEASE_STALL);
+            let revoked = proto::PeerPacket { lease_revoked: true, ..Default::default() };
+            assert_eq!(a.take(), Taken::Packet(revoked));
+            assert!(matches!(b.take(), Taken::Packet(packet) if packet.lease.is_some()));
+        };
+        tokio::select! {
+            () = shared.keep_time() => {}
+            () = scenario => {}
+        }
+        assert_eq!(shared.counts().hosts, 0);
+    }
+}

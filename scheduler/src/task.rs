@@ -4,23 +4,26 @@
 //! - A host is at most one peer of a task, in exactly one role, and only while its life line is open.
 //! - When two peers download, either both name each other as partners or neither does. A partner is a peer, is not struck,
 //!   and has not failed the one that has it. Whoever may use a source has one among its partners.
-//! - `suppliers`, `sources`, `lonely` and the counts follow from the peers. A peer that is struck is in none of them.
+//! - `suppliers`, `sources`, `lonely`, `hungry`, `sourceless`, every peer's `named_to` and the counts follow from the
+//!   peers' roles and partners. A peer that is struck is no supplier.
 //! - A peer that downloads and has no partner exists only where no supplier with room for it does.
 //! - At most one lease. While no lease lives, no peer that could be told waits for one without a source (`lease.rs`).
 //!
 //! The parts: here, roles, content and reports; `mesh.rs`, who is named to whom; `lease.rs`, who may go to the origin.
 
+use crate::bag::Bag;
 use crate::hashes::{Hashes, Insert};
-use crate::host::{HostKey, Hosts};
+use crate::host::{ByHost, HostKey, HostSet, Hosts};
 use crate::lease::Lease;
 use crate::message::{Content, Report};
 use crate::peer::{Download, Named, Peer, Role, Standing};
+use crate::policy::PARTNERS;
 use crate::refusal::Refusal;
 use crate::stream::StreamId;
 use crate::world::{Cx, Timer};
 use darter_protocol::scheduler as proto;
 use darter_protocol::{HostId, PieceHash};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// How long a peer may be registered without a stream. It opens one right after it registered, or needs none because the
@@ -31,13 +34,17 @@ pub(crate) const SILENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Task {
     pub(crate) content: Option<Content>,
     pub(crate) hashes: Hashes,
-    pub(crate) peers: BTreeMap<HostKey, Peer>,
-    /// Peers with bytes to give, in no order.
-    pub(crate) suppliers: Vec<HostKey>,
+    pub(crate) peers: ByHost<Peer>,
+    /// Peers with bytes to give.
+    pub(crate) suppliers: Bag,
     /// Those of them that have every byte.
-    pub(crate) sources: BTreeSet<HostKey>,
+    pub(crate) sources: Bag,
     /// Peers that download, would have partners, and have none.
-    pub(crate) lonely: BTreeSet<HostKey>,
+    pub(crate) lonely: Bag,
+    /// Those that have some, and fewer than they may.
+    pub(crate) hungry: Bag,
+    /// Those that have no source among them, be they none or many.
+    pub(crate) sourceless: Bag,
     /// Hosts that sent corrupt bytes of this task. By name, so that a new life does not wash them clean.
     pub(crate) struck: BTreeSet<HostId>,
     pub(crate) lease: Option<Lease>,
@@ -159,7 +166,7 @@ impl Task {
     /// content has found it wrong, so its bytes are not passed on.
     pub(crate) fn gave_up(&mut self, cx: &mut Cx<'_>, key: HostKey) {
         if self.download(key).is_some() {
-            if self.sources.contains(&key) {
+            if self.sources.contains(key) {
                 self.leave(cx, key, None);
             } else {
                 self.stop(cx, key);
@@ -170,14 +177,15 @@ impl Task {
     /// The host is no peer of this task any more. With `why`, its stream ends; without, the daemon ends it.
     pub(crate) fn leave(&mut self, cx: &mut Cx<'_>, key: HostKey, why: Option<Refusal>) {
         let had_lease = self.surrender(cx, key, Standing::Out);
-        let was_source = self.sources.contains(&key);
+        let was_source = self.sources.contains(key);
+        let named_to = self.named_to(key);
         let role = self.set_role(cx, key, None);
         if let Some(Role::Downloading(download)) = role
             && let (Some(stream), Some(_)) = (download.stream, why)
         {
             cx.world.streams.end(stream, why);
         }
-        self.unname(cx, key);
+        self.unname(cx, key, named_to);
         if had_lease || was_source {
             self.pass_on(cx);
         }
@@ -238,7 +246,7 @@ impl Task {
     }
 
     fn alone_has_bytes(&self, key: HostKey) -> bool {
-        self.complete == 0 && self.suppliers.iter().all(|supplier| *supplier == key)
+        self.complete == 0 && self.suppliers.iter().all(|supplier| supplier == key)
     }
 
     fn hear_origin_bytes(&mut self, cx: &mut Cx<'_>, key: HostKey, bytes: u64) {
@@ -281,11 +289,11 @@ impl Task {
     }
 
     fn hear_held(&mut self, cx: &mut Cx<'_>, key: HostKey, bytes: u64) {
-        let (supplied, was_source) = (self.supplies(key), self.sources.contains(&key));
+        let (supplied, was_source) = (self.supplies(key), self.sources.contains(key));
         let Some(download) = self.download_mut(key) else { return };
         download.held = download.held.max(bytes);
         self.index(key);
-        if self.supplies(key) && (!supplied || !was_source && self.sources.contains(&key)) {
+        if self.supplies(key) && (!supplied || !was_source && self.sources.contains(key)) {
             self.offer(cx, key);
         }
     }
@@ -312,11 +320,11 @@ impl Task {
         self.downloads_mut().for_each(|(peer, download)| download.news.content |= peer != from);
         self.wake_all(cx, Some(from));
         // Who has every byte shows once the length is known.
-        let keys: Vec<HostKey> = self.suppliers.clone();
+        let keys: Vec<HostKey> = self.suppliers.iter().collect();
         for key in keys {
-            let was_source = self.sources.contains(&key);
+            let was_source = self.sources.contains(key);
             self.index(key);
-            if !was_source && self.sources.contains(&key) {
+            if !was_source && self.sources.contains(key) {
                 self.offer(cx, key);
             }
         }
@@ -329,9 +337,9 @@ impl Task {
 impl Task {
     /// The one place where a peer changes its role: keeps the indexes, the counts, the host's list and the timers.
     pub(crate) fn set_role(&mut self, cx: &mut Cx<'_>, key: HostKey, role: Option<Role>) -> Option<Role> {
-        let (before, supplier) = match self.peers.remove(&key) {
-            Some(peer) => (Some(peer.role), peer.supplier),
-            None => (None, false),
+        let (before, named_to) = match self.peers.remove(&key) {
+            Some(peer) => (Some(peer.role), peer.named_to),
+            None => (None, HostSet::default()),
         };
         if let Some(role) = &before {
             self.uncount(cx, key, role);
@@ -339,9 +347,7 @@ impl Task {
         if let Some(role) = role {
             self.count(cx, key, &role);
             let struck = cx.world.hosts.host(key).is_some_and(|host| self.struck.contains(&host.id));
-            self.peers.insert(key, Peer { struck, role, supplier });
-        } else if supplier {
-            self.suppliers.retain(|listed| *listed != key);
+            self.peers.insert(key, Peer { struck, role, named_to });
         }
         self.index(key);
         before
@@ -373,6 +379,9 @@ impl Task {
                 if let Some(at) = download.silent_until {
                     cx.world.timers.remove(&(at, Timer::Silent(cx.task, key)));
                 }
+                for partner in download.partners.keys() {
+                    self.peers.get_mut(partner).map(|partner| partner.named_to.remove(&key));
+                }
             }
         }
         if let Some(life) = cx.world.hosts.life_mut(key) {
@@ -381,35 +390,40 @@ impl Task {
         }
     }
 
-    /// Brings `suppliers`, `sources` and `lonely` up to date with what the peer is now.
+    /// Brings the indexes up to date with what the peer is and has now.
     pub(crate) fn index(&mut self, key: HostKey) {
         let length = self.content.as_ref().map(|content| content.layout.length());
-        let Some(peer) = self.peers.get_mut(&key) else {
-            self.sources.remove(&key);
-            self.lonely.remove(&key);
-            return;
+        let (supplier, source) = match self.peers.get(&key) {
+            None => (false, false),
+            Some(peer) => match &peer.role {
+                _ if peer.struck => (false, false),
+                Role::Complete => (true, true),
+                Role::Partial => (true, false),
+                Role::Downloading(download) => {
+                    let some = download.held > 0 && download.meshes();
+                    (some, some && length.is_some_and(|length| download.held >= length))
+                }
+            },
         };
-        let (supplier, source, lonely) = match &peer.role {
-            Role::Complete => (true, true, false),
-            Role::Partial => (true, false, false),
-            Role::Downloading(download) if download.meshes() => {
-                let some = download.held > 0;
-                (
-                    some,
-                    some && length.is_some_and(|length| download.held >= length),
-                    download.partners.is_empty(),
-                )
+        self.suppliers.set(key, supplier);
+        if self.sources.contains(key) != source {
+            self.sources.set(key, source);
+            for peer in self.named_to(key) {
+                self.index_wants(peer);
             }
-            Role::Downloading(_) => (false, false, false),
-        };
-        let (supplier, source) = (supplier && !peer.struck, source && !peer.struck);
-        match (std::mem::replace(&mut peer.supplier, supplier), supplier) {
-            (false, true) => self.suppliers.push(key),
-            (true, false) => self.suppliers.retain(|listed| *listed != key),
-            _ => {}
         }
-        let _ = if source { self.sources.insert(key) } else { self.sources.remove(&key) };
-        let _ = if lonely { self.lonely.insert(key) } else { self.lonely.remove(&key) };
+        self.index_wants(key);
+    }
+
+    /// The part of [`Self::index`] that follows from the peer's partners.
+    pub(crate) fn index_wants(&mut self, key: HostKey) {
+        let meshing = self.download(key).filter(|download| download.meshes());
+        let partners = meshing.map(|download| download.partners.len());
+        let sourceless = meshing
+            .is_some_and(|download| !download.partners.keys().any(|partner| self.sources.contains(*partner)));
+        self.lonely.set(key, partners == Some(0));
+        self.hungry.set(key, partners.is_some_and(|partners| (1..PARTNERS).contains(&partners)));
+        self.sourceless.set(key, sourceless);
     }
 
     /// The peer downloads no more. What it has it goes on serving; one that has nothing leaves.
@@ -418,7 +432,7 @@ impl Task {
             return self.leave(cx, key, None);
         }
         let had_lease = self.surrender(cx, key, Standing::Out);
-        let was_source = self.sources.contains(&key);
+        let was_source = self.sources.contains(key);
         self.set_role(cx, key, Some(Role::Partial));
         self.welcome(cx, key);
         if was_source {
@@ -435,7 +449,7 @@ impl Task {
     }
 
     pub(crate) fn supplies(&self, key: HostKey) -> bool {
-        self.peers.get(&key).is_some_and(|peer| peer.supplier)
+        self.suppliers.contains(key)
     }
 
     pub(crate) fn download(&self, key: HostKey) -> Option<&Download> {

@@ -21,7 +21,7 @@ fn hashes_go_to_everybody_but_the_one_who_reported_them() {
     lab.join("b", 1);
     lab.content("a", 1, LENGTH);
     let before = lab.talk("a", 1).packets;
-    lab.from_origin("a", 1, &[3, 1]);
+    lab.hashes("a", 1, &[3, 1]);
     assert_eq!(lab.talk("b", 1).hashes.keys().collect::<Vec<_>>(), [&1, &3]);
     assert_eq!(lab.talk("a", 1).packets, before);
     assert_eq!(lab.join("c", 1).hashes.len(), 2);
@@ -35,7 +35,7 @@ fn hashes_that_wait_for_a_slow_reader_make_one_packet() {
     // Until its stream is open, "b" reads nothing.
     lab.register("b", 1);
     for piece in 0..10 {
-        lab.from_origin("a", 1, &[piece]);
+        lab.hashes("a", 1, &[piece]);
     }
     lab.open("b", 1);
     // The registration's answer, and one packet.
@@ -48,7 +48,7 @@ fn hashes_count_only_from_the_holder_of_the_lease() {
     lab.join("a", 1);
     lab.join("b", 1);
     lab.content("a", 1, LENGTH);
-    lab.from_origin("b", 1, &[0, 1]);
+    lab.hashes("b", 1, &[0, 1]);
     assert!(lab.talk("a", 1).hashes.is_empty());
     assert_eq!(lab.cluster.counts().ignored, 2);
 }
@@ -88,7 +88,7 @@ fn other_content_replaces_the_first_where_nobody_has_a_byte_of_it() {
     lab.join("a", 1);
     lab.join("b", 1);
     lab.content("a", 1, LENGTH);
-    lab.from_origin("a", 1, &[0]);
+    lab.hashes("a", 1, &[0]);
     lab.close("a", 1);
     lab.content("b", 1, LENGTH * 2);
     assert_eq!(lab.cluster.stat(&task(1)).content.map(|content| content.length), Some(LENGTH * 2));
@@ -121,7 +121,7 @@ fn a_holder_that_sees_another_hash_goes_on_alone() {
     lab.join("a", 1);
     lab.join("b", 1);
     lab.content("a", 1, LENGTH);
-    lab.from_origin("a", 1, &[0]);
+    lab.hashes("a", 1, &[0]);
     lab.close("a", 1);
     lab.report("b", 1, Report { from_origin: vec![(0, hash(77))], ..Default::default() });
     assert!(lab.talk("b", 1).unshareable);
@@ -156,7 +156,7 @@ fn hashes_are_dropped_when_a_holder_can_give_them_and_nobody_downloads() {
     lab.join("a", 1);
     lab.join("b", 1);
     lab.content("a", 1, LENGTH);
-    lab.from_origin("a", 1, &[0, 1]);
+    lab.hashes("a", 1, &[0, 1]);
     lab.complete("a", 1);
     assert_eq!(lab.cluster.tasks[&task(1)].hashes.len(), 2);
     lab.close("b", 1);

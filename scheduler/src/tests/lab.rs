@@ -238,7 +238,7 @@ impl Lab {
         self.report(name, n, Report { content: Some(content(length)), ..Default::default() });
     }
 
-    pub(super) fn from_origin(&mut self, name: &str, n: u8, pieces: &[u32]) {
+    pub(super) fn hashes(&mut self, name: &str, n: u8, pieces: &[u32]) {
         let from_origin = pieces.iter().map(|piece| (*piece, hash(*piece as u8))).collect();
         self.report(name, n, Report { from_origin, ..Default::default() });
     }

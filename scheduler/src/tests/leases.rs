@@ -111,7 +111,7 @@ fn content_bytes_and_hashes_are_progress() {
     lab.pass(almost);
     lab.origin_bytes("a", 1, 1000);
     lab.pass(almost);
-    lab.from_origin("a", 1, &[0]);
+    lab.hashes("a", 1, &[0]);
     lab.pass(almost);
     assert_eq!(lab.lease_holder(1), "a");
     // The same number of bytes again is none.

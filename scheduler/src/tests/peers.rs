@@ -113,7 +113,7 @@ fn a_stream_opened_anew_is_told_everything_again() {
     let mut lab = Lab::with(&["a", "b"]);
     lab.join("a", 1);
     lab.content("a", 1, LENGTH);
-    lab.from_origin("a", 1, &[0, 1]);
+    lab.hashes("a", 1, &[0, 1]);
     lab.held("a", 1, 1);
     lab.join("b", 1);
     for host in ["a", "b"] {
@@ -177,7 +177,7 @@ fn a_root_must_be_the_one_that_the_pieces_give() {
     let mut lab = Lab::with(&["a"]);
     lab.join("a", 1);
     lab.content("a", 1, 100);
-    lab.from_origin("a", 1, &[0]);
+    lab.hashes("a", 1, &[0]);
     assert_eq!(lab.try_complete("a", 1, whole(100)), Err(Refusal::OtherContent));
     // Content of one piece has that piece's hash.
     let right = Content { root: Some(Root::from([0; 32])), ..content(100) };
