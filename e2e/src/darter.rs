@@ -25,8 +25,15 @@ pub fn binary() -> &'static Path {
 fn build() -> Result<PathBuf> {
     let root = workspace();
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.current_dir(root).args(["build", "--quiet", "--package", "darter", "--message-format=json"]);
-    let output = crate::process::run(&mut cargo, Duration::from_secs(1800))?.ok()?;
+    cargo.current_dir(root).args([
+        "build",
+        "--quiet",
+        "--package",
+        "darter",
+        "--message-format=json-render-diagnostics",
+    ]);
+    let output = crate::process::run(&mut cargo, Duration::from_secs(1800))?;
+    ensure!(output.status.success(), "the binary cannot be built:\n{}", output.stderr);
     let artefacts =
         output.stdout.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
     let executable = artefacts.filter_map(|line| line["executable"].as_str().map(PathBuf::from)).next_back();

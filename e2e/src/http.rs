@@ -199,8 +199,12 @@ pub(crate) struct Exactly<R> {
 impl<R: Read> Read for Exactly<R> {
     fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
         let want = usize::try_from(self.left).unwrap_or(usize::MAX).min(out.len());
+        if want == 0 {
+            // Not even asked: whoever sends no more may keep the connection open.
+            return Ok(0);
+        }
         let count = self.stream.read(&mut out[..want])?;
-        if count == 0 && want > 0 {
+        if count == 0 {
             return Err(std::io::Error::new(
                 std::io::ErrorKind::UnexpectedEof,
                 format!("{} bytes are missing", self.left),
