@@ -1,1 +1,47 @@
-//! (to be written)
+//! The appliance: every way in which a client's traffic comes in, and its answer.
+//!
+//! - [`run`]: serves a listener until it is told to drain.
+//! - [`Proxy`], [`ProxyConfig`], [`Limits`], [`BasicAuth`]: what it answers with.
+//! - [`accept`]: an accept loop's heart, which survives whatever happens to a single connection.
+//! - `pipeline`: a request's way through, step by step, on one screen.
+//!
+//! The ways in, all on the proxy port: requests in absolute form (forward proxy), CONNECT (a blind tunnel, or opened up
+//! where the rules say so), requests in origin form (registry mirror, or a name of our own). A client speaks HTTP/1.1 or
+//! HTTP/2; HTTP/2 on the proxy port itself is a forward proxy's.
+//!
+//! The proxy judges, routes and streams. What content is made of, it does not know: it asks the engine for a range.
+
+#![forbid(unsafe_code)]
+
+mod accept;
+mod access;
+mod auth;
+mod direct;
+mod headers;
+mod intercept;
+mod listen;
+mod metrics;
+mod own;
+mod p2p;
+mod pipeline;
+mod proxy;
+mod range;
+mod refusal;
+mod request;
+mod scope;
+mod serve;
+mod sniff;
+mod tunnel;
+
+pub use accept::accept;
+pub use auth::BasicAuth;
+pub use listen::run;
+pub use proxy::{Limits, Proxy, ProxyConfig};
+
+use darter_upstream::{Body, BoxError};
+
+/// A body that is there already.
+fn full(bytes: impl Into<bytes::Bytes>) -> Body {
+    use http_body_util::BodyExt as _;
+    http_body_util::Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+}

@@ -26,7 +26,7 @@ pub enum Kind {
     },
     /// None of the host's addresses may be dialled.
     NotPermitted {
-        /// Why the first of them may not.
+        /// Why the first of them may not: a whole sentence, which names the destination.
         reason: String,
     },
     /// The name has no address, or the resolver failed.
@@ -166,7 +166,7 @@ impl fmt::Display for UpstreamError {
         let at = Authority(&self.host, self.port);
         match &self.kind {
             Kind::InvalidUrl { reason } => write!(f, "the URL cannot be asked for: {reason}"),
-            Kind::NotPermitted { reason } => write!(f, "connecting to {at} is not permitted: {reason}"),
+            Kind::NotPermitted { reason } => f.write_str(reason),
             Kind::Resolve { reason } => write!(f, "cannot resolve the name {}: {reason}", self.host),
             Kind::Connect { attempts } => {
                 write!(f, "cannot connect to {at}")?;

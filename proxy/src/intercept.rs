@@ -1,0 +1,74 @@
+//! Opening up a client's TLS connection with a leaf certificate for the name that it asked for.
+
+use crate::Proxy;
+use crate::sniff::{Rewound, Spoke, first_to_speak};
+use bytes::Bytes;
+use darter_certs::{InvalidLeafName, LeafName};
+use darter_rules::Host;
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use rustls::server::Acceptor;
+use std::io;
+use tokio::net::TcpStream;
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
+
+/// A client's TLS connection that we ended.
+pub(crate) type Opened = TlsStream<Rewound<TokioIo<Upgraded>>>;
+
+/// Waits for the first bytes of either side of a tunnel that is to be opened up.
+///
+/// # Errors
+/// When the client's connection fails, or neither side says anything for long.
+pub(crate) async fn sniff(
+    client: &mut TokioIo<Upgraded>,
+    host: &Host,
+    port: u16,
+    proxy: &Proxy,
+) -> io::Result<Spoke<TcpStream>> {
+    let server = async {
+        let server = proxy.upstream.dial(&host.to_string(), port).await.map_err(io::Error::other)?;
+        server.readable().await?;
+        io::Result::Ok(server)
+    };
+    tokio::time::timeout(proxy.limits.header_timeout, first_to_speak(client, server)).await?
+}
+
+/// Does the handshake with a client that believes to speak to `host` and has already said `hello`. The leaf is for the
+/// name in its ClientHello, or for `host` where there is none; so a client that asked for another name than it connected
+/// to sees our refusal of its request instead of a failed handshake.
+///
+/// # Errors
+/// When the client does not trust the leaf, speaks no TLS that we do, or is too slow: what went wrong, in words.
+pub(crate) async fn handshake(
+    hello: Bytes,
+    client: TokioIo<Upgraded>,
+    host: &Host,
+    proxy: &Proxy,
+) -> Result<Opened, String> {
+    let after = proxy.limits.handshake_timeout;
+    let result = match tokio::time::timeout(after, accept(hello, client, host, proxy)).await {
+        Ok(result) => result,
+        Err(_) => Err(format!("it did not finish the TLS handshake within {after:?}")),
+    };
+    result.map_err(|problem| {
+        proxy.metrics.handshake_failures.inc();
+        format!("the client's TLS connection for {host} cannot be opened up: {problem}")
+    })
+}
+
+async fn accept(
+    hello: Bytes,
+    client: TokioIo<Upgraded>,
+    host: &Host,
+    proxy: &Proxy,
+) -> Result<Opened, String> {
+    let leaves = proxy.leaves.as_ref().ok_or("there is no CA")?;
+    let of_client = |error: io::Error| darter_certs::describe_downstream(&error);
+    let start =
+        LazyConfigAcceptor::new(Acceptor::default(), Rewound::new(hello, client)).await.map_err(of_client)?;
+    let name = start.client_hello().server_name().map_or_else(|| host.to_string(), str::to_owned);
+    let name: LeafName = name.parse().map_err(|invalid: InvalidLeafName| invalid.to_string())?;
+    let config = leaves.config_for(&name).await.map_err(|error| error.to_string())?;
+    start.into_stream(config).await.map_err(of_client)
+}

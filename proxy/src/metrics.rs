@@ -1,0 +1,159 @@
+//! [`Metrics`]: what an operator graphs of the proxy. Every label has a fixed set of values.
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+use std::time::Duration;
+
+/// What became of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(crate) enum Outcome {
+    /// Served from this host's disk.
+    Hit,
+    /// Served from peers or the origin by way of the engine.
+    Miss,
+    /// The engine asked the origin, whose answer was passed on as it came.
+    Relayed,
+    /// Streamed from and to the origin.
+    Direct,
+    /// Streamed from the origin because the engine could not keep the content.
+    Bypass,
+    /// A tunnel whose bytes nobody looked at.
+    Tunnel,
+    /// A tunnel that was opened up; what came inside counts by itself.
+    Intercepted,
+    /// A name of the proxy's own.
+    Own,
+    /// Not allowed, or not understood.
+    Refused,
+    /// The origin, or this host, failed.
+    Failed,
+}
+
+/// How a request came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(crate) enum Way {
+    /// To the forward proxy, or before it is known.
+    Forward,
+    /// Inside an intercepted connection.
+    Intercepted,
+    /// To the mirror.
+    Mirror,
+}
+
+/// How a body ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(crate) enum Cut {
+    /// The client went away.
+    Client,
+    /// The origin, the peers or the disk failed.
+    Upstream,
+}
+
+impl Way {
+    pub(crate) fn of(way: darter_rules::Way<'_>) -> Self {
+        match way {
+            darter_rules::Way::Forward => Self::Forward,
+            darter_rules::Way::Intercepted { .. } => Self::Intercepted,
+            darter_rules::Way::Mirror => Self::Mirror,
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    way: Way,
+    outcome: Outcome,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: Outcome,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CutLabel {
+    by: Cut,
+}
+
+/// Counters, gauges and histograms of the proxy.
+#[derive(Debug, Clone)]
+pub(crate) struct Metrics {
+    requests: Family<RequestLabels, Counter>,
+    sent_bytes: Family<OutcomeLabel, Counter>,
+    received_bytes: Family<OutcomeLabel, Counter>,
+    cut: Family<CutLabel, Counter>,
+    first_byte: Family<OutcomeLabel, Histogram>,
+    pub(crate) connections: Gauge,
+    pub(crate) handshake_failures: Counter,
+    pub(crate) tls_on_plain_port: Counter,
+}
+
+impl Metrics {
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        // 0.5 ms to 65 s in steps of four: an answer from disk, from a peer, from an origin far away, from a sick one.
+        let buckets =
+            || Histogram::new(std::iter::successors(Some(0.0005), |bound| Some(bound * 4.0)).take(10));
+        let metrics = Self {
+            requests: Family::default(),
+            sent_bytes: Family::default(),
+            received_bytes: Family::default(),
+            cut: Family::default(),
+            first_byte: Family::new_with_constructor(buckets),
+            connections: Gauge::default(),
+            handshake_failures: Counter::default(),
+            tls_on_plain_port: Counter::default(),
+        };
+        let proxy = registry.sub_registry_with_prefix("proxy");
+        proxy.register("requests", "Requests by way in and outcome", metrics.requests.clone());
+        proxy.register(
+            "sent_bytes",
+            "Bytes of bodies sent to clients by outcome",
+            metrics.sent_bytes.clone(),
+        );
+        let received = metrics.received_bytes.clone();
+        proxy.register("received_bytes", "Bytes received from clients in tunnels, by outcome", received);
+        proxy.register("bodies_cut", "Bodies that ended early, by who ended them", metrics.cut.clone());
+        let first_byte = metrics.first_byte.clone();
+        let help = "From the request's head to the answer's first byte, by outcome";
+        proxy.register_with_unit("first_byte", help, Unit::Seconds, first_byte);
+        proxy.register("connections", "Connections of clients that are open", metrics.connections.clone());
+        let failures = metrics.handshake_failures.clone();
+        proxy.register("handshake_failures", "Intercepted TLS handshakes that failed", failures);
+        let misplaced = metrics.tls_on_plain_port.clone();
+        proxy.register("tls_on_plain_port", "Connections that spoke TLS to the proxy port", misplaced);
+        metrics
+    }
+
+    /// Records one request when it is over.
+    pub(crate) fn record(&self, way: Way, outcome: Outcome, traffic: Traffic) {
+        let label = OutcomeLabel { outcome };
+        self.requests.get_or_create(&RequestLabels { way, outcome }).inc();
+        self.sent_bytes.get_or_create(&label).inc_by(traffic.sent);
+        if traffic.received > 0 {
+            self.received_bytes.get_or_create(&label).inc_by(traffic.received);
+        }
+        if let Some(first_byte) = traffic.first_byte {
+            self.first_byte.get_or_create(&label).observe(first_byte.as_secs_f64());
+        }
+        if let Some(by) = traffic.cut {
+            self.cut.get_or_create(&CutLabel { by }).inc();
+        }
+    }
+}
+
+/// What flowed for one request.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Traffic {
+    /// Bytes of the body that went to the client.
+    pub(crate) sent: u64,
+    /// Bytes that came from the client, where they are counted: in tunnels.
+    pub(crate) received: u64,
+    /// From the request's head to the first byte of the body, or its end.
+    pub(crate) first_byte: Option<Duration>,
+    /// Who ended it early, if somebody did.
+    pub(crate) cut: Option<Cut>,
+}

@@ -1,0 +1,278 @@
+//! [`Refusal`]: an answer that the proxy itself gives instead of an origin's, and why. Every failure becomes a status here
+//! and nowhere else.
+
+use crate::Body;
+use darter_p2p::OpenError;
+use darter_rules::{DestinationRefused, InvalidTarget};
+use darter_upstream::{Fault, UpstreamError};
+use http::header::{self, HeaderName, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+
+use hyper::ext::ReasonPhrase;
+use std::fmt;
+
+/// A reason phrase that is longer than this is cut, in bytes: some clients read a status line into a small buffer.
+const MAX_REASON: usize = 400;
+
+/// Why a request gets no origin's answer.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    status: StatusCode,
+    /// The error type of the Proxy-Status header (RFC 9209 section 2.3).
+    error: &'static str,
+    /// One sentence for people. No query, no secret.
+    sentence: String,
+    /// What the status obliges us to send along.
+    header: Option<(HeaderName, HeaderValue)>,
+    /// Whether the connection ends here, because it is not certain where the next request begins.
+    last: bool,
+}
+
+/// In which form a client can show an answer to people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// Plain text.
+    Text,
+    /// The error format of registries (OCI distribution-spec, "Error Codes").
+    Oci,
+    /// The reason phrase: all that clients show of a refused CONNECT.
+    Connect,
+}
+
+impl Shape {
+    pub(crate) fn for_request<B>(request: &Request<B>) -> Self {
+        let path = request.uri().path();
+        if request.method() == Method::CONNECT {
+            Self::Connect
+        } else if path == "/v2" || path.starts_with("/v2/") {
+            Self::Oci
+        } else {
+            Self::Text
+        }
+    }
+}
+
+impl Refusal {
+    /// The request is malformed or ambiguous.
+    pub(crate) fn malformed(sentence: impl Into<String>) -> Self {
+        Self { last: true, ..Self::new(StatusCode::BAD_REQUEST, "http_request_error", sentence) }
+    }
+
+    /// The request is well-formed, but asks for what is not done.
+    pub(crate) fn unsupported(sentence: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "http_request_error", sentence)
+    }
+
+    /// The request is for another host than the one that the connection was made to.
+    pub(crate) fn misdirected(sentence: impl Into<String>) -> Self {
+        Self::new(StatusCode::MISDIRECTED_REQUEST, "http_request_error", sentence)
+    }
+
+    /// A name of the proxy's own that has nothing to give.
+    pub(crate) fn not_found(sentence: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "http_request_denied", sentence)
+    }
+
+    /// A name of the proxy's own that knows only other methods.
+    pub(crate) fn method(allowed: &'static str) -> Self {
+        let refusal = Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "http_request_denied",
+            format!("only {allowed} are understood here"),
+        );
+        Self { header: Some((header::ALLOW, HeaderValue::from_static(allowed))), ..refusal }
+    }
+
+    /// The origin's answer is not one to what was asked.
+    pub(crate) fn bad_answer(target: &darter_rules::Target) -> Self {
+        let sentence = format!("{} switched to another protocol without being asked", target.authority());
+        Self::new(StatusCode::BAD_GATEWAY, "http_protocol_error", sentence)
+    }
+
+    /// The client has to say who it is.
+    pub(crate) fn unauthenticated() -> Self {
+        let refusal = Self::new(
+            StatusCode::PROXY_AUTHENTICATION_REQUIRED,
+            "http_request_denied",
+            "this proxy asks for a user name and a password (Proxy-Authorization), and these are not right or missing",
+        );
+        let challenge = HeaderValue::from_static("Basic realm=\"darter\", charset=\"UTF-8\"");
+        Self { header: Some((header::PROXY_AUTHENTICATE, challenge)), ..refusal }
+    }
+
+    fn new(status: StatusCode, error: &'static str, sentence: impl Into<String>) -> Self {
+        Self { status, error, sentence: sentence.into(), header: None, last: false }
+    }
+
+    /// Whether it is a failure of ours or of the origin's rather than a decision.
+    pub(crate) fn is_failure(&self) -> bool {
+        self.status.is_server_error()
+    }
+
+    /// The answer that a client gets.
+    pub(crate) fn into_response(self, shape: Shape) -> Response<Body> {
+        let (content_type, body) = match shape {
+            Shape::Oci => ("application/json", self.oci()),
+            Shape::Text | Shape::Connect => ("text/plain; charset=utf-8", format!("{}\n", self.sentence)),
+        };
+        let mut response = Response::new(crate::full(body));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+        headers.insert(PROXY_STATUS, self.proxy_status());
+        headers.extend(self.header.clone());
+        if self.last {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        if shape == Shape::Connect
+            && let Ok(reason) = ReasonPhrase::try_from(printable(&self.sentence))
+        {
+            response.extensions_mut().insert(reason);
+        }
+        response
+    }
+
+    /// Docker shows `code` in lower case before `message`.
+    fn oci(&self) -> String {
+        let code = match self.status {
+            StatusCode::UNAUTHORIZED | StatusCode::PROXY_AUTHENTICATION_REQUIRED => "UNAUTHORIZED",
+            StatusCode::FORBIDDEN => "DENIED",
+            StatusCode::TOO_MANY_REQUESTS => "TOOMANYREQUESTS",
+            StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
+                "UNAVAILABLE"
+            }
+            status if status.is_client_error() => "UNSUPPORTED",
+            _ => "UNKNOWN",
+        };
+        serde_json::json!({ "errors": [{ "code": code, "message": self.sentence }] }).to_string()
+    }
+
+    /// `darter; error=...; details="..."` (RFC 9209; strings as in RFC 8941 section 3.3.3).
+    fn proxy_status(&self) -> HeaderValue {
+        let details = printable(&self.sentence).replace('\\', "\\\\").replace('"', "\\\"");
+        HeaderValue::try_from(format!("darter; error={}; details=\"{details}\"", self.error))
+            .expect("printable ASCII makes a header value")
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.sentence)
+    }
+}
+
+pub(crate) const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+
+/// One line of printable ASCII, not too long.
+fn printable(text: &str) -> String {
+    text.chars().take(MAX_REASON).map(|c| if c == ' ' || c.is_ascii_graphic() { c } else { '?' }).collect()
+}
+
+// === every failure's status ===
+
+impl From<UpstreamError> for Refusal {
+    fn from(error: UpstreamError) -> Self {
+        Self::from(&error)
+    }
+}
+
+/// The verdict is made where the error is made.
+impl From<&UpstreamError> for Refusal {
+    fn from(error: &UpstreamError) -> Self {
+        let verdict = error.verdict();
+        let refusal = Self::new(verdict.status, verdict.proxy_status, error.to_string());
+        // A request body that failed leaves bytes on the connection that belong to nothing.
+        Self { last: verdict.fault == Fault::Caller, ..refusal }
+    }
+}
+
+impl From<OpenError> for Refusal {
+    fn from(error: OpenError) -> Self {
+        let sentence = error.to_string();
+        match error {
+            OpenError::Upstream(error) => Self::from(&*error),
+            OpenError::NotSatisfiable { length } => Self {
+                header: Some((header::CONTENT_RANGE, crate::range::unsatisfied_range(length))),
+                ..Self::new(StatusCode::RANGE_NOT_SATISFIABLE, "http_request_error", sentence)
+            },
+            OpenError::Origin(_) => Self::new(StatusCode::BAD_GATEWAY, "http_protocol_error", sentence),
+            // Usually streamed past the engine instead; this is for where that is not possible.
+            OpenError::Store(_) => {
+                Self::new(StatusCode::INSUFFICIENT_STORAGE, "proxy_internal_error", sentence)
+            }
+            OpenError::NotShareable => Self::new(StatusCode::BAD_GATEWAY, "proxy_internal_error", sentence),
+            OpenError::Unavailable(_) => {
+                Self::new(StatusCode::BAD_GATEWAY, "destination_unavailable", sentence)
+            }
+        }
+    }
+}
+
+impl From<darter_rules::Refusal> for Refusal {
+    fn from(refusal: darter_rules::Refusal) -> Self {
+        use darter_rules::Refusal as R;
+        let sentence = refusal.to_string();
+        match refusal {
+            R::Target(refused) => refused.into(),
+            R::Registry(_) => Self::unsupported(sentence),
+            R::Destination(refused) => refused.into(),
+            // The operator's mistake, not the client's.
+            R::Redirect { .. } => {
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "proxy_configuration_error", sentence)
+            }
+        }
+    }
+}
+
+impl From<InvalidTarget> for Refusal {
+    fn from(invalid: InvalidTarget) -> Self {
+        Self::unsupported(invalid.to_string())
+    }
+}
+
+impl From<DestinationRefused> for Refusal {
+    fn from(refused: DestinationRefused) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "destination_ip_prohibited", refused.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::BodyExt as _;
+
+    fn text(response: Response<Body>) -> String {
+        let body = futures_util::FutureExt::now_or_never(response.into_body().collect());
+        String::from_utf8(body.unwrap().unwrap().to_bytes().to_vec()).unwrap()
+    }
+
+    #[test]
+    fn a_refused_connect_says_why_in_its_reason_phrase_alone() {
+        let response = Refusal::unsupported("what \"now\"\r\nX: 1 \u{e9}?").into_response(Shape::Connect);
+        let reason = response.extensions().get::<ReasonPhrase>().unwrap();
+        assert_eq!(reason.as_bytes(), b"what \"now\"??X: 1 ??");
+        assert_eq!(
+            response.headers()[PROXY_STATUS],
+            "darter; error=http_request_error; details=\"what \\\"now\\\"??X: 1 ??\""
+        );
+        let other = Refusal::unsupported("no").into_response(Shape::Text);
+        assert!(other.extensions().get::<ReasonPhrase>().is_none());
+        assert_eq!(text(other), "no\n");
+    }
+
+    #[test]
+    fn a_registry_client_gets_the_error_format_of_registries() {
+        let response = Refusal::unauthenticated().into_response(Shape::Oci);
+        assert_eq!(response.status(), StatusCode::PROXY_AUTHENTICATION_REQUIRED);
+        assert!(response.headers().contains_key(header::PROXY_AUTHENTICATE));
+        let body: serde_json::Value = serde_json::from_str(&text(response)).unwrap();
+        assert_eq!(body["errors"][0]["code"], "UNAUTHORIZED");
+    }
+
+    #[test]
+    fn a_range_outside_says_how_long_the_content_is() {
+        let response = Refusal::from(OpenError::NotSatisfiable { length: 7 }).into_response(Shape::Text);
+        assert_eq!(response.status(), StatusCode::RANGE_NOT_SATISFIABLE);
+        assert_eq!(response.headers()[header::CONTENT_RANGE], "bytes */7");
+    }
+}

@@ -1,0 +1,51 @@
+//! [`Scope`]: the tasks of one listener. None outlives it.
+
+use std::future::Future;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+/// Where tasks of one listener run. Clones are the same scope.
+#[derive(Clone)]
+pub(crate) struct Scope {
+    tracker: TaskTracker,
+    draining: CancellationToken,
+    cut: CancellationToken,
+}
+
+impl Scope {
+    /// A scope, and the guard that ends all its tasks when it is dropped. From `draining` on, idle connections close.
+    pub(crate) fn new(draining: CancellationToken) -> (Self, DropGuard) {
+        let cut = CancellationToken::new();
+        let guard = cut.clone().drop_guard();
+        (Self { tracker: TaskTracker::new(), draining, cut }, guard)
+    }
+
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let task = self.cut.clone().run_until_cancelled_owned(task);
+        drop(self.tracker.spawn(async move { task.await.unwrap_or_default() }));
+    }
+
+    /// Resolves when idle connections should close.
+    pub(crate) async fn draining(&self) {
+        self.draining.cancelled().await;
+    }
+
+    /// Waits for the tasks that are under way.
+    pub(crate) async fn finished(&self) {
+        self.tracker.close();
+        self.tracker.wait().await;
+    }
+}
+
+/// hyper's tasks, one per stream of HTTP/2, belong to the scope as well.
+impl<F> hyper::rt::Executor<F> for Scope
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn execute(&self, task: F) {
+        self.spawn(async move {
+            task.await;
+        });
+    }
+}

@@ -1,0 +1,209 @@
+//! What the first bytes of a connection are, without losing them.
+
+use bytes::{Buf, Bytes, BytesMut};
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+/// The first byte of a TLS record with a handshake message (RFC 8446 section 5.1).
+pub(crate) const TLS_HANDSHAKE: u8 = 0x16;
+
+/// A ClientHello is a handshake message of type 1 (RFC 8446 section 4).
+const CLIENT_HELLO: u8 = 1;
+
+/// How long a client may be silent inside a tunnel before the server is asked whether it speaks first, as SSH, SMTP and
+/// FTP do. A TLS client speaks at once, so this costs only those a moment.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+/// Whether a connection that begins with `prefix` begins with a TLS ClientHello; `None` while that is open.
+pub(crate) fn is_client_hello(prefix: &[u8]) -> Option<bool> {
+    // Record: type, version (3.x), length of 2 bytes; handshake: type.
+    let expected: [fn(u8) -> bool; 6] =
+        [|b| b == TLS_HANDSHAKE, |b| b == 3, |b| b <= 4, |_| true, |_| true, |b| b == CLIENT_HELLO];
+    if prefix.iter().zip(expected).any(|(byte, expected)| !expected(*byte)) {
+        return Some(false);
+    }
+    (prefix.len() >= expected.len()).then_some(true)
+}
+
+/// Who spoke first in a tunnel.
+#[derive(Debug)]
+pub(crate) enum Spoke<S> {
+    /// The client, with these bytes, which are a TLS ClientHello's.
+    ClientTls(Bytes),
+    /// The client, with these bytes.
+    ClientOther(Bytes),
+    /// The server, on this connection, from which nothing has been read.
+    Server(S),
+    /// Nobody: the client closed its side.
+    Nobody,
+}
+
+/// The first byte of a connection, which stays in it; `None` when it closes instead.
+pub(crate) async fn first_byte(stream: &TcpStream) -> Option<u8> {
+    let mut byte = [0];
+    match stream.peek(&mut byte).await {
+        Ok(1) => Some(byte[0]),
+        _ => None,
+    }
+}
+
+/// Waits for the first bytes of either side. `server` connects to the server and resolves when something can be read
+/// from it; it is polled only when the client is silent for a moment, and its failure leaves the client to speak.
+///
+/// # Errors
+/// When reading from the client fails.
+pub(crate) async fn first_to_speak<C, S, E>(
+    client: &mut C,
+    server: impl Future<Output = Result<S, E>>,
+) -> io::Result<Spoke<S>>
+where
+    C: AsyncRead + Unpin,
+{
+    let mut prefix = BytesMut::with_capacity(4096);
+    let server = async {
+        tokio::time::sleep(PATIENCE).await;
+        server.await
+    };
+    tokio::pin!(server);
+    let mut server_may_speak = true;
+    loop {
+        tokio::select! {
+            read = client.read_buf(&mut prefix) => {
+                let closed = read? == 0;
+                match is_client_hello(&prefix) {
+                    Some(true) => return Ok(Spoke::ClientTls(prefix.freeze())),
+                    None if !closed => server_may_speak &= prefix.is_empty(),
+                    None if prefix.is_empty() => return Ok(Spoke::Nobody),
+                    Some(false) | None => return Ok(Spoke::ClientOther(prefix.freeze())),
+                }
+            }
+            spoke = &mut server, if server_may_speak => match spoke {
+                Ok(server) => return Ok(Spoke::Server(server)),
+                Err(_) => server_may_speak = false,
+            },
+        }
+    }
+}
+
+/// A stream in front of which bytes that were read already stand again.
+pub(crate) struct Rewound<S> {
+    prefix: Bytes,
+    stream: S,
+}
+
+impl<S> Rewound<S> {
+    pub(crate) fn new(prefix: Bytes, stream: S) -> Self {
+        Self { prefix, stream }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Rewound<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.prefix.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, buf);
+        }
+        let length = self.prefix.len().min(buf.remaining());
+        buf.put_slice(&self.prefix[..length]);
+        self.prefix.advance(length);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Rewound<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::{pending, ready};
+    use tokio::io::AsyncWriteExt as _;
+
+    const HELLO: &[u8] = &[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3];
+
+    #[test]
+    fn a_client_hello_is_known_by_its_first_six_bytes() {
+        for length in 0..HELLO.len() {
+            let expected = (length >= 6).then_some(true);
+            assert_eq!(is_client_hello(&HELLO[..length]), expected, "{length}");
+        }
+        for other in [&b"G"[..], b"SSH-2.0", &[0x16, 4], &[0x16, 3, 9], &[0x16, 3, 1, 0, 2, 2], &[0x80]] {
+            assert_eq!(is_client_hello(other), Some(false), "{other:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hello_in_single_bytes_is_put_together_and_replayed() {
+        let (mut here, mut there) = tokio::io::duplex(1);
+        let writer = async {
+            there.write_all(HELLO).await.unwrap();
+            drop(there);
+        };
+        let reader = async {
+            let spoke = first_to_speak(&mut here, pending::<Result<(), ()>>()).await.unwrap();
+            let Spoke::ClientTls(prefix) = spoke else { panic!("{spoke:?}") };
+            let mut all = Vec::new();
+            Rewound::new(prefix, here).read_to_end(&mut all).await.unwrap();
+            assert_eq!(all, HELLO);
+        };
+        tokio::join!(writer, reader);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_may_speak_first() {
+        let (mut here, _there) = tokio::io::duplex(1);
+        let spoke = first_to_speak(&mut here, ready(Ok::<_, ()>(7))).await.unwrap();
+        assert!(matches!(spoke, Spoke::Server(7)), "{spoke:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_speaks_late_is_still_heard_when_the_server_cannot_be_reached() {
+        let (mut here, mut there) = tokio::io::duplex(16);
+        let writer = async {
+            tokio::time::sleep(PATIENCE * 10).await;
+            there.write_all(b"HELO").await.unwrap();
+        };
+        let (spoke, ()) = tokio::join!(first_to_speak(&mut here, ready(Err::<(), _>(()))), writer);
+        let spoke = spoke.unwrap();
+        assert!(matches!(&spoke, Spoke::ClientOther(bytes) if bytes == "HELO"), "{spoke:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_closes_leaves_nobody_to_speak() {
+        let (mut here, there) = tokio::io::duplex(1);
+        drop(there);
+        let spoke = first_to_speak(&mut here, pending::<Result<(), ()>>()).await.unwrap();
+        assert!(matches!(spoke, Spoke::Nobody), "{spoke:?}");
+    }
+}

@@ -1,0 +1,110 @@
+//! Beginning and end: of connections, and of the proxy.
+
+use crate::lab::{Darter, Origin, Setup, full, read_head};
+use darter_proxy::Limits;
+use http::Response;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::Notify;
+
+#[tokio::test]
+async fn draining_ends_the_idle_and_waits_for_the_rest() {
+    let (asked, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (tell, wait) = (asked.clone(), go.clone());
+    let origin = Origin::http(move |_| {
+        let (tell, wait) = (tell.clone(), wait.clone());
+        async move {
+            tell.notify_one();
+            wait.notified().await;
+            Response::new(full("late"))
+        }
+    })
+    .await;
+    let echo = Origin::raw(async |mut stream| {
+        let (mut read, mut write) = stream.split();
+        let _ = tokio::io::copy(&mut read, &mut write).await;
+    })
+    .await;
+    let mut darter = Darter::start(Setup::default()).await;
+
+    // Nothing said yet; one request answered; one under way; a tunnel.
+    let mut silent = darter.connect().await;
+    let mut idle = darter.connect().await;
+    idle.write_all(b"GET /healthy HTTP/1.1\r\nHost: proxy.example\r\n\r\n").await.unwrap();
+    read_head(&mut idle).await;
+    let mut busy = darter.connect().await;
+    let at = format!("127.0.0.1:{}", origin.port);
+    busy.write_all(format!("GET http://{at}/ HTTP/1.1\r\nHost: {at}\r\n\r\n").as_bytes()).await.unwrap();
+    asked.notified().await;
+    let mut tunnel = darter.tunnel(&format!("127.0.0.1:{}", echo.port)).await;
+    darter.until("proxy_connections", 4.0).await;
+
+    darter.shutdown.cancel();
+    let mut rest = Vec::new();
+    silent.read_to_end(&mut rest).await.unwrap();
+    assert!(rest.is_empty());
+    idle.read_to_end(&mut rest).await.unwrap();
+    assert_eq!(rest, b"ok\n");
+    tokio::net::TcpStream::connect(darter.addr).await.unwrap_err();
+
+    // What was under way goes on to its end.
+    tunnel.write_all(b"ping").await.unwrap();
+    let mut pong = [0; 4];
+    tunnel.read_exact(&mut pong).await.unwrap();
+    go.notify_one();
+    let mut answer = String::new();
+    busy.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.ends_with("late"), "{answer}");
+    assert!(darter.running.try_join_next().is_none());
+    drop(tunnel);
+    darter.running.join_next().await.unwrap().unwrap();
+    assert_eq!(darter.metric("proxy_connections"), 0.0);
+}
+
+#[tokio::test]
+async fn dropping_the_proxy_cuts_everything() {
+    let origin = Origin::raw(async |mut stream| {
+        let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+    })
+    .await;
+    let mut darter = Darter::start(Setup::default()).await;
+    let mut tunnel = darter.tunnel(&format!("127.0.0.1:{}", origin.port)).await;
+    let mut idle = darter.connect().await;
+    darter.until("proxy_connections", 2.0).await;
+    darter.running.shutdown().await;
+    let mut rest = Vec::new();
+    for stream in [&mut tunnel, &mut idle] {
+        // A close or a reset: the end either way.
+        let _ = stream.read_to_end(&mut rest).await;
+    }
+    assert!(rest.is_empty());
+    assert_eq!(darter.metric("proxy_connections"), 0.0);
+}
+
+#[tokio::test]
+async fn as_many_clients_as_there_may_be_are_served_and_the_next_waits() {
+    let limits = Limits { connections: 2, ..Limits::default() };
+    let darter = Darter::start(Setup { limits, ..Setup::default() }).await;
+    let (one, two) = (darter.connect().await, darter.connect().await);
+    darter.until("proxy_connections", 2.0).await;
+    let mut three = darter.connect().await;
+    three.write_all(b"GET /healthy HTTP/1.1\r\nHost: proxy.example\r\n\r\n").await.unwrap();
+    drop(one);
+    assert!(read_head(&mut three).await.starts_with("HTTP/1.1 200 OK\r\n"));
+    drop((two, three));
+    darter.until("proxy_connections", 0.0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_never_finishes_its_head_is_dropped() {
+    let darter = Darter::start(Setup::default()).await;
+    for begun in ["", "GET /healthy HTT", "GET /healthy HTTP/1.1\r\nHost: a.example\r\nX-Slow: "] {
+        let mut stream = darter.connect().await;
+        stream.write_all(begun.as_bytes()).await.unwrap();
+        let begun_at = tokio::time::Instant::now();
+        let mut rest = Vec::new();
+        let _ = stream.read_to_end(&mut rest).await;
+        assert!(begun_at.elapsed() <= Limits::default().header_timeout + Duration::from_secs(1));
+    }
+}

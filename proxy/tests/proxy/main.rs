@@ -1,0 +1,12 @@
+//! The proxy on loopback, between real clients and origins, well-behaved and otherwise.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod connect;
+mod forward;
+mod hygiene;
+mod intercept;
+mod lab;
+mod lifecycle;
+mod mirror;
+mod p2p;
+mod streaming;

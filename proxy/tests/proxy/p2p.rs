@@ -1,0 +1,268 @@
+//! Content that comes through the engine.
+
+use crate::lab::{Body, Darter, Origin, Setup, full, h1, read_head, text};
+use aws_lc_rs::digest::{SHA256, digest};
+use bytes::Bytes;
+use darter_proxy::Limits;
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::Notify;
+
+const LENGTH: usize = 100_000;
+
+fn content() -> Bytes {
+    (0..LENGTH).map(|at| (at * 7 + at / 251) as u8).collect()
+}
+
+fn digest_of(content: &[u8]) -> String {
+    let hex: String = digest(&SHA256, content).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("sha256:{hex}")
+}
+
+fn blob(content: &[u8]) -> String {
+    format!("/v2/a/b/blobs/{}", digest_of(content))
+}
+
+/// A registry that honours single ranges of the one content that it has, and a proxy that mirrors it.
+async fn registry(content: Bytes) -> (Origin, Darter) {
+    let origin = Origin::http(move |request: Request<Incoming>| {
+        let response = serve_range(&content, request.headers());
+        async move { response }
+    })
+    .await;
+    let darter = mirror_of(&origin, Limits::default()).await;
+    (origin, darter)
+}
+
+async fn mirror_of(origin: &Origin, limits: Limits) -> Darter {
+    let mirror = format!("http://127.0.0.1:{}", origin.port);
+    Darter::start(Setup { mirror, limits, ..Setup::default() }).await
+}
+
+fn serve_range(content: &Bytes, headers: &HeaderMap) -> Response<Body> {
+    let answer = Response::builder().header("etag", "\"v1\"").header("accept-ranges", "bytes");
+    let Some(range) = headers.get("range").and_then(|range| range.to_str().ok()?.strip_prefix("bytes="))
+    else {
+        return answer.body(full(content.clone())).unwrap();
+    };
+    let (first, last) = range.split_once('-').unwrap();
+    let first: usize = first.parse().unwrap();
+    let end = last.parse::<usize>().map_or(content.len(), |last| (last + 1).min(content.len()));
+    answer
+        .status(206)
+        .header("content-range", format!("bytes {first}-{}/{}", end - 1, content.len()))
+        .body(full(content.slice(first..end)))
+        .unwrap()
+}
+
+async fn ask(darter: &Darter, method: Method, target: &str, headers: &[(&str, &str)]) -> Response<Incoming> {
+    let (mut client, mut tasks) = h1(darter.connect().await).await;
+    let builder = Request::builder().method(method).uri(target).header("host", "mirror.example");
+    let request = headers.iter().fold(builder, |it, (name, value)| it.header(*name, *value));
+    let answer = client.send_request(request.body(full("")).unwrap()).await.unwrap();
+    tasks.detach_all();
+    answer
+}
+
+async fn bytes(response: Response<Incoming>) -> Bytes {
+    response.into_body().collect().await.unwrap().to_bytes()
+}
+
+#[tokio::test]
+async fn a_blob_comes_from_the_origin_once_and_then_from_the_disk() {
+    let (origin, darter) = registry(content()).await;
+    let target = blob(&content());
+    let cold = ask(&darter, Method::GET, &target, &[("authorization", "Bearer t")]).await;
+    assert_eq!(cold.status(), StatusCode::OK);
+    let headers = cold.headers().clone();
+    assert_eq!(headers["content-length"], LENGTH.to_string());
+    assert_eq!(headers["docker-content-digest"], digest_of(&content()));
+    assert_eq!(headers["content-type"], "application/octet-stream");
+    assert_eq!(
+        (&headers["accept-ranges"], &headers["etag"]),
+        (&"bytes".parse().unwrap(), &"\"v1\"".parse().unwrap())
+    );
+    assert_eq!(headers["cache-status"], "darter; fwd=miss");
+    assert_eq!(bytes(cold).await, content());
+    let asked = origin.heads.lock().unwrap().len();
+    assert_eq!(origin.head(0).headers["authorization"], "Bearer t");
+
+    // The download commits the content a moment after its last byte has gone out.
+    let warm = loop {
+        let warm = ask(&darter, Method::GET, &target, &[]).await;
+        if warm.headers()["cache-status"] == "darter; hit" {
+            break warm;
+        }
+        bytes(warm).await;
+    };
+    assert_eq!(bytes(warm).await, content());
+    assert_eq!(origin.heads.lock().unwrap().len(), asked);
+    assert_eq!(darter.metric("proxy_requests_total{way=\"Mirror\",outcome=\"Hit\"}"), 1.0);
+}
+
+#[tokio::test]
+async fn ranges_are_served_cold_and_warm() {
+    let all = content();
+    let part = |first: usize, end: usize| {
+        (206, Some(format!("bytes {first}-{}/{LENGTH}", end - 1)), all.slice(first..end))
+    };
+    let whole = || (200, None, all.clone());
+    let outside = || (416, Some(format!("bytes */{LENGTH}")), Bytes::new());
+    let last = LENGTH - 1;
+    let table = [
+        ("bytes=0-0", part(0, 1)),
+        ("bytes=0-", part(0, LENGTH)),
+        ("bytes=5-9", part(5, 10)),
+        ("bytes=99990-", part(99_990, LENGTH)),
+        ("bytes=-7", part(LENGTH - 7, LENGTH)),
+        ("bytes=-999999999", part(0, LENGTH)),
+        ("bytes=99999-99999", part(last, LENGTH)),
+        ("bytes=99990-999999999", part(99_990, LENGTH)),
+        ("bytes=0-99999", part(0, LENGTH)),
+        ("bytes=100000-", outside()),
+        ("bytes=100000-100001", outside()),
+        ("bytes=-0", outside()),
+        ("bytes=99999999999999999999-", outside()),
+        ("bytes=0-0,5-9", whole()),
+        ("bytes=9-5", whole()),
+        ("pages=1-2", whole()),
+        ("bytes=", whole()),
+    ];
+    for (range, (status, content_range, expected)) in &table {
+        // A proxy of its own for each: cold. Then the whole, and the same again: warm.
+        let (_origin, darter) = registry(all.clone()).await;
+        for _ in 0..2 {
+            let answer = ask(&darter, Method::GET, &blob(&all), &[("range", *range)]).await;
+            assert_eq!(answer.status(), *status, "{range}");
+            let got = answer.headers().get("content-range").map(|it| it.to_str().unwrap().to_owned());
+            assert_eq!(&got, content_range, "{range}");
+            if *status != 416 {
+                assert_eq!(answer.headers()["content-length"], expected.len().to_string(), "{range}");
+                assert!(bytes(answer).await == expected, "{range}");
+            }
+            bytes(ask(&darter, Method::GET, &blob(&all), &[]).await).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_range_for_other_content_gives_the_whole() {
+    let (_origin, darter) = registry(content()).await;
+    for (validator, range, status) in [
+        ("\"v1\"", "bytes=0-1", 206),
+        ("\"v2\"", "bytes=0-1", 200),
+        ("W/\"v1\"", "bytes=0-1", 200),
+        ("\"v1\"", "bytes=100000-", 416),
+        ("\"v2\"", "bytes=100000-", 200),
+    ] {
+        let headers = [("range", range), ("if-range", validator)];
+        let answer = ask(&darter, Method::GET, &blob(&content()), &headers).await;
+        assert_eq!(answer.status(), status, "{validator} {range}");
+        if status == 200 {
+            assert!(bytes(answer).await == content());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_of_the_registry_comes_as_it_is() {
+    let origin = Origin::http(async |_| {
+        let challenge = "Bearer realm=\"https://auth.example/token\"";
+        let answer = Response::builder().status(401).header("www-authenticate", challenge);
+        answer.body(full("{\"errors\":[{\"code\":\"UNAUTHORIZED\"}]}")).unwrap()
+    })
+    .await;
+    let darter = mirror_of(&origin, Limits::default()).await;
+    let answer = ask(&darter, Method::GET, &blob(&content()), &[]).await;
+    assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+    assert!(answer.headers()["www-authenticate"].to_str().unwrap().contains("auth.example"));
+    assert_eq!(text(answer).await, "{\"errors\":[{\"code\":\"UNAUTHORIZED\"}]}");
+    assert_eq!(darter.metric("proxy_requests_total{way=\"Mirror\",outcome=\"Relayed\"}"), 1.0);
+}
+
+#[tokio::test]
+async fn other_methods_go_to_the_registry() {
+    let origin =
+        Origin::http(async |_| Response::builder().header("content-length", "5").body(full("")).unwrap())
+            .await;
+    let darter = mirror_of(&origin, Limits::default()).await;
+    let answer = ask(&darter, Method::HEAD, &blob(&content()), &[]).await;
+    assert_eq!(answer.headers()["content-length"], "5");
+    assert_eq!(origin.head(0).method, Method::HEAD);
+    assert_eq!(darter.metric("proxy_requests_total{way=\"Mirror\",outcome=\"Direct\"}"), 1.0);
+}
+
+#[tokio::test]
+async fn wrong_bytes_are_never_completed() {
+    let wrong: Bytes = content().iter().map(|byte| byte ^ 1).collect();
+    let origin = Origin::http(move |request: Request<Incoming>| {
+        let response = serve_range(&wrong, request.headers());
+        async move { response }
+    })
+    .await;
+    let darter = mirror_of(&origin, Limits::default()).await;
+    let answer = ask(&darter, Method::GET, &blob(&content()), &[]).await;
+    if answer.status() == StatusCode::OK {
+        answer.into_body().collect().await.unwrap_err();
+    } else {
+        assert_eq!(answer.status(), StatusCode::BAD_GATEWAY);
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_kept_is_streamed_past_the_engine() {
+    let (origin, darter) = registry(content()).await;
+    // A file where a folder was: nothing can be made in it, not even by root.
+    std::fs::remove_dir_all(darter.store.path()).unwrap();
+    std::fs::write(darter.store.path(), b"").unwrap();
+    let answer = ask(&darter, Method::GET, &blob(&content()), &[("range", "bytes=5-9")]).await;
+    assert_eq!(answer.status(), StatusCode::PARTIAL_CONTENT);
+    assert_eq!(bytes(answer).await, content().slice(5..10));
+    assert_eq!(origin.heads.lock().unwrap().last().unwrap().headers["range"], "bytes=5-9");
+    assert_eq!(darter.metric("proxy_requests_total{way=\"Mirror\",outcome=\"Bypass\"}"), 1.0);
+    std::fs::remove_file(darter.store.path()).unwrap();
+}
+
+#[tokio::test]
+async fn as_many_requests_as_there_may_be_go_through_the_engine_at_once() {
+    let (asked, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (tell, wait) = (asked.clone(), go.clone());
+    let origin = Origin::raw(move |mut stream| {
+        let (tell, wait) = (tell.clone(), wait.clone());
+        async move {
+            read_head(&mut stream).await;
+            tell.notify_one();
+            wait.notified().await;
+            stream
+                .write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                .await
+                .unwrap();
+        }
+    })
+    .await;
+    let darter = mirror_of(&origin, Limits { p2p_requests: NonZeroUsize::new(1), ..Limits::default() }).await;
+    let send = async |content: &[u8]| {
+        let mut stream = darter.connect().await;
+        let request =
+            format!("GET {} HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n\r\n", blob(content));
+        stream.write_all(request.as_bytes()).await.unwrap();
+        stream
+    };
+    let mut one = send(b"one").await;
+    asked.notified().await;
+    let mut two = send(b"two").await;
+    // What goes past the engine does not wait.
+    assert_eq!(ask(&darter, Method::GET, "/healthy", &[]).await.status(), StatusCode::OK);
+    assert!(futures_util::FutureExt::now_or_never(asked.notified()).is_none());
+    let mut answer = String::new();
+    go.notify_one();
+    one.read_to_string(&mut answer).await.unwrap();
+    asked.notified().await;
+    go.notify_one();
+    two.read_to_string(&mut answer).await.unwrap();
+    assert_eq!(answer.matches("HTTP/1.1 404 ").count(), 2, "{answer}");
+}
