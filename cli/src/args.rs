@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 
 use crate::exit::{self, Failure};
 use crate::logging::{self, Format, Level};
-use crate::{check, config, scheduler};
+use crate::{check, config, daemon, scheduler, up};
 
 /// A transparent proxy for registries: what is large and immutable is fetched once and then moves between nodes.
 #[derive(Debug, Parser)]
@@ -95,7 +95,7 @@ pub(crate) struct Scheduler {
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub(crate) struct Drain {
     /// How long what is under way may take to finish after SIGTERM, like 30s
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = config::duration)]
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = config::value::duration)]
     pub(crate) drain_timeout: Duration,
 }
 
@@ -122,13 +122,19 @@ impl Args {
     /// Runs the command to its end.
     pub(crate) fn run(self) -> exit::Result {
         match self.command {
-            Command::Up(_) => Err(Failure::software("x")),
-            Command::Daemon(_) => Err(Failure::software("x")),
+            Command::Config(Config::Check { file }) => check::run(&file),
+            Command::Daemon(args) => {
+                let log = logging::start(self.logging);
+                run_async(daemon::run(args, log))
+            }
             Command::Scheduler(args) => {
-                logging::start(self.logging, Level::Info);
+                logging::start(self.logging);
                 run_async(scheduler::run(args))
             }
-            Command::Config(Config::Check { file }) => check::run(&file),
+            Command::Up(args) => {
+                logging::start(self.logging);
+                run_async(up::run(args))
+            }
         }
     }
 }

@@ -3,7 +3,9 @@
 use std::io::{self, IsTerminal as _};
 
 use clap::ValueEnum;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _, Registry, fmt, reload};
 
 use crate::args::Logging;
 
@@ -26,25 +28,47 @@ pub(crate) enum Format {
     Json,
 }
 
-/// Starts logging. `default` is the level when neither `--log-level` nor `RUST_LOG` says anything. Call it once.
-pub(crate) fn start(wish: Logging, default: Level) {
-    let builder =
-        tracing_subscriber::fmt().with_writer(io::stderr).with_env_filter(filter(wish.log_level, default));
-    match wish.log_format {
-        Format::Text => builder.with_ansi(io::stderr().is_terminal()).init(),
-        Format::Json => builder.json().flatten_event(true).init(),
+/// The running log.
+pub(crate) struct Log {
+    /// `None` when the operator chose a level.
+    filter: Option<reload::Handle<EnvFilter, Registry>>,
+}
+
+impl Log {
+    /// Logs at debug level from now on, unless `--log-level` or `RUST_LOG` say something.
+    pub(crate) fn verbose(&self) {
+        if let Some(filter) = &self.filter {
+            // Fails only when the subscriber is gone, and then nobody listens.
+            let _ = filter.reload(EnvFilter::new(directives(Level::Debug)));
+        }
     }
 }
 
-fn filter(wish: Option<Level>, default: Level) -> EnvFilter {
-    let level = match wish {
-        Some(level) => level,
-        None => match EnvFilter::try_from_default_env() {
-            Ok(filter) if std::env::var_os("RUST_LOG").is_some_and(|text| !text.is_empty()) => return filter,
-            _ => default,
-        },
+/// Starts logging: as `--log-level` says, else as `RUST_LOG` says, else at info level. Call it once.
+pub(crate) fn start(wish: Logging) -> Log {
+    let chosen = wish.log_level.map(directives).or_else(from_environment);
+    let is_chosen = chosen.is_some();
+    let filter = EnvFilter::new(chosen.unwrap_or_else(|| directives(Level::Info)));
+    let (filter, handle) = reload::Layer::new(filter);
+    let lines = fmt::layer().with_writer(io::stderr);
+    let lines = match wish.log_format {
+        Format::Text => lines.with_ansi(io::stderr().is_terminal()).boxed(),
+        Format::Json => lines.json().flatten_event(true).boxed(),
     };
-    EnvFilter::new(directives(level))
+    tracing_subscriber::registry().with(filter).with(lines).init();
+    Log { filter: (!is_chosen).then_some(handle) }
+}
+
+/// What `RUST_LOG` says, if it can be understood.
+fn from_environment() -> Option<String> {
+    let text = std::env::var(EnvFilter::DEFAULT_ENV).ok().filter(|text| !text.is_empty())?;
+    match EnvFilter::try_new(&text) {
+        Ok(_) => Some(text),
+        Err(error) => {
+            eprintln!("RUST_LOG is not understood and has no effect: {error}");
+            None
+        }
+    }
 }
 
 /// Ours at `level`. Libraries only warn at any level: below that some of them log headers, which hold credentials.
@@ -72,13 +96,5 @@ mod tests {
         for level in Level::value_variants() {
             assert!(EnvFilter::try_new(directives(*level)).is_ok());
         }
-    }
-
-    #[test]
-    fn the_flag_wins() {
-        assert_eq!(
-            filter(Some(Level::Debug), Level::Info).to_string(),
-            EnvFilter::new(directives(Level::Debug)).to_string()
-        );
     }
 }

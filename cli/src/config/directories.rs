@@ -3,31 +3,18 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
-/// Where this host keeps things.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Directories {
-    /// Our own small things: the CA, the host's identity.
-    pub(crate) work: PathBuf,
-    /// The content.
-    pub(crate) data: PathBuf,
+/// The folder of content in `work_home`.
+pub(crate) fn content(work_home: &Path) -> PathBuf {
+    work_home.join("data")
 }
 
-impl Directories {
-    /// `work` or the built-in place; `data` or `data` in it.
-    pub(crate) fn new(work: Option<PathBuf>, data: Option<PathBuf>) -> Self {
-        let work = work.unwrap_or_else(built_in);
-        let data = data.unwrap_or_else(|| work.join("data"));
-        Self { work, data }
-    }
-
-    /// The folder of the CA that we make for ourselves.
-    pub(crate) fn ca(&self) -> PathBuf {
-        self.work.join("ca")
-    }
+/// The folder of the CA that we make for ourselves.
+pub(crate) fn ca(work_home: &Path) -> PathBuf {
+    work_home.join("ca")
 }
 
 /// `/var/lib/darter` for root, otherwise the user's own data folder (XDG Base Directory specification).
-fn built_in() -> PathBuf {
+pub(crate) fn work_home() -> PathBuf {
     if rustix::process::geteuid().is_root() {
         return PathBuf::from("/var/lib/darter");
     }
@@ -52,12 +39,5 @@ mod tests {
         assert_eq!(for_user(path("x"), path("/home/a")), Path::new("/home/a/.local/share/darter"));
         assert_eq!(for_user(None, path("/home/a")), Path::new("/home/a/.local/share/darter"));
         assert_eq!(for_user(None, None), Path::new("./darter-data"));
-    }
-
-    #[test]
-    fn content_stands_under_the_work_folder_unless_it_has_its_own() {
-        let directories = Directories::new(Some("/w".into()), None);
-        assert_eq!((directories.data.as_path(), directories.ca()), (Path::new("/w/data"), "/w/ca".into()));
-        assert_eq!(Directories::new(Some("/w".into()), Some("/d".into())).data, Path::new("/d"));
     }
 }

@@ -1,39 +1,64 @@
 //! `download`: how content is fetched, from origins and from other daemons.
 
+use std::time::Duration;
+
+use darter_p2p::Backoff;
 use darter_upstream::{Pool, Timeouts};
 
 use super::listen;
 use super::section::Section;
-use super::value;
+use super::value::{self, Read};
 
-/// How connections to origins are made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Origins {
+/// How content is fetched.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Download {
+    /// How connections to origins are made.
     pub(crate) timeouts: Timeouts,
     pub(crate) pool: Pool,
+    /// How failures of an origin are retried.
+    pub(crate) backoff: Backoff,
+    /// How long a stream of content may be silent.
+    pub(crate) idle_timeout: Duration,
+    /// A request for a range also fetches the rest.
+    pub(crate) prefetch: bool,
 }
 
-pub(super) fn download(section: &mut Section<'_>) -> Origins {
+/// What Dragonfly ships: three tries within a few seconds tell an origin that stumbles from one that is down.
+const BACKOFF: Backoff =
+    Backoff { first: Duration::from_millis(500), most: Duration::from_secs(3), attempts: 3 };
+
+/// What clients themselves wait for a byte: containerd and dockerd give up after about as long.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+
+pub(super) fn download(section: &mut Section<'_>) -> Download {
+    without_effect(section);
+    let (timeouts, pool) = transport(&mut section.section("transportOption"));
+    Download {
+        timeouts,
+        pool,
+        backoff: backoff(&mut section.section("concurrent")),
+        idle_timeout: section.value("pieceDownloadTimeout", value::some_time).unwrap_or(IDLE_TIMEOUT),
+        prefetch: section.value("prefetch", value::boolean).unwrap_or(false),
+    }
+}
+
+fn without_effect(section: &mut Section<'_>) {
     section.always(
         "calculateDigest",
         true,
         value::boolean,
         "every piece and every known digest is always checked",
     );
-    section.always(
-        "prefetch",
-        false,
-        value::boolean,
-        "fetching the rest after a range request is not in this version",
-    );
     let no_limits = "limits of bandwidth are not in this version";
     section.unused("totalRateLimit", value::size, no_limits);
     section.unused("perPeerRateLimit", value::size, no_limits);
     section.unused("trafficShaperType", value::text, no_limits);
-    let own_pace = "a silent peer is given up by how long nothing came, not by a time for a whole piece";
-    section.unused("pieceDownloadTimeout", value::duration, own_pace);
-    section.unused("watchdogTimeout", value::duration, own_pace);
-    section.unused("getPiecesMaxRetry", value::count, own_pace);
+    section.unused(
+        "watchdogTimeout",
+        value::duration,
+        "pieceDownloadTimeout says how long content may be silent",
+    );
+    section.unused("getPiecesMaxRetry", value::count, "another peer is asked at once");
     section.unused(
         "defaultPattern",
         value::text,
@@ -42,55 +67,49 @@ pub(super) fn download(section: &mut Section<'_>) -> Origins {
     section.unused("grpcDialTimeout", value::duration, "a scheduler that cannot be reached delays nothing");
     section.unused("syncPieceViaHTTPS", value::boolean, "TLS between daemons is not in this version");
     section.unused("splitRunningTasks", value::boolean, "all readers of a task share one download");
-    section.no_effect("recursiveConcurrent", "the command-line download tool is not in this version");
-    section.unused(
-        "cacheRecursiveMetadata",
-        value::duration,
-        "the command-line download tool is not in this version",
-    );
-    concurrent(&mut section.section("concurrent"));
-    grpc(section);
-    transport(&mut section.section("transportOption"))
-}
-
-fn concurrent(section: &mut Section<'_>) {
-    let reason = "how an origin is asked is not tunable in this version";
-    section.unused("thresholdSize", value::size, reason);
-    section.unused("thresholdSpeed", value::size, reason);
-    section.unused("goroutineCount", value::count, reason);
-    section.unused("initBackoff", value::seconds, reason);
-    section.unused("maxBackoff", value::seconds, reason);
-    section.unused("maxAttempts", value::count, reason);
-}
-
-fn grpc(section: &mut Section<'_>) {
+    let no_tool = "the command-line download tool is not in this version";
+    section.section("recursiveConcurrent").unused("goroutineCount", value::count, no_tool);
+    section.unused("cacheRecursiveMetadata", value::duration, no_tool);
     let mut local = section.section("downloadGRPC");
     listen::unused(&mut local, "the local socket for command-line tools is not in this version");
     let mut peers = section.section("peerGRPC");
     listen::unused(&mut peers, "daemons talk to each other over the piece port, upload.tcpListen");
 }
 
-fn transport(section: &mut Section<'_>) -> Origins {
-    let defaults = Origins::default();
-    let Timeouts { dial, tls_handshake, response_header, keep_alive } = defaults.timeouts;
-    let Pool { max_idle_per_host, idle_timeout } = defaults.pool;
+fn backoff(section: &mut Section<'_>) -> Backoff {
+    let one_stream = "an origin is asked by one stream per node in this version";
+    section.unused("thresholdSize", value::size, one_stream);
+    section.unused("thresholdSpeed", value::size, one_stream);
+    section.unused("goroutineCount", value::count, one_stream);
+    Backoff {
+        first: section.value("initBackoff", value::seconds).unwrap_or(BACKOFF.first),
+        most: section.value("maxBackoff", value::seconds).unwrap_or(BACKOFF.most),
+        attempts: section.value("maxAttempts", attempts).unwrap_or(BACKOFF.attempts),
+    }
+}
+
+fn attempts(text: &str) -> Read<u32> {
+    let attempts = text.parse().ok().filter(|attempts| *attempts > 0);
+    attempts.ok_or_else(|| format!("expected a whole number from 1, found `{text}`"))
+}
+
+fn transport(section: &mut Section<'_>) -> (Timeouts, Pool) {
+    let Timeouts { dial, tls_handshake, response_header, keep_alive } = Timeouts::default();
+    let Pool { max_idle_per_host, idle_timeout } = Pool::default();
     section.unused(
         "expectContinueTimeout",
         value::duration,
         "the origin's 100 Continue is passed on when it comes",
     );
-    Origins {
-        timeouts: Timeouts {
-            dial: section.value("dialTimeout", value::some_time).unwrap_or(dial),
-            tls_handshake: section.value("tlsHandshakeTimeout", value::some_time).unwrap_or(tls_handshake),
-            response_header: section
-                .value("responseHeaderTimeout", value::some_time)
-                .unwrap_or(response_header),
-            keep_alive: section.value("keepAlive", value::some_time).unwrap_or(keep_alive),
-        },
-        pool: Pool {
-            max_idle_per_host: section.value("maxIdleConns", value::count).unwrap_or(max_idle_per_host),
-            idle_timeout: section.value("idleConnTimeout", value::some_time).unwrap_or(idle_timeout),
-        },
-    }
+    let timeouts = Timeouts {
+        dial: section.value("dialTimeout", value::some_time).unwrap_or(dial),
+        tls_handshake: section.value("tlsHandshakeTimeout", value::some_time).unwrap_or(tls_handshake),
+        response_header: section.value("responseHeaderTimeout", value::some_time).unwrap_or(response_header),
+        keep_alive: section.value("keepAlive", value::some_time).unwrap_or(keep_alive),
+    };
+    let pool = Pool {
+        max_idle_per_host: section.value("maxIdleConns", value::count).unwrap_or(max_idle_per_host),
+        idle_timeout: section.value("idleConnTimeout", value::some_time).unwrap_or(idle_timeout),
+    };
+    (timeouts, pool)
 }

@@ -7,7 +7,7 @@
 //! - `yaml`: the text as a tree with places; `section`: how that tree is read; `value`: what single values look like.
 //! - `proxy`, `download`, `host`, `listen`, `directories`: one section each, with its defaults.
 
-mod directories;
+pub(crate) mod directories;
 mod download;
 mod host;
 mod listen;
@@ -15,21 +15,21 @@ mod problem;
 mod proxy;
 mod section;
 mod suggest;
-mod value;
+pub(crate) mod value;
 mod yaml;
 
 use std::fs::File;
 use std::io::Read as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub(crate) use directories::Directories;
-pub(crate) use download::Origins;
+pub(crate) use download::Download;
 pub(crate) use host::Host;
 pub(crate) use listen::{Listen, Ports};
 pub(crate) use problem::Report;
-pub(crate) use proxy::Proxy;
-pub(crate) use value::duration;
+pub(crate) use proxy::{Ca, Proxy, Trust};
+
+use darter_p2p::StoreConfig;
 
 use problem::Findings;
 use section::Section;
@@ -45,12 +45,21 @@ pub(crate) const HEALTH_PORT: u16 = 40901;
 /// How long what is under way may take to finish when the process is asked to end. Kubernetes kills after 30 s.
 pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How much content is kept for how long: Dragonfly's numbers, to which its users' disks are sized.
+const QUOTA: u64 = 50 << 30;
+const QUOTA_PERCENT: u8 = 80;
+const EXPIRE: Duration = Duration::from_secs(6 * 3600);
+
+/// Looking through the catalog costs milliseconds, and what is to go may wait a minute.
+const GC_INTERVAL: Duration = Duration::from_secs(60);
+
 /// A daemon's whole configuration, checked.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
     /// Log at debug level.
     pub(crate) verbose: bool,
-    pub(crate) directories: Directories,
+    /// Where the CA and this host's identity are kept.
+    pub(crate) work_home: PathBuf,
     /// Whether this daemon is asked first for a first copy.
     pub(crate) seed: bool,
     /// How long what is under way may take to finish when the process is asked to end.
@@ -58,19 +67,21 @@ pub(crate) struct Config {
     /// `host:port` of each scheduler; empty: a cluster of one.
     pub(crate) schedulers: Vec<String>,
     pub(crate) host: Host,
-    pub(crate) origins: Origins,
+    pub(crate) download: Download,
     pub(crate) pieces: Listen,
     pub(crate) health: Listen,
-    pub(crate) storage: Storage,
+    pub(crate) store: StoreConfig,
+    /// How often the store is looked through for what must go.
+    pub(crate) gc_interval: Duration,
     pub(crate) proxy: Proxy,
 }
 
-/// How much content is kept for how long.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Storage {
-    pub(crate) expire: Duration,
-    pub(crate) quota: u64,
-    pub(crate) quota_percent: u8,
+impl Config {
+    /// Keeps everything in `work_home`.
+    pub(crate) fn keep_in(&mut self, work_home: PathBuf) {
+        self.store.dir = directories::content(&work_home);
+        self.work_home = work_home;
+    }
 }
 
 /// A file that could be used, and what is to be said about it.
@@ -122,22 +133,22 @@ fn read(file: &Path) -> Result<String, String> {
 
 fn config(top: &mut Section<'_>) -> Config {
     without_effect(top);
+    let work_home = top.filled("workHome", value::path).unwrap_or_else(directories::work_home);
+    let data = top.filled("dataDir", value::path).unwrap_or_else(|| directories::content(&work_home));
     let mut scheduler = top.section("scheduler");
     let seed_of_manager = manager(&mut scheduler.section("manager"));
     Config {
         verbose: top.value("verbose", value::boolean).unwrap_or(false),
-        directories: Directories::new(
-            top.filled("workHome", value::path),
-            top.filled("dataDir", value::path),
-        ),
         seed: top.value("seed", value::boolean).or(seed_of_manager).unwrap_or(false),
         drain_timeout: top.value("drainTimeout", value::duration).unwrap_or(DRAIN_TIMEOUT),
         schedulers: schedulers(&mut scheduler),
         host: host::host(&mut top.section("host")),
-        origins: download::download(&mut top.section("download")),
+        download: download::download(&mut top.section("download")),
         pieces: pieces(&mut top.section("upload")),
         health: health(&mut top.section("health")),
-        storage: storage(&mut top.section("storage")),
+        store: store(&mut top.section("storage"), data),
+        gc_interval: top.value("gcInterval", value::some_time).unwrap_or(GC_INTERVAL),
+        work_home,
         proxy: proxy::proxy(&mut top.section("proxy"), PROXY_PORT),
     }
 }
@@ -151,7 +162,6 @@ fn without_effect(top: &mut Section<'_>) {
         value::boolean,
         "content is always kept over a restart; remove dataDir to drop it",
     );
-    top.unused("gcInterval", value::duration, "content is collected when it is its time");
     let stderr = "the log goes to standard error, where systemd and container runtimes pick it up";
     top.always("console", true, value::boolean, stderr);
     top.unused("logDir", value::text, stderr);
@@ -260,15 +270,15 @@ fn health(section: &mut Section<'_>) -> Listen {
     listen::tcp_listen(section, HEALTH_PORT)
 }
 
-fn storage(section: &mut Section<'_>) -> Storage {
+fn store(section: &mut Section<'_>, dir: PathBuf) -> StoreConfig {
     section.unused("strategy", value::text, "there is one way of storing, and it needs no choice");
     section.always("multiplex", true, value::boolean, "one copy always serves every reader of a task");
     section.unused("dataPath", value::text, "dataDir names the folder of the content");
-    Storage {
-        // A week's images fit most nodes; Dragonfly's 6 h are for a cache that forgets at every restart.
-        expire: section.value("taskExpireTime", value::some_time).unwrap_or(Duration::from_secs(6 * 3600)),
-        quota: section.value("diskGCThreshold", value::size).unwrap_or(50 << 30),
-        quota_percent: section.value("diskGCThresholdPercent", whole_percent).unwrap_or(80),
+    StoreConfig {
+        dir,
+        quota: section.value("diskGCThreshold", value::size).unwrap_or(QUOTA),
+        quota_percent: section.value("diskGCThresholdPercent", whole_percent).unwrap_or(QUOTA_PERCENT),
+        expire: section.value("taskExpireTime", value::some_time).unwrap_or(EXPIRE),
     }
 }
 

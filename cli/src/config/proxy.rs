@@ -1,10 +1,11 @@
 //! `proxy`: what clients may ask for, and what happens with it.
 
-use std::fmt;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use darter_certs::{ExtraRoots, Verification};
+use darter_certs::{Authority, ExtraRoots, Verification};
+use darter_proxy::BasicAuth;
 use darter_rules::{
     Destinations, HostPattern, Intercept, Mirror, Naming, Proxies, ProxyRule, QueryFilter, Redirect, Rules,
     Target, WhiteListEntry,
@@ -23,8 +24,8 @@ const DEFAULT_MIRROR: &str = "https://index.docker.io";
 pub(crate) struct Proxy {
     pub(crate) listen: Listen,
     pub(crate) rules: Rules,
-    /// The CA's files; `None`: we make our own.
-    pub(crate) ca: Option<CaFiles>,
+    /// The operator's CA; `None`: we make our own.
+    pub(crate) ca: Option<Ca>,
     pub(crate) trust: Trust,
     /// Who may use the proxy; `None`: everybody.
     pub(crate) basic_auth: Option<BasicAuth>,
@@ -32,35 +33,34 @@ pub(crate) struct Proxy {
     pub(crate) max_concurrency: Option<NonZeroUsize>,
 }
 
-/// `hijackHTTPS.cert` and `key`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct CaFiles {
-    pub(crate) cert: PathBuf,
-    pub(crate) key: PathBuf,
+/// `hijackHTTPS.cert` and `key`, read.
+#[derive(Debug, Clone)]
+pub(crate) struct Ca {
+    pub(crate) authority: Arc<Authority>,
+    /// Where its certificate stands.
+    pub(crate) file: PathBuf,
 }
 
-/// How upstream servers are verified, where the operator says so.
+/// How upstream servers are verified; `None` where nothing is said: against the system's roots.
 #[derive(Debug, Clone)]
 pub(crate) struct Trust {
     /// For each entry of `hijackHTTPS.hosts`, by its number in [`Rules::intercept`].
-    pub(crate) hosts: Vec<Verification>,
+    pub(crate) hosts: Vec<Option<Verification>>,
     /// For `registryMirror.url`.
-    pub(crate) mirror: Verification,
+    pub(crate) mirror: Option<Verification>,
 }
 
-/// The one user of a protected proxy.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct BasicAuth {
-    pub(crate) username: String,
-    pub(crate) password: String,
-}
+impl Proxy {
+    /// Opens up the TLS of every host, and verifies all of them against the system's roots.
+    pub(crate) fn intercept_everything(&mut self) {
+        let everything = Regex::new(".*").expect("a constant expression");
+        self.rules.intercept = Intercept::new([&everything]).expect("one small expression");
+        self.trust.hosts = vec![None];
+    }
 
-impl fmt::Debug for BasicAuth {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BasicAuth")
-            .field("username", &self.username)
-            .field("password", &"[redacted]")
-            .finish()
+    /// Whether any host's TLS is opened up.
+    pub(crate) fn intercepts(&self) -> bool {
+        !self.trust.hosts.is_empty()
     }
 }
 
@@ -104,19 +104,16 @@ fn naming(section: &mut Section<'_>) -> Naming {
 fn basic_auth(section: &mut Section<'_>) -> Option<BasicAuth> {
     let (username, password) = (section.filled("username", user), section.filled("password", value::text));
     match (username, password) {
-        (Some(username), Some(password)) => Some(BasicAuth { username, password }),
-        (None, None) => None,
-        (Some(_), None) => {
+        (Some(username), Some(password)) => return Some(BasicAuth::new(&username, &password)),
+        (Some(_), None) if !section.has("password") => {
             section.error("password", "a username without a password protects nothing");
-            None
         }
-        (None, Some(_)) => {
-            if !section.has("username") {
-                section.error("username", "a password without a username can never be given");
-            }
-            None
+        (None, Some(_)) if !section.has("username") => {
+            section.error("username", "a password without a username can never be given");
         }
+        _ => {}
     }
+    None
 }
 
 fn user(text: &str) -> Read<String> {
@@ -124,7 +121,7 @@ fn user(text: &str) -> Read<String> {
     if text.contains(':') { Err("a username cannot hold a colon".to_owned()) } else { Ok(text.to_owned()) }
 }
 
-fn mirror(section: &mut Section<'_>) -> (Mirror, Verification) {
+fn mirror(section: &mut Section<'_>) -> (Mirror, Option<Verification>) {
     let default = || Target::parse(DEFAULT_MIRROR).expect("a constant URL");
     let mirror = Mirror {
         url: section.filled("url", registry).unwrap_or_else(default),
@@ -171,8 +168,8 @@ fn rule(section: &mut Section<'_>) -> Option<ProxyRule> {
 
 struct Hijack {
     intercept: Intercept,
-    trust: Vec<Verification>,
-    ca: Option<CaFiles>,
+    trust: Vec<Option<Verification>>,
+    ca: Option<Ca>,
 }
 
 fn hijack(section: &mut Section<'_>) -> Hijack {
@@ -190,15 +187,21 @@ fn hijack(section: &mut Section<'_>) -> Hijack {
     Hijack { intercept, trust: hosts.into_iter().map(|(_, trust)| trust).collect(), ca: ca(section) }
 }
 
-fn hijack_host(section: &mut Section<'_>) -> Option<(Regex, Verification)> {
+fn hijack_host(section: &mut Section<'_>) -> Option<(Regex, Option<Verification>)> {
     let (regex, verification) = (regex(section), verification(section));
     Some((regex?, verification))
 }
 
-fn ca(section: &mut Section<'_>) -> Option<CaFiles> {
+fn ca(section: &mut Section<'_>) -> Option<Ca> {
     let (cert, key) = (section.filled("cert", value::path), section.filled("key", value::path));
     let (there, missing) = match (cert, key) {
-        (Some(cert), Some(key)) => return Some(CaFiles { cert, key }),
+        (Some(cert), Some(key)) => {
+            let loaded = Authority::load(&cert, &key).map_err(|error| {
+                let at = if error.path == key { "key" } else { "cert" };
+                section.error(at, error.to_string());
+            });
+            return loaded.ok().map(|authority| Ca { authority: Arc::new(authority), file: cert });
+        }
         (Some(_), None) if !section.has("key") => ("cert", "key"),
         (None, Some(_)) if !section.has("cert") => ("key", "cert"),
         _ => return None,
@@ -217,20 +220,19 @@ fn regex(section: &mut Section<'_>) -> Option<Regex> {
 }
 
 /// Reads `insecure` and `certs`: how upstream servers are verified.
-fn verification(section: &mut Section<'_>) -> Verification {
+fn verification(section: &mut Section<'_>) -> Option<Verification> {
     let files = section.values("certs", value::path);
     let paths: Vec<_> = files.iter().map(|file| &file.value).collect();
     let extra_roots = ExtraRoots::read(&paths).unwrap_or_else(|error| {
-        let file = files.iter().find(|file| file.value == error.path);
-        if let Some(file) = file {
+        for file in files.iter().filter(|file| file.value == error.path) {
             section.findings().error(file.at, &file.key, error.to_string());
         }
         ExtraRoots::default()
     });
-    match section.value("insecure", value::boolean) {
-        Some(true) => Verification::Insecure,
-        _ => Verification::Verified { extra_roots },
+    if section.value("insecure", value::boolean) == Some(true) {
+        return Some(Verification::Insecure);
     }
+    (!files.is_empty()).then_some(Verification::Verified { extra_roots })
 }
 
 fn allowed(section: &mut Section<'_>) -> WhiteListEntry {

@@ -1,9 +1,7 @@
 //! The configuration as a whole.
 
-use std::collections::BTreeSet;
-use std::path::PathBuf;
-
 use darter_certs::Verification;
+use std::collections::BTreeSet;
 
 use super::yaml::{Data, Node};
 use super::*;
@@ -249,7 +247,6 @@ fn a_file_of_dragonfly_loads_and_what_changes_nothing_is_named() {
     assert_eq!(
         warned,
         [
-            "gcInterval",
             "console",
             "scheduler.manager.netAddrs[0].addr",
             "scheduler.manager.refreshInterval",
@@ -260,13 +257,9 @@ fn a_file_of_dragonfly_loads_and_what_changes_nothing_is_named() {
             "download.concurrent.thresholdSize",
             "download.concurrent.thresholdSpeed",
             "download.concurrent.goroutineCount",
-            "download.concurrent.initBackoff",
-            "download.concurrent.maxBackoff",
-            "download.concurrent.maxAttempts",
             "download.totalRateLimit",
             "download.perPeerRateLimit",
             "download.trafficShaperType",
-            "download.pieceDownloadTimeout",
             "download.transportOption.expectContinueTimeout",
             "download.downloadGRPC.unixListen.socket",
             "download.peerGRPC.tcpListen.port",
@@ -284,10 +277,10 @@ fn a_file_of_dragonfly_loads_and_what_changes_nothing_is_named() {
     assert_eq!(config.schedulers, ["192.0.2.8:8002"]);
     assert_eq!(config.proxy.listen.ports, Ports { first: 65001, last: 65010 });
     assert_eq!(config.proxy.max_concurrency.unwrap().get(), 8);
-    assert!(matches!(config.proxy.trust.hosts[0], Verification::Insecure));
-    assert!(matches!(config.proxy.trust.mirror, Verification::Insecure));
-    assert_eq!(config.storage.quota, 50 << 30);
-    assert_eq!(config.origins.timeouts.dial, Duration::from_secs(2));
+    assert!(matches!(config.proxy.trust.hosts[0], Some(Verification::Insecure)));
+    assert!(matches!(config.proxy.trust.mirror, Some(Verification::Insecure)));
+    assert_eq!(config.store.quota, 50 << 30);
+    assert_eq!(config.download.timeouts.dial, Duration::from_secs(2));
 }
 
 #[test]
@@ -375,16 +368,38 @@ fn a_seed_is_one_by_either_key() {
 
 #[test]
 fn a_percentage_of_0_is_no_limit() {
-    assert_eq!(ok("storage: {diskGCThresholdPercent: 0}").storage.quota_percent, 100);
-    assert_eq!(ok("storage: {diskGCThresholdPercent: 0.6}").storage.quota_percent, 1);
-    assert_eq!(ok("storage: {diskGCThresholdPercent: 80%}").storage.quota_percent, 80);
+    assert_eq!(ok("storage: {diskGCThresholdPercent: 0}").store.quota_percent, 100);
+    assert_eq!(ok("storage: {diskGCThresholdPercent: 0.6}").store.quota_percent, 1);
+    assert_eq!(ok("storage: {diskGCThresholdPercent: 80%}").store.quota_percent, 80);
+}
+
+#[test]
+fn an_origin_is_tried_at_least_once() {
+    assert_eq!(
+        ok("download: {concurrent: {maxAttempts: 1, initBackoff: 0.25}}").download.backoff.attempts,
+        1
+    );
+    let found = errors("download: {concurrent: {maxAttempts: 0}}");
+    assert_eq!(found, ["f:1:38: download.concurrent.maxAttempts: expected a whole number from 1, found `0`"]);
 }
 
 #[test]
 fn paths_are_meant_from_the_working_directory() {
     let here = std::env::current_dir().unwrap();
     let config = ok("workHome: work\ndataDir: ''");
-    assert_eq!(config.directories, Directories { work: here.join("work"), data: here.join("work/data") });
+    assert_eq!(config.work_home, here.join("work"));
+    assert_eq!(config.store.dir, here.join("work/data"));
+    assert_eq!(ok("workHome: /w\ndataDir: /d").store.dir, Path::new("/d"));
+}
+
+#[test]
+fn what_is_kept_elsewhere_is_kept_there_whole() {
+    let mut config = defaults();
+    config.keep_in("/w".into());
+    assert_eq!(
+        (config.work_home.as_path(), config.store.dir.as_path()),
+        (Path::new("/w"), Path::new("/w/data"))
+    );
 }
 
 #[test]

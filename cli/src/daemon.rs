@@ -1,0 +1,52 @@
+//! `darter daemon`: a node with a configuration.
+
+use std::sync::Arc;
+
+use prometheus_client::registry::Registry;
+
+use crate::args;
+use crate::components::Components;
+use crate::config::{self, Loaded};
+use crate::exit::{self, Failure};
+use crate::health::{self, Health};
+use crate::logging::Log;
+use crate::node::{self, Settings, Sockets};
+use crate::{identity, listen, process_metrics};
+
+const SETTINGS: Settings = Settings { proxy: "proxy.tcpListen", pieces: "upload.tcpListen" };
+
+/// Runs until a signal or a failure.
+pub(crate) async fn run(args: args::Daemon, log: Log) -> exit::Result {
+    let Loaded { config, report } = config::load(&args.config).map_err(|report| {
+        // What is wrong is what matters now; `config check` also tells what has no effect.
+        Failure::configuration(report.error_lines().collect::<Vec<_>>().join("\n"))
+    })?;
+    if config.verbose {
+        log.verbose();
+    }
+    let health = Health::default();
+    let mut components = Components::new(health.clone())?;
+    let probes = listen::bind("health", config.health, "health.tcpListen").await?;
+    let sockets = Sockets::bind(&config, &SETTINGS).await?;
+    for line in report.warning_lines() {
+        tracing::warn!("{line}");
+    }
+
+    let mut registry = Registry::default();
+    process_metrics::register(&mut registry);
+    identity::make_folder(&config.work_home)?;
+    let drain_timeout = config.drain_timeout;
+    let ca = node::authority(&config)?;
+    if let Some(ca) = &ca {
+        let fingerprint = ca.authority.fingerprint_sha256();
+        tracing::info!(file = %ca.file.display(), %fingerprint, "the CA that clients must trust");
+    }
+    if sockets.proxy.addr.ip().is_unspecified() && config.proxy.basic_auth.is_none() {
+        tracing::info!(
+            "whoever reaches this host can use its proxy; proxy.tcpListen.listen and proxy.basicAuth narrow that"
+        );
+    }
+    node::start(config, ca.as_ref(), sockets, &mut components, &mut registry).await?;
+    components.probe(health::run(probes.listener, health, Arc::new(registry)));
+    components.run(drain_timeout).await
+}

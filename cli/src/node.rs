@@ -1,0 +1,164 @@
+//! A node: the proxy, the engine behind it, and the piece server, put together from a checked configuration. The two
+//! commands that run one (`daemon` and `up`) differ only in where the configuration comes from.
+
+use std::convert::Infallible;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use darter_certs::{Authority, Leaves};
+use darter_p2p::{Engine, EngineConfig, EngineError, HostConfig};
+use darter_proxy::{Limits, Proxy, ProxyConfig};
+use darter_upstream::Upstream;
+use prometheus_client::registry::Registry;
+use tokio_util::sync::CancellationToken;
+
+use crate::components::Components;
+use crate::config::{Ca, Config, Host, directories};
+use crate::exit::{self, Failure};
+use crate::identity;
+use crate::listen::{self, Bound};
+use crate::upstream::upstream;
+
+/// How long a scheduler's name may take to resolve when this host looks for its own address.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Bodies of content that a node sends to others at once. Each is a stream that wants megabytes per second, so more only
+/// make all of them slow; who finds no slot asks another partner.
+const UPLOAD_SLOTS: u32 = 128;
+
+/// A node's bound sockets.
+pub(crate) struct Sockets {
+    pub(crate) proxy: Bound,
+    pub(crate) pieces: Bound,
+}
+
+/// The keys or flags that decide where a node listens, for whoever finds a port taken.
+pub(crate) struct Settings {
+    pub(crate) proxy: &'static str,
+    pub(crate) pieces: &'static str,
+}
+
+impl Sockets {
+    /// Binds what `config` says.
+    ///
+    /// # Errors
+    /// When an address is not to be had.
+    pub(crate) async fn bind(config: &Config, settings: &Settings) -> exit::Result<Self> {
+        let proxy = listen::bind("proxy", config.proxy.listen, settings.proxy).await?;
+        let pieces = listen::bind("pieces", config.pieces, settings.pieces).await?;
+        Ok(Self { proxy, pieces })
+    }
+}
+
+/// The CA for intercepted hosts: the operator's, or our own, made at the first start. `None` when no host is intercepted.
+///
+/// # Errors
+/// When our own can be neither read nor made.
+pub(crate) fn authority(config: &Config) -> exit::Result<Option<Ca>> {
+    if let Some(ca) = &config.proxy.ca {
+        return Ok(Some(ca.clone()));
+    }
+    if !config.proxy.intercepts() {
+        return Ok(None);
+    }
+    let folder = directories::ca(&config.work_home);
+    let authority = Authority::load_or_generate(&folder)
+        .map_err(|error| Failure::own_files(format!("cannot use the CA of this host: {error}")))?;
+    Ok(Some(Ca { authority: Arc::new(authority), file: folder.join("ca.crt") }))
+}
+
+/// Starts a node as parts of `components`.
+///
+/// # Errors
+/// When something of our own on disk cannot be used.
+pub(crate) async fn start(
+    config: Config,
+    ca: Option<&Ca>,
+    sockets: Sockets,
+    components: &mut Components,
+    registry: &mut Registry,
+) -> exit::Result {
+    let upstream = upstream(&config);
+    let engine = engine(&config, &upstream, sockets.pieces, registry).await?;
+    let leaves = ca.map(|ca| Leaves::new(Arc::clone(&ca.authority))).transpose();
+    let leaves =
+        leaves.map_err(|error| Failure::software(format!("cannot sign for intercepted hosts: {error}")))?;
+    let proxy = ProxyConfig {
+        rules: config.proxy.rules,
+        upstream,
+        engine: engine.clone(),
+        leaves,
+        basic_auth: config.proxy.basic_auth,
+        limits: Limits { p2p_requests: config.proxy.max_concurrency, ..Limits::default() },
+    };
+    let proxy = Arc::new(Proxy::new(proxy, registry));
+    let shutdown = components.shutdown();
+    let drained = CancellationToken::new();
+    let drains = drained.clone().drop_guard();
+    components.serve("proxy", async move {
+        let _drains = drains;
+        darter_proxy::run(sockets.proxy.listener, proxy, shutdown).await;
+        Ok::<_, Infallible>(())
+    });
+    // The engine goes last: what the proxy still sends comes from there.
+    components.serve("pieces", async move {
+        drained.cancelled().await;
+        engine.stop().await;
+        Ok::<_, Infallible>(())
+    });
+    Ok(())
+}
+
+async fn engine(
+    config: &Config,
+    upstream: &Upstream,
+    pieces: Bound,
+    registry: &mut Registry,
+) -> exit::Result<Engine> {
+    identity::make_folder(&config.store.dir)?;
+    let Host { hostname, idc, location, .. } = config.host.clone();
+    let hostname = hostname.unwrap_or_else(identity::hostname);
+    let host = HostConfig {
+        id: identity::host_id(&config.work_home, &hostname)?,
+        hostname,
+        ip: advertised(config, pieces.addr).await,
+        idc,
+        location,
+        seed: config.seed,
+        upload_slots: UPLOAD_SLOTS,
+    };
+    let config = EngineConfig {
+        store: config.store.clone(),
+        host,
+        schedulers: config.schedulers.clone(),
+        backoff: config.download.backoff,
+        idle_timeout: config.download.idle_timeout,
+        prefetch: config.download.prefetch,
+        gc_interval: config.gc_interval,
+    };
+    Engine::start(config, upstream.clone(), pieces.listener, registry).map_err(|error| match error {
+        EngineError::Store(_) => Failure::own_files(error.to_string()),
+        EngineError::Scheduler(_) | EngineError::Socket(_) => Failure::software(error.to_string()),
+    })
+}
+
+/// The address at which other daemons reach the piece server: as configured, else the one that it listens on, else the
+/// one by which this host reaches its scheduler, or the rest of the world.
+async fn advertised(config: &Config, pieces: SocketAddr) -> IpAddr {
+    if let Some(ip) = config.host.advertise_ip {
+        return ip;
+    }
+    if !pieces.ip().is_unspecified() {
+        return pieces.ip();
+    }
+    let scheduler = match config.schedulers.first() {
+        Some(name) => tokio::time::timeout(RESOLVE_TIMEOUT, tokio::net::lookup_host(name)).await,
+        None => return Ipv4Addr::LOCALHOST.into(),
+    };
+    let scheduler = scheduler.ok().and_then(Result::ok).and_then(|mut found| found.next());
+    identity::own_address(scheduler).unwrap_or_else(|| {
+        tracing::warn!("this host has no address that others could reach; set host.advertiseIP");
+        Ipv4Addr::LOCALHOST.into()
+    })
+}

@@ -1,0 +1,74 @@
+//! `darter up`: a scheduler and a seed with its proxy in one process, without a configuration.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use darter_scheduler::Scheduler;
+use prometheus_client::registry::Registry;
+
+use crate::args;
+use crate::components::Components;
+use crate::config::{self, Config, HEALTH_PORT, Listen, PIECE_PORT, PROXY_PORT};
+use crate::exit::{self, Failure};
+use crate::health::{self, Health};
+use crate::listen::local;
+use crate::node::{self, Settings, Sockets};
+use crate::welcome::Welcome;
+use crate::{identity, listen, process_metrics};
+
+/// The scheduler's usual port, as in Dragonfly.
+const SCHEDULER_PORT: u16 = 8002;
+
+const SETTINGS: Settings = Settings { proxy: "--proxy-addr", pieces: "--piece-addr" };
+
+/// Runs until a signal or a failure.
+pub(crate) async fn run(args: args::Up) -> exit::Result {
+    let at = |addr: Option<SocketAddr>, port| Listen::at(addr.unwrap_or(SocketAddr::new(args.listen, port)));
+    let health = Health::default();
+    let mut components = Components::new(health.clone())?;
+    let mut config = config(&args)?;
+    config.proxy.listen = at(args.proxy_addr, PROXY_PORT);
+    config.pieces = at(args.piece_addr, PIECE_PORT);
+    let probes = listen::bind("health", at(args.health_addr, HEALTH_PORT), "--health-addr").await?;
+    let daemons =
+        listen::bind("scheduler", at(args.scheduler_addr, SCHEDULER_PORT), "--scheduler-addr").await?;
+    let sockets = Sockets::bind(&config, &SETTINGS).await?;
+    config.schedulers = vec![local(daemons.addr).to_string()];
+
+    let mut registry = Registry::default();
+    process_metrics::register(&mut registry);
+    identity::make_folder(&config.work_home)?;
+    let ca = node::authority(&config)?.ok_or_else(|| Failure::software("there is no CA"))?;
+    let welcome = Welcome {
+        proxy: local(sockets.proxy.addr),
+        scheduler: local(daemons.addr),
+        pieces: local(sockets.pieces.addr),
+        health: local(probes.addr),
+        data: &config.store.dir,
+        ca: &ca.file,
+        fingerprint: &ca.authority.fingerprint_sha256(),
+        root: rustix::process::geteuid().is_root(),
+    }
+    .to_string();
+
+    let scheduler = Scheduler::new(&mut registry);
+    let shutdown = components.shutdown();
+    components.serve("scheduler", darter_scheduler::run(daemons.listener, scheduler, shutdown));
+    node::start(config, Some(&ca), sockets, &mut components, &mut registry).await?;
+    components.probe(health::run(probes.listener, health, Arc::new(registry)));
+    println!("{welcome}");
+    components.run(args.drain.drain_timeout).await
+}
+
+/// The configuration of a file without keys, but for what makes it a seed that sees into every host's TLS.
+fn config(args: &args::Up) -> exit::Result<Config> {
+    let mut config = config::defaults();
+    if let Some(folder) = &args.data_dir {
+        let folder = std::path::absolute(folder)
+            .map_err(|error| Failure::own_files(format!("--data-dir {}: {error}", folder.display())))?;
+        config.keep_in(folder);
+    }
+    config.seed = true;
+    config.proxy.intercept_everything();
+    Ok(config)
+}
