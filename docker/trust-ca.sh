@@ -71,10 +71,12 @@ main() {
         remove
         return
     fi
-    case "$proxy:$file" in
-        :) wrong_usage "where is the certificate? Give --proxy or --file" ;;
-        ?*:?*) wrong_usage "--proxy and --file exclude each other" ;;
-    esac
+    if [ -z "$proxy$file" ]; then
+        wrong_usage "where is the certificate? Give --proxy or --file"
+    fi
+    if [ -n "$proxy" ] && [ -n "$file" ]; then
+        wrong_usage "--proxy and --file exclude each other"
+    fi
     if [ $system = no ] && [ -z "$registries" ]; then
         wrong_usage "--no-system without --docker leaves nothing to do"
     fi

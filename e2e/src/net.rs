@@ -48,7 +48,8 @@ static LABS: AtomicU32 = AtomicU32::new(0);
 /// A network of hosts.
 pub struct Lab {
     switch: Namespace,
-    hosts: u8,
+    // A host lives as long as its network, whoever still knows it.
+    hosts: Vec<Host>,
     number: u32,
     folder: tempfile::TempDir,
 }
@@ -97,17 +98,17 @@ impl Lab {
             folder.path().join("resolv.conf"),
             "nameserver 127.0.0.1\noptions attempts:1 timeout:1\n",
         )?;
-        Ok(Self { switch, hosts: 0, number, folder })
+        Ok(Self { switch, hosts: Vec::new(), number, folder })
     }
 
     /// Adds a host that answers to `names`, the first of which is its own.
     pub fn host(&mut self, names: &[&str]) -> Result<Host> {
-        self.hosts += 1;
+        let number = u8::try_from(self.hosts.len() + 1).context("too many hosts")?;
         let name = *names.first().context("a host has a name")?;
-        let address = Ipv4Addr::new(10, 79, 0, self.hosts);
+        let address = Ipv4Addr::new(10, 79, 0, number);
         let namespace =
-            Namespace::new(format!("{PREFIX}-{}-{}-{}", std::process::id(), self.number, self.hosts))?;
-        let port = format!("port{}", self.hosts);
+            Namespace::new(format!("{PREFIX}-{}-{}-{}", std::process::id(), self.number, number))?;
+        let port = format!("port{number}");
         ip(&[
             "link",
             "add",
@@ -133,14 +134,16 @@ impl Lab {
         let known = std::fs::read_to_string(&hosts_file)?;
         // Written in place: the file is mounted where programs of other hosts run already.
         std::fs::write(&hosts_file, format!("{known}{address} {}\n", names.join(" ")))?;
-        Ok(Host(Arc::new(HostInner {
+        let host = Host(Arc::new(HostInner {
             namespace,
             name: name.to_owned(),
             address,
             folder,
             names: hosts_file,
             resolver: self.folder.path().join("resolv.conf"),
-        })))
+        }));
+        self.hosts.push(host.clone());
+        Ok(host)
     }
 
     /// A folder that goes with the lab.
