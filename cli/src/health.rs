@@ -25,9 +25,6 @@ const MAX_CONNECTIONS: usize = 64;
 /// interval of 15 s would need, so that a scraper keeps its connection.
 const IDLE_LIMIT: Duration = Duration::from_secs(75);
 
-/// How long to wait after an accept that failed for want of something (EMFILE) before the next one.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
 /// What `/metrics` must call OpenMetrics text (OpenMetrics 1.0, section "Content Type").
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -122,17 +119,9 @@ pub(crate) async fn run(listener: TcpListener, health: Health, registry: Arc<Reg
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {
-        let accepted = tokio::select! {
+        let (stream, _) = tokio::select! {
             Some(_) = connections.join_next() => continue,
-            accepted = listener.accept() => accepted,
-        };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection on the health port");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
+            accepted = darter_proxy::accept(&listener) => accepted,
         };
         // Above the limit a connection is closed at once: a probe that fails says more than one that hangs.
         let Ok(slot) = slots.clone().try_acquire_owned() else { continue };

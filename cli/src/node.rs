@@ -68,7 +68,7 @@ pub(crate) fn authority(config: &Config) -> exit::Result<Option<Ca>> {
     Ok(Some(Ca { authority: Arc::new(authority), file: folder.join("ca.crt") }))
 }
 
-/// Starts a node as parts of `components`.
+/// Starts a node as parts of `components`; its metrics stand under `darter_`.
 ///
 /// # Errors
 /// When something of our own on disk cannot be used.
@@ -79,6 +79,7 @@ pub(crate) async fn start(
     components: &mut Components,
     registry: &mut Registry,
 ) -> exit::Result {
+    let registry = registry.sub_registry_with_prefix("darter");
     let upstream = upstream(&config);
     let engine = engine(&config, &upstream, sockets.pieces, registry).await?;
     let leaves = ca.map(|ca| Leaves::new(Arc::clone(&ca.authority))).transpose();

@@ -1,31 +1,9 @@
-//! The real binary: what it says, and the code it ends with.
+//! What the binary says about its command line and its configuration, and the code it ends with.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Child, ChildStderr, Command, Stdio};
 
-/// What a run left behind.
-struct Ended {
-    code: i32,
-    stdout: String,
-    stderr: String,
-}
-
-fn darter(args: &[&str]) -> Ended {
-    let output = command(args).output().unwrap();
-    Ended {
-        code: output.status.code().unwrap(),
-        stdout: String::from_utf8(output.stdout).unwrap(),
-        stderr: String::from_utf8(output.stderr).unwrap(),
-    }
-}
-
-fn command(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_darter"));
-    command.args(args).env_remove("RUST_LOG");
-    command
-}
+use crate::process::{Ended, darter};
 
 fn check(text: &str) -> (Ended, String) {
     let dir = tempfile::tempdir().unwrap();
@@ -116,88 +94,4 @@ fn a_port_in_use_is_one_sentence_with_its_flag() {
     let why = "another program listens there already";
     let expected = format!("cannot listen on {addr} (health, set by --health-listen): {why}\n");
     assert_eq!(ended.stderr, expected);
-}
-
-/// A process that serves, killed when this is dropped.
-struct Running {
-    child: Child,
-    stderr: BufReader<ChildStderr>,
-}
-
-impl Running {
-    fn start(args: &[&str]) -> Self {
-        let mut child = command(args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let stderr = BufReader::new(child.stderr.take().unwrap());
-        Self { child, stderr }
-    }
-
-    /// Reads the log until `component` says where it listens.
-    fn listening(&mut self, component: &str) -> SocketAddr {
-        let words = format!("listening component={component} addr=");
-        let line = self.line_with(&words);
-        line.split_once(&words).unwrap().1.trim().parse().unwrap()
-    }
-
-    fn line_with(&mut self, words: &str) -> String {
-        let mut line = String::new();
-        loop {
-            line.clear();
-            assert_ne!(self.stderr.read_line(&mut line).unwrap(), 0, "the log ended without {words:?}");
-            if line.contains(words) {
-                return line;
-            }
-        }
-    }
-
-    fn signal(&self, signal: rustix::process::Signal) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, signal).unwrap();
-    }
-
-    fn code(mut self) -> i32 {
-        self.child.wait().unwrap().code().unwrap()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn get(addr: SocketAddr, path: &str) -> String {
-    let mut stream = TcpStream::connect(addr).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
-}
-
-/// The answer of `/healthy` once it is 200. Asks on until every part has said that it serves.
-fn healthy(addr: SocketAddr) -> String {
-    let mut answers = std::iter::repeat_with(|| get(addr, "/healthy"));
-    answers
-        .by_ref()
-        .take(10_000)
-        .find(|answer| answer.starts_with("HTTP/1.1 200"))
-        .expect("it becomes healthy")
-}
-
-const SCHEDULER: [&str; 5] = ["scheduler", "--listen", "127.0.0.1:0", "--health-listen", "127.0.0.1:0"];
-
-#[test]
-fn a_scheduler_serves_and_ends_well_when_asked_to() {
-    use rustix::process::Signal;
-    for signal in [Signal::TERM, Signal::INT] {
-        let mut scheduler = Running::start(&SCHEDULER);
-        let health = scheduler.listening("health");
-        scheduler.listening("scheduler");
-        let answer = healthy(health);
-        assert!(answer.ends_with("\r\n\r\nok\n"), "{answer}");
-        assert!(get(health, "/metrics").contains("darter_scheduler_hosts 0"));
-        scheduler.signal(signal);
-        scheduler.line_with("stopped");
-        assert_eq!(scheduler.code(), 0);
-    }
 }

@@ -1,0 +1,8 @@
+//! The real binary, as a person or a service manager meets it.
+
+#![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod command_line;
+mod process;
+mod serving;
