@@ -198,14 +198,14 @@ impl Engine {
 // === impl Shared ===
 
 impl Shared {
-    async fn complete(&self, task: TaskId) -> Result<Option<Complete>, OpenError> {
+    pub(crate) async fn complete(&self, task: TaskId) -> Result<Option<Complete>, OpenError> {
         let store = Arc::clone(&self.store);
         let complete =
             tokio::task::spawn_blocking(move || store.complete(&task)).await.map_err(io::Error::other);
         complete.and_then(|complete| complete).map_err(|error| OpenError::Store(Arc::new(error)))
     }
 
-    fn open_stored(&self, complete: Complete, want: Want) -> Result<Opened, OpenError> {
+    pub(crate) fn open_stored(&self, complete: Complete, want: Want) -> Result<Opened, OpenError> {
         let range = want.resolve(complete.record.info.length)?;
         let reader = Reader { file: complete.file, rest: range, live: None, metrics: self.metrics.clone() };
         let (info, body) = (complete.record.info, reader.into_body());
@@ -219,9 +219,9 @@ impl Shared {
         demand: crate::progress::Demand,
     ) -> Opened {
         let length = known.info.length;
-        let last = range
-            .filter(|range| known.digest.is_some() && range.end() == length)
-            .map(|range| range.end() - 1);
+        // Whoever reads all of it waits with the last byte; a part says nothing about the whole.
+        let whole = range.is_some() && range == ByteRange::new(0, length);
+        let last = (whole && known.digest.is_some()).then(|| length - 1);
         let live = Live { progress: known.progress.clone(), demand, last };
         let (file, metrics) = (Arc::clone(&known.file), self.metrics.clone());
         let body = Reader { file, rest: range, live: Some(live), metrics }.into_body();

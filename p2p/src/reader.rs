@@ -2,8 +2,8 @@
 //!
 //! A byte that a client gets was copied twice here: into the file when it came, and out of it. Bytes from another daemon
 //! are readable once their piece matched its hash; bytes from the origin as soon as they are written. When the content has
-//! a digest, the very last byte is held back until the whole was verified: a client that received everything received
-//! what it asked for, and one that did not has a short body.
+//! a digest, whoever reads all of it gets the very last byte only when the whole was verified: a client that received
+//! everything received what it asked for, and one that did not has a short body.
 
 use crate::metrics::{From, Metrics};
 use crate::progress::{Demand, Progress, State};

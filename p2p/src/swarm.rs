@@ -135,13 +135,11 @@ impl Swarm {
         let runs: Vec<(RunId, u32, u32)> =
             self.runs.iter().map(|(id, run)| (*id, run.next, run.end)).collect();
         for (id, next, end) in runs {
-            match (next..end).rev().find(|piece| self.wanted.contains(PieceIndex::new(*piece))) {
-                Some(last) if last + 1 == end => {}
-                Some(last) => self.shorten(id, last + 1),
-                None => {
-                    self.handle_run_ended(id);
-                    self.stopped.push(id);
-                }
+            let last = (next..end).rev().find(|piece| self.wanted.contains(PieceIndex::new(*piece)));
+            // The piece that is arriving is finished in any case: half of it would be worth nothing.
+            let needed = last.unwrap_or(next) + 1;
+            if needed < end {
+                self.shorten(id, needed);
             }
         }
     }
@@ -474,6 +472,22 @@ mod tests {
         assert_eq!(drain(&mut swarm), vec![Action::StopOrigin { run }]);
         assert!(!swarm.asks_origin());
         assert!(swarm.needs_origin());
+    }
+
+    #[test]
+    fn a_run_ends_with_the_last_piece_that_somebody_wants() {
+        let mut swarm = wants_all(9);
+        swarm.handle_right(true);
+        let Some(Action::FetchOrigin { run, .. }) = swarm.poll_action(&mut rng()) else { panic!() };
+        swarm.handle_piece(piece(0), None);
+        swarm.set_wanted(set(9, [0, 5]));
+        assert_eq!(drain(&mut swarm), vec![Action::ShortenOrigin { run, end: 6 }]);
+        swarm.set_wanted(PieceSet::empty(9));
+        assert_eq!(
+            drain(&mut swarm),
+            vec![Action::ShortenOrigin { run, end: 2 }],
+            "the arriving piece is finished"
+        );
     }
 
     #[test]

@@ -16,6 +16,10 @@ impl Download {
     /// Learns length and headers of the content: from an earlier try on this disk, from the scheduler, or from the origin
     /// as soon as this daemon may ask it. Then makes room for it.
     pub(super) async fn learn(&mut self, want: Want) -> Result<Start, Ended> {
+        // The last download of this task may have completed after the caller had looked.
+        if let Some(complete) = self.shared.complete(self.task).await.map_err(Ended::failed)? {
+            return Err(Ended::answered(self.shared.open_stored(complete, want)));
+        }
         let resumed = self.resume().await.map_err(store_failed)?;
         let held_bytes = resumed.as_ref().map_or(0, |(partial, held)| bytes_of(partial, held));
         self.join(held_bytes).await;
@@ -106,9 +110,8 @@ impl Download {
 
     /// Asks the origin, with the first caller's request.
     async fn ask_origin(&mut self, want: Want) -> Result<(ContentInfo, Option<(u64, Incoming)>), Ended> {
-        let source = self.active.source();
         let ask = first_ask(want);
-        match origin::fetch(&self.shared.upstream, &source, ask, None).await {
+        match origin::fetch(&self.shared.upstream, &self.first, ask, None).await {
             Ok(Answer::Content { info, start, body }) => Ok((info, Some((start, body)))),
             Ok(Answer::Outside { length }) => {
                 self.return_lease(LeaseOutcome::Refused);

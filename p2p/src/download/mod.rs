@@ -66,6 +66,8 @@ pub(crate) struct Download {
     task: TaskId,
     digest: Option<Digest>,
     active: Arc<Active>,
+    /// The first caller's way: what the origin answers to it is this caller's answer.
+    first: Source,
     phase: watch::Sender<Phase>,
     scheduled: Scheduled,
 }
@@ -103,6 +105,7 @@ impl Active {
             task: request.task,
             digest: request.digest,
             active: Arc::clone(&active),
+            first: source_of(request),
             phase,
             scheduled: Scheduled::default(),
         };
@@ -115,11 +118,7 @@ impl Active {
         if sources.len() == MAX_SOURCES {
             sources.remove(0);
         }
-        sources.push(Source {
-            url: request.url.clone(),
-            headers: request.headers.clone(),
-            verified: request.digest.is_some(),
-        });
+        sources.push(source_of(request));
     }
 
     /// The way that was added last.
@@ -174,6 +173,10 @@ impl Download {
         }
         shared.metrics.downloads.dec();
     }
+}
+
+fn source_of(request: &OpenRequest) -> Source {
+    Source { url: request.url.clone(), headers: request.headers.clone(), verified: request.digest.is_some() }
 }
 
 /// A download that ended before its content was known.

@@ -1,0 +1,381 @@
+//! Real engines over loopback sockets: one alone, and several with a real scheduler.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod node;
+mod origin;
+
+use darter_p2p::{ByteRange, OpenError, OpenRequest, Opened, ReadError, Served, Want};
+use http_body_util::BodyExt;
+use node::{MIB, Node, Scheduler, authorized, blob, bytes, content, read};
+use origin::{Behaviour, CHUNK, Origin};
+use std::sync::atomic::AtomicUsize;
+use tokio::sync::Semaphore;
+
+const LENGTH: usize = 9 * MIB + 12_345;
+
+fn part(request: &OpenRequest, want: Want) -> OpenRequest {
+    OpenRequest { want, ..request.clone() }
+}
+
+// === One daemon alone ===
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn content_is_fetched_once_and_then_served_from_disk() {
+    let data = bytes(LENGTH);
+    let origin = Origin::start(Behaviour::good(data.clone())).await;
+    let node = Node::start("a", &[]).await;
+    let request = blob(origin.address, &data);
+    let cold = content(node.engine.open(request.clone()).await);
+    assert_eq!((cold.served, cold.info.length), (Served::Fetching, LENGTH as u64));
+    assert_eq!(cold.info.headers["content-type"], "application/octet-stream");
+    assert!(!cold.info.headers.contains_key("date"));
+    assert!(read(cold).await.unwrap() == data);
+    settled(&node, &request).await;
+    assert!(node.get(&request).await.unwrap() == data);
+    assert_eq!(origin.requests().len(), 1);
+    assert_eq!(node.metric("p2p_completed_total"), 1);
+}
+
+/// Waits until a download has been put on disk for good.
+async fn settled(node: &Node, request: &OpenRequest) {
+    while content(node.engine.open(request.clone()).await).served != Served::Disk {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn concurrent_callers_share_one_download() {
+    let data = bytes(LENGTH);
+    let origin = Origin::start(Behaviour::good(data.clone())).await;
+    let node = Node::start("a", &[]).await;
+    let request = blob(origin.address, &data);
+    let all = futures_util::future::join_all((0..16).map(|_| node.get(&request))).await;
+    assert!(all.into_iter().all(|got| got.unwrap() == data));
+    assert_eq!(origin.sent(), LENGTH as u64);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bytes_leave_while_the_rest_is_still_to_come() {
+    let data = bytes(LENGTH);
+    let origin =
+        Origin::start(Behaviour { gate: Some(Semaphore::new(1)), ..Behaviour::good(data.clone()) }).await;
+    let node = Node::start("a", &[]).await;
+    let mut opened = content(node.engine.open(blob(origin.address, &data)).await);
+    let mut got = Vec::new();
+    while got.len() < CHUNK {
+        got.extend_from_slice(opened.body.frame().await.unwrap().unwrap().data_ref().unwrap());
+    }
+    assert_eq!(got.len(), CHUNK, "no more was let through");
+    origin.let_through(LENGTH / CHUNK + 1);
+    got.extend_from_slice(&read(opened).await.unwrap());
+    assert!(got == data);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_range_fetches_the_pieces_that_it_touches_and_no_more() {
+    let data = bytes(40 * MIB);
+    let origin = Origin::start(Behaviour::good(data.clone())).await;
+    let node = Node::start("a", &[]).await;
+    let all = blob(origin.address, &data);
+    let range = |start: usize, end: usize| Want::Range(ByteRange::new(start as u64, end as u64).unwrap());
+    let middle = content(node.engine.open(part(&all, range(21 * MIB, 21 * MIB + 1000))).await);
+    assert_eq!(middle.range, ByteRange::new(21 << 20, (21 << 20) + 1000));
+    assert!(read(middle).await.unwrap() == data[21 * MIB..21 * MIB + 1000]);
+    assert!(origin.sent() <= 4 * MIB as u64, "{}", origin.sent());
+    let tail = content(node.engine.open(part(&all, Want::Suffix(10))).await);
+    assert!(read(tail).await.unwrap() == data[40 * MIB - 10..]);
+    assert!(origin.sent() <= 8 * MIB as u64 + 1, "{}", origin.sent());
+    let past = node.engine.open(part(&all, Want::From(40 << 20))).await;
+    assert!(matches!(past, Err(OpenError::NotSatisfiable { length }) if length == 40 << 20));
+    // What is there is not fetched again.
+    assert!(node.get(&all).await.unwrap() == data);
+    assert!(origin.sent() <= 40 * MIB as u64 + 1, "{} for {:?}", origin.sent(), origin.requests());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_goes_away_ends_the_reading_of_its_range() {
+    let data = bytes(40 * MIB);
+    let origin =
+        Origin::start(Behaviour { gate: Some(Semaphore::new(65)), ..Behaviour::good(data.clone()) }).await;
+    let node = Node::start("a", &[]).await;
+    let request = part(&blob(origin.address, &data), Want::From(4 << 20));
+    let mut opened = content(node.engine.open(request).await);
+    opened.body.frame().await.unwrap().unwrap();
+    drop(opened);
+    while node.metric("p2p_downloads") > 0 {
+        origin.let_through(1);
+        tokio::task::yield_now().await;
+    }
+    assert!(origin.sent() < 30 * MIB as u64, "{}", origin.sent());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cut_is_resumed_at_the_byte() {
+    let data = bytes(LENGTH);
+    let origin =
+        Origin::start(Behaviour { cuts: AtomicUsize::new(3), ..Behaviour::good(data.clone()) }).await;
+    let node = Node::start("a", &[]).await;
+    assert!(node.get(&blob(origin.address, &data)).await.unwrap() == data);
+    assert_eq!(origin.sent(), LENGTH as u64);
+    assert_eq!(origin.requests().len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_origin_without_ranges_starts_over_and_the_bytes_are_right() {
+    let data = bytes(LENGTH);
+    let behaviour = Behaviour { cuts: AtomicUsize::new(1), ranges: false, ..Behaviour::good(data.clone()) };
+    let origin = Origin::start(behaviour).await;
+    let node = Node::start("a", &[]).await;
+    assert!(node.get(&blob(origin.address, &data)).await.unwrap() == data);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wrong_bytes_end_short_and_are_not_kept() {
+    let data = bytes(LENGTH);
+    let mut wrong = data.clone();
+    wrong[5 * MIB] ^= 1;
+    let liar = Origin::start(Behaviour::good(wrong)).await;
+    let node = Node::start("a", &[]).await;
+    let opened = content(node.engine.open(blob(liar.address, &data)).await);
+    let mut body = opened.body;
+    let mut got = 0;
+    let error = loop {
+        match body.frame().await.expect("it must not end well") {
+            Ok(frame) => got += frame.data_ref().unwrap().len(),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, ReadError::Mismatch { .. }), "{error}");
+    assert!(got < LENGTH);
+    let honest = Origin::start(Behaviour::good(data.clone())).await;
+    assert!(node.get(&blob(honest.address, &data)).await.unwrap() == data);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_origins_refusal_reaches_only_the_one_who_was_refused() {
+    let data = bytes(LENGTH);
+    let origin =
+        Origin::start(Behaviour { authorization: Some("good"), ..Behaviour::good(data.clone()) }).await;
+    let node = Node::start("a", &[]).await;
+    let request = blob(origin.address, &data);
+    let (bad, good) = (authorized(request.clone(), "bad"), authorized(request.clone(), "good"));
+    for opened in futures_util::future::join_all((0..4).map(|_| node.engine.open(bad.clone()))).await {
+        let Ok(Opened::Relay(response)) = opened else {
+            panic!("a wrong credential is answered by the origin")
+        };
+        assert_eq!(response.status(), 401);
+        assert_eq!(response.headers()["www-authenticate"], "Bearer realm=\"x\"");
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "no!\n");
+    }
+    assert_eq!(origin.requests().len(), 4);
+    assert!(node.get(&good).await.unwrap() == data);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_without_a_length_is_passed_on() {
+    let data = bytes(MIB);
+    let origin = Origin::start(Behaviour { length: false, ..Behaviour::good(data.clone()) }).await;
+    let node = Node::start("a", &[]).await;
+    let Ok(Opened::Relay(response)) = node.engine.open(blob(origin.address, &data)).await else { panic!() };
+    assert_eq!(response.status(), 200);
+    assert!(response.into_body().collect().await.unwrap().to_bytes() == data);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redirect_is_followed_without_the_credential() {
+    let data = bytes(LENGTH);
+    let store = Origin::start(Behaviour::good(data.clone())).await;
+    let location = format!("http://localhost:{}/signed?sig=1", store.address.port());
+    let registry = Origin::start(Behaviour { redirect: Some(location), ..Behaviour::good(Vec::new()) }).await;
+    let node = Node::start("a", &[]).await;
+    assert!(node.get(&authorized(blob(registry.address, &data), "secret")).await.unwrap() == data);
+    assert_eq!(registry.requests()[0].authorization.as_deref(), Some("secret"));
+    assert_eq!(store.requests()[0].authorization, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopped_daemon_goes_on_where_it_was() {
+    let data = bytes(40 * MIB);
+    let origin =
+        Origin::start(Behaviour { gate: Some(Semaphore::new(0)), ..Behaviour::good(data.clone()) }).await;
+    let temp = tempfile::tempdir().unwrap();
+    let request = blob(origin.address, &data);
+    let node = Node::start_in(temp.path(), "a", &[]).await;
+    origin.let_through(21 * MIB / CHUNK);
+    let mut opened = content(node.engine.open(request.clone()).await);
+    let mut got = 0;
+    while got < 21 * MIB {
+        got += opened.body.frame().await.unwrap().unwrap().data_ref().unwrap().len();
+    }
+    node.engine.stop().await;
+    drop(opened);
+    drop(node);
+
+    origin.let_through(40 * MIB);
+    let node = Node::start_in(temp.path(), "a", &[]).await;
+    assert!(node.get(&request).await.unwrap() == data);
+    let second = origin.requests().last().unwrap().clone();
+    assert_eq!(second.range.as_deref(), Some(format!("bytes={}-{}", 20 * MIB, 40 * MIB - 1).as_str()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn empty_content_is_content() {
+    let origin = Origin::start(Behaviour::good(Vec::new())).await;
+    let node = Node::start("a", &[]).await;
+    let opened = content(node.engine.open(blob(origin.address, b"")).await);
+    assert_eq!(opened.range, None);
+    assert!(read(opened).await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_origin_that_is_not_there_is_said_to_everybody_who_waits() {
+    let node = Node::start("a", &[]).await;
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let request = blob(nobody, b"x");
+    let opened = futures_util::future::join_all((0..4).map(|_| node.engine.open(request.clone()))).await;
+    for opened in opened {
+        let Err(OpenError::Upstream(error)) = opened else { panic!() };
+        assert!(error.to_string().ends_with("connection refused"), "{error}");
+    }
+}
+
+// === Several daemons ===
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_cold_daemons_cost_the_origin_one_copy() {
+    let data = bytes(37 * MIB + 5);
+    let origin = Origin::start(Behaviour::good(data.clone())).await;
+    let scheduler = Scheduler::start().await;
+    let nodes = [
+        Node::start("a", &[scheduler.address]).await,
+        Node::start("b", &[scheduler.address]).await,
+        Node::start("c", &[scheduler.address]).await,
+    ];
+    for node in &nodes {
+        node.joined().await;
+    }
+    let request = blob(origin.address, &data);
+    let all = futures_util::future::join_all(nodes.iter().map(|node| node.get(&request))).await;
+    assert!(all.into_iter().all(|got| got.unwrap() == data));
+    assert_eq!(origin.sent(), data.len() as u64);
+    // One that comes later costs nothing either.
+    let late = Node::start("d", &[scheduler.address]).await;
+    late.joined().await;
+    assert!(late.get(&request).await.unwrap() == data);
+    assert_eq!(origin.sent(), data.len() as u64);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_daemon_kept_over_a_restart_serves_another() {
+    let data = bytes(LENGTH);
+    let origin = Origin::start(Behaviour::good(data.clone())).await;
+    let temp = tempfile::tempdir().unwrap();
+    let request = blob(origin.address, &data);
+    let alone = Node::start_in(temp.path(), "a", &[]).await;
+    alone.get(&request).await.unwrap();
+    settled(&alone, &request).await;
+    alone.engine.stop().await;
+    drop(alone);
+
+    let scheduler = Scheduler::start().await;
+    let holder = Node::start_in(temp.path(), "a", &[scheduler.address]).await;
+    let other = Node::start("b", &[scheduler.address]).await;
+    holder.joined().await;
+    other.joined().await;
+    assert!(other.get(&request).await.unwrap() == data);
+    assert_eq!(origin.sent(), LENGTH as u64);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_the_daemon_at_the_origin_dies_another_one_goes_on() {
+    let data = bytes(40 * MIB);
+    let origin =
+        Origin::start(Behaviour { gate: Some(Semaphore::new(0)), ..Behaviour::good(data.clone()) }).await;
+    let scheduler = Scheduler::start().await;
+    let (a, b) = (Node::start("a", &[scheduler.address]).await, Node::start("b", &[scheduler.address]).await);
+    a.joined().await;
+    b.joined().await;
+    let request = blob(origin.address, &data);
+    let mut holder = content(a.engine.open(request.clone()).await);
+    origin.let_through(21 * MIB / CHUNK);
+    holder.body.frame().await.unwrap().unwrap();
+    let follower = content(b.engine.open(request.clone()).await);
+    let reading = tokio::spawn(read(follower));
+    while b.metric("p2p_content_bytes_total{from=\"Peer\"}") < 20 * MIB as u64 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(origin.requests().len(), 1);
+    a.engine.stop().await;
+    origin.let_through(40 * MIB);
+    assert!(reading.await.unwrap().unwrap() == data);
+    assert!(origin.sent() <= 42 * MIB as u64, "{}", origin.sent());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_its_scheduler_a_daemon_serves_on_and_joins_when_it_appears() {
+    let data = bytes(LENGTH);
+    let origin = Origin::start(Behaviour::good(data.clone())).await;
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (a, b) = (Node::start("a", &[address]).await, Node::start("b", &[address]).await);
+    let request = blob(origin.address, &data);
+    assert!(a.get(&request).await.unwrap() == data);
+    settled(&a, &request).await;
+    let _scheduler = Scheduler::start_at(address).await;
+    a.joined().await;
+    b.joined().await;
+    assert!(b.get(&request).await.unwrap() == data);
+    assert_eq!(origin.sent(), LENGTH as u64);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_the_scheduler_dies_running_downloads_complete() {
+    let data = bytes(40 * MIB);
+    let origin =
+        Origin::start(Behaviour { gate: Some(Semaphore::new(64)), ..Behaviour::good(data.clone()) }).await;
+    let scheduler = Scheduler::start().await;
+    let (a, b) = (Node::start("a", &[scheduler.address]).await, Node::start("b", &[scheduler.address]).await);
+    a.joined().await;
+    b.joined().await;
+    let request = blob(origin.address, &data);
+    let holder = content(a.engine.open(request.clone()).await);
+    let follower = content(b.engine.open(request.clone()).await);
+    scheduler.kill().await;
+    origin.let_through(100 * MIB);
+    let (holder, follower) = tokio::join!(read(holder), read(follower));
+    assert!(holder.unwrap() == data);
+    assert!(follower.unwrap() == data);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_whose_disk_rots_is_found_out() {
+    let data = bytes(LENGTH);
+    let origin = Origin::start(Behaviour::good(data.clone())).await;
+    let scheduler = Scheduler::start().await;
+    let (a, b) = (Node::start("a", &[scheduler.address]).await, Node::start("b", &[scheduler.address]).await);
+    a.joined().await;
+    b.joined().await;
+    let request = blob(origin.address, &data);
+    a.get(&request).await.unwrap();
+    settled(&a, &request).await;
+    rot(&a.dir);
+    assert!(b.get(&request).await.unwrap() == data);
+    assert!(b.metric("p2p_corrupt_pieces_total") > 0);
+}
+
+/// Flips a byte in the middle of every stored file.
+fn rot(dir: &std::path::Path) {
+    use std::os::unix::fs::FileExt;
+    for folder in std::fs::read_dir(dir.join("content")).unwrap() {
+        for file in std::fs::read_dir(folder.unwrap().path()).unwrap() {
+            let path = file.unwrap().path();
+            if path.extension().is_some() {
+                continue;
+            }
+            let file = std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+            let mut byte = [0];
+            file.read_exact_at(&mut byte, 6 << 20).unwrap();
+            file.write_all_at(&[byte[0] ^ 1], 6 << 20).unwrap();
+        }
+    }
+}

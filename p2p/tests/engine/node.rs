@@ -1,0 +1,170 @@
+//! Engines and schedulers, as a test needs them.
+
+use aws_lc_rs::digest;
+use darter_p2p::{
+    Backoff, Content, Digest, Engine, EngineConfig, HostConfig, OpenError, OpenRequest, Opened, ReadError,
+    StoreConfig, TaskId, Want,
+};
+use darter_upstream::{Pool, Timeouts, Upstream, UpstreamConfig};
+use http::{HeaderMap, HeaderValue, header};
+use http_body_util::BodyExt;
+use prometheus_client::registry::Registry;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+pub const MIB: usize = 1 << 20;
+
+/// A daemon's engine with a store of its own.
+pub struct Node {
+    pub engine: Engine,
+    pub dir: PathBuf,
+    registry: Registry,
+    _temp: Option<tempfile::TempDir>,
+}
+
+impl Node {
+    pub async fn start(name: &str, schedulers: &[SocketAddr]) -> Self {
+        let temp = tempfile::tempdir().unwrap();
+        let node = Self::start_in(temp.path(), name, schedulers).await;
+        Self { _temp: Some(temp), ..node }
+    }
+
+    pub async fn start_in(dir: &Path, name: &str, schedulers: &[SocketAddr]) -> Self {
+        let store = StoreConfig {
+            dir: dir.to_owned(),
+            quota: 1 << 40,
+            quota_percent: 100,
+            expire: Duration::from_secs(3600),
+        };
+        let config = EngineConfig {
+            store,
+            host: HostConfig {
+                id: name.parse().unwrap(),
+                hostname: name.to_owned(),
+                ip: [127, 0, 0, 1].into(),
+                idc: String::new(),
+                location: String::new(),
+                seed: false,
+                upload_slots: 16,
+            },
+            schedulers: schedulers.iter().map(ToString::to_string).collect(),
+            backoff: Backoff { first: Duration::from_millis(1), most: Duration::from_millis(5), attempts: 3 },
+            idle_timeout: Duration::from_secs(30),
+            prefetch: false,
+            gc_interval: Duration::from_secs(60),
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut registry = Registry::default();
+        let engine = Engine::start(config, upstream(), listener, &mut registry).unwrap();
+        Self { engine, dir: dir.to_owned(), registry, _temp: None }
+    }
+
+    /// Waits until this daemon is connected to a scheduler.
+    pub async fn joined(&self) {
+        while self.metric("p2p_schedulers_up") == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// The value of one line of the metrics.
+    pub fn metric(&self, line: &str) -> u64 {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
+        let value = text.lines().find_map(|found| found.strip_prefix(line)?.strip_prefix(' ')?.parse().ok());
+        value.unwrap_or_default()
+    }
+
+    /// Opens all of it and reads it to the end.
+    pub async fn get(&self, request: &OpenRequest) -> Result<Vec<u8>, ReadError> {
+        read(content(self.engine.open(request.clone()).await)).await
+    }
+}
+
+fn upstream() -> Upstream {
+    let roots = rustls::RootCertStore::empty();
+    let tls =
+        rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+    let tls = Arc::new(tls);
+    Upstream::new(UpstreamConfig {
+        permit: Arc::new(|_, _, _| Ok(())),
+        trust: Arc::new(move |_, _| Arc::clone(&tls)),
+        timeouts: Timeouts::default(),
+        pool: Pool::default(),
+    })
+}
+
+/// A scheduler that dies when this is dropped.
+pub struct Scheduler {
+    pub address: SocketAddr,
+    server: JoinSet<()>,
+}
+
+impl Scheduler {
+    pub async fn start() -> Self {
+        Self::start_at("127.0.0.1:0".parse().unwrap()).await
+    }
+
+    pub async fn start_at(address: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let scheduler = darter_scheduler::Scheduler::new(&mut Registry::default());
+        let server = JoinSet::from_iter([async move {
+            darter_scheduler::run(listener, scheduler, CancellationToken::new()).await.unwrap();
+        }]);
+        Self { address, server }
+    }
+
+    pub async fn kill(mut self) {
+        self.server.shutdown().await;
+    }
+}
+
+/// Content that no piece of which is like another.
+pub fn bytes(length: usize) -> Vec<u8> {
+    let mut output = vec![0; length];
+    blake3::Hasher::new().finalize_xof().fill(&mut output);
+    output
+}
+
+pub fn digest_of(content: &[u8]) -> Digest {
+    let hash = digest::digest(&digest::SHA256, content);
+    Digest::Sha256(hash.as_ref().try_into().unwrap())
+}
+
+/// A request for all of a blob that is named by its digest.
+pub fn blob(origin: SocketAddr, content: &[u8]) -> OpenRequest {
+    let digest = digest_of(content);
+    OpenRequest {
+        task: TaskId::of_digest(&digest),
+        digest: Some(digest),
+        url: format!("http://{origin}/v2/a/blobs/{digest}").parse().unwrap(),
+        headers: HeaderMap::new(),
+        want: Want::All,
+    }
+}
+
+pub fn authorized(mut request: OpenRequest, credential: &'static str) -> OpenRequest {
+    request.headers.insert(header::AUTHORIZATION, HeaderValue::from_static(credential));
+    request
+}
+
+pub fn content(opened: Result<Opened, OpenError>) -> Content {
+    match opened {
+        Ok(Opened::Content(content)) => content,
+        Ok(Opened::Relay(response)) => panic!("the origin answered {}", response.status()),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+pub async fn read(content: Content) -> Result<Vec<u8>, ReadError> {
+    content.body.collect().await.map(|body| body.to_bytes().to_vec())
+}

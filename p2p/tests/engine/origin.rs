@@ -1,0 +1,176 @@
+//! An origin that counts what it is asked for, and behaves as badly as it is told to.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+/// Bytes that are sent at once, and that one permit of the gate is worth.
+pub const CHUNK: usize = 64 << 10;
+
+/// How an origin behaves.
+pub struct Behaviour {
+    pub content: Vec<u8>,
+    pub ranges: bool,
+    pub length: bool,
+    /// The Authorization that it asks for.
+    pub authorization: Option<&'static str>,
+    /// So many answers break off in the middle of what they promised.
+    pub cuts: AtomicUsize,
+    /// So many chunks are let through; without a gate, all.
+    pub gate: Option<Semaphore>,
+    /// Where it sends everybody.
+    pub redirect: Option<String>,
+    /// Sends an error's status to everybody.
+    pub status: Option<u16>,
+}
+
+impl Behaviour {
+    pub fn good(content: Vec<u8>) -> Self {
+        Self {
+            content,
+            ranges: true,
+            length: true,
+            authorization: None,
+            cuts: AtomicUsize::new(0),
+            gate: None,
+            redirect: None,
+            status: None,
+        }
+    }
+}
+
+/// A running origin.
+pub struct Origin {
+    pub address: SocketAddr,
+    shared: Arc<Shared>,
+    _server: JoinSet<()>,
+}
+
+struct Shared {
+    behaviour: Behaviour,
+    sent: AtomicU64,
+    requests: Mutex<Vec<Request>>,
+}
+
+/// A request as it came.
+#[derive(Debug, Clone, Default)]
+pub struct Request {
+    pub range: Option<String>,
+    pub authorization: Option<String>,
+}
+
+impl Origin {
+    pub async fn start(behaviour: Behaviour) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let shared = Arc::new(Shared { behaviour, sent: AtomicU64::new(0), requests: Mutex::default() });
+        let serving = Arc::clone(&shared);
+        let server = JoinSet::from_iter([async move {
+            let mut connections = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                stream.set_nodelay(true).unwrap();
+                let shared = Arc::clone(&serving);
+                connections.spawn(async move { shared.serve(stream).await });
+            }
+        }]);
+        Self { address, shared, _server: server }
+    }
+
+    /// Bytes of bodies that were sent.
+    pub fn sent(&self) -> u64 {
+        self.shared.sent.load(Ordering::SeqCst)
+    }
+
+    pub fn requests(&self) -> Vec<Request> {
+        self.shared.requests.lock().unwrap().clone()
+    }
+
+    /// Lets so many chunks through the gate.
+    pub fn let_through(&self, chunks: usize) {
+        self.shared.behaviour.gate.as_ref().unwrap().add_permits(chunks);
+    }
+}
+
+impl Shared {
+    async fn serve(&self, stream: TcpStream) -> Option<()> {
+        let (read, mut write) = stream.into_split();
+        let mut read = BufReader::new(read);
+        loop {
+            let mut request = Request::default();
+            let mut line = String::new();
+            loop {
+                line.clear();
+                if read.read_line(&mut line).await.ok()? == 0 {
+                    return None;
+                }
+                if line == "\r\n" {
+                    break;
+                }
+                let (name, value) = line.trim_end().split_once(": ").unwrap_or_default();
+                match name.to_ascii_lowercase().as_str() {
+                    "range" => request.range = Some(value.to_owned()),
+                    "authorization" => request.authorization = Some(value.to_owned()),
+                    _ => {}
+                }
+            }
+            self.requests.lock().unwrap().push(request.clone());
+            self.answer(&request, &mut write).await?;
+        }
+    }
+
+    async fn answer(&self, request: &Request, write: &mut (impl AsyncWriteExt + Unpin)) -> Option<()> {
+        let behaviour = &self.behaviour;
+        let refused =
+            behaviour.authorization.is_some() && request.authorization.as_deref() != behaviour.authorization;
+        let short =
+            |status: &str, more: &str| format!("HTTP/1.1 {status}\r\n{more}content-length: 4\r\n\r\nno!\n");
+        if let Some(location) = &behaviour.redirect {
+            let head = short("307 Temporary Redirect", &format!("location: {location}\r\n"));
+            return write.write_all(head.as_bytes()).await.ok();
+        }
+        if let Some(status) = behaviour.status {
+            return write.write_all(short(&format!("{status} Status"), "").as_bytes()).await.ok();
+        }
+        if refused {
+            let head = short("401 Unauthorized", "www-authenticate: Bearer realm=\"x\"\r\n");
+            return write.write_all(head.as_bytes()).await.ok();
+        }
+        let total = behaviour.content.len();
+        let range = request.range.as_deref().filter(|_| behaviour.ranges).map(|range| parse(range, total));
+        let (start, end) = range.unwrap_or((0, total));
+        let common = "content-type: application/octet-stream\r\netag: \"v1\"\r\ndate: now\r\n";
+        let head = match (range, behaviour.length) {
+            (Some(_), _) => format!(
+                "HTTP/1.1 206 Partial Content\r\n{common}content-range: bytes {start}-{}/{total}\r\ncontent-length: {}\r\n\r\n",
+                end - 1,
+                end - start
+            ),
+            (None, true) => format!("HTTP/1.1 200 OK\r\n{common}content-length: {total}\r\n\r\n"),
+            (None, false) => format!("HTTP/1.1 200 OK\r\n{common}connection: close\r\n\r\n"),
+        };
+        write.write_all(head.as_bytes()).await.ok()?;
+        let cut = behaviour
+            .cuts
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |cuts| cuts.checked_sub(1))
+            .is_ok();
+        let stop = if cut { start + (end - start) / 2 } else { end };
+        for chunk in behaviour.content[start..stop].chunks(CHUNK) {
+            if let Some(gate) = &behaviour.gate {
+                gate.acquire().await.unwrap().forget();
+            }
+            write.write_all(chunk).await.ok()?;
+            self.sent.fetch_add(chunk.len() as u64, Ordering::SeqCst);
+        }
+        (!cut && behaviour.length).then_some(())
+    }
+}
+
+fn parse(range: &str, total: usize) -> (usize, usize) {
+    let (start, end) = range.strip_prefix("bytes=").unwrap().split_once('-').unwrap();
+    let end = end.parse().map_or(total, |last: u64| total.min(last.saturating_add(1) as usize));
+    (start.parse().unwrap(), end)
+}
