@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 
 use crate::exit::{self, Failure};
 use crate::logging::{self, Format, Level};
-use crate::{check, config, daemon, scheduler, up};
+use crate::{check, config, daemon, limits, scheduler, up};
 
 /// A transparent proxy for registries: what is large and immutable is fetched once and then moves between nodes.
 #[derive(Debug, Parser)]
@@ -22,6 +22,7 @@ pub(crate) struct Args {
 
 /// How much is logged, and in which form.
 #[derive(Debug, Clone, Copy, clap::Args)]
+#[command(next_help_heading = "Log")]
 pub(crate) struct Logging {
     /// How much is logged to standard error. RUST_LOG says more finely what is logged, and is used when this is not given
     #[arg(long, global = true, value_name = "LEVEL")]
@@ -141,6 +142,7 @@ impl Args {
 
 /// Runs a command that serves. When it has ended nothing is waited for any more: what had to finish has finished.
 fn run_async(command: impl Future<Output = exit::Result>) -> exit::Result {
+    limits::raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::unavailable(format!("cannot start threads: {error}")))?;
     let ended = runtime.block_on(command);

@@ -1,5 +1,6 @@
 //! `darter config check FILE`.
 
+use std::io;
 use std::path::Path;
 
 use crate::config;
@@ -9,8 +10,8 @@ use crate::exit::{self, Failure};
 pub(crate) fn run(file: &Path) -> exit::Result {
     let loaded = config::load(file).map_err(|report| Failure::configuration(report.to_string()))?;
     for line in loaded.report.warning_lines() {
-        eprintln!("{line}");
+        exit::say(io::stderr(), &line);
     }
-    println!("{}: ok", file.display());
+    exit::say(io::stdout(), &format!("{}: ok", file.display()));
     Ok(())
 }

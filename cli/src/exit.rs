@@ -1,5 +1,6 @@
 //! How the process ends: [`Failure`], and the exit codes of `sysexits.h` that service managers and scripts know.
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 /// The process cannot go on.
@@ -56,13 +57,18 @@ impl Failure {
     }
 }
 
+/// Writes a line for a person. When nobody reads it any more (`darter up | head -1`) that is no reason to stop.
+pub(crate) fn say(mut to: impl Write, line: &str) {
+    let _ = writeln!(to, "{line}").and_then(|()| to.flush());
+}
+
 /// Says what is to be said, and gives the process's exit code.
 pub(crate) fn report(result: Result) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { code, message }) => {
             if !message.is_empty() {
-                eprintln!("{message}");
+                say(io::stderr(), &message);
             }
             ExitCode::from(code)
         }

@@ -8,6 +8,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _, Registry, fmt, reload};
 
 use crate::args::Logging;
+use crate::exit;
 
 /// How much is logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -65,7 +66,7 @@ fn from_environment() -> Option<String> {
     match EnvFilter::try_new(&text) {
         Ok(_) => Some(text),
         Err(error) => {
-            eprintln!("RUST_LOG is not understood and has no effect: {error}");
+            exit::say(io::stderr(), &format!("RUST_LOG is not understood and has no effect: {error}"));
             None
         }
     }

@@ -4,7 +4,7 @@
 //! - `config`: the daemon's file.
 //! - `up`, `daemon`, `scheduler`, `check`: one command each. `node`: what `up` and `daemon` share.
 //! - `listen`: sockets, bound before anything starts. `components`: what runs, and its end.
-//! - `upstream`, `identity`: how origins are reached, and who this host is.
+//! - `upstream`, `identity`, `limits`: how origins are reached, who this host is, what the system allows.
 //! - `health`, `process_metrics`, `logging`, `welcome`: what an operator sees.
 
 #![forbid(unsafe_code)]
@@ -17,6 +17,7 @@ mod daemon;
 mod exit;
 mod health;
 mod identity;
+mod limits;
 mod listen;
 mod logging;
 mod node;

@@ -11,6 +11,7 @@ use darter_p2p::{Engine, EngineConfig, EngineError, HostConfig};
 use darter_proxy::{Limits, Proxy, ProxyConfig};
 use darter_upstream::Upstream;
 use prometheus_client::registry::Registry;
+use tokio::net::ToSocketAddrs;
 use tokio_util::sync::CancellationToken;
 
 use crate::components::Components;
@@ -20,7 +21,7 @@ use crate::identity;
 use crate::listen::{self, Bound};
 use crate::upstream::upstream;
 
-/// How long a scheduler's name may take to resolve when this host looks for its own address.
+/// How long a name may take to resolve when this host looks for its own address.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Bodies of content that a node sends to others at once. Each is a stream that wants megabytes per second, so more only
@@ -122,8 +123,8 @@ async fn engine(
     let hostname = hostname.unwrap_or_else(identity::hostname);
     let host = HostConfig {
         id: identity::host_id(&config.work_home, &hostname)?,
+        ip: advertised(config, pieces.addr, &hostname).await,
         hostname,
-        ip: advertised(config, pieces.addr).await,
         idc,
         location,
         seed: config.seed,
@@ -145,21 +146,50 @@ async fn engine(
 }
 
 /// The address at which other daemons reach the piece server: as configured, else the one that it listens on, else the
-/// one by which this host reaches its scheduler, or the rest of the world.
-async fn advertised(config: &Config, pieces: SocketAddr) -> IpAddr {
+/// one by which this host reaches its scheduler, or the rest of the world, else the one of its name.
+async fn advertised(config: &Config, pieces: SocketAddr, hostname: &str) -> IpAddr {
     if let Some(ip) = config.host.advertise_ip {
         return ip;
     }
     if !pieces.ip().is_unspecified() {
         return pieces.ip();
     }
-    let scheduler = match config.schedulers.first() {
-        Some(name) => tokio::time::timeout(RESOLVE_TIMEOUT, tokio::net::lookup_host(name)).await,
-        None => return Ipv4Addr::LOCALHOST.into(),
+    let Some(scheduler) = config.schedulers.first() else {
+        // Nobody else will ask.
+        return Ipv4Addr::LOCALHOST.into();
     };
-    let scheduler = scheduler.ok().and_then(Result::ok).and_then(|mut found| found.next());
-    identity::own_address(scheduler).unwrap_or_else(|| {
+    let route = identity::own_address(resolve(scheduler).await.next());
+    let by_name = match route {
+        Some(_) => None,
+        None => resolve((hostname, 0)).await.map(|found| found.ip()).find(|ip| !ip.is_loopback()),
+    };
+    route.or(by_name).unwrap_or_else(|| {
         tracing::warn!("this host has no address that others could reach; set host.advertiseIP");
         Ipv4Addr::LOCALHOST.into()
     })
+}
+
+async fn resolve(name: impl ToSocketAddrs) -> impl Iterator<Item = SocketAddr> {
+    let found = tokio::time::timeout(RESOLVE_TIMEOUT, tokio::net::lookup_host(name)).await;
+    found.ok().and_then(Result::ok).into_iter().flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    #[tokio::test]
+    async fn the_address_for_others_is_the_nearest_to_what_the_operator_said() {
+        let any = SocketAddr::from(([0, 0, 0, 0], 65002));
+        let mut config = config::defaults();
+        let local = IpAddr::from(Ipv4Addr::LOCALHOST);
+        assert_eq!(advertised(&config, any, "node").await, local, "nobody else will ask");
+        config.schedulers = vec!["127.0.0.1:8002".to_owned()];
+        assert_eq!(advertised(&config, any, "node").await, local, "the way to the scheduler");
+        let bound = SocketAddr::from(([192, 0, 2, 7], 65002));
+        assert_eq!(advertised(&config, bound, "node").await, bound.ip());
+        config.host.advertise_ip = Some([192, 0, 2, 9].into());
+        assert_eq!(advertised(&config, bound, "node").await, IpAddr::from([192, 0, 2, 9]));
+    }
 }

@@ -56,7 +56,7 @@ pub(crate) async fn run(args: args::Up) -> exit::Result {
     components.serve("scheduler", darter_scheduler::run(daemons.listener, scheduler, shutdown));
     node::start(config, Some(&ca), sockets, &mut components, &mut registry).await?;
     components.probe(health::run(probes.listener, health, Arc::new(registry)));
-    println!("{welcome}");
+    exit::say(std::io::stdout(), &welcome);
     components.run(args.drain.drain_timeout).await
 }
 

@@ -111,12 +111,10 @@ impl Report {
         }
         line.push_str(": ");
         line.push_str(kind);
-        if !problem.key.is_empty() {
-            line.push_str(&problem.key);
-            line.push_str(": ");
-        }
-        // A sentence may quote what the operator wrote: keep it on its line.
-        line.extend(problem.text.chars().map(|c| if c.is_control() { ' ' } else { c }));
+        let key = if problem.key.is_empty() { String::new() } else { format!("{}: ", problem.key) };
+        // Both may hold what the operator wrote: keep it on its line.
+        let on_one_line = |c: char| if c.is_control() { ' ' } else { c };
+        line.extend(key.chars().chain(problem.text.chars()).map(on_one_line));
         line
     }
 }

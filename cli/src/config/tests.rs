@@ -1,6 +1,7 @@
 //! The configuration as a whole.
 
 use darter_certs::Verification;
+use proptest::prelude::*;
 use std::collections::BTreeSet;
 
 use super::yaml::{Data, Node};
@@ -430,4 +431,31 @@ fn a_file_that_cannot_be_read_is_one_sentence() {
 fn a_list_or_a_word_is_no_configuration() {
     assert_eq!(errors("- a\n"), ["f:1:1: expected a mapping (key: value), found a list"]);
     assert_eq!(errors("hello"), ["f:1:1: expected a mapping (key: value), found a single value"]);
+}
+
+/// A file with one mistake of any kind somewhere: a stretch of it replaced by something else.
+fn damaged() -> impl Strategy<Value = String> {
+    let text: Vec<char> = DRAGONFLY.chars().collect();
+    let length = text.len();
+    (0..length, 0..40_usize, "[-a-z0-9:{}\\[\\],&*!|>'\"#%@`\\\\?<~ \t\n\u{0}\u{85}\u{feff}é]{0,20}")
+        .prop_map(move |(at, cut, put)| {
+            let end = (at + cut).min(length);
+            text[..at].iter().copied().chain(put.chars()).chain(text[end..].iter().copied()).collect()
+        })
+}
+
+proptest! {
+    #[test]
+    fn no_file_panics(text in any::<String>()) {
+        let _ = parse(Path::new("f"), &text);
+    }
+
+    #[test]
+    fn no_damage_to_a_file_panics_and_every_problem_has_a_place(text in damaged()) {
+        if let Err(report) = parse(Path::new("f"), &text) {
+            prop_assert!(!report.errors.is_empty());
+            prop_assert!(report.errors.iter().all(|problem| problem.at.is_some()), "{}", report);
+            prop_assert!(report.error_lines().all(|line| !line.contains('\n')), "{}", report);
+        }
+    }
 }
