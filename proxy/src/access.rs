@@ -18,7 +18,7 @@ use tokio::time::Instant;
 /// A request that is under way. Holds nothing that may not be logged: no query, no header.
 pub(crate) struct Record {
     client: SocketAddr,
-    pub(crate) way: Way,
+    way: Way,
     method: Method,
     /// Where it goes: `host:port`, or as the request names it.
     authority: String,
@@ -53,7 +53,8 @@ impl Record {
     }
 
     /// The rules have decided where it goes.
-    pub(crate) fn goes_to(&mut self, decision: &Decision) {
+    pub(crate) fn goes_to(&mut self, way: Way, decision: &Decision) {
+        self.way = way;
         if let Decision::Peers { target, because, .. } | Decision::Direct { target, because } = decision {
             self.authority = target.authority();
             self.path = target.path().to_owned();
@@ -78,14 +79,51 @@ impl Record {
         response.map(|body| {
             let expected = if bodiless { Some(0) } else { body.size_hint().exact() };
             let traffic = Traffic::default();
-            Recorded { body, expected, traffic, ending: Some(Ending { record: self, status, outcome, note }) }
-                .boxed_unsync()
+            Recorded {
+                body,
+                expected,
+                traffic,
+                ending: Some(Ending { record: self, status: Some(status), outcome, note }),
+            }
+            .boxed_unsync()
         })
     }
 
     /// Writes the line of what had no response of its own: a tunnel.
     pub(crate) fn end(self, outcome: Outcome, traffic: Traffic, note: Option<String>) {
-        Ending { record: self, status: StatusCode::OK, outcome, note }.write(traffic);
+        Ending { record: self, status: Some(StatusCode::OK), outcome, note }.write(traffic);
+    }
+}
+
+// === Pending ===
+
+/// A record whose request has no answer yet. hyper drops the request of a client that goes away: then this writes the line.
+pub(crate) struct Pending(Option<Record>);
+
+impl Pending {
+    pub(crate) fn new(record: Record) -> Self {
+        Self(Some(record))
+    }
+
+    /// Notes what is known by now.
+    pub(crate) fn note(&mut self, note: impl FnOnce(&mut Record)) {
+        if let Some(record) = &mut self.0 {
+            note(record);
+        }
+    }
+
+    /// There is an answer, or a tunnel, with which the record goes on.
+    pub(crate) fn finish(mut self, finish: impl FnOnce(Record) -> Response<Body>) -> Response<Body> {
+        self.0.take().map_or_else(|| Response::new(crate::full("")), finish)
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if let Some(record) = self.0.take() {
+            let traffic = Traffic { cut: Some(Cut::Client), ..Traffic::default() };
+            Ending { record, status: None, outcome: Outcome::Abandoned, note: None }.write(traffic);
+        }
     }
 }
 
@@ -93,7 +131,8 @@ impl Record {
 
 struct Ending {
     record: Record,
-    status: StatusCode,
+    /// `None`: the client never got one.
+    status: Option<StatusCode>,
     outcome: Outcome,
     note: Option<String>,
 }
@@ -109,7 +148,7 @@ impl Ending {
             %method,
             authority,
             path,
-            status = self.status.as_u16(),
+            status = self.status.map(|status| status.as_u16()),
             outcome = ?self.outcome,
             sent = traffic.sent,
             received = traffic.received,

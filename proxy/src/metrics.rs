@@ -31,6 +31,8 @@ pub(crate) enum Outcome {
     Refused,
     /// The origin, or this host, failed.
     Failed,
+    /// The client went away before there was an answer.
+    Abandoned,
 }
 
 /// How a request came in.

@@ -14,7 +14,7 @@
 //! A tunnel to an intercepted host sniffs the client's first bytes, intercepts its TLS, and serves what is inside: the
 //! same way again, on another side.
 
-use crate::access::Record;
+use crate::access::{Pending, Record};
 use crate::direct;
 use crate::intercept;
 use crate::listen::{self, Slot};
@@ -78,15 +78,17 @@ pub(crate) async fn connection(stream: TcpStream, downstream: Downstream) {
 /// admit > decide > route > body > log: a request on either side.
 pub(crate) async fn request(request: Request<Incoming>, downstream: Downstream) -> Response<Body> {
     let shape = Shape::for_request(&request);
-    let mut record = Record::begin(&request, &downstream);
-    match walk(request, &downstream, &mut record).await {
+    let mut record = Pending::new(Record::begin(&request, &downstream));
+    let answer = walk(request, &downstream, &mut record).await;
+    let scope = downstream.scope.clone();
+    record.finish(|record| match answer {
         Ok(Answer::Body(response, outcome, note)) => record.answered(response, outcome, note),
         Ok(Answer::Tunnel(tunnel)) => {
-            downstream.scope.clone().spawn(tunnel.run(record, downstream.slot));
+            scope.spawn(tunnel.run(record, downstream.slot));
             Response::new(crate::full(""))
         }
         Ok(Answer::Intercept { host, port, client }) => {
-            downstream.scope.clone().spawn(intercepted(client, host, port, downstream, record));
+            scope.spawn(intercepted(client, host, port, downstream, record));
             Response::new(crate::full(""))
         }
         Err(refusal) => {
@@ -94,13 +96,13 @@ pub(crate) async fn request(request: Request<Incoming>, downstream: Downstream) 
             let note = refusal.to_string();
             record.answered(refusal.into_response(shape), outcome, Some(note))
         }
-    }
+    })
 }
 
 async fn walk(
     mut request: Request<Incoming>,
     downstream: &Downstream,
-    record: &mut Record,
+    record: &mut Pending,
 ) -> Result<Answer, Refusal> {
     let proxy = &*downstream.proxy;
     let asked = Asked::by(&request, &downstream.side)?;
@@ -115,10 +117,9 @@ async fn walk(
         (Asked::Mirror, _) => darter_rules::Way::Mirror,
         _ => darter_rules::Way::Forward,
     };
-    record.way = Way::of(way);
     let seen = Seen { method: request.method(), way, uri: request.uri(), headers: request.headers() };
     let decision = proxy.rules.decide(&seen);
-    record.goes_to(&decision);
+    record.note(|record| record.goes_to(Way::of(way), &decision));
     match decision {
         Decision::Refuse(refusal) => Err(refusal.into()),
         Decision::Direct { target, .. } => {

@@ -86,6 +86,7 @@ async fn an_answer_to_head_keeps_its_length() {
     let answer = client.send_request(request).await.unwrap();
     assert_eq!(answer.headers()["content-length"], "12345");
     assert_eq!(text(answer).await, "");
+    darter.until("proxy_requests_total{way=\"Forward\",outcome=\"Direct\"}", 1.0).await;
     assert_eq!(darter.metric("proxy_bodies_cut_total{by=\"Client\"}"), 0.0);
 }
 
@@ -135,7 +136,7 @@ async fn a_refused_destination_is_403_with_a_sentence() {
         assert!(sentence.contains(host) && sentence.contains("proxy.whiteList"), "{sentence}");
         assert!(!sentence.contains("secret"), "{sentence}");
     }
-    assert_eq!(darter.metric("proxy_requests_total{way=\"Forward\",outcome=\"Refused\"}"), 3.0);
+    darter.until("proxy_requests_total{way=\"Forward\",outcome=\"Refused\"}", 3.0).await;
 }
 
 #[tokio::test]
@@ -169,7 +170,7 @@ async fn an_origin_that_is_down_is_502_with_a_sentence() {
         text(answer).await,
         format!("cannot connect to 127.0.0.1:{port} (127.0.0.1): connection refused\n")
     );
-    assert_eq!(darter.metric("proxy_requests_total{way=\"Forward\",outcome=\"Failed\"}"), 1.0);
+    darter.until("proxy_requests_total{way=\"Forward\",outcome=\"Failed\"}", 1.0).await;
 }
 
 #[tokio::test]
@@ -193,4 +194,19 @@ async fn a_password_is_asked_for_and_goes_no_further() {
     assert_eq!(text(client.send_request(request).await.unwrap()).await, "ok");
     assert_eq!(origin.heads.lock().unwrap().len(), 1);
     assert_eq!(origin.head(0).headers["authorization"], "Basic b3RoZXI6b25l");
+}
+
+#[tokio::test]
+async fn an_old_client_gets_a_body_that_ends_with_the_connection() {
+    let origin = Origin::http(async |_| {
+        let frames =
+            [Ok(http_body::Frame::data("of unknown ".into())), Ok(http_body::Frame::data("length".into()))];
+        Response::new(http_body_util::StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync())
+    })
+    .await;
+    let darter = Darter::start(Setup::default()).await;
+    let answer = darter.exchange(&format!("GET http://127.0.0.1:{}/ HTTP/1.0\r\n\r\n", origin.port)).await;
+    assert!(answer.starts_with("HTTP/1.0 200 OK\r\n"), "{answer}");
+    assert!(answer.ends_with("\r\n\r\nof unknown length"), "{answer}");
+    assert_eq!(origin.head(0).version, http::Version::HTTP_11);
 }

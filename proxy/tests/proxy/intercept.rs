@@ -50,8 +50,8 @@ async fn http1_inside_is_served_and_the_connection_kept() {
     let body = full(vec![7; 3 << 20]);
     let answer = client.send_request(request(Method::PUT, "/up".into(), host(), body)).await.unwrap();
     assert_eq!(text(answer).await, format!("HTTP/2.0 PUT /up {}", 3 << 20));
-    assert_eq!(darter.metric("proxy_requests_total{way=\"Intercepted\",outcome=\"Direct\"}"), 3.0);
-    assert_eq!(darter.metric("proxy_requests_total{way=\"Forward\",outcome=\"Intercepted\"}"), 1.0);
+    darter.until("proxy_requests_total{way=\"Intercepted\",outcome=\"Direct\"}", 3.0).await;
+    darter.until("proxy_requests_total{way=\"Forward\",outcome=\"Intercepted\"}", 1.0).await;
 }
 
 #[tokio::test]

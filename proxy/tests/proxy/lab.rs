@@ -73,7 +73,6 @@ pub(crate) struct Darter {
     pub(crate) registry: Registry,
     /// The one task is the proxy.
     pub(crate) running: JoinSet<()>,
-    pub(crate) engine: Engine,
     /// Where the engine keeps content.
     pub(crate) store: tempfile::TempDir,
 }
@@ -100,7 +99,7 @@ impl Darter {
         let mut registry = Registry::default();
         let config = ProxyConfig {
             rules,
-            engine: engine.clone(),
+            engine,
             upstream,
             leaves: Some(leaves.clone()),
             basic_auth: setup.basic_auth,
@@ -112,7 +111,7 @@ impl Darter {
         let shutdown = CancellationToken::new();
         let mut running = JoinSet::new();
         running.spawn(darter_proxy::run(listener, proxy, shutdown.clone()));
-        Self { addr, leaves, shutdown, registry, running, engine, store }
+        Self { addr, leaves, shutdown, registry, running, store }
     }
 
     pub(crate) async fn connect(&self) -> TcpStream {
@@ -152,9 +151,13 @@ impl Darter {
 
     /// Waits until a counter or gauge has this value: what is counted when something ends may be counted a moment later.
     pub(crate) async fn until(&self, line: &str, value: f64) {
-        while self.metric(line) != value {
+        for _ in 0..1_000_000 {
+            if self.metric(line) == value {
+                return;
+            }
             tokio::task::yield_now().await;
         }
+        panic!("{line} stays at {}", self.metric(line));
     }
 
     /// A counter or gauge in the metrics' text.
@@ -197,7 +200,7 @@ async fn engine(upstream: &Upstream, folder: &Path) -> Engine {
             upload_slots: 1,
         },
         schedulers: Vec::new(),
-        backoff: Backoff { first: Duration::ZERO, most: Duration::ZERO, attempts: 1 },
+        backoff: Backoff { first: Duration::ZERO, most: Duration::ZERO, attempts: 3 },
         idle_timeout: Duration::from_secs(30),
         prefetch: false,
         gc_interval: Duration::from_secs(3600),

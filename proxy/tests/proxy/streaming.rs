@@ -39,9 +39,18 @@ trait MapParts: futures_util::Stream + Sized {
 
 impl<S: futures_util::Stream> MapParts for S {}
 
-/// On a paused clock time passes only when nobody can go on.
-async fn until_all_stand_still() {
-    tokio::time::sleep(Duration::from_secs(1)).await;
+/// Waits until no more is taken, and says how much was. On a paused clock time passes only when nobody can go on; for an
+/// instant that may be while bytes are in the kernel's hands, hence several times.
+async fn when_all_stand_still(taken: &AtomicUsize) -> usize {
+    let mut still = 0;
+    let mut before = 0;
+    while still < 5 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        let now = taken.load(Ordering::SeqCst);
+        still = if now > 0 && now == before { still + 1 } else { 0 };
+        before = now;
+    }
+    before
 }
 
 #[tokio::test(start_paused = true)]
@@ -51,8 +60,7 @@ async fn an_upload_waits_for_its_origin() {
     let origin = Origin::http(move |request: Request<Incoming>| {
         let sent = sent.clone();
         async move {
-            until_all_stand_still().await;
-            let in_flight = sent.load(Ordering::SeqCst);
+            let in_flight = when_all_stand_still(&sent).await;
             let mut body = request.into_body();
             let mut received = 0;
             while let Some(frame) = body.frame().await {
@@ -94,12 +102,11 @@ async fn a_download_waits_for_its_client() {
         .await
         .unwrap();
     read_head(&mut stream).await;
-    until_all_stand_still().await;
-    let in_flight = taken.load(Ordering::SeqCst);
+    let in_flight = when_all_stand_still(&taken).await;
     assert!((PART..IN_FLIGHT).contains(&in_flight), "{in_flight}");
     let received = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await.unwrap();
     assert!(received >= (PART * PARTS) as u64, "{received}");
-    assert_eq!(darter.metric("proxy_sent_bytes_total{outcome=\"Direct\"}"), (PART * PARTS) as f64);
+    darter.until("proxy_sent_bytes_total{outcome=\"Direct\"}", (PART * PARTS) as f64).await;
 }
 
 #[tokio::test]
@@ -178,4 +185,29 @@ async fn a_client_that_wants_to_be_told_to_continue_is() {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\nbody"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_takes_its_request_along() {
+    let (asked, gone) = (Arc::new(tokio::sync::Notify::new()), Arc::new(tokio::sync::Notify::new()));
+    let (tell_asked, tell_gone) = (asked.clone(), gone.clone());
+    let origin = Origin::raw(move |mut stream| {
+        let (asked, gone) = (tell_asked.clone(), tell_gone.clone());
+        async move {
+            read_head(&mut stream).await;
+            asked.notify_one();
+            // Never answers; sees the end.
+            assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
+            gone.notify_one();
+        }
+    })
+    .await;
+    let darter = Darter::start(Setup::default()).await;
+    let at = format!("127.0.0.1:{}", origin.port);
+    let mut stream = darter.connect().await;
+    stream.write_all(format!("GET http://{at}/ HTTP/1.1\r\nHost: {at}\r\n\r\n").as_bytes()).await.unwrap();
+    asked.notified().await;
+    drop(stream);
+    gone.notified().await;
+    darter.until("proxy_requests_total{way=\"Forward\",outcome=\"Abandoned\"}", 1.0).await;
 }
