@@ -301,14 +301,14 @@ async fn when_the_daemon_at_the_origin_dies_another_one_goes_on() {
     origin.let_through(21 * MIB / CHUNK);
     holder.body.frame().await.unwrap().unwrap();
     let follower = content(b.engine.open(request.clone()).await);
-    let reading = tokio::spawn(read(follower));
+    let mut reading = tokio::task::JoinSet::from_iter([read(follower)]);
     while b.metric("p2p_content_bytes_total{from=\"Peer\"}") < 20 * MIB as u64 {
         tokio::task::yield_now().await;
     }
     assert_eq!(origin.requests().len(), 1);
     a.engine.stop().await;
     origin.let_through(40 * MIB);
-    assert!(reading.await.unwrap().unwrap() == data);
+    assert!(reading.join_next().await.unwrap().unwrap().unwrap() == data);
     assert!(origin.sent() <= 42 * MIB as u64, "{}", origin.sent());
 }
 

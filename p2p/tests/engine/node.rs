@@ -17,24 +17,24 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub const MIB: usize = 1 << 20;
+pub(crate) const MIB: usize = 1 << 20;
 
 /// A daemon's engine with a store of its own.
-pub struct Node {
-    pub engine: Engine,
-    pub dir: PathBuf,
+pub(crate) struct Node {
+    pub(crate) engine: Engine,
+    pub(crate) dir: PathBuf,
     registry: Registry,
     _temp: Option<tempfile::TempDir>,
 }
 
 impl Node {
-    pub async fn start(name: &str, schedulers: &[SocketAddr]) -> Self {
+    pub(crate) async fn start(name: &str, schedulers: &[SocketAddr]) -> Self {
         let temp = tempfile::tempdir().unwrap();
         let node = Self::start_in(temp.path(), name, schedulers).await;
         Self { _temp: Some(temp), ..node }
     }
 
-    pub async fn start_in(dir: &Path, name: &str, schedulers: &[SocketAddr]) -> Self {
+    pub(crate) async fn start_in(dir: &Path, name: &str, schedulers: &[SocketAddr]) -> Self {
         let store = StoreConfig {
             dir: dir.to_owned(),
             quota: 1 << 40,
@@ -65,14 +65,14 @@ impl Node {
     }
 
     /// Waits until this daemon is connected to a scheduler.
-    pub async fn joined(&self) {
+    pub(crate) async fn joined(&self) {
         while self.metric("p2p_schedulers_up") == 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 
     /// The value of one line of the metrics.
-    pub fn metric(&self, line: &str) -> u64 {
+    pub(crate) fn metric(&self, line: &str) -> u64 {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
         let value = text.lines().find_map(|found| found.strip_prefix(line)?.strip_prefix(' ')?.parse().ok());
@@ -80,7 +80,7 @@ impl Node {
     }
 
     /// Opens all of it and reads it to the end.
-    pub async fn get(&self, request: &OpenRequest) -> Result<Vec<u8>, ReadError> {
+    pub(crate) async fn get(&self, request: &OpenRequest) -> Result<Vec<u8>, ReadError> {
         read(content(self.engine.open(request.clone()).await)).await
     }
 }
@@ -103,17 +103,17 @@ fn upstream() -> Upstream {
 }
 
 /// A scheduler that dies when this is dropped.
-pub struct Scheduler {
-    pub address: SocketAddr,
+pub(crate) struct Scheduler {
+    pub(crate) address: SocketAddr,
     server: JoinSet<()>,
 }
 
 impl Scheduler {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_at("127.0.0.1:0".parse().unwrap()).await
     }
 
-    pub async fn start_at(address: SocketAddr) -> Self {
+    pub(crate) async fn start_at(address: SocketAddr) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let scheduler = darter_scheduler::Scheduler::new(&mut Registry::default());
@@ -123,25 +123,25 @@ impl Scheduler {
         Self { address, server }
     }
 
-    pub async fn kill(mut self) {
+    pub(crate) async fn kill(mut self) {
         self.server.shutdown().await;
     }
 }
 
 /// Content that no piece of which is like another.
-pub fn bytes(length: usize) -> Vec<u8> {
+pub(crate) fn bytes(length: usize) -> Vec<u8> {
     let mut output = vec![0; length];
     blake3::Hasher::new().finalize_xof().fill(&mut output);
     output
 }
 
-pub fn digest_of(content: &[u8]) -> Digest {
+pub(crate) fn digest_of(content: &[u8]) -> Digest {
     let hash = digest::digest(&digest::SHA256, content);
     Digest::Sha256(hash.as_ref().try_into().unwrap())
 }
 
 /// A request for all of a blob that is named by its digest.
-pub fn blob(origin: SocketAddr, content: &[u8]) -> OpenRequest {
+pub(crate) fn blob(origin: SocketAddr, content: &[u8]) -> OpenRequest {
     let digest = digest_of(content);
     OpenRequest {
         task: TaskId::of_digest(&digest),
@@ -152,12 +152,12 @@ pub fn blob(origin: SocketAddr, content: &[u8]) -> OpenRequest {
     }
 }
 
-pub fn authorized(mut request: OpenRequest, credential: &'static str) -> OpenRequest {
+pub(crate) fn authorized(mut request: OpenRequest, credential: &'static str) -> OpenRequest {
     request.headers.insert(header::AUTHORIZATION, HeaderValue::from_static(credential));
     request
 }
 
-pub fn content(opened: Result<Opened, OpenError>) -> Content {
+pub(crate) fn content(opened: Result<Opened, OpenError>) -> Content {
     match opened {
         Ok(Opened::Content(content)) => content,
         Ok(Opened::Relay(response)) => panic!("the origin answered {}", response.status()),
@@ -165,6 +165,6 @@ pub fn content(opened: Result<Opened, OpenError>) -> Content {
     }
 }
 
-pub async fn read(content: Content) -> Result<Vec<u8>, ReadError> {
+pub(crate) async fn read(content: Content) -> Result<Vec<u8>, ReadError> {
     content.body.collect().await.map(|body| body.to_bytes().to_vec())
 }

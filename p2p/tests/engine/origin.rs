@@ -9,27 +9,27 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 /// Bytes that are sent at once, and that one permit of the gate is worth.
-pub const CHUNK: usize = 64 << 10;
+pub(crate) const CHUNK: usize = 64 << 10;
 
 /// How an origin behaves.
-pub struct Behaviour {
-    pub content: Vec<u8>,
-    pub ranges: bool,
-    pub length: bool,
+pub(crate) struct Behaviour {
+    pub(crate) content: Vec<u8>,
+    pub(crate) ranges: bool,
+    pub(crate) length: bool,
     /// The Authorization that it asks for.
-    pub authorization: Option<&'static str>,
+    pub(crate) authorization: Option<&'static str>,
     /// So many answers break off in the middle of what they promised.
-    pub cuts: AtomicUsize,
+    pub(crate) cuts: AtomicUsize,
     /// So many chunks are let through; without a gate, all.
-    pub gate: Option<Semaphore>,
+    pub(crate) gate: Option<Semaphore>,
     /// Where it sends everybody.
-    pub redirect: Option<String>,
+    pub(crate) redirect: Option<String>,
     /// Sends an error's status to everybody.
-    pub status: Option<u16>,
+    pub(crate) status: Option<u16>,
 }
 
 impl Behaviour {
-    pub fn good(content: Vec<u8>) -> Self {
+    pub(crate) fn good(content: Vec<u8>) -> Self {
         Self {
             content,
             ranges: true,
@@ -44,8 +44,8 @@ impl Behaviour {
 }
 
 /// A running origin.
-pub struct Origin {
-    pub address: SocketAddr,
+pub(crate) struct Origin {
+    pub(crate) address: SocketAddr,
     shared: Arc<Shared>,
     _server: JoinSet<()>,
 }
@@ -58,13 +58,13 @@ struct Shared {
 
 /// A request as it came.
 #[derive(Debug, Clone, Default)]
-pub struct Request {
-    pub range: Option<String>,
-    pub authorization: Option<String>,
+pub(crate) struct Request {
+    pub(crate) range: Option<String>,
+    pub(crate) authorization: Option<String>,
 }
 
 impl Origin {
-    pub async fn start(behaviour: Behaviour) -> Self {
+    pub(crate) async fn start(behaviour: Behaviour) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared { behaviour, sent: AtomicU64::new(0), requests: Mutex::default() });
@@ -81,16 +81,16 @@ impl Origin {
     }
 
     /// Bytes of bodies that were sent.
-    pub fn sent(&self) -> u64 {
+    pub(crate) fn sent(&self) -> u64 {
         self.shared.sent.load(Ordering::SeqCst)
     }
 
-    pub fn requests(&self) -> Vec<Request> {
+    pub(crate) fn requests(&self) -> Vec<Request> {
         self.shared.requests.lock().unwrap().clone()
     }
 
     /// Lets so many chunks through the gate.
-    pub fn let_through(&self, chunks: usize) {
+    pub(crate) fn let_through(&self, chunks: usize) {
         self.shared.behaviour.gate.as_ref().unwrap().add_permits(chunks);
     }
 }
