@@ -112,8 +112,12 @@ struct Lines {
 const STREAMS: usize = 2;
 
 impl Process {
-    /// Starts a program; what it writes is kept, and copied to the file `log`.
+    /// Starts a program; what it writes is kept, and copied to the file `log`, or into the folder that the environment names
+    /// in `DARTER_E2E_LOGS`, for people who want to read it afterwards.
     pub fn start(name: &str, command: &mut Command, log: &Path) -> Result<Self> {
+        let kept =
+            std::env::var_os("DARTER_E2E_LOGS").map(|folder| Path::new(&folder).join(format!("{name}.log")));
+        let log = kept.as_deref().unwrap_or(log);
         let file = std::fs::File::options().create(true).append(true).open(log);
         let file = Arc::new(file.with_context(|| format!("cannot write {}", log.display()))?);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

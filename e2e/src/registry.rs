@@ -7,7 +7,7 @@ use crate::image::{Access, Image};
 use crate::net::{Host, Launch};
 use crate::poll::until;
 use crate::process::{Process, run};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -52,6 +52,12 @@ pub struct Hit {
     pub status: u16,
     /// Bytes of the body that were sent.
     pub bytes: u64,
+    /// Who asked.
+    pub client: String,
+    /// When the answer was done, in seconds since 1970.
+    pub time: String,
+    /// The Range that was asked for, or `-`.
+    pub range: String,
 }
 
 impl Registry {
@@ -128,6 +134,17 @@ impl Registry {
         Ok(bytes)
     }
 
+    /// Fails unless exactly so many copies of every blob of the image left so far: with what was asked for.
+    pub fn check_copies(&self, image: &Image, copies: u64) -> Result<()> {
+        let sent = self.blob_bytes(image)?;
+        let Some(blob) = image.blobs.iter().find(|blob| sent[&blob.digest] != copies * blob.size) else {
+            return Ok(());
+        };
+        let hits = self.log()?.into_iter().filter(|hit| hit.path.contains(&blob.digest));
+        let hits: Vec<String> = hits.map(|hit| format!("{hit:?}")).collect();
+        bail!("{} bytes of {blob:?} left the registry:\n{}", sent[&blob.digest], hits.join("\n"))
+    }
+
     /// Whether no request but the one that asks is under way.
     fn is_quiet(&self) -> Result<bool> {
         let stream = self.host.connect(([127, 0, 0, 1], STATUS_PORT).into())?;
@@ -165,7 +182,7 @@ fn start_front(host: &Host, folder: &Path) -> Result<Process> {
         "user root; daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log stderr warn;
          events {{ worker_connections 1024; }}
          http {{
-           log_format hits '$request_method $host $request_uri $status $body_bytes_sent';
+           log_format hits '$request_method $host $request_uri $status $body_bytes_sent $remote_addr $msec $http_range';
            access_log {folder}/access.log hits;
            client_body_temp_path {folder}/tmp-body; proxy_temp_path {folder}/tmp-proxy;
            fastcgi_temp_path {folder}/tmp-1; uwsgi_temp_path {folder}/tmp-2; scgi_temp_path {folder}/tmp-3;
@@ -197,5 +214,6 @@ fn parse(line: &str) -> Option<Hit> {
     let mut words = line.split(' ');
     let mut next = || words.next().map(str::to_owned);
     let (method, host, path) = (next()?, next()?, next()?);
-    Some(Hit { method, host, path, status: next()?.parse().ok()?, bytes: next()?.parse().ok()? })
+    let (status, bytes) = (next()?.parse().ok()?, next()?.parse().ok()?);
+    Some(Hit { method, host, path, status, bytes, client: next()?, time: next()?, range: next()? })
 }

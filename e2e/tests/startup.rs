@@ -3,19 +3,16 @@
 
 use anyhow::{Context, Result};
 use darter_e2e::ca::{Ca, client_trusting};
-use darter_e2e::content::{Content, digest_of};
-use darter_e2e::darter::{Daemon, START_LIMIT, Scheduler, Up, binary, loopback_config};
+use darter_e2e::content::Content;
+use darter_e2e::darter::{Daemon, START_LIMIT, Up, binary, loopback_config};
 use darter_e2e::http::{self, Answer, Request};
 use darter_e2e::origin::{Origin, Page};
-use darter_e2e::poll::until;
 use darter_e2e::process::{Output, run};
 use rustix::process::Signal;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
-
-const MIB: u64 = 1 << 20;
 
 /// How long it may take to end.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
@@ -58,45 +55,6 @@ fn up_refuses_destinations_that_only_this_machine_should_reach() -> Result<()> {
         refused.reason
     );
     assert!(origin.asked("/secret").is_empty());
-    Ok(())
-}
-
-#[test]
-fn a_daemon_without_its_scheduler_serves_and_joins_when_it_appears() -> Result<()> {
-    let folders = [tempfile::tempdir()?, tempfile::tempdir()?];
-    let port = free_port()?;
-    let origin = Origin::start(None)?;
-    let daemon = |folder: &Path, name: &str| {
-        let scheduler = format!("scheduler: {{ netAddrs: [{{ type: tcp, addr: '127.0.0.1:{port}' }}] }}\n");
-        Daemon::start(name, folder, &(loopback_config(folder, "") + &scheduler))
-    };
-    let content = Content::new(21, 20 * MIB);
-    let path = origin.put_blob(content, None);
-    let url = format!("http://{}{path}", origin.address());
-
-    let first = daemon(folders[0].path(), "first")?;
-    assert_eq!(digest_of(http::get(first.proxy, &url, &[])?)?, content.digest());
-    assert_eq!(origin.sent(&path), content.length);
-
-    let scheduler = Scheduler::start(folders[0].path(), port)?;
-    until("the first daemon to announce what it has", START_LIMIT, || {
-        (scheduler.metric("darter_scheduler_peers{role=\"complete\"}").ok()? >= 1.0).then_some(())
-    })
-    .with_context(|| first.process.log())?;
-    let second = daemon(folders[1].path(), "second")?;
-    until("the second daemon to join", START_LIMIT, || {
-        (scheduler.metric("darter_scheduler_hosts ").ok()? >= 2.0).then_some(())
-    })
-    .with_context(|| second.process.log())?;
-    assert_eq!(digest_of(http::get(second.proxy, &url, &[])?)?, content.digest());
-    assert_eq!(origin.sent(&path), content.length, "the second daemon went to the origin");
-
-    // Without its scheduler it still serves what nobody has.
-    scheduler.process.kill()?;
-    let other = Content::new(22, 9 * MIB);
-    let path = origin.put_blob(other, None);
-    let url = format!("http://{}{path}", origin.address());
-    assert_eq!(digest_of(http::get(second.proxy, &url, &[])?)?, other.digest());
     Ok(())
 }
 
