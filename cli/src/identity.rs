@@ -51,20 +51,18 @@ pub(crate) fn hostname() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-/// The address by which this host reaches `towards`, which others may reach it by. Sends nothing. `None` when there is no
-/// way there.
-pub(crate) fn own_address(towards: Option<SocketAddr>) -> Option<IpAddr> {
-    let reach = |target: SocketAddr| -> io::Result<IpAddr> {
-        let any: IpAddr =
-            if target.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-        // Connecting a datagram socket asks the routing table and sends nothing.
-        let socket = UdpSocket::bind((any, 0))?;
-        socket.connect(target)?;
-        Ok(socket.local_addr()?.ip())
-    };
-    // An address of the documentation range stands for "the rest of the world".
-    let world = SocketAddr::from(([192, 0, 2, 1], 9));
-    reach(towards.unwrap_or(world)).ok().filter(|ip| !ip.is_unspecified())
+/// An address of the documentation range: it stands for "the rest of the world" where only the route matters.
+pub(crate) const FAR_AWAY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 9);
+
+/// The address from which this host reaches `target`. Sends nothing. `None` when there is no way there.
+pub(crate) fn own_address_towards(target: SocketAddr) -> Option<IpAddr> {
+    let any: IpAddr =
+        if target.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    // Connecting a datagram socket asks the routing table and sends nothing.
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect(target).ok()?;
+    let own = socket.local_addr().ok()?.ip();
+    (!own.is_unspecified()).then_some(own)
 }
 
 fn new_id(hostname: &str) -> String {
@@ -124,9 +122,7 @@ mod tests {
 
     #[test]
     fn the_address_towards_this_host_is_its_own() {
-        assert_eq!(
-            own_address(Some(SocketAddr::from(([127, 0, 0, 1], 1)))),
-            Some(Ipv4Addr::LOCALHOST.into())
-        );
+        let target = SocketAddr::from(([127, 0, 0, 1], 1));
+        assert_eq!(own_address_towards(target), Some(Ipv4Addr::LOCALHOST.into()));
     }
 }

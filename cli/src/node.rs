@@ -145,8 +145,8 @@ async fn engine(
     })
 }
 
-/// The address at which other daemons reach the piece server: as configured, else the one that it listens on, else the
-/// one by which this host reaches its scheduler, or the rest of the world, else the one of its name.
+/// The address at which other daemons reach the piece server: as configured, else the one that it listens on, else what
+/// this host finds out about itself.
 async fn advertised(config: &Config, pieces: SocketAddr, hostname: &str) -> IpAddr {
     if let Some(ip) = config.host.advertise_ip {
         return ip;
@@ -158,15 +158,21 @@ async fn advertised(config: &Config, pieces: SocketAddr, hostname: &str) -> IpAd
         // Nobody else will ask.
         return Ipv4Addr::LOCALHOST.into();
     };
-    let route = identity::own_address(resolve(scheduler).await.next());
-    let by_name = match route {
-        Some(_) => None,
-        None => resolve((hostname, 0)).await.map(|found| found.ip()).find(|ip| !ip.is_loopback()),
-    };
-    route.or(by_name).unwrap_or_else(|| {
+    let towards_scheduler = resolve(scheduler).await.next().and_then(identity::own_address_towards);
+    let towards_others = identity::own_address_towards(identity::FAR_AWAY);
+    let by_name = resolve((hostname, 0)).await.map(|found| found.ip());
+    let candidates: Vec<IpAddr> =
+        towards_scheduler.into_iter().chain(towards_others).chain(by_name).collect();
+    reachable(&candidates).unwrap_or_else(|| {
         tracing::warn!("this host has no address that others could reach; set host.advertiseIP");
         Ipv4Addr::LOCALHOST.into()
     })
+}
+
+/// The first address that others can reach. A loopback address only when there is no other: a scheduler on this host is
+/// reached by it, and still sends other hosts here.
+fn reachable(candidates: &[IpAddr]) -> Option<IpAddr> {
+    candidates.iter().find(|ip| !ip.is_loopback()).or(candidates.first()).copied()
 }
 
 async fn resolve(name: impl ToSocketAddrs) -> impl Iterator<Item = SocketAddr> {
@@ -180,16 +186,22 @@ mod tests {
     use crate::config;
 
     #[tokio::test]
-    async fn the_address_for_others_is_the_nearest_to_what_the_operator_said() {
+    async fn what_the_operator_says_about_the_address_comes_first() {
         let any = SocketAddr::from(([0, 0, 0, 0], 65002));
         let mut config = config::defaults();
-        let local = IpAddr::from(Ipv4Addr::LOCALHOST);
-        assert_eq!(advertised(&config, any, "node").await, local, "nobody else will ask");
-        config.schedulers = vec!["127.0.0.1:8002".to_owned()];
-        assert_eq!(advertised(&config, any, "node").await, local, "the way to the scheduler");
+        assert_eq!(advertised(&config, any, "node").await, IpAddr::from(Ipv4Addr::LOCALHOST));
         let bound = SocketAddr::from(([192, 0, 2, 7], 65002));
         assert_eq!(advertised(&config, bound, "node").await, bound.ip());
         config.host.advertise_ip = Some([192, 0, 2, 9].into());
         assert_eq!(advertised(&config, bound, "node").await, IpAddr::from([192, 0, 2, 9]));
+    }
+
+    #[test]
+    fn an_address_that_others_reach_is_better_than_loopback() {
+        let (local, first, second) = ([127, 0, 0, 1].into(), [10, 0, 0, 1].into(), [10, 0, 0, 2].into());
+        assert_eq!(reachable(&[local, first, second]), Some(first));
+        assert_eq!(reachable(&[first, local]), Some(first));
+        assert_eq!(reachable(&[local]), Some(local));
+        assert_eq!(reachable(&[]), None);
     }
 }
