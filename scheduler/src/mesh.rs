@@ -212,7 +212,10 @@ impl Task {
         self.rejoin(cx, key);
         self.rejoin(cx, partner);
         self.wants_again(key);
-        self.consider(cx, key);
+        // Neither may use the other now, so either may have lost its last source.
+        if self.ticket_of(key).is_some() || self.ticket_of(partner).is_some() {
+            self.pass_on(cx);
+        }
     }
 
     /// The peer sent bytes that do not match. In this task nobody is given it any more, and since what it fetches from the

@@ -308,3 +308,16 @@ fn a_holder_that_never_opens_its_stream_loses_the_lease() {
     lab.pass(LEASE_STALL);
     assert_eq!(lab.lease_holder(1), "b");
 }
+
+#[test]
+fn a_failure_between_two_that_download_takes_the_source_from_both() {
+    let mut lab = Lab::with(&["a", "b"]);
+    lab.join("a", 1);
+    lab.content("a", 1, LENGTH);
+    lab.join("b", 1);
+    lab.held("a", 1, LENGTH);
+    lab.give_back("a", 1, LeaseOutcome::Refused);
+    assert_eq!(lab.lease_holder(1), "");
+    lab.failed("a", 1, "b", FailureReason::Timeout);
+    assert_eq!(lab.lease_holder(1), "b");
+}
