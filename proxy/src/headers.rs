@@ -1,7 +1,7 @@
 //! Which headers go through the proxy.
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHORIZATION, TE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHORIZATION, TE,
     TRANSFER_ENCODING, UPGRADE,
 };
 
@@ -23,6 +23,7 @@ const OURS: &str = "x-dragonfly-";
 pub(crate) fn keep_for_origin(headers: &mut HeaderMap) {
     keep_end_to_end(headers);
     headers.remove(PROXY_AUTHORIZATION);
+    join_cookies(headers);
     let ours: Vec<HeaderName> =
         headers.keys().filter(|name| name.as_str().starts_with(OURS)).cloned().collect();
     remove_all(headers, ours);
@@ -42,6 +43,16 @@ pub(crate) fn keep_end_to_end(headers: &mut HeaderMap) {
     headers.remove(TE);
     if wants_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// HTTP/2 clients send a cookie's parts as headers of their own; HTTP/1.1 knows one header only (RFC 9113 section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let parts: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if parts.len() > 1
+        && let Ok(joined) = HeaderValue::from_bytes(&parts.join(&b"; "[..]))
+    {
+        headers.insert(COOKIE, joined);
     }
 }
 
@@ -82,13 +93,20 @@ mod tests {
             ("x-dragonfly-registry", "https://a.example"),
             ("content-length", "5"),
             ("authorization", "Bearer t"),
-            ("cookie", "a=1"),
-            ("cookie", "b=2"),
+            ("accept", "a/b"),
+            ("accept", "c/d"),
         ]);
         keep_for_origin(&mut given);
         let expected =
-            [("content-length", "5"), ("authorization", "Bearer t"), ("cookie", "a=1"), ("cookie", "b=2")];
+            [("content-length", "5"), ("authorization", "Bearer t"), ("accept", "a/b"), ("accept", "c/d")];
         assert_eq!(given, headers(&expected));
+    }
+
+    #[test]
+    fn the_parts_of_a_cookie_are_put_together() {
+        let mut given = headers(&[("cookie", "a=1"), ("cookie", "b=2; c=3")]);
+        keep_for_origin(&mut given);
+        assert_eq!(given, headers(&[("cookie", "a=1; b=2; c=3")]));
     }
 
     #[test]

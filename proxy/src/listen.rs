@@ -8,8 +8,8 @@ use crate::scope::Scope;
 use prometheus_client::metrics::gauge::Gauge;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
@@ -60,7 +60,7 @@ async fn accept_all(listener: &TcpListener, proxy: &Arc<Proxy>, scope: &Scope) {
 
 /// Tells a client that it has to speak plain HTTP here, in plain HTTP: a TLS client that finds it where it expects a
 /// ServerHello says so in words that people understand ("server gave HTTP response to HTTPS client"), or shows it.
-pub(crate) async fn refuse_tls(mut stream: TcpStream, downstream: &Downstream) {
+pub(crate) async fn refuse_tls(mut stream: impl AsyncRead + AsyncWrite + Unpin, downstream: &Downstream) {
     downstream.proxy.metrics.tls_on_plain_port.inc();
     tracing::warn!(
         client = %downstream.peer,

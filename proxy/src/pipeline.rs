@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! listen     accept a connection                                        listen, accept
-//! sniff      its first byte: TLS where there should be none, or HTTP     sniff
+//! sniff      its first bytes: HTTP/1.1, HTTP/2, or TLS, which is refused   sniff
 //! serve      HTTP/1.1 or HTTP/2                                          serve
 //! admit      is the request unambiguous, is the client allowed           request, auth
 //! decide     rules: refuse, tunnel, direct, p2p, or a name of our own    darter-rules
@@ -23,8 +23,8 @@ use crate::p2p::{self, Peers};
 use crate::refusal::{Refusal, Shape};
 use crate::request::{Asked, Side};
 use crate::scope::Scope;
-use crate::serve::serve;
-use crate::sniff::{self, Rewound, Spoke};
+use crate::serve::{self, serve};
+use crate::sniff::{self, Rewound, Speaks, Spoke};
 use crate::tunnel::{self, Tunnel};
 use crate::{Body, Proxy};
 use darter_rules::{Decision, Host, Request as Seen};
@@ -59,19 +59,21 @@ pub(crate) enum Answer {
 }
 
 /// listen > sniff > serve: a connection to the proxy port.
-pub(crate) async fn connection(stream: TcpStream, downstream: Downstream) {
+pub(crate) async fn connection(mut stream: TcpStream, downstream: Downstream) {
     let patience = downstream.proxy.limits.header_timeout;
-    let first_byte = async { tokio::time::timeout(patience, sniff::first_byte(&stream)).await };
-    let first_byte = tokio::select! {
-        first_byte = first_byte => first_byte,
+    let sniffed = tokio::select! {
+        sniffed = tokio::time::timeout(patience, sniff::speaks(&mut stream)) => sniffed,
         // Nothing has been asked yet, so nothing is owed.
         () = downstream.scope.draining() => return,
     };
-    match first_byte {
-        Ok(Some(sniff::TLS_HANDSHAKE)) => listen::refuse_tls(stream, &downstream).await,
-        Ok(Some(_)) => serve(TokioIo::new(stream), downstream).await,
-        // It closed, or never said anything.
-        Ok(None) | Err(_) => {}
+    // A client that says nothing for long, or goes away, is owed nothing either.
+    let Ok(Ok((speaks, prefix))) = sniffed else { return };
+    let client = TokioIo::new(Rewound::new(prefix, stream));
+    match speaks {
+        Speaks::Tls => listen::refuse_tls(client.into_inner(), &downstream).await,
+        Speaks::Http1 => serve(client, serve::Version::Http1, downstream).await,
+        Speaks::Http2 => serve(client, serve::Version::Http2, downstream).await,
+        Speaks::Nothing => {}
     }
 }
 
@@ -180,8 +182,9 @@ fn intercepted(
             Ok(Spoke::ClientTls(hello)) => match intercept::handshake(hello, client, &host, &proxy).await {
                 Ok(tls) => {
                     record.end(Outcome::Intercepted, Traffic::default(), None);
-                    serve(TokioIo::new(tls), Downstream { side: Side::Inside { host, port }, ..downstream })
-                        .await;
+                    let version = serve::Version::agreed(tls.get_ref().1.alpn_protocol());
+                    let inside = Downstream { side: Side::Inside { host, port }, ..downstream };
+                    serve(TokioIo::new(tls), version, inside).await;
                 }
                 Err(problem) => record.end(Outcome::Failed, Traffic::default(), Some(problem)),
             },

@@ -72,6 +72,7 @@ pub(crate) fn is_for(request: &HeaderMap, content: &HeaderMap) -> bool {
 mod tests {
     use super::*;
     use http::HeaderName;
+    use proptest::prelude::*;
 
     fn asked(list: &[&'static str]) -> Want {
         wanted(&list.iter().map(|value| (RANGE, HeaderValue::from_static(value))).collect())
@@ -126,6 +127,22 @@ mod tests {
         }
         assert_eq!(asked(&["bytes=0-1", "bytes=2-3"]), Want::All);
         assert_eq!(asked(&[]), Want::All);
+    }
+
+    proptest! {
+        #[test]
+        fn every_text_asks_for_something(value in "(bytes *= *)?[0-9 ,x-]{0,60}") {
+            let headers = HeaderMap::from_iter([(RANGE, HeaderValue::try_from(value).unwrap())]);
+            prop_assert_ne!(wanted(&headers), Want::Suffix(0));
+        }
+
+        #[test]
+        fn a_written_range_reads_back(first in 0..u64::MAX - 1, length in 1..=u64::MAX) {
+            let part = ByteRange::new(first, first.saturating_add(length)).unwrap();
+            let value = format!("bytes={first}-{}", part.end() - 1);
+            let headers = HeaderMap::from_iter([(RANGE, HeaderValue::try_from(value).unwrap())]);
+            prop_assert_eq!(wanted(&headers), Want::Range(part));
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use crate::Body;
 use crate::pipeline::{self, Downstream};
+use crate::scope::Scope;
 use http::Request;
 use hyper::body::Incoming;
 use hyper::rt::{Read, Write};
@@ -24,11 +25,29 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 /// A silent HTTP/2 client is pinged after this long, and dropped after as long again.
 const PING: Duration = Duration::from_secs(30);
 
+/// Which HTTP a connection carries. Known before: hyper would wait for its beginning without a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Version {
+    Http1,
+    Http2,
+}
+
+impl Version {
+    /// What was agreed on in a TLS handshake, by ALPN.
+    pub(crate) fn agreed(alpn: Option<&[u8]>) -> Self {
+        if alpn == Some(b"h2") { Self::Http2 } else { Self::Http1 }
+    }
+}
+
 /// Serves one connection until it ends; when the listener drains, until the requests on it have their answers.
-pub(crate) async fn serve(io: impl Read + Write + Unpin + Send + 'static, downstream: Downstream) {
+pub(crate) async fn serve(
+    io: impl Read + Write + Unpin + Send + 'static,
+    version: Version,
+    downstream: Downstream,
+) {
     let scope = downstream.scope.clone();
     let peer = downstream.peer;
-    let builder = builder(&downstream);
+    let builder = builder(version, &downstream);
     let service = service_fn(move |request: Request<Incoming>| {
         let downstream = downstream.clone();
         async move { Ok::<http::Response<Body>, Infallible>(pipeline::request(request, downstream).await) }
@@ -47,8 +66,12 @@ pub(crate) async fn serve(io: impl Read + Write + Unpin + Send + 'static, downst
     }
 }
 
-fn builder(downstream: &Downstream) -> auto::Builder<crate::scope::Scope> {
-    let mut builder = auto::Builder::new(downstream.scope.clone());
+fn builder(version: Version, downstream: &Downstream) -> auto::Builder<Scope> {
+    let builder = auto::Builder::new(downstream.scope.clone());
+    let mut builder = match version {
+        Version::Http1 => builder.http1_only(),
+        Version::Http2 => builder.http2_only(),
+    };
     builder
         .http1()
         .timer(TokioTimer::new())

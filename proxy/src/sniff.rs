@@ -7,13 +7,15 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 /// The first byte of a TLS record with a handshake message (RFC 8446 section 5.1).
-pub(crate) const TLS_HANDSHAKE: u8 = 0x16;
+const TLS_HANDSHAKE: u8 = 0x16;
 
 /// A ClientHello is a handshake message of type 1 (RFC 8446 section 4).
 const CLIENT_HELLO: u8 = 1;
+
+/// How every HTTP/2 connection begins (RFC 9113 section 3.4).
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// How long a client may be silent inside a tunnel before the server is asked whether it speaks first, as SSH, SMTP and
 /// FTP do. A TLS client speaks at once, so this costs only those a moment.
@@ -43,12 +45,47 @@ pub(crate) enum Spoke<S> {
     Nobody,
 }
 
-/// The first byte of a connection, which stays in it; `None` when it closes instead.
-pub(crate) async fn first_byte(stream: &TcpStream) -> Option<u8> {
-    let mut byte = [0];
-    match stream.peek(&mut byte).await {
-        Ok(1) => Some(byte[0]),
-        _ => None,
+/// What a client speaks on a connection to the proxy port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Speaks {
+    /// TLS, which has no place there.
+    Tls,
+    /// HTTP/2 with prior knowledge (RFC 9113 section 3.3).
+    Http2,
+    /// Anything else: HTTP/1.1, or what its parser refuses.
+    Http1,
+    /// Nothing: it closed the connection.
+    Nothing,
+}
+
+impl Speaks {
+    /// What begins with `prefix`; `None` while that is open.
+    fn of(prefix: &[u8]) -> Option<Self> {
+        match prefix.first()? {
+            // No method begins with this byte, so it alone is enough.
+            &TLS_HANDSHAKE => Some(Self::Tls),
+            _ if prefix.starts_with(HTTP2_PREFACE) => Some(Self::Http2),
+            _ if HTTP2_PREFACE.starts_with(prefix) => None,
+            _ => Some(Self::Http1),
+        }
+    }
+}
+
+/// Reads as much as it takes to tell what a client speaks, and gives what was read.
+///
+/// # Errors
+/// When reading fails.
+pub(crate) async fn speaks(client: &mut (impl AsyncRead + Unpin)) -> io::Result<(Speaks, Bytes)> {
+    let mut prefix = BytesMut::with_capacity(4096);
+    loop {
+        let closed = client.read_buf(&mut prefix).await? == 0;
+        let speaks = match Speaks::of(&prefix) {
+            Some(speaks) => speaks,
+            None if !closed => continue,
+            None if prefix.is_empty() => Speaks::Nothing,
+            None => Speaks::Http1,
+        };
+        return Ok((speaks, prefix.freeze()));
     }
 }
 
@@ -160,6 +197,42 @@ mod tests {
         }
         for other in [&b"G"[..], b"SSH-2.0", &[0x16, 4], &[0x16, 3, 9], &[0x16, 3, 1, 0, 2, 2], &[0x80]] {
             assert_eq!(is_client_hello(other), Some(false), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn http2_is_known_by_its_whole_preface() {
+        for length in 0..HTTP2_PREFACE.len() {
+            assert_eq!(Speaks::of(&HTTP2_PREFACE[..length]), None, "{length}");
+        }
+        assert_eq!(Speaks::of(&[HTTP2_PREFACE, b"more"].concat()), Some(Speaks::Http2));
+        assert_eq!(Speaks::of(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\n"), Some(Speaks::Http1));
+        for method in ["GET", "POST", "PATCH", "PROPFIND", "PUT"] {
+            assert_eq!(Speaks::of(method.as_bytes()), Some(Speaks::Http1), "{method}");
+        }
+        assert_eq!(Speaks::of(HELLO), Some(Speaks::Tls));
+    }
+
+    #[tokio::test]
+    async fn what_a_client_said_is_kept_however_it_came() {
+        for (said, speaks) in [
+            (&b""[..], Speaks::Nothing),
+            (b"PRI", Speaks::Http1),
+            (b"PUT / HTTP/1.1", Speaks::Http1),
+            (HTTP2_PREFACE, Speaks::Http2),
+        ] {
+            let (mut here, mut there) = tokio::io::duplex(1);
+            let writer = async {
+                there.write_all(said).await.unwrap();
+                drop(there);
+            };
+            let reader = async {
+                let (found, prefix) = super::speaks(&mut here).await.unwrap();
+                let mut all = Vec::new();
+                Rewound::new(prefix, here).read_to_end(&mut all).await.unwrap();
+                assert_eq!((found, &*all), (speaks, said));
+            };
+            tokio::join!(writer, reader);
         }
     }
 

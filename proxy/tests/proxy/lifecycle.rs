@@ -99,7 +99,14 @@ async fn as_many_clients_as_there_may_be_are_served_and_the_next_waits() {
 #[tokio::test(start_paused = true)]
 async fn a_client_that_never_finishes_its_head_is_dropped() {
     let darter = Darter::start(Setup::default()).await;
-    for begun in ["", "GET /healthy HTT", "GET /healthy HTTP/1.1\r\nHost: a.example\r\nX-Slow: "] {
+    for begun in [
+        "",
+        "P",
+        "PRI * HTTP/2.0\r\n",
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        "GET /healthy HTT",
+        "GET /healthy HTTP/1.1\r\nHost: a.example\r\nX-Slow: ",
+    ] {
         let mut stream = darter.connect().await;
         stream.write_all(begun.as_bytes()).await.unwrap();
         let begun_at = tokio::time::Instant::now();
