@@ -73,14 +73,15 @@ impl Components {
         self.probes.spawn(server);
     }
 
-    /// Waits for a signal or a failure, then drains for at most `limit`.
+    /// All parts are started: waits for a signal or a failure, then drains for at most `limit`.
     ///
     /// # Errors
     /// When a part failed, or a second signal came.
     pub(crate) async fn run(mut self, limit: Duration) -> exit::Result {
+        self.health.running();
         let failure = tokio::select! {
             name = self.signals.next() => {
-                tracing::info!(signal = name.0, limit_seconds = limit.as_secs(), "stopping: finishing what is under way");
+                tracing::info!(signal = name.0, ?limit, "stopping: finishing what is under way");
                 None
             }
             Some(ended) = self.tasks.join_next() => Some(premature(ended)),
@@ -88,7 +89,7 @@ impl Components {
         if let Some(why) = &failure {
             tracing::error!("stopping: {why}");
         }
-        self.health.drain();
+        self.health.draining();
         self.shutdown.cancel();
         let drained = tokio::select! {
             drained = tokio::time::timeout(limit, drain(&mut self.tasks)) => drained,

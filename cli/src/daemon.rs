@@ -1,14 +1,12 @@
 //! `darter daemon`: a node with a configuration.
 
-use std::sync::Arc;
-
 use prometheus_client::registry::Registry;
 
 use crate::args;
 use crate::components::Components;
 use crate::config::{self, Loaded};
 use crate::exit::{self, Failure};
-use crate::health::{self, Health};
+use crate::health::{self, Health, Metrics};
 use crate::logging::Log;
 use crate::node::{self, Settings, Sockets};
 use crate::{identity, listen, process_metrics};
@@ -32,6 +30,8 @@ pub(crate) async fn run(args: args::Daemon, log: Log) -> exit::Result {
         tracing::warn!("{line}");
     }
 
+    let metrics = Metrics::default();
+    components.probe(health::run(probes.listener, health, metrics.clone()));
     let mut registry = Registry::default();
     process_metrics::register(&mut registry);
     identity::make_folder(&config.work_home)?;
@@ -47,6 +47,6 @@ pub(crate) async fn run(args: args::Daemon, log: Log) -> exit::Result {
         );
     }
     node::start(config, ca.as_ref(), sockets, &mut components, &mut registry).await?;
-    components.probe(health::run(probes.listener, health, Arc::new(registry)));
+    metrics.publish(registry);
     components.run(drain_timeout).await
 }

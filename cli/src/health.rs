@@ -1,10 +1,11 @@
 //! The health server: `GET /healthy` and `GET /metrics`.
 //!
-//! Healthy means that every part serves: each one announces itself before it starts, says when its accept loop runs, and
-//! takes that back when it ends, however it ends.
+//! Healthy means that all parts were started and every one serves: each announces itself before it starts, says when its
+//! accept loop runs, and takes that back when it ends, however it ends. The server itself runs before the parts do, so that
+//! probes get an answer while a large store is opened.
 
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use http::{Method, Request, Response, StatusCode, header};
@@ -35,7 +36,16 @@ pub(crate) struct Health(Arc<Mutex<State>>);
 #[derive(Debug, Default)]
 struct State {
     parts: Vec<(&'static str, Status)>,
-    draining: bool,
+    phase: Phase,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Phase {
+    /// Not all parts have announced themselves.
+    #[default]
+    Starting,
+    Running,
+    Draining,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +62,17 @@ pub(crate) struct Part {
     name: &'static str,
 }
 
+/// What `/metrics` shows, once everything is registered.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Metrics(Arc<OnceLock<Registry>>);
+
+impl Metrics {
+    /// Shows these from now on. The first call counts.
+    pub(crate) fn publish(&self, registry: Registry) {
+        let _ = self.0.set(registry);
+    }
+}
+
 // === impl Health ===
 
 impl Health {
@@ -61,16 +82,23 @@ impl Health {
         Part { health: self.clone(), name }
     }
 
+    /// All parts are announced.
+    pub(crate) fn running(&self) {
+        self.state(|state| state.phase = Phase::Running);
+    }
+
     /// From now on the process only finishes what is under way.
-    pub(crate) fn drain(&self) {
-        self.state(|state| state.draining = true);
+    pub(crate) fn draining(&self) {
+        self.state(|state| state.phase = Phase::Draining);
     }
 
     /// Why the process is not healthy; `None` when it is.
     fn problem(&self) -> Option<String> {
         self.state(|state| {
-            if state.draining {
-                return Some("draining".to_owned());
+            match state.phase {
+                Phase::Starting => return Some("starting".to_owned()),
+                Phase::Running => {}
+                Phase::Draining => return Some("draining".to_owned()),
             }
             let waiting: Vec<String> = state
                 .parts
@@ -115,7 +143,7 @@ impl Drop for Part {
 }
 
 /// Serves for as long as it is polled. Its own failures are not the process's: a connection that fails is dropped.
-pub(crate) async fn run(listener: TcpListener, health: Health, registry: Arc<Registry>) -> Infallible {
+pub(crate) async fn run(listener: TcpListener, health: Health, metrics: Metrics) -> Infallible {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {
@@ -125,17 +153,17 @@ pub(crate) async fn run(listener: TcpListener, health: Health, registry: Arc<Reg
         };
         // Above the limit a connection is closed at once: a probe that fails says more than one that hangs.
         let Ok(slot) = slots.clone().try_acquire_owned() else { continue };
-        let (health, registry) = (health.clone(), registry.clone());
+        let (health, metrics) = (health.clone(), metrics.clone());
         connections.spawn(async move {
-            serve(stream, health, registry).await;
+            serve(stream, health, metrics).await;
             drop(slot);
         });
     }
 }
 
-async fn serve(stream: TcpStream, health: Health, registry: Arc<Registry>) {
+async fn serve(stream: TcpStream, health: Health, metrics: Metrics) {
     let service = service_fn(|request| {
-        let answer = answer(&request, &health, &registry);
+        let answer = answer(&request, &health, &metrics);
         async { Ok::<_, Infallible>(answer) }
     });
     let served = http1::Builder::new()
@@ -148,7 +176,7 @@ async fn serve(stream: TcpStream, health: Health, registry: Arc<Registry>) {
     }
 }
 
-fn answer(request: &Request<Incoming>, health: &Health, registry: &Registry) -> Response<Full<Bytes>> {
+fn answer(request: &Request<Incoming>, health: &Health, metrics: &Metrics) -> Response<Full<Bytes>> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut refused =
             text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are answered here\n".to_owned());
@@ -160,12 +188,15 @@ fn answer(request: &Request<Incoming>, health: &Health, registry: &Registry) -> 
             None => text(StatusCode::OK, "ok\n".to_owned()),
             Some(problem) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{problem}\n")),
         },
-        "/metrics" => metrics(registry),
+        "/metrics" => page(metrics),
         _ => text(StatusCode::NOT_FOUND, "there is /healthy and /metrics here\n".to_owned()),
     }
 }
 
-fn metrics(registry: &Registry) -> Response<Full<Bytes>> {
+fn page(metrics: &Metrics) -> Response<Full<Bytes>> {
+    let Some(registry) = metrics.0.get() else {
+        return text(StatusCode::SERVICE_UNAVAILABLE, "starting\n".to_owned());
+    };
     let mut page = String::new();
     match prometheus_client::encoding::text::encode(&mut page, registry) {
         Ok(()) => typed(StatusCode::OK, OPEN_METRICS, page),
@@ -194,7 +225,9 @@ mod tests {
     #[test]
     fn healthy_is_when_every_part_serves() {
         let health = Health::default();
+        assert_eq!(health.problem().unwrap(), "starting");
         let (proxy, pieces) = (health.part("proxy"), health.part("pieces"));
+        health.running();
         assert_eq!(health.problem().unwrap(), "proxy does not serve yet, pieces does not serve yet");
         proxy.serves();
         assert_eq!(health.problem().unwrap(), "pieces does not serve yet");
@@ -202,7 +235,7 @@ mod tests {
         assert_eq!(health.problem(), None);
         drop(pieces);
         assert_eq!(health.problem().unwrap(), "pieces has stopped");
-        health.drain();
+        health.draining();
         assert_eq!(health.problem().unwrap(), "draining");
     }
 
@@ -221,14 +254,21 @@ mod tests {
     async fn the_server_answers_probes_and_scrapers() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let health = Health::default();
+        let (health, metrics) = (Health::default(), Metrics::default());
         let part = health.part("proxy");
         let mut registry = Registry::default();
         let counter = prometheus_client::metrics::counter::Counter::<u64>::default();
         registry.register("things", "Things counted", counter.clone());
         counter.inc_by(3);
         let mut server = JoinSet::new();
-        server.spawn(run(listener, health, Arc::new(registry)));
+        server.spawn(run(listener, health.clone(), metrics.clone()));
+
+        for path in ["/healthy", "/metrics"] {
+            let answer = ask(addr, &format!("GET {path} HTTP/1.1")).await;
+            assert!(answer.starts_with("HTTP/1.1 503") && answer.ends_with("\r\n\r\nstarting\n"), "{answer}");
+        }
+        metrics.publish(registry);
+        health.running();
 
         let answer = ask(addr, "GET /healthy HTTP/1.1").await;
         assert!(

@@ -1,7 +1,6 @@
 //! `darter up`: a scheduler and a seed with its proxy in one process, without a configuration.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use darter_scheduler::Scheduler;
 use prometheus_client::registry::Registry;
@@ -10,7 +9,7 @@ use crate::args;
 use crate::components::Components;
 use crate::config::{self, Config, HEALTH_PORT, Listen, PIECE_PORT, PROXY_PORT};
 use crate::exit::{self, Failure};
-use crate::health::{self, Health};
+use crate::health::{self, Health, Metrics};
 use crate::listen::local;
 use crate::node::{self, Settings, Sockets};
 use crate::welcome::Welcome;
@@ -35,6 +34,8 @@ pub(crate) async fn run(args: args::Up) -> exit::Result {
     let sockets = Sockets::bind(&config, &SETTINGS).await?;
     config.schedulers = vec![local(daemons.addr).to_string()];
 
+    let metrics = Metrics::default();
+    components.probe(health::run(probes.listener, health, metrics.clone()));
     let mut registry = Registry::default();
     process_metrics::register(&mut registry);
     identity::make_folder(&config.work_home)?;
@@ -55,7 +56,7 @@ pub(crate) async fn run(args: args::Up) -> exit::Result {
     let shutdown = components.shutdown();
     components.serve("scheduler", darter_scheduler::run(daemons.listener, scheduler, shutdown));
     node::start(config, Some(&ca), sockets, &mut components, &mut registry).await?;
-    components.probe(health::run(probes.listener, health, Arc::new(registry)));
+    metrics.publish(registry);
     exit::say(std::io::stdout(), &welcome);
     components.run(args.drain.drain_timeout).await
 }
