@@ -270,9 +270,17 @@ impl Shared {
 
     /// What there is of a task for another daemon.
     async fn find(&self, task: TaskId) -> Option<Given> {
-        let running = self.lock_active().get(&task).map(|active| active.phase.borrow().clone());
-        if let Some(Phase::Known(known)) = running {
-            return Some(Given::Running { file: Arc::clone(&known.file), progress: known.progress.clone() });
+        let running = self.lock_active().get(&task).map(|active| active.phase.clone());
+        if let Some(mut phase) = running {
+            // The scheduler names a download to others as soon as it is registered, a moment before it knows what it
+            // fetches: to say then that it holds nothing would end a partnership that has not begun.
+            let settled = phase.wait_for(|phase| !matches!(phase, Phase::Opening)).await;
+            if let Ok(Phase::Known(known)) = settled.as_deref() {
+                return Some(Given::Running {
+                    file: Arc::clone(&known.file),
+                    progress: known.progress.clone(),
+                });
+            }
         }
         if let Some((file, have)) = self.lock_suspended().get(&task).cloned() {
             return Some(Given::Partial { file, have });
