@@ -52,6 +52,11 @@ impl Outbox {
         self.due = Some(now);
     }
 
+    /// Lets what there is wait no longer.
+    pub(super) fn hurry(&mut self, now: Instant) {
+        self.due = self.due.map(|due| due.min(now));
+    }
+
     /// When there is something to send.
     pub(super) fn due(&self) -> Option<Instant> {
         self.due

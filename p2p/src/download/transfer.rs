@@ -177,6 +177,8 @@ impl Transfer {
     /// Runs the download to its end, and leaves nothing running.
     pub(super) async fn run(mut self) {
         let end = self.drive().await;
+        // Others wait for the last hashes, and need not wait for the verification.
+        self.report_rest(Instant::now());
         let end = match end {
             End::Complete => match self.verify().await {
                 Ok(()) => End::Complete,
@@ -219,13 +221,10 @@ impl Transfer {
                 self.perform(action);
             }
             self.catch_up();
-            if self.swarm.is_satisfied() {
+            if self.swarm.is_satisfied() && !self.swarm.is_complete() {
                 self.return_lease(now, LeaseOutcome::Done);
                 let have = self.swarm.have();
-                if self.at_work == 0
-                    && !self.swarm.is_complete()
-                    && active.demands.try_close(|piece| have.contains(piece))
-                {
+                if self.at_work == 0 && active.demands.try_close(|piece| have.contains(piece)) {
                     return End::Suspended;
                 }
             }
@@ -753,13 +752,13 @@ impl Transfer {
     async fn close(mut self, end: End) {
         let now = Instant::now();
         match &end {
-            End::Complete | End::Suspended => self.return_lease(now, LeaseOutcome::Done),
+            // The lease ends with the report that this daemon holds everything. Given back before that, it would send the
+            // next one to the origin for what is being put in its place here.
+            End::Complete | End::Stopped => {}
+            End::Suspended => self.return_lease(now, LeaseOutcome::Done),
             End::Failed { outcome, .. } => self.return_lease(now, *outcome),
-            End::Stopped => {}
         }
-        if let Some(talk) = &self.download.scheduled.talk {
-            self.outbox.flush(now, talk);
-        }
+        self.report_rest(now);
         let complete = match end {
             End::Complete => self.commit().await,
             End::Suspended => {
@@ -779,6 +778,14 @@ impl Transfer {
         match self.download.scheduled.talk.take() {
             Some(talk) => talk.finish(complete, from_origin, from_peers).await,
             None => self.announce(complete.is_some()).await,
+        }
+    }
+
+    /// Sends what waited for more to go with it: there will be no more.
+    fn report_rest(&mut self, now: Instant) {
+        self.outbox.hurry(now);
+        if let Some(talk) = &self.download.scheduled.talk {
+            self.outbox.flush(now, talk);
         }
     }
 
