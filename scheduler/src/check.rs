@@ -1,8 +1,9 @@
 //! The invariants, checked against a whole cluster after every event of a test.
 
+use crate::bag::Bag;
 use crate::cluster::Cluster;
-use crate::host::{HostKey, HostSet, Hosts};
-use crate::peer::{Role, Standing};
+use crate::host::{HostKey, Hosts};
+use crate::peer::{Listed, Role, Standing};
 use crate::stream::Line;
 use crate::task::Task;
 use crate::world::Timer;
@@ -95,30 +96,32 @@ impl Task {
                     (supplier, supplier && length.is_some_and(|length| download.held >= length))
                 }
             };
-            assert_eq!(self.suppliers.contains(*key), supplier && !peer.struck, "suppliers");
-            assert_eq!(self.sources.contains(*key), source && !peer.struck, "sources");
+            assert_eq!(peer.listed.supplier, supplier && !peer.struck, "suppliers");
+            assert_eq!(peer.listed.source, source && !peer.struck, "sources");
             let partners = self.download(*key).filter(|download| download.meshes()).map(|d| &d.partners);
             let sources = |partners: &BTreeMap<HostKey, _>| {
-                partners.keys().filter(|partner| self.sources.contains(**partner)).count()
+                partners.keys().filter(|partner| self.is_source(**partner)).count()
             };
-            assert_eq!(self.lonely.contains(*key), partners.is_some_and(|p| p.is_empty()), "lonely");
-            assert_eq!(
-                self.hungry.contains(*key),
-                partners.is_some_and(|p| (1..20).contains(&p.len())),
-                "hungry"
-            );
-            assert_eq!(
-                self.sourceless.contains(*key),
-                partners.is_some_and(|p| sources(p) == 0),
-                "sourceless"
-            );
+            assert_eq!(peer.listed.lonely, partners.is_some_and(|p| p.is_empty()), "lonely");
+            assert_eq!(peer.listed.hungry, partners.is_some_and(|p| (1..20).contains(&p.len())), "hungry");
+            assert_eq!(peer.listed.sourceless, partners.is_some_and(|p| sources(p) == 0), "sourceless");
             let has_it = |peer: &HostKey| self.download(*peer).is_some_and(|d| d.partners.contains_key(key));
-            let named_to: HostSet = self.peers.keys().copied().filter(has_it).collect();
-            assert_eq!(peer.named_to, named_to, "named to");
+            let named_to: BTreeSet<HostKey> = self.peers.keys().copied().filter(has_it).collect();
+            assert_eq!(peer.named_to.iter().collect::<BTreeSet<_>>(), named_to, "named to");
+            assert_eq!(peer.named_to.len(), named_to.len(), "named twice to one");
         }
-        for listed in [&self.suppliers, &self.sources, &self.lonely, &self.hungry, &self.sourceless] {
-            assert!(listed.iter().all(|key| self.peers.contains_key(&key)), "listed, but no peer");
-        }
+        self.check_bag(&self.suppliers, |listed| listed.supplier);
+        self.check_bag(&self.sources, |listed| listed.source);
+        self.check_bag(&self.lonely, |listed| listed.lonely);
+        self.check_bag(&self.hungry, |listed| listed.hungry);
+        self.check_bag(&self.sourceless, |listed| listed.sourceless);
+    }
+
+    fn check_bag(&self, bag: &Bag, listed: fn(&Listed) -> bool) {
+        let peers = self.peers.iter().filter(|(_, peer)| listed(&peer.listed));
+        let meant: BTreeSet<HostKey> = peers.map(|(key, _)| *key).collect();
+        assert_eq!(bag.iter().collect::<BTreeSet<_>>(), meant, "an index");
+        assert_eq!(bag.len(), meant.len(), "a peer listed twice");
     }
 
     fn check_links(&self, hosts: &Hosts, key: HostKey) {
@@ -135,10 +138,10 @@ impl Task {
             }
         }
         if download.meshes() && self.has_source(key) {
-            let has = download.partners.keys().any(|partner| self.sources.contains(*partner));
+            let has = download.partners.keys().any(|partner| self.is_source(*partner));
             assert!(has, "there is a source, and the peer does not know it");
         }
-        if self.lonely.contains(key) {
+        if self.peers[&key].listed.lonely {
             let free = |supplier: &HostKey| self.usable(key, *supplier) && self.room(*supplier) > 0;
             assert_eq!(self.suppliers.iter().find(free), None, "a peer has nobody, and somebody has room");
         }

@@ -23,19 +23,19 @@ use rand::rngs::StdRng;
 use std::collections::HashMap;
 use std::time::Instant;
 
-/// Hosts at once. A host without tasks costs about 1 KiB.
+/// Hosts at once. A host without tasks costs about half a KiB (measured, as below).
 const MAX_HOSTS: usize = 100_000;
-/// Tasks of one host, held or wanted. A held task costs about 200 bytes, and more by what its headers take.
+/// Tasks of one host, held or wanted. A task with one holder costs 0.9 KiB and its headers, each further holder 0.2 KiB.
 const MAX_TASKS_PER_HOST: usize = 1_000_000;
-/// Downloads of one host at once, below the streams that a connection may have (`service.rs`), so that a daemon with all
-/// its downloads open can still register and report.
+/// Downloads of one host at once, 0.6 KiB each. Below the streams that a connection may have (`service.rs`), so that a daemon
+/// with all its downloads open can still register and report.
 pub(crate) const MAX_DOWNLOADS_PER_HOST: usize = 4_000;
 
 /// Who has what, who asks whom, and who may go to the origin.
 #[derive(Debug)]
 pub struct Cluster {
     epoch: u64,
-    pub(crate) tasks: HashMap<TaskId, Task>,
+    pub(crate) tasks: HashMap<TaskId, Box<Task>>,
     pub(crate) world: World,
 }
 

@@ -7,7 +7,7 @@ use crate::message::Host;
 use crate::policy::Nearness;
 use crate::stream::StreamId;
 use darter_protocol::{HostId, TaskId};
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 
 /// One life of a host: from its announcement until its life line ends without another in its place. A host that comes
@@ -32,9 +32,6 @@ impl HostKey {
 /// Things by host. The keys are numbers that this process hands out in order, so that nobody can choose colliding ones,
 /// and that a map goes through them in the same order at every run.
 pub(crate) type ByHost<T> = HashMap<HostKey, T, BuildHasherDefault<KeyHasher>>;
-
-/// A set of hosts; see [`ByHost`].
-pub(crate) type HostSet = HashSet<HostKey, BuildHasherDefault<KeyHasher>>;
 
 /// Spreads small numbers over all bits.
 #[derive(Debug, Default)]

@@ -1,6 +1,6 @@
 //! The lease: the right to go to the origin, which one peer of a task has at a time.
 //!
-//! The rule: whoever downloads and has no usable source (`Task::has_source`) waits in line, seeds first, then in the
+//! The rule: whoever downloads, lacks bytes, and has no usable source (`Task::has_source`) waits in line, seeds first, then in the
 //! order of their tickets. While the lease is free, the first in line whose stream is open has it; a peer that registers
 //! may have it with the answer. A lease is free when there is none, or when its holder made no progress for too long and
 //! somebody else waits: taken from the only one who wants it, it would only break off an origin that is slow.
@@ -91,7 +91,7 @@ impl Task {
     /// The ticket of a peer that waits for the lease.
     pub(crate) fn ticket_of(&self, key: HostKey) -> Option<u64> {
         match self.standing(key)? {
-            Standing::Waiting { ticket } if !self.has_source(key) => Some(ticket),
+            Standing::Waiting { ticket } if !self.is_source(key) && !self.has_source(key) => Some(ticket),
             _ => None,
         }
     }
@@ -189,14 +189,15 @@ impl Task {
         self.wake(cx, key);
     }
 
-    /// A partner failed a peer that had all it wanted from the origin: it may want more after all.
-    pub(crate) fn wants_again(&mut self, key: HostKey) {
-        if self.standing(key) == Some(Standing::Satisfied) {
-            let ticket = self.ticket();
-            if let Some(download) = self.download_mut(key) {
-                download.standing = Standing::Waiting { ticket };
-            }
+    /// A peer that had all it wanted from the origin has lost a partner: it may want more after all, and waits again. Returns
+    /// whether it does.
+    pub(crate) fn wants_again(&mut self, key: HostKey) -> bool {
+        let wants = self.standing(key) == Some(Standing::Satisfied);
+        let ticket = self.ticket();
+        if let Some(download) = self.download_mut(key).filter(|_| wants) {
+            download.standing = Standing::Waiting { ticket };
         }
+        wants
     }
 
     /// The holder gives its lease back. One that it does not hold (any more) means nothing: the messages crossed.

@@ -1,10 +1,12 @@
 //! The scheduler: who has what, who asks whom, and who may go to the origin.
 //!
 //! - `cluster.rs`: the whole state, as events in and packets out. It does no IO and knows no clock.
-//! - `task.rs`, `mesh.rs`, `lease.rs`: one task. Its peers and content; who is named to whom; whose turn it is.
+//! - `task.rs`, `report.rs`, `packet.rs`, `mesh.rs`, `lease.rs`: one task. Its peers; what they say and are told; who is named
+//!   to whom; whose turn it is.
 //! - `policy.rs`: whom a peer gets as partners, as a pure function.
 //! - `message.rs`: what a daemon's message must look like before the state sees it.
-//! - `service.rs`, `server.rs`: gRPC around it. `metrics.rs`: its numbers.
+//! - `shared.rs`, `talk.rs`, `service.rs`, `server.rs`: its mutex and clock, its streams, its calls, its listener.
+//!   `metrics.rs`: its numbers.
 //!
 //! All state is soft and in memory: after a restart the daemons connect again and announce what they hold. The scheduler
 //! sees ids, lengths, hashes and counts, and no URL and no credential.
@@ -19,12 +21,16 @@ mod lease;
 mod mesh;
 pub mod message;
 mod metrics;
+mod packet;
 mod peer;
 mod policy;
 mod refusal;
+mod report;
 mod server;
 mod service;
+mod shared;
 mod stream;
+mod talk;
 mod task;
 mod world;
 

@@ -1,6 +1,6 @@
 //! The scheduler's numbers, as Prometheus reads them: taken from the state when somebody asks, at no cost otherwise.
 
-use crate::service::Shared;
+use crate::shared::Shared;
 use crate::world::{Counts, FAILURE_REASONS};
 use darter_protocol::scheduler::FailureReason;
 use prometheus_client::collector::Collector;

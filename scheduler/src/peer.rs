@@ -2,7 +2,8 @@
 //!
 //! A peer is in exactly one [`Role`]; `Task::set_role` is the one place where it changes.
 
-use crate::host::{HostKey, HostSet};
+use crate::bag::Bag;
+use crate::host::HostKey;
 use crate::stream::StreamId;
 use darter_protocol::HostId;
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,7 +15,18 @@ pub(crate) struct Peer {
     pub(crate) struck: bool,
     pub(crate) role: Role,
     /// The peers that have it as a partner.
-    pub(crate) named_to: HostSet,
+    pub(crate) named_to: Bag,
+    pub(crate) listed: Listed,
+}
+
+/// In which of its task's indexes a peer stands; `Task::index` keeps both the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Listed {
+    pub(crate) supplier: bool,
+    pub(crate) source: bool,
+    pub(crate) lonely: bool,
+    pub(crate) hungry: bool,
+    pub(crate) sourceless: bool,
 }
 
 #[derive(Debug)]

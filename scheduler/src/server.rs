@@ -2,7 +2,8 @@
 
 use crate::cluster::Cluster;
 use crate::metrics::Metrics;
-use crate::service::{MAX_STREAMS, Service, Shared};
+use crate::service::{MAX_STREAMS, Service};
+use crate::shared::Shared;
 use darter_protocol::scheduler::MAX_MESSAGE_BYTES;
 use darter_protocol::scheduler::scheduler_server::SchedulerServer;
 use futures_util::Stream;

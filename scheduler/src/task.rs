@@ -9,20 +9,21 @@
 //! - A peer that downloads and has no partner exists only where no supplier with room for it does.
 //! - At most one lease. While no lease lives, no peer that could be told waits for one without a source (`lease.rs`).
 //!
-//! The parts: here, roles, content and reports; `mesh.rs`, who is named to whom; `lease.rs`, who may go to the origin.
+//! The parts: here, how peers come, go and change their roles; `report.rs`, what they say; `packet.rs`, what they are told;
+//! `mesh.rs`, who is named to whom; `lease.rs`, who may go to the origin.
 
 use crate::bag::Bag;
-use crate::hashes::{Hashes, Insert};
-use crate::host::{ByHost, HostKey, HostSet, Hosts};
+use crate::hashes::Hashes;
+use crate::host::{ByHost, HostKey};
 use crate::lease::Lease;
-use crate::message::{Content, Report};
-use crate::peer::{Download, Named, Peer, Role, Standing};
+use crate::message::Content;
+use crate::peer::{Download, Listed, Peer, Role, Standing};
 use crate::policy::PARTNERS;
 use crate::refusal::Refusal;
 use crate::stream::StreamId;
 use crate::world::{Cx, Timer};
+use darter_protocol::HostId;
 use darter_protocol::scheduler as proto;
-use darter_protocol::{HostId, PieceHash};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -119,32 +120,15 @@ impl Task {
         }
     }
 
-    /// The peer's report. In the order of the fields: what the origin sent counts before the lease is given back.
-    ///
-    /// # Errors
-    /// When it names a piece that does not exist; what came before that counts.
-    pub(crate) fn report(&mut self, cx: &mut Cx<'_>, key: HostKey, report: Report) -> Result<(), Refusal> {
-        if let Some(content) = report.content {
-            self.hear_content(cx, key, content);
-        }
-        self.hear_origin_bytes(cx, key, report.origin_bytes);
-        self.hear_hashes(cx, key, report.from_origin)?;
-        self.hear_held(cx, key, report.held_bytes);
-        for (host, reason) in report.failed {
-            self.hear_failure(cx, key, &host, reason);
-        }
-        if let Some((lease, outcome)) = report.lease_returned {
-            self.hear_lease_returned(cx, key, lease, outcome);
-        }
-        Ok(())
-    }
-
     /// The host holds the whole content, whatever it was before.
     ///
     /// # Errors
     /// When that content is not this task's.
     pub(crate) fn holds(&mut self, cx: &mut Cx<'_>, key: HostKey, content: Content) -> Result<(), Refusal> {
         self.adopt(cx, key, content)?;
+        if self.peers.get(&key).is_some_and(|peer| matches!(peer.role, Role::Complete)) {
+            return Ok(());
+        }
         let had_lease = self.surrender(cx, key, Standing::Satisfied);
         self.set_role(cx, key, Some(Role::Complete));
         self.changed(cx, key);
@@ -166,7 +150,7 @@ impl Task {
     /// content has found it wrong, so its bytes are not passed on.
     pub(crate) fn gave_up(&mut self, cx: &mut Cx<'_>, key: HostKey) {
         if self.download(key).is_some() {
-            if self.sources.contains(key) {
+            if self.is_source(key) {
                 self.leave(cx, key, None);
             } else {
                 self.stop(cx, key);
@@ -177,7 +161,7 @@ impl Task {
     /// The host is no peer of this task any more. With `why`, its stream ends; without, the daemon ends it.
     pub(crate) fn leave(&mut self, cx: &mut Cx<'_>, key: HostKey, why: Option<Refusal>) {
         let had_lease = self.surrender(cx, key, Standing::Out);
-        let was_source = self.sources.contains(key);
+        let was_source = self.is_source(key);
         let named_to = self.named_to(key);
         let role = self.set_role(cx, key, None);
         if let Some(Role::Downloading(download)) = role
@@ -185,8 +169,8 @@ impl Task {
         {
             cx.world.streams.end(stream, why);
         }
-        self.unname(cx, key, named_to);
-        if had_lease || was_source {
+        let wanted_again = self.unname(cx, key, named_to);
+        if had_lease || was_source || wanted_again {
             self.pass_on(cx);
         }
     }
@@ -207,139 +191,14 @@ impl Task {
     }
 }
 
-// === what a report says ===
-
-impl Task {
-    /// The first content wins. A holder of the lease that was answered differently replaces it only where nobody else has
-    /// a byte of it; otherwise the two must not mix, and it fetches for itself, outside the task.
-    fn hear_content(&mut self, cx: &mut Cx<'_>, key: HostKey, content: Content) {
-        if self.download(key).is_none_or(|download| !download.meshes()) {
-            return;
-        }
-        let layout = content.layout;
-        if self.adopt(cx, key, content.clone()).is_ok() {
-            self.progress(cx, key);
-        } else if !self.has_lease(key) {
-            cx.world.counts.ignored += 1;
-        } else if self.content.as_ref().is_some_and(|known| known.layout != layout)
-            && self.alone_has_bytes(key)
-        {
-            self.replace_content(cx, key, content);
-            self.progress(cx, key);
-        } else {
-            tracing::info!(task = %cx.task, "the origin answers with other content than before");
-            self.go_alone(cx, key);
-            self.pass_on(cx);
-        }
-    }
-
-    /// The reporter's own bytes are of the content before, too.
-    fn replace_content(&mut self, cx: &mut Cx<'_>, key: HostKey, content: Content) {
-        self.content = Some(content);
-        self.hashes = Hashes::default();
-        for (peer, download) in self.downloads_mut() {
-            (download.held, download.hashes_sent) = (0, 0);
-            download.news.content |= peer != key;
-        }
-        self.index(key);
-        self.wake_all(cx, Some(key));
-    }
-
-    fn alone_has_bytes(&self, key: HostKey) -> bool {
-        self.complete == 0 && self.suppliers.iter().all(|supplier| supplier == key)
-    }
-
-    fn hear_origin_bytes(&mut self, cx: &mut Cx<'_>, key: HostKey, bytes: u64) {
-        if let Some(lease) = self.lease.as_mut().filter(|lease| lease.holder == key)
-            && bytes > lease.origin_bytes
-        {
-            lease.origin_bytes = bytes;
-            self.progress(cx, key);
-        }
-    }
-
-    /// Only the holder of the lease may say what came from the origin: everybody checks bytes by these hashes.
-    fn hear_hashes(
-        &mut self,
-        cx: &mut Cx<'_>,
-        key: HostKey,
-        hashes: Vec<(u32, PieceHash)>,
-    ) -> Result<(), Refusal> {
-        if hashes.is_empty() {
-            return Ok(());
-        }
-        if !self.has_lease(key) {
-            cx.world.counts.ignored += hashes.len() as u64;
-            return Ok(());
-        }
-        let layout = self.content.as_ref().ok_or(Refusal::NoSuchPiece)?.layout;
-        for (index, hash) in hashes {
-            let piece = layout.piece(index).ok_or(Refusal::NoSuchPiece)?;
-            if self.hashes.insert(&layout, piece, hash, key) == Insert::Differs {
-                // As with a different length: this peer sees other content.
-                tracing::info!(task = %cx.task, piece = index, "the origin sends other bytes than before");
-                self.go_alone(cx, key);
-                self.pass_on(cx);
-                break;
-            }
-        }
-        self.progress(cx, key);
-        self.wake_all(cx, Some(key));
-        Ok(())
-    }
-
-    fn hear_held(&mut self, cx: &mut Cx<'_>, key: HostKey, bytes: u64) {
-        let (supplied, was_source) = (self.supplies(key), self.sources.contains(key));
-        let Some(download) = self.download_mut(key) else { return };
-        download.held = download.held.max(bytes);
-        self.index(key);
-        if self.supplies(key) && (!supplied || !was_source && self.sources.contains(key)) {
-            self.offer(cx, key);
-        }
-    }
-
-    /// Takes in what an origin or a holder says of the content, and tells everybody but `from` what is new.
-    ///
-    /// # Errors
-    /// When it is not the content that is known, by length, root or hashes. Nothing has changed then.
-    fn adopt(&mut self, cx: &mut Cx<'_>, from: HostKey, content: Content) -> Result<(), Refusal> {
-        match &mut self.content {
-            None => self.content = Some(content),
-            Some(known) if known.layout != content.layout => return Err(Refusal::OtherContent),
-            Some(known) => match (known.root, content.root) {
-                (Some(known), Some(root)) if known != root => return Err(Refusal::OtherContent),
-                (None, Some(root)) => {
-                    if self.hashes.root(&known.layout).is_some_and(|of_pieces| of_pieces != root) {
-                        return Err(Refusal::OtherContent);
-                    }
-                    known.root = Some(root);
-                }
-                _ => return Ok(()),
-            },
-        }
-        self.downloads_mut().for_each(|(peer, download)| download.news.content |= peer != from);
-        self.wake_all(cx, Some(from));
-        // Who has every byte shows once the length is known.
-        let keys: Vec<HostKey> = self.suppliers.iter().collect();
-        for key in keys {
-            let was_source = self.sources.contains(key);
-            self.index(key);
-            if !was_source && self.sources.contains(key) {
-                self.offer(cx, key);
-            }
-        }
-        Ok(())
-    }
-}
-
 // === roles ===
 
 impl Task {
     /// The one place where a peer changes its role: keeps the indexes, the counts, the host's list and the timers.
     pub(crate) fn set_role(&mut self, cx: &mut Cx<'_>, key: HostKey, role: Option<Role>) -> Option<Role> {
-        let (before, named_to) = match self.peers.remove(&key) {
-            Some(peer) => (Some(peer.role), peer.named_to),
-            None => (None, HostSet::default()),
+        let (before, named_to, listed) = match self.peers.remove(&key) {
+            Some(peer) => (Some(peer.role), peer.named_to, peer.listed),
+            None => (None, Bag::default(), Listed::default()),
         };
         if let Some(role) = &before {
             self.uncount(cx, key, role);
@@ -347,9 +206,11 @@ impl Task {
         if let Some(role) = role {
             self.count(cx, key, &role);
             let struck = cx.world.hosts.host(key).is_some_and(|host| self.struck.contains(&host.id));
-            self.peers.insert(key, Peer { struck, role, named_to });
+            self.peers.insert(key, Peer { struck, role, named_to, listed });
+            self.index(key);
+        } else {
+            self.list(key, listed, Listed::default());
         }
-        self.index(key);
         before
     }
 
@@ -380,7 +241,9 @@ impl Task {
                     cx.world.timers.remove(&(at, Timer::Silent(cx.task, key)));
                 }
                 for partner in download.partners.keys() {
-                    self.peers.get_mut(partner).map(|partner| partner.named_to.remove(&key));
+                    if let Some(partner) = self.peers.get_mut(partner) {
+                        partner.named_to.remove(key);
+                    }
                 }
             }
         }
@@ -392,38 +255,54 @@ impl Task {
 
     /// Brings the indexes up to date with what the peer is and has now.
     pub(crate) fn index(&mut self, key: HostKey) {
-        let length = self.content.as_ref().map(|content| content.layout.length());
-        let (supplier, source) = match self.peers.get(&key) {
-            None => (false, false),
-            Some(peer) => match &peer.role {
-                _ if peer.struck => (false, false),
-                Role::Complete => (true, true),
-                Role::Partial => (true, false),
-                Role::Downloading(download) => {
-                    let some = download.held > 0 && download.meshes();
-                    (some, some && length.is_some_and(|length| download.held >= length))
-                }
-            },
-        };
-        self.suppliers.set(key, supplier);
-        if self.sources.contains(key) != source {
-            self.sources.set(key, source);
-            for peer in self.named_to(key) {
-                self.index_wants(peer);
-            }
+        let Some(peer) = self.peers.get(&key) else { return };
+        let (before, now) = (peer.listed, self.listing(peer));
+        if before == now {
+            return;
         }
-        self.index_wants(key);
+        self.list(key, before, now);
+        if let Some(peer) = self.peers.get_mut(&key) {
+            peer.listed = now;
+        }
+        if before.source != now.source {
+            self.named_to(key).into_iter().for_each(|peer| self.index(peer));
+        }
     }
 
-    /// The part of [`Self::index`] that follows from the peer's partners.
-    pub(crate) fn index_wants(&mut self, key: HostKey) {
-        let meshing = self.download(key).filter(|download| download.meshes());
-        let partners = meshing.map(|download| download.partners.len());
-        let sourceless = meshing
-            .is_some_and(|download| !download.partners.keys().any(|partner| self.sources.contains(*partner)));
-        self.lonely.set(key, partners == Some(0));
-        self.hungry.set(key, partners.is_some_and(|partners| (1..PARTNERS).contains(&partners)));
-        self.sourceless.set(key, sourceless);
+    fn listing(&self, peer: &Peer) -> Listed {
+        let gives = !peer.struck;
+        match &peer.role {
+            Role::Complete => Listed { supplier: gives, source: gives, ..Listed::default() },
+            Role::Partial => Listed { supplier: gives, ..Listed::default() },
+            Role::Downloading(download) if !download.meshes() => Listed::default(),
+            Role::Downloading(download) => {
+                let all = |content: &Content| download.held >= content.layout.length();
+                let supplier = gives && download.held > 0;
+                Listed {
+                    supplier,
+                    source: supplier && self.content.as_ref().is_some_and(all),
+                    lonely: download.partners.is_empty(),
+                    hungry: (1..PARTNERS).contains(&download.partners.len()),
+                    sourceless: !download.partners.keys().any(|partner| self.is_source(*partner)),
+                }
+            }
+        }
+    }
+
+    fn list(&mut self, key: HostKey, before: Listed, now: Listed) {
+        for (bag, before, now) in [
+            (&mut self.suppliers, before.supplier, now.supplier),
+            (&mut self.sources, before.source, now.source),
+            (&mut self.lonely, before.lonely, now.lonely),
+            (&mut self.hungry, before.hungry, now.hungry),
+            (&mut self.sourceless, before.sourceless, now.sourceless),
+        ] {
+            match (before, now) {
+                (false, true) => bag.insert(key),
+                (true, false) => bag.remove(key),
+                _ => {}
+            }
+        }
     }
 
     /// The peer downloads no more. What it has it goes on serving; one that has nothing leaves.
@@ -432,7 +311,7 @@ impl Task {
             return self.leave(cx, key, None);
         }
         let had_lease = self.surrender(cx, key, Standing::Out);
-        let was_source = self.sources.contains(key);
+        let was_source = self.is_source(key);
         self.set_role(cx, key, Some(Role::Partial));
         self.welcome(cx, key);
         if was_source {
@@ -448,8 +327,14 @@ impl Task {
         self.tickets
     }
 
+    /// Whether it has bytes to give.
     pub(crate) fn supplies(&self, key: HostKey) -> bool {
-        self.suppliers.contains(key)
+        self.peers.get(&key).is_some_and(|peer| peer.listed.supplier)
+    }
+
+    /// Whether it has every byte.
+    pub(crate) fn is_source(&self, key: HostKey) -> bool {
+        self.peers.get(&key).is_some_and(|peer| peer.listed.source)
     }
 
     pub(crate) fn download(&self, key: HostKey) -> Option<&Download> {
@@ -466,6 +351,10 @@ impl Task {
         }
     }
 
+    pub(crate) fn standing(&self, key: HostKey) -> Option<Standing> {
+        self.download(key).map(|download| download.standing)
+    }
+
     pub(crate) fn downloads(&self) -> impl Iterator<Item = (HostKey, &Download)> {
         self.peers.iter().filter_map(|(key, peer)| match &peer.role {
             Role::Downloading(download) => Some((*key, &**download)),
@@ -478,76 +367,5 @@ impl Task {
             Role::Downloading(download) => Some((*key, &mut **download)),
             _ => None,
         })
-    }
-}
-
-// === what peers are told ===
-
-impl Task {
-    /// What the peer is to be told, if anything. Once taken, it counts as told.
-    ///
-    /// A lease that was taken back and another that was given since make two packets, the revocation first.
-    pub(crate) fn take(&mut self, hosts: &Hosts, key: HostKey) -> Option<proto::PeerPacket> {
-        let known = self.hashes.len();
-        let download = self.download_mut(key)?;
-        let meshes = download.meshes();
-        let mut packet = proto::PeerPacket {
-            gone: std::mem::take(&mut download.gone).iter().map(ToString::to_string).collect(),
-            lease_revoked: std::mem::take(&mut download.news.revoked),
-            unshareable: std::mem::take(&mut download.news.unshareable),
-            ..Default::default()
-        };
-        if !packet.lease_revoked {
-            packet.lease = download.news.lease.take().map(|id| proto::Lease { id });
-        }
-        let content = std::mem::take(&mut download.news.content);
-        let sent = std::mem::replace(&mut download.hashes_sent, known);
-        let fresh: Vec<HostKey> = download
-            .partners
-            .iter_mut()
-            .filter_map(|(partner, named)| {
-                (std::mem::replace(named, Named::Sent) != Named::Sent).then_some(*partner)
-            })
-            .collect();
-        packet.partners = fresh.into_iter().filter_map(|partner| self.partner(hosts, partner)).collect();
-        packet.hashes = if meshes { self.hashes.since(sent, key) } else { Vec::new() };
-        packet.content = self.content.as_ref().filter(|_| content).map(Content::to_proto);
-        (packet != proto::PeerPacket::default()).then_some(packet)
-    }
-
-    fn partner(&self, hosts: &Hosts, key: HostKey) -> Option<proto::Partner> {
-        let host = hosts.host(key)?;
-        Some(proto::Partner {
-            host_id: host.id.to_string(),
-            ip: host.ip.to_string(),
-            piece_port: u32::from(host.piece_port.get()),
-            complete: self.peers.get(&key).is_some_and(|peer| matches!(peer.role, Role::Complete)),
-        })
-    }
-
-    pub(crate) fn wake(&self, cx: &mut Cx<'_>, key: HostKey) {
-        if let Some(stream) = self.download(key).and_then(|download| download.stream) {
-            cx.world.streams.wake(stream);
-        }
-    }
-
-    fn wake_all(&self, cx: &mut Cx<'_>, but: Option<HostKey>) {
-        let streams =
-            self.downloads().filter(|(key, _)| Some(*key) != but).filter_map(|(_, download)| download.stream);
-        streams.for_each(|stream| cx.world.streams.wake(stream));
-    }
-
-    pub(crate) fn stat(&self, hosts: &Hosts) -> proto::StatTaskResponse {
-        let holder = self.lease.as_ref().and_then(|lease| hosts.host(lease.holder));
-        proto::StatTaskResponse {
-            content: self.content.as_ref().map(Content::to_proto),
-            complete: self.complete as u32,
-            downloading: self.downloading as u32,
-            lease_holder: holder.map(|host| host.id.to_string()).unwrap_or_default(),
-        }
-    }
-
-    pub(crate) fn standing(&self, key: HostKey) -> Option<Standing> {
-        self.download(key).map(|download| download.standing)
     }
 }

@@ -34,6 +34,14 @@ async fn server() -> Server {
     Server { address, registry, running, stop: stop.drop_guard() }
 }
 
+impl Server {
+    fn metrics(&self) -> String {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
+        text
+    }
+}
+
 /// A daemon with its own connection.
 struct Daemon {
     name: &'static str,
@@ -248,8 +256,7 @@ async fn the_numbers_are_there_to_be_read() {
     let a = Daemon::connect(&server, "a").await;
     let _line = a.announce().await;
     a.register().await.unwrap();
-    let mut text = String::new();
-    prometheus_client::encoding::text::encode(&mut text, &server.registry).unwrap();
+    let text = server.metrics();
     for line in [
         "darter_scheduler_hosts 1",
         "darter_scheduler_tasks 1",
@@ -260,4 +267,22 @@ async fn the_numbers_are_there_to_be_read() {
     ] {
         assert!(text.lines().any(|other| other == line), "{line} is not in\n{text}");
     }
+}
+
+#[tokio::test]
+async fn a_long_inventory_is_taken_whole_and_left_again() {
+    let server = server().await;
+    let a = Daemon::connect(&server, "a").await;
+    let _line = a.announce().await;
+    let ids: Vec<_> = (0..1_234u32).map(|n| [&n.to_le_bytes()[..], &[0; 28]].concat()).collect();
+    let content = proto::Content { length: 1, root: vec![9; 32].into(), ..Default::default() };
+    let held = |id: &Vec<u8>| proto::HeldTask { task_id: id.clone().into(), content: Some(content.clone()) };
+    let request = proto::AnnounceTaskRequest { host_id: "a".into(), tasks: ids.iter().map(held).collect() };
+    a.client.clone().announce_task(request).await.unwrap();
+    assert!(server.metrics().contains("darter_scheduler_tasks 1234\n"));
+
+    let task_ids = ids.into_iter().map(Into::into).collect();
+    let request = proto::LeaveTaskRequest { host_id: "a".into(), task_ids };
+    a.client.clone().leave_task(request).await.unwrap();
+    assert!(server.metrics().contains("darter_scheduler_tasks 0\n"));
 }

@@ -321,3 +321,28 @@ fn a_failure_between_two_that_download_takes_the_source_from_both() {
     lab.failed("a", 1, "b", FailureReason::Timeout);
     assert_eq!(lab.lease_holder(1), "b");
 }
+
+#[test]
+fn a_holder_that_is_done_waits_again_when_a_partner_goes() {
+    let mut lab = Lab::with(&["a", "b"]);
+    lab.join("a", 1);
+    lab.join("b", 1);
+    lab.held("b", 1, 5);
+    lab.give_back("a", 1, LeaseOutcome::Done);
+    lab.give_back("b", 1, LeaseOutcome::Done);
+    assert_eq!(lab.lease_holder(1), "");
+    lab.die("b");
+    assert_eq!(lab.lease_holder(1), "a");
+}
+
+#[test]
+fn a_peer_with_every_byte_is_sent_to_no_origin() {
+    let mut lab = Lab::with(&["a", "b"]);
+    lab.join("a", 1);
+    lab.join("b", 1);
+    lab.content("a", 1, LENGTH);
+    lab.held("a", 1, LENGTH);
+    lab.give_back("a", 1, LeaseOutcome::Done);
+    lab.die("b");
+    assert_eq!(lab.lease_holder(1), "");
+}

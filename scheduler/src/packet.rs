@@ -1,0 +1,73 @@
+//! What a peer is told: everything that is new to it, as one packet.
+
+use crate::host::{HostKey, Hosts};
+use crate::message::Content;
+use crate::peer::{Named, Role};
+use crate::task::Task;
+use crate::world::Cx;
+use darter_protocol::scheduler as proto;
+
+impl Task {
+    /// What the peer is to be told, if anything. Once taken, it counts as told.
+    ///
+    /// A lease that was taken back and another that was given since make two packets, the revocation first.
+    pub(crate) fn take(&mut self, hosts: &Hosts, key: HostKey) -> Option<proto::PeerPacket> {
+        let known = self.hashes.len();
+        let download = self.download_mut(key)?;
+        let meshes = download.meshes();
+        let mut packet = proto::PeerPacket {
+            gone: std::mem::take(&mut download.gone).iter().map(ToString::to_string).collect(),
+            lease_revoked: std::mem::take(&mut download.news.revoked),
+            unshareable: std::mem::take(&mut download.news.unshareable),
+            ..Default::default()
+        };
+        if !packet.lease_revoked {
+            packet.lease = download.news.lease.take().map(|id| proto::Lease { id });
+        }
+        let content = std::mem::take(&mut download.news.content);
+        let sent = std::mem::replace(&mut download.hashes_sent, known);
+        let fresh: Vec<HostKey> = download
+            .partners
+            .iter_mut()
+            .filter_map(|(partner, named)| {
+                (std::mem::replace(named, Named::Sent) != Named::Sent).then_some(*partner)
+            })
+            .collect();
+        packet.partners = fresh.into_iter().filter_map(|partner| self.partner(hosts, partner)).collect();
+        packet.hashes = if meshes { self.hashes.since(sent, key) } else { Vec::new() };
+        packet.content = self.content.as_ref().filter(|_| content).map(Content::to_proto);
+        (packet != proto::PeerPacket::default()).then_some(packet)
+    }
+
+    fn partner(&self, hosts: &Hosts, key: HostKey) -> Option<proto::Partner> {
+        let host = hosts.host(key)?;
+        Some(proto::Partner {
+            host_id: host.id.to_string(),
+            ip: host.ip.to_string(),
+            piece_port: u32::from(host.piece_port.get()),
+            complete: self.peers.get(&key).is_some_and(|peer| matches!(peer.role, Role::Complete)),
+        })
+    }
+
+    pub(crate) fn wake(&self, cx: &mut Cx<'_>, key: HostKey) {
+        if let Some(stream) = self.download(key).and_then(|download| download.stream) {
+            cx.world.streams.wake(stream);
+        }
+    }
+
+    pub(crate) fn wake_all(&self, cx: &mut Cx<'_>, but: Option<HostKey>) {
+        let streams =
+            self.downloads().filter(|(key, _)| Some(*key) != but).filter_map(|(_, download)| download.stream);
+        streams.for_each(|stream| cx.world.streams.wake(stream));
+    }
+
+    pub(crate) fn stat(&self, hosts: &Hosts) -> proto::StatTaskResponse {
+        let holder = self.lease.as_ref().and_then(|lease| hosts.host(lease.holder));
+        proto::StatTaskResponse {
+            content: self.content.as_ref().map(Content::to_proto),
+            complete: self.complete as u32,
+            downloading: self.downloading as u32,
+            lease_holder: holder.map(|host| host.id.to_string()).unwrap_or_default(),
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! [`Shared`]: the cluster behind its mutex, its clock, and the wake-ups of its streams.
+//!
+//! A decision takes microseconds, and the lock is never held over an await.
+
+use crate::cluster::{Cluster, Taken};
+use crate::stream::StreamId;
+use crate::world::Counts;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+/// The state, and whom to wake.
+pub(crate) struct Shared {
+    state: Mutex<State>,
+    /// The next deadline is nearer than it was.
+    sooner: Notify,
+    /// No stream is served any more.
+    closing: CancellationToken,
+}
+
+struct State {
+    cluster: Cluster,
+    readers: HashMap<StreamId, Arc<Notify>>,
+}
+
+impl Shared {
+    pub(crate) fn new(cluster: Cluster) -> Self {
+        Self {
+            state: Mutex::new(State { cluster, readers: HashMap::new() }),
+            sooner: Notify::new(),
+            closing: CancellationToken::new(),
+        }
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        self.lock().cluster.counts()
+    }
+
+    /// Ends every stream.
+    pub(crate) fn close(&self) {
+        self.closing.cancel();
+    }
+
+    /// Whether every stream is to end.
+    pub(crate) fn closing(&self) -> &CancellationToken {
+        &self.closing
+    }
+
+    /// Fires the cluster's deadlines. Never returns.
+    pub(crate) async fn keep_time(&self) {
+        loop {
+            let due = self.lock().cluster.poll_timeout();
+            let wait = async {
+                match due {
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = wait => self.with(|cluster, now| cluster.handle_timeout(now)),
+                () = self.sooner.notified() => {}
+            }
+        }
+    }
+
+    /// Lets the cluster handle one event, and wakes whom it concerns.
+    pub(crate) fn with<R>(&self, event: impl FnOnce(&mut Cluster, Instant) -> R) -> R {
+        let mut state = self.lock();
+        let before = state.cluster.poll_timeout();
+        let result = event(&mut state.cluster, now());
+        while let Some(stream) = state.cluster.poll_ready() {
+            if let Some(reader) = state.readers.get(&stream) {
+                reader.notify_one();
+            }
+        }
+        let sooner = match (before, state.cluster.poll_timeout()) {
+            (Some(before), Some(after)) => after < before,
+            (None, after) => after.is_some(),
+            (Some(_), None) => false,
+        };
+        drop(state);
+        if sooner {
+            self.sooner.notify_one();
+        }
+        result
+    }
+
+    /// No event leaves the state half changed but by a bug; then serving on is better than refusing everybody.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Tokio's clock, so that tests can stop it.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+// === Attached ===
+
+/// A stream that is open in the cluster, until this is dropped.
+pub(crate) struct Attached {
+    shared: Arc<Shared>,
+    id: StreamId,
+    ready: Arc<Notify>,
+}
+
+impl Attached {
+    pub(crate) fn new(shared: Arc<Shared>, id: StreamId) -> Self {
+        let ready = Arc::new(Notify::new());
+        shared.lock().readers.insert(id, Arc::clone(&ready));
+        Self { shared, id, ready }
+    }
+
+    /// What the stream has to say.
+    pub(crate) fn take(&self) -> Taken {
+        self.shared.lock().cluster.take(self.id)
+    }
+
+    /// Returns when it may have something to say that it had not when it was asked last.
+    ///
+    /// # Cancel safety
+    /// A wake-up that is not waited for comes at the next call.
+    pub(crate) async fn ready(&self) {
+        self.ready.notified().await;
+    }
+
+    /// Lets the cluster handle something that was heard on the stream.
+    pub(crate) fn with<R>(&self, event: impl FnOnce(&mut Cluster, Instant, StreamId) -> R) -> R {
+        self.shared.with(|cluster, now| event(cluster, now, self.id))
+    }
+
+    /// The scheduler's shutdown.
+    pub(crate) fn closing(&self) -> &CancellationToken {
+        self.shared.closing()
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        self.shared.lock().readers.remove(&self.id);
+        // When all streams end because the scheduler does, no lease is handed from one that is going to another.
+        if !self.closing().is_cancelled() {
+            self.with(|cluster, now, stream| cluster.handle_stream_closed(now, stream));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lease::LEASE_STALL;
+    use crate::message::Host;
+    use darter_protocol::scheduler as proto;
+    use darter_protocol::{HostId, TaskId};
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    fn host(id: &str) -> Host {
+        let host = proto::Host { id: id.into(), ip: "192.0.2.1".into(), piece_port: 1, ..Default::default() };
+        Host::try_from(host).unwrap()
+    }
+
+    /// A peer that has registered and opened its conversation.
+    fn join(shared: &Arc<Shared>, id: &str, task: TaskId) -> (Attached, Attached) {
+        let life = shared.with(|cluster, now| cluster.handle_host_announced(now, host(id)).unwrap());
+        let talk = shared.with(|cluster, now| {
+            let id: HostId = id.parse().unwrap();
+            cluster.handle_registered(now, &id, task, 0).unwrap();
+            cluster.handle_conversation_opened(now, &id, task).unwrap()
+        });
+        (Attached::new(Arc::clone(shared), life), Attached::new(Arc::clone(shared), talk))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_that_stalls_is_taken_away_by_the_clock_alone() {
+        let shared = Arc::new(Shared::new(Cluster::new(1, StdRng::seed_from_u64(1))));
+        let scenario = async {
+            // The clock is running before there is anything to wait for.
+            tokio::task::yield_now().await;
+            let start = now();
+            let (_a_life, a) = join(&shared, "a", TaskId::from([1; 32]));
+            let (_b_life, b) = join(&shared, "b", TaskId::from([1; 32]));
+            assert_eq!((a.take(), b.take()), (Taken::Nothing, Taken::Nothing));
+            a.ready().await;
+            assert_eq!(now() - start, LEASE_STALL);
+            let revoked = proto::PeerPacket { lease_revoked: true, ..Default::default() };
+            assert_eq!(a.take(), Taken::Packet(revoked));
+            assert!(matches!(b.take(), Taken::Packet(packet) if packet.lease.is_some()));
+        };
+        tokio::select! {
+            () = shared.keep_time() => {}
+            () = scenario => {}
+        }
+        assert_eq!(shared.counts().hosts, 0);
+    }
+}

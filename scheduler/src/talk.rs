@@ -1,0 +1,170 @@
+//! The two kinds of streams, as daemons and the cluster speak on them.
+//!
+//! No task is spawned for a stream: its answer is a future that hears the daemon and speaks to it in turns, and that closes
+//! the stream in the cluster when it is dropped, for whatever reason. Since a stream has no queue (`stream.rs`), a daemon
+//! that does not read is not read either, and holds up nobody.
+
+use crate::cluster::Taken;
+use crate::message::{self, Host, Report};
+use crate::service::{closing, malformed, refused};
+use crate::shared::{Attached, Shared};
+use darter_protocol::scheduler as proto;
+use futures_util::FutureExt;
+use futures_util::Stream;
+use futures_util::stream::unfold;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tonic::{Status, Streaming};
+
+/// A stream that has not said whose it is by then is closed: no host and no task pays for it.
+const FIRST_MESSAGE: Duration = Duration::from_secs(10);
+
+/// What a daemon is answered on a stream.
+pub(crate) type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// What a stream does next.
+enum Event<T> {
+    Said(T),
+    Ready,
+    /// The daemon has said all that it wanted to say.
+    End,
+}
+
+/// Waits for the daemon's next message, or for something to tell it.
+///
+/// # Cancel safety
+/// Nothing is lost: a message or a wake-up that was not returned comes at the next call.
+async fn next_event<T>(inbound: &mut Streaming<T>, attached: &Attached) -> Result<Event<T>, Status> {
+    tokio::select! {
+        // First, so that a shutdown is heard as such and not as one of its consequences.
+        biased;
+        () = attached.closing().cancelled() => Err(closing()),
+        event = async {
+            tokio::select! {
+                () = attached.ready() => Ok(Event::Ready),
+                message = inbound.message() => Ok(message?.map_or(Event::End, Event::Said)),
+            }
+        } => event,
+    }
+}
+
+/// The message by which a stream says whose it is.
+async fn first_message<T>(inbound: &mut Streaming<T>, shared: &Shared) -> Result<T, Status> {
+    tokio::select! {
+        message = tokio::time::timeout(FIRST_MESSAGE, inbound.message()) => match message {
+            Ok(message) => message?.ok_or_else(|| Status::invalid_argument("the stream ended before its first message")),
+            Err(_) => Err(Status::deadline_exceeded("the stream has not said whose it is")),
+        },
+        () = shared.closing().cancelled() => Err(closing()),
+    }
+}
+
+/// A host's life line.
+pub(crate) enum LifeLine {
+    New(Arc<Shared>, Streaming<proto::AnnounceHostRequest>),
+    Open(Attached, Streaming<proto::AnnounceHostRequest>),
+}
+
+impl LifeLine {
+    /// The next answer, and the life line that goes on; `None` when it is over.
+    pub(crate) async fn next(self) -> Result<Option<(proto::AnnounceHostResponse, Self)>, Status> {
+        match self {
+            Self::New(shared, mut inbound) => {
+                let host = host(first_message(&mut inbound, &shared).await?)?;
+                tracing::info!(host = %host.id, ip = %host.ip, port = host.piece_port, "host announced");
+                let (opened, epoch) =
+                    shared.with(|cluster, now| (cluster.handle_host_announced(now, host), cluster.epoch()));
+                let attached = Attached::new(shared, opened.map_err(refused)?);
+                Ok(Some((proto::AnnounceHostResponse { epoch }, Self::Open(attached, inbound))))
+            }
+            Self::Open(attached, mut inbound) => loop {
+                if let Taken::Ended(why) = attached.take() {
+                    return why.map_or(Ok(None), |why| Err(refused(why)));
+                }
+                match next_event(&mut inbound, &attached).await? {
+                    Event::Said(message) => {
+                        let host = host(message)?;
+                        attached
+                            .with(|cluster, now, stream| cluster.handle_host_renewed(now, stream, host))
+                            .map_err(refused)?;
+                    }
+                    Event::Ready => {}
+                    Event::End => return Ok(None),
+                }
+            },
+        }
+    }
+}
+
+fn host(message: proto::AnnounceHostRequest) -> Result<Host, Status> {
+    let host = message.host.ok_or_else(|| Status::invalid_argument("host: it is missing"))?;
+    Host::try_from(host).map_err(malformed)
+}
+
+/// A download's conversation.
+pub(crate) enum Conversation {
+    New(Arc<Shared>, Streaming<proto::PieceResult>),
+    Open(Attached, Streaming<proto::PieceResult>),
+}
+
+impl Conversation {
+    /// The next packet, and the conversation that goes on; `None` when it is over.
+    pub(crate) async fn next(self) -> Result<Option<(proto::PeerPacket, Self)>, Status> {
+        let (attached, mut inbound) = match self {
+            Self::Open(attached, inbound) => (attached, inbound),
+            Self::New(shared, mut inbound) => {
+                let mut first = first_message(&mut inbound, &shared).await?;
+                let host = message::host_id(std::mem::take(&mut first.host_id)).map_err(malformed)?;
+                let task = message::task_id(&first.task_id).map_err(malformed)?;
+                let opened = shared.with(|cluster, now| cluster.handle_conversation_opened(now, &host, task));
+                let attached = Attached::new(shared, opened.map_err(refused)?);
+                hear(&attached, first)?;
+                (attached, inbound)
+            }
+        };
+        loop {
+            // One message in for each packet out: a peer that is told much is heard all the same.
+            match inbound.message().now_or_never().transpose()? {
+                Some(Some(message)) => hear(&attached, message)?,
+                Some(None) => return Ok(None),
+                None => {}
+            }
+            match attached.take() {
+                Taken::Packet(packet) => return Ok(Some((packet, Self::Open(attached, inbound)))),
+                Taken::Ended(why) => return why.map_or(Ok(None), |why| Err(refused(why))),
+                Taken::Nothing => {}
+            }
+            match next_event(&mut inbound, &attached).await? {
+                Event::Said(message) => hear(&attached, message)?,
+                Event::Ready => {}
+                Event::End => return Ok(None),
+            }
+        }
+    }
+}
+
+fn hear(attached: &Attached, message: proto::PieceResult) -> Result<(), Status> {
+    let report = Report::try_from(message).map_err(malformed)?;
+    attached.with(|cluster, now, stream| cluster.handle_report(now, stream, report)).map_err(refused)
+}
+
+/// A stream of answers from something that gives one and what comes after it. It ends after an error.
+pub(crate) fn answers<S, T, F>(start: S, next: impl Fn(S) -> F + Send + Sync + 'static) -> Answers<T>
+where
+    S: Send + 'static,
+    T: Send + 'static,
+    F: Future<Output = Result<Option<(T, S)>, Status>> + Send,
+{
+    let next = Arc::new(next);
+    Box::pin(unfold(Some(start), move |state| {
+        let next = Arc::clone(&next);
+        async move {
+            match next(state?).await {
+                Ok(Some((answer, state))) => Some((Ok(answer), Some(state))),
+                Ok(None) => None,
+                Err(status) => Some((Err(status), None)),
+            }
+        }
+    }))
+}
