@@ -47,7 +47,7 @@ impl Task {
             self.replace_content(cx, key, content);
             self.progress(cx, key);
         } else {
-            tracing::info!(task = %cx.task, "the origin answers with other content than before");
+            tracing::debug!(task = %cx.task, "the origin answers with other content than before");
             self.go_alone(cx, key);
             self.pass_on(cx);
         }
@@ -97,7 +97,7 @@ impl Task {
             let piece = layout.piece(index).ok_or(Refusal::NoSuchPiece)?;
             if self.hashes.insert(&layout, piece, hash, key) == Insert::Differs {
                 // As with a different length: this peer sees other content.
-                tracing::info!(task = %cx.task, piece = index, "the origin sends other bytes than before");
+                tracing::debug!(task = %cx.task, piece = index, "the origin sends other bytes than before");
                 self.go_alone(cx, key);
                 self.pass_on(cx);
                 break;

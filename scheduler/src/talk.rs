@@ -8,6 +8,7 @@ use crate::cluster::Taken;
 use crate::message::{self, Host, Report};
 use crate::service::{closing, malformed, refused};
 use crate::shared::{Attached, Shared};
+use darter_protocol::HostId;
 use darter_protocol::scheduler as proto;
 use futures_util::FutureExt;
 use futures_util::Stream;
@@ -63,7 +64,19 @@ async fn first_message<T>(inbound: &mut Streaming<T>, shared: &Shared) -> Result
 /// A host's life line.
 pub(crate) enum LifeLine {
     New(Arc<Shared>, Streaming<proto::AnnounceHostRequest>),
-    Open(Attached, Streaming<proto::AnnounceHostRequest>),
+    Open(Life, Streaming<proto::AnnounceHostRequest>),
+}
+
+/// A life line that is open.
+pub(crate) struct Life {
+    attached: Attached,
+    host: HostId,
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        tracing::info!(host = %self.host, "life line ended");
+    }
 }
 
 impl LifeLine {
@@ -73,19 +86,20 @@ impl LifeLine {
             Self::New(shared, mut inbound) => {
                 let host = host(first_message(&mut inbound, &shared).await?)?;
                 tracing::info!(host = %host.id, ip = %host.ip, port = host.piece_port, "host announced");
+                let id = host.id.clone();
                 let (opened, epoch) =
                     shared.with(|cluster, now| (cluster.handle_host_announced(now, host), cluster.epoch()));
-                let attached = Attached::new(shared, opened.map_err(refused)?);
-                Ok(Some((proto::AnnounceHostResponse { epoch }, Self::Open(attached, inbound))))
+                let life = Life { attached: Attached::new(shared, opened.map_err(refused)?), host: id };
+                Ok(Some((proto::AnnounceHostResponse { epoch }, Self::Open(life, inbound))))
             }
-            Self::Open(attached, mut inbound) => loop {
-                if let Taken::Ended(why) = attached.take() {
+            Self::Open(life, mut inbound) => loop {
+                if let Taken::Ended(why) = life.attached.take() {
                     return why.map_or(Ok(None), |why| Err(refused(why)));
                 }
-                match next_event(&mut inbound, &attached).await? {
+                match next_event(&mut inbound, &life.attached).await? {
                     Event::Said(message) => {
                         let host = host(message)?;
-                        attached
+                        life.attached
                             .with(|cluster, now, stream| cluster.handle_host_renewed(now, stream, host))
                             .map_err(refused)?;
                     }

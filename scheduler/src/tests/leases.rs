@@ -152,9 +152,12 @@ fn after_a_lease_without_any_progress_the_next_has_twice_the_time() {
     assert_eq!(lab.lease_holder(1), "b");
     lab.pass(SECOND);
     assert_eq!(lab.lease_holder(1), "a");
+    // Progress puts an end to that: the next one after it has twice the time again, not more.
     lab.origin_bytes("a", 1, 1);
     lab.pass(LEASE_STALL);
     assert_eq!(lab.lease_holder(1), "b");
+    lab.pass(LEASE_STALL * 2);
+    assert_eq!(lab.lease_holder(1), "a");
 }
 
 #[test]

@@ -170,7 +170,7 @@ fn a_late_comer_finds_partners_where_everybody_is_full() {
 
 #[test]
 fn the_mesh_is_one_piece_and_nobody_is_overrun() {
-    let (mut lab, names) = crowd(200);
+    let (mut lab, names) = crowd(120);
     for name in &names {
         lab.join(name, 1);
         lab.held(name, 1, 1);
@@ -188,7 +188,7 @@ fn the_mesh_is_one_piece_and_nobody_is_overrun() {
 
 #[test]
 fn a_crowd_larger_than_the_snapshot_still_finds_its_one_source() {
-    let (mut lab, names) = crowd(400);
+    let (mut lab, names) = crowd(160);
     let (source, others) = names.split_first().unwrap();
     for name in others {
         lab.join(name, 1);
@@ -199,4 +199,19 @@ fn a_crowd_larger_than_the_snapshot_still_finds_its_one_source() {
     lab.host(late);
     assert!(lab.join(late, 1).partners[source].complete);
     assert_eq!(lab.cluster.stat(&task(1)).content.map(|content| content.length), Some(LENGTH));
+}
+
+#[test]
+fn the_same_events_and_seed_give_the_same_mesh() {
+    let mesh = || {
+        let (mut lab, names) = crowd(140);
+        for name in &names {
+            lab.join(name, 1);
+            lab.held(name, 1, 1);
+        }
+        lab.die("h007");
+        let partners = |name: &String| lab.talk(name, 1).partners.keys().cloned().collect::<Vec<_>>();
+        names.iter().filter(|name| *name != "h007").map(partners).collect::<Vec<_>>()
+    };
+    assert_eq!(mesh(), mesh());
 }

@@ -1,11 +1,11 @@
 //! Hosts and peers: who is here, and how that begins and ends.
 
 use super::lab::{LENGTH, Lab, content, id, task, whole};
-use crate::cluster::Taken;
+use crate::cluster::{MAX_DOWNLOADS_PER_HOST, Taken};
 use crate::message::Content;
 use crate::refusal::Refusal;
 use crate::task::SILENCE;
-use darter_protocol::Root;
+use darter_protocol::{Root, TaskId};
 use std::time::Duration;
 
 #[test]
@@ -212,4 +212,17 @@ fn stat_counts_holders_and_downloads() {
     let stat = lab.cluster.stat(&task(1));
     assert_eq!((stat.complete, stat.downloading, stat.lease_holder.as_str()), (1, 2, "a"));
     assert_eq!(stat.content.map(|content| content.length), Some(LENGTH));
+}
+
+#[test]
+fn one_host_has_a_bounded_number_of_downloads() {
+    let mut lab = Lab::with(&["a"]);
+    let task = |n: usize| TaskId::of_url(&n.to_string(), "", "");
+    for n in 0..MAX_DOWNLOADS_PER_HOST {
+        lab.cluster.handle_registered(lab.now, &id("a"), task(n), 0).unwrap();
+    }
+    let more = lab.cluster.handle_registered(lab.now, &id("a"), task(MAX_DOWNLOADS_PER_HOST), 0);
+    assert_eq!(more, Err(Refusal::TooMany("downloads of one host")));
+    lab.die("a");
+    assert_eq!(lab.cluster.counts().downloading, 0);
 }
