@@ -49,10 +49,17 @@ pub(crate) enum Ask {
     Range(ByteRange),
 }
 
+/// A body that carries the bytes of content from `start` to `end`, if it keeps its promise.
+pub(crate) struct Part {
+    pub(crate) start: u64,
+    pub(crate) end: u64,
+    pub(crate) body: Incoming,
+}
+
 /// What the origin answered.
 pub(crate) enum Answer {
-    /// Bytes of the content, from `start` on.
-    Content { info: ContentInfo, start: u64, body: Incoming },
+    /// Bytes of the content.
+    Content { info: ContentInfo, part: Part },
     /// The range lies outside content of this length.
     Outside { length: u64 },
     /// The origin's own word, or a success that cannot be cut into pieces.
@@ -155,7 +162,7 @@ fn classify(response: Response<Incoming>, ask: Ask, url: &Url) -> Result<Answer,
     let coded = response.headers().get(header::CONTENT_ENCODING).is_some_and(|coding| coding != "identity");
     match (response.status(), ask) {
         (StatusCode::OK, _) => match content_length(&response).filter(|_| !coded) {
-            Some(length) => Ok(content(response, length, 0)),
+            Some(length) => Ok(content(response, length, (0, length))),
             None => Ok(Answer::Other { response, refused: false }),
         },
         (StatusCode::PARTIAL_CONTENT, Ask::From(_) | Ask::Range(_)) => {
@@ -176,7 +183,7 @@ fn classify(response: Response<Incoming>, ask: Ask, url: &Url) -> Result<Answer,
             if !fits {
                 return Err(invalid(url, "answers a range request with another part than was asked for"));
             }
-            Ok(content(response, total, range.start()))
+            Ok(content(response, total, (range.start(), range.end())))
         }
         (StatusCode::RANGE_NOT_SATISFIABLE, Ask::From(_) | Ask::Range(_)) => match content_range {
             Some(ContentRange::Outside { total }) => Ok(Answer::Outside { length: total }),
@@ -194,9 +201,10 @@ fn content_length(response: &Response<Incoming>) -> Option<u64> {
     (values.next().is_none() && PieceLayout::new(length).is_some()).then_some(length)
 }
 
-fn content(response: Response<Incoming>, length: u64, start: u64) -> Answer {
+fn content(response: Response<Incoming>, length: u64, (start, end): (u64, u64)) -> Answer {
     let (parts, body) = response.into_parts();
-    Answer::Content { info: ContentInfo { length, headers: content_headers(&parts.headers) }, start, body }
+    let info = ContentInfo { length, headers: content_headers(&parts.headers) };
+    Answer::Content { info, part: Part { start, end, body } }
 }
 
 /// The headers that belong to the content itself.

@@ -144,15 +144,6 @@ impl Swarm {
         }
     }
 
-    /// The wanted and missing pieces from `first` on, without a gap; `None` when `first` is not one of them.
-    pub(crate) fn wanted_run(&self, first: PieceIndex) -> Option<Range<u32>> {
-        let fits = |piece: &u32| {
-            self.wanted.contains(PieceIndex::new(*piece)) && self.is_missing(PieceIndex::new(*piece))
-        };
-        let last = (first.get()..self.have.pieces()).take_while(fits).last()?;
-        Some(first.get()..last + 1)
-    }
-
     /// Ends a run before `end`; what it leaves is missing again.
     fn shorten(&mut self, id: RunId, end: u32) {
         let Some(run) = self.runs.get_mut(&id) else { return };
@@ -221,11 +212,14 @@ impl Swarm {
         }
     }
 
-    /// The origin has already begun to send: the run of the first request, which `poll_action` did not start. `None` when
-    /// one of these pieces is not missing.
-    pub(crate) fn adopt_run(&mut self, pieces: Range<u32>) -> Option<RunId> {
-        let free = !pieces.is_empty() && pieces.clone().all(|piece| self.is_missing(PieceIndex::new(piece)));
-        free.then(|| self.start_run(pieces))
+    /// The origin has already begun to send these pieces: the run of the first request, which `poll_action` did not start.
+    /// It goes on as long as they are wanted and missing; `None` when the first one is not.
+    pub(crate) fn adopt_run(&mut self, carried: Range<u32>) -> Option<(RunId, Range<u32>)> {
+        let first = carried.start;
+        let fits = |piece: &PieceIndex| self.wanted.contains(*piece) && self.is_missing(*piece);
+        let last = carried.map(PieceIndex::new).take_while(fits).last()?;
+        let pieces = first..last.get() + 1;
+        Some((self.start_run(pieces.clone()), pieces))
     }
 
     /// `piece` is on disk, and matches its hash where it came from a partner.

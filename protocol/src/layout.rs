@@ -108,6 +108,15 @@ impl PieceLayout {
         (range.start() / self.piece_size) as u32..(last / self.piece_size) as u32 + 1
     }
 
+    /// The pieces that lie whole between two offsets, the first of them at `start` itself; none when no piece starts there.
+    pub fn within(&self, start: u64, end: u64) -> std::ops::Range<u32> {
+        let first = self.piece_at(start).filter(|piece| self.range(*piece).start() == start);
+        let Some(first) = first else { return 0..0 };
+        let whole =
+            self.iter().skip(first.as_usize()).take_while(|piece| self.range(*piece).end() <= end).count();
+        first.get()..first.get() + whole as u32
+    }
+
     /// The whole content; `None` when it is empty.
     pub const fn whole(&self) -> Option<ByteRange> {
         ByteRange::new(0, self.length)
@@ -153,6 +162,17 @@ mod tests {
         assert_eq!(PieceLayout::new((16 << 30) + 1).unwrap().pieces(), 2049);
         assert!(PieceLayout::new(PieceLayout::MAX_LENGTH).is_some());
         assert!(PieceLayout::new(PieceLayout::MAX_LENGTH + 1).is_none());
+    }
+
+    #[test]
+    fn only_whole_pieces_lie_within_two_offsets() {
+        let layout = PieceLayout::new(10 * MIB).unwrap();
+        assert_eq!(layout.within(0, 10 * MIB), 0..3);
+        assert_eq!(layout.within(0, 10 * MIB - 1), 0..2);
+        assert_eq!(layout.within(4 * MIB, 8 * MIB), 1..2);
+        assert_eq!(layout.within(0, 1), 0..0);
+        assert_eq!(layout.within(1, 10 * MIB), 0..0);
+        assert_eq!(layout.within(10 * MIB, 20 * MIB), 0..0);
     }
 
     #[test]

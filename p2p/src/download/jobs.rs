@@ -1,7 +1,7 @@
 //! What runs beside the driver: streams from the origin, pieces and have-maps from partners, reading back for the digest.
 //! Each job ends with an event, and holds nothing that its end would leave behind.
 
-use crate::origin::{self, Answer, Ask, OriginError, Source};
+use crate::origin::{self, Answer, Ask, OriginError, Part, Source};
 use crate::peer::{PeerError, Peers};
 use crate::progress::Progress;
 use crate::sink::{Limits, PumpError, Report, Sink, Wrote, pump};
@@ -12,7 +12,6 @@ use darter_protocol::hash::PieceHasher;
 use darter_protocol::{ByteRange, HostId, PieceHash, PieceIndex, PieceSet, TaskId};
 use darter_upstream::Upstream;
 use http::{HeaderValue, StatusCode};
-use hyper::body::Incoming;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -108,8 +107,8 @@ pub(super) struct Run {
     /// The offset to stop at; lowered when the run is shortened.
     pub(super) end: Arc<AtomicU64>,
     pub(super) etag: Option<HeaderValue>,
-    /// A body that is there already, and the offset of its first byte.
-    pub(super) body: Option<(u64, Incoming)>,
+    /// A body that is there already.
+    pub(super) body: Option<Part>,
     pub(super) stop: CancellationToken,
 }
 
@@ -153,14 +152,14 @@ impl Bench {
             () = stop.cancelled() => Err(RunError::Broke("stopped".to_owned())),
         };
         let (rest, result) = match opened {
-            Ok((first, body)) => self.receive_run(&mut run, first, body).await,
+            Ok(part) => self.receive_run(&mut run, part).await,
             Err(error) => (run.hasher.map(|hasher| Rest { offset: run.start, hasher }), Err(error)),
         };
         self.tell(Event::RunEnded { run: id, rest, result }).await;
     }
 
-    /// The body of a run, and the offset of its first byte: at most the run's start.
-    async fn open_origin(&self, run: &mut Run) -> Result<(u64, Incoming), RunError> {
+    /// The body of a run. It begins at the run's start, or before.
+    async fn open_origin(&self, run: &mut Run) -> Result<Part, RunError> {
         if let Some(body) = run.body.take() {
             return Ok(body);
         }
@@ -171,20 +170,13 @@ impl Bench {
             _ => Ask::All,
         };
         match origin::fetch(&self.upstream, &run.source, ask, run.etag.as_ref()).await? {
-            Answer::Content { info, start, body } if info.length == length && start <= run.start => {
-                Ok((start, body))
-            }
+            Answer::Content { info, part } if info.length == length && part.start <= run.start => Ok(part),
             Answer::Content { .. } | Answer::Outside { .. } => Err(RunError::Changed),
             Answer::Other { response, .. } => Err(RunError::Refused(response.status())),
         }
     }
 
-    async fn receive_run(
-        &self,
-        run: &mut Run,
-        first: u64,
-        body: Incoming,
-    ) -> (Option<Rest>, Result<(), RunError>) {
+    async fn receive_run(&self, run: &mut Run, part: Part) -> (Option<Rest>, Result<(), RunError>) {
         let sink = Sink {
             file: Arc::clone(&self.file),
             verifier: self.verifier.clone(),
@@ -193,8 +185,8 @@ impl Bench {
             offset: run.start,
             hasher: run.hasher.take(),
         };
-        let limits = Limits { skip: run.start - first, end: &run.end, idle: self.idle, stop: &run.stop };
-        let (sink, result) = pump(body, sink, limits, RunReport(self)).await;
+        let limits = Limits { skip: run.start - part.start, end: &run.end, idle: self.idle, stop: &run.stop };
+        let (sink, result) = pump(part.body, sink, limits, RunReport(self)).await;
         let rest = sink.and_then(|sink| Some(Rest { offset: sink.offset, hasher: sink.hasher? }));
         let result = result.map_err(|error| match error {
             PumpError::Broke(text) => RunError::Broke(text),

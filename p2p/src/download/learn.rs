@@ -1,13 +1,12 @@
 //! Finding out what the content is.
 
 use super::{Download, Ended, Known, Start};
-use crate::origin::{self, Answer, Ask, OriginError};
+use crate::origin::{self, Answer, Ask, OriginError, Part};
 use crate::progress::Progress;
 use crate::store::{Held, Partial, Record};
 use crate::{ContentInfo, OpenError, Opened, Want};
 use darter_protocol::scheduler::{LeaseOutcome, LeaseReturned, PieceResult};
 use darter_protocol::{ByteRange, PieceLayout, PieceSet};
-use hyper::body::Incoming;
 use std::io;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -109,10 +108,10 @@ impl Download {
     }
 
     /// Asks the origin, with the first caller's request.
-    async fn ask_origin(&mut self, want: Want) -> Result<(ContentInfo, Option<(u64, Incoming)>), Ended> {
+    async fn ask_origin(&mut self, want: Want) -> Result<(ContentInfo, Option<Part>), Ended> {
         let ask = first_ask(want);
         match origin::fetch(&self.shared.upstream, &self.first, ask, None).await {
-            Ok(Answer::Content { info, start, body }) => Ok((info, Some((start, body)))),
+            Ok(Answer::Content { info, part }) => Ok((info, Some(part))),
             Ok(Answer::Outside { length }) => {
                 self.return_lease(LeaseOutcome::Refused);
                 Err(Ended::answered(Err(OpenError::NotSatisfiable { length })))
@@ -145,7 +144,7 @@ impl Download {
         }
     }
 
-    fn start(&self, partial: Partial, held: Held, body: Option<(u64, Incoming)>) -> Start {
+    fn start(&self, partial: Partial, held: Held, body: Option<Part>) -> Start {
         let layout = *partial.file.layout();
         let mut have = PieceSet::empty(layout.pieces());
         have.extend(held.iter().map(|(piece, _)| *piece));

@@ -11,7 +11,7 @@ mod right;
 mod transfer;
 
 use crate::engine::Shared;
-use crate::origin::Source;
+use crate::origin::{Part, Source};
 use crate::progress::{Demand, Demands, Progress};
 use crate::schedule::Conversation;
 use crate::store::{Partial, TaskFile};
@@ -90,8 +90,8 @@ struct Start {
     partial: Partial,
     held: Vec<(PieceIndex, PieceHash)>,
     progress: watch::Sender<Progress>,
-    /// The body of the first request to the origin, and the offset of its first byte.
-    body: Option<(u64, hyper::body::Incoming)>,
+    /// The body of the first request to the origin.
+    body: Option<Part>,
 }
 
 impl Active {

@@ -6,6 +6,7 @@ use super::right::Right;
 use super::{Download, Known, Scheduled, Start};
 use crate::ReadError;
 use crate::metrics::From;
+use crate::origin::Part;
 use crate::peer::PeerError;
 use crate::progress::State;
 use crate::schedule::{self, Conversation};
@@ -82,7 +83,7 @@ struct Neighbour {
 #[derive(Default)]
 struct Streams {
     /// The body of the first request, until a run takes it.
-    first: Option<(u64, hyper::body::Incoming)>,
+    first: Option<Part>,
     running: HashMap<RunId, (Arc<AtomicU64>, CancellationToken)>,
     /// Where streams stopped inside a piece. The bytes before stay: readers may have seen them.
     rests: HashMap<PieceIndex, Rest>,
@@ -262,11 +263,9 @@ impl Transfer {
     /// Takes what was learned before the content was known, and the first body.
     fn begin(&mut self) -> Result<(), End> {
         self.follow_demand();
-        if let Some((start, _)) = &self.streams.first {
-            let aligned =
-                self.layout.piece_at(*start).filter(|piece| self.layout.range(*piece).start() == *start);
-            let wanted = aligned.and_then(|first| self.swarm.wanted_run(first));
-            match wanted.and_then(|pieces| Some((self.swarm.adopt_run(pieces.clone())?, pieces))) {
+        if let Some(part) = &self.streams.first {
+            let carried = self.layout.within(part.start, part.end);
+            match self.swarm.adopt_run(carried) {
                 Some((run, pieces)) => self.start_run(run, pieces),
                 // One byte that told the length, or a part that larger pieces do not begin with.
                 None => self.streams.first = None,

@@ -94,6 +94,17 @@ async fn a_range_fetches_the_pieces_that_it_touches_and_no_more() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_byte_that_told_the_length_is_no_failure() {
+    let data = bytes(MIB);
+    let origin = Origin::start(Behaviour::good(data.clone())).await;
+    let node = Node::start("a", &[]).await;
+    let tail = content(node.engine.open(part(&blob(origin.address, &data), Want::Suffix(7))).await);
+    assert!(read(tail).await.unwrap() == data[MIB - 7..]);
+    assert_eq!(origin.requests().len(), 2);
+    assert_eq!(node.metric("p2p_failed_total"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_that_goes_away_ends_the_reading_of_its_range() {
     let data = bytes(40 * MIB);
     let origin =
