@@ -1,0 +1,83 @@
+//! [`Caller`]: who asks, without what he asked with.
+
+use aws_lc_rs::hmac;
+use std::fmt;
+
+/// Turns credentials into names for them, with a key that never leaves this process and dies with it.
+pub struct Credentials(hmac::Key);
+
+/// Who asks: somebody with a certain credential, or anybody.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Caller {
+    /// Without any credential.
+    Anonymous,
+    /// With a credential; the HMAC-SHA256 of it.
+    Known([u8; 32]),
+}
+
+impl Credentials {
+    /// Names under `key`, which must be random: whoever knows it can try out credentials against a memory dump.
+    pub fn new(key: [u8; 32]) -> Self {
+        Self(hmac::Key::new(hmac::HMAC_SHA256, &key))
+    }
+
+    /// The caller who showed these (the values of Authorization, Cookie, a signed query ..., in a fixed order). Nothing
+    /// shown is [`Caller::Anonymous`].
+    pub fn caller<'a>(&self, shown: impl IntoIterator<Item = &'a [u8]>) -> Caller {
+        let mut context = hmac::Context::with_key(&self.0);
+        let mut any = false;
+        for part in shown {
+            any = true;
+            // The length before each part keeps two lists of parts apart.
+            context.update(&(part.len() as u64).to_le_bytes());
+            context.update(part);
+        }
+        let tag = context.sign();
+        let mut name = [0; 32];
+        name.copy_from_slice(&tag.as_ref()[..32]);
+        if any { Caller::Known(name) } else { Caller::Anonymous }
+    }
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+impl fmt::Debug for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Anonymous => "anonymous",
+            Self::Known(_) => "[redacted]",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn callers_are_told_apart_by_everything_that_they_show() {
+        let names = Credentials::new([7; 32]);
+        let caller = |shown: &[&'static str]| names.caller(shown.iter().map(|part| part.as_bytes()));
+        assert_eq!(caller(&[]), Caller::Anonymous);
+        assert_eq!(caller(&["Bearer a"]), caller(&["Bearer a"]));
+        assert_ne!(caller(&["Bearer a"]), caller(&["Bearer b"]));
+        assert_ne!(caller(&["ab", "c"]), caller(&["a", "bc"]));
+        assert_ne!(caller(&[""]), Caller::Anonymous);
+    }
+
+    #[test]
+    fn another_process_gives_other_names() {
+        let caller = |key| Credentials::new([key; 32]).caller([b"Bearer a".as_slice()]);
+        assert_ne!(caller(1), caller(2));
+    }
+
+    #[test]
+    fn nothing_of_a_credential_is_printed() {
+        let names = Credentials::new([7; 32]);
+        assert_eq!(format!("{names:?} {:?}", names.caller([b"x".as_slice()])), "[redacted] [redacted]");
+    }
+}

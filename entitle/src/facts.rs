@@ -1,0 +1,219 @@
+//! [`Facts`]: which repository contains what, and who may read it.
+
+use crate::credential::Caller;
+use crate::recent::Recent;
+use std::time::{Duration, Instant};
+
+/// How long a proof that somebody may read a repository is believed. Short, because it is also how long a revoked
+/// credential goes on to work on what is cached; long enough for a pull to begin all of its layers.
+const READER_FRESH: Duration = Duration::from_secs(60);
+/// How long a proof that anybody may read a repository is believed. A public repository rarely turns private, and its
+/// layers were there for all to copy until it did.
+const PUBLIC_FRESH: Duration = Duration::from_secs(300);
+/// How long the same proofs are believed while the registry does not answer: the design's grace period.
+const GRACE: Duration = Duration::from_secs(3600);
+/// How long a repository is believed to contain a digest. It is content's name: only a deletion makes this wrong, and a
+/// reader of the repository could have had it before that.
+const MEMBER_FRESH: Duration = Duration::from_secs(24 * 3600);
+
+/// Facts of each kind that are kept. A member is about 250 bytes, a reader about 150: 40 MB when all are full.
+const MAX_MEMBERS: usize = 100_000;
+const MAX_READERS: usize = 100_000;
+const MAX_PUBLIC: usize = 20_000;
+
+/// A repository of a registry, both in their canonical spelling; for content that is no registry's, the origin's host and
+/// the path.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Place {
+    /// `host:port`.
+    pub registry: String,
+    /// The repository's name.
+    pub repository: String,
+}
+
+/// What the facts say about a caller and some content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// He may have it.
+    Allowed,
+    /// That is not known, or not any more: the registry has to be asked.
+    Ask,
+}
+
+/// The facts. See the crate's documentation.
+#[derive(Debug)]
+pub struct Facts {
+    members: Recent<(Place, String), Instant>,
+    readers: Recent<(Place, Caller), Proof>,
+    public: Recent<Place, Instant>,
+}
+
+/// When somebody was seen to read a repository, and when his credential itself ends.
+#[derive(Debug, Clone, Copy)]
+struct Proof {
+    at: Instant,
+    ends: Option<Instant>,
+}
+
+impl Default for Facts {
+    fn default() -> Self {
+        Self {
+            members: Recent::new(MAX_MEMBERS),
+            readers: Recent::new(MAX_READERS),
+            public: Recent::new(MAX_PUBLIC),
+        }
+    }
+}
+
+impl Facts {
+    /// The repository contains the digest: it was named in a manifest of that repository, or the registry served it from
+    /// there.
+    pub fn learn_member(&mut self, now: Instant, place: &Place, digest: &str) {
+        self.members.insert((place.clone(), digest.to_owned()), now);
+    }
+
+    /// The registry let this caller read the repository. `ends` is when his credential ends, where that is known. An
+    /// anonymous caller proves that anybody may.
+    pub fn learn_reader(&mut self, now: Instant, place: &Place, caller: Caller, ends: Option<Instant>) {
+        match caller {
+            Caller::Anonymous => self.public.insert(place.clone(), now),
+            Caller::Known(_) => self.readers.insert((place.clone(), caller), Proof { at: now, ends }),
+        }
+    }
+
+    /// The registry refused this caller the repository.
+    pub fn forget_reader(&mut self, place: &Place, caller: Caller) {
+        match caller {
+            Caller::Anonymous => self.public.remove(place),
+            Caller::Known(_) => self.readers.remove(&(place.clone(), caller)),
+        }
+    }
+
+    /// The registry says that the repository does not contain the digest.
+    pub fn forget_member(&mut self, place: &Place, digest: &str) {
+        self.members.remove(&(place.clone(), digest.to_owned()));
+    }
+
+    /// Whether this caller may have this content, as far as is known.
+    pub fn verdict(&mut self, now: Instant, place: &Place, digest: &str, caller: Caller) -> Verdict {
+        self.judge(now, place, digest, caller, [READER_FRESH, PUBLIC_FRESH])
+    }
+
+    /// The same while the registry cannot be asked: older proofs count, but a credential that has ended does not.
+    pub fn verdict_without_registry(
+        &mut self,
+        now: Instant,
+        place: &Place,
+        digest: &str,
+        caller: Caller,
+    ) -> Verdict {
+        self.judge(now, place, digest, caller, [GRACE, GRACE])
+    }
+
+    fn judge(
+        &mut self,
+        now: Instant,
+        place: &Place,
+        digest: &str,
+        caller: Caller,
+        ages: [Duration; 2],
+    ) -> Verdict {
+        let within = |at: Instant, age: Duration| now.saturating_duration_since(at) < age;
+        let [reader, public] = ages;
+        let member =
+            self.members.get(&(place.clone(), digest.to_owned())).is_some_and(|at| within(*at, MEMBER_FRESH));
+        if !member {
+            return Verdict::Ask;
+        }
+        let anybody = self.public.get(place).is_some_and(|at| within(*at, public));
+        let proof = self.readers.get(&(place.clone(), caller));
+        let himself =
+            proof.is_some_and(|proof| within(proof.at, reader) && proof.ends.is_none_or(|ends| now < ends));
+        if anybody || himself { Verdict::Allowed } else { Verdict::Ask }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Credentials;
+
+    const LAYER: &str = "sha256:aa";
+
+    fn place(repository: &str) -> Place {
+        Place { registry: "registry.example:443".to_owned(), repository: repository.to_owned() }
+    }
+
+    fn caller(credential: &'static str) -> Caller {
+        Credentials::new([1; 32]).caller([credential.as_bytes()])
+    }
+
+    fn known() -> (Facts, Instant) {
+        let (mut facts, now) = (Facts::default(), Instant::now());
+        facts.learn_member(now, &place("private"), LAYER);
+        facts.learn_reader(now, &place("private"), caller("right"), None);
+        (facts, now)
+    }
+
+    #[test]
+    fn a_reader_gets_what_his_repository_contains() {
+        let (mut facts, now) = known();
+        assert_eq!(facts.verdict(now, &place("private"), LAYER, caller("right")), Verdict::Allowed);
+        assert_eq!(facts.verdict(now, &place("private"), LAYER, caller("wrong")), Verdict::Ask);
+        assert_eq!(facts.verdict(now, &place("private"), LAYER, Caller::Anonymous), Verdict::Ask);
+        assert_eq!(facts.verdict(now, &place("private"), "sha256:bb", caller("right")), Verdict::Ask);
+    }
+
+    #[test]
+    fn a_public_repository_does_not_give_away_a_private_ones_layer() {
+        let (mut facts, now) = known();
+        facts.learn_reader(now, &place("public"), Caller::Anonymous, None);
+        for asking in [Caller::Anonymous, caller("right"), caller("other")] {
+            assert_eq!(facts.verdict(now, &place("public"), LAYER, asking), Verdict::Ask);
+        }
+        facts.learn_member(now, &place("public"), LAYER);
+        for asking in [Caller::Anonymous, caller("other")] {
+            assert_eq!(facts.verdict(now, &place("public"), LAYER, asking), Verdict::Allowed);
+        }
+    }
+
+    #[test]
+    fn a_credential_that_once_worked_proves_nothing_about_anybody_else() {
+        let (mut facts, now) = known();
+        facts.learn_reader(now, &place("private"), caller("second"), None);
+        assert_eq!(facts.verdict(now, &place("private"), LAYER, Caller::Anonymous), Verdict::Ask);
+    }
+
+    #[test]
+    fn a_proof_ends_with_its_time_or_its_credential() {
+        let (mut facts, now) = known();
+        let ask =
+            |facts: &mut Facts, later| facts.verdict(now + later, &place("private"), LAYER, caller("right"));
+        assert_eq!(ask(&mut facts, READER_FRESH - Duration::from_secs(1)), Verdict::Allowed);
+        assert_eq!(ask(&mut facts, READER_FRESH), Verdict::Ask);
+        facts.learn_reader(now, &place("private"), caller("right"), Some(now + Duration::from_secs(5)));
+        assert_eq!(ask(&mut facts, Duration::from_secs(4)), Verdict::Allowed);
+        assert_eq!(ask(&mut facts, Duration::from_secs(5)), Verdict::Ask);
+    }
+
+    #[test]
+    fn the_registrys_refusal_ends_a_proof_at_once() {
+        let (mut facts, now) = known();
+        facts.forget_reader(&place("private"), caller("right"));
+        assert_eq!(facts.verdict(now, &place("private"), LAYER, caller("right")), Verdict::Ask);
+    }
+
+    #[test]
+    fn while_the_registry_is_down_older_proofs_count_but_ended_credentials_do_not() {
+        let (mut facts, now) = known();
+        facts.learn_reader(now, &place("private"), caller("short"), Some(now + Duration::from_secs(300)));
+        let half = GRACE / 2;
+        let ask = |facts: &mut Facts, later, who| {
+            facts.verdict_without_registry(now + later, &place("private"), LAYER, caller(who))
+        };
+        assert_eq!(ask(&mut facts, half, "right"), Verdict::Allowed);
+        assert_eq!(ask(&mut facts, half, "short"), Verdict::Ask);
+        assert_eq!(ask(&mut facts, half, "never seen"), Verdict::Ask);
+        assert_eq!(ask(&mut facts, GRACE, "right"), Verdict::Ask);
+    }
+}
