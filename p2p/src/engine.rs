@@ -316,11 +316,17 @@ impl Shared {
                 () = self.shutdown.cancelled() => return,
             }
             let store = Arc::clone(&self.store);
-            let collected = tokio::task::spawn_blocking(move || store.collect(SystemTime::now())).await;
-            if let Err(error) = collected.map_err(io::Error::other).and_then(|collected| collected) {
-                tracing::error!(%error, "cannot look through the content store");
+            let collected = tokio::task::spawn_blocking(move || {
+                if let Err(error) = store.collect(SystemTime::now()) {
+                    tracing::error!(%error, "cannot look through the content store");
+                }
+                store.take_evicted()
+            });
+            let evicted = collected.await.unwrap_or_default();
+            for task in &evicted {
+                self.lock_suspended().remove(task);
             }
-            self.schedulers.leave(self.store.take_evicted()).await;
+            self.schedulers.leave(evicted).await;
         }
     }
 

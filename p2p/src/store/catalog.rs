@@ -69,18 +69,27 @@ impl Catalog {
         Ok(write.commit()?)
     }
 
-    /// Takes tasks out, durably.
-    pub(crate) fn remove(&self, gone: &[TaskId]) -> Result<(), CatalogError> {
+    /// Whether there is an entry of a task, readable or not.
+    pub(crate) fn contains(&self, task: &TaskId) -> Result<bool, CatalogError> {
+        Ok(self.0.begin_read()?.open_table(TASKS)?.get(task.as_bytes())?.is_some())
+    }
+
+    /// Takes tasks out, durably; gives those that were there.
+    pub(crate) fn remove(&self, remove: &[TaskId]) -> Result<Vec<TaskId>, CatalogError> {
+        let mut gone = Vec::with_capacity(remove.len());
         let write = self.0.begin_write()?;
         {
             let mut tasks = write.open_table(TASKS)?;
             let mut used = write.open_table(USED)?;
-            for task in gone {
-                tasks.remove(task.as_bytes())?;
+            for task in remove {
+                if tasks.remove(task.as_bytes())?.is_some() {
+                    gone.push(*task);
+                }
                 used.remove(task.as_bytes())?;
             }
         }
-        Ok(write.commit()?)
+        write.commit()?;
+        Ok(gone)
     }
 
     /// Notes when tasks were last opened. Tasks that are not in the catalog are passed over.
@@ -148,7 +157,8 @@ mod tests {
         let catalog = Catalog::open(&path).unwrap();
         catalog.insert(&a, &entry(9 << 20), now).unwrap();
         catalog.insert(&b, &entry(0), now).unwrap();
-        catalog.remove(&[b]).unwrap();
+        assert_eq!(catalog.remove(&[b, TaskId::from([3; 32])]).unwrap(), [b]);
+        assert!(catalog.contains(&a).unwrap() && !catalog.contains(&b).unwrap());
         let later = now + Duration::from_secs(5);
         catalog.touch(&[(a, later), (b, later)]).unwrap();
         drop(catalog);

@@ -5,18 +5,21 @@ use darter_protocol::TaskId;
 use std::collections::HashSet;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Weak;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 /// Eviction goes on to this share of the limit that was passed, so that it does not run for every new task.
 const LOW_WATER_PERCENT: u64 = 90;
 
-/// A complete task as eviction sees it.
+/// A task that may go, as eviction sees it.
 struct Candidate {
     task: TaskId,
+    complete: bool,
     length: u64,
     used: SystemTime,
-    expires: SystemTime,
+    /// `None`: never.
+    expires: Option<SystemTime>,
 }
 
 impl Store {
@@ -41,29 +44,61 @@ impl Store {
         if fits() { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
     }
 
-    /// The complete tasks that were evicted since this was last asked: others must no longer be sent here for them.
+    /// The tasks that were evicted since this was last asked, and have not come back: others must no longer be sent here
+    /// for them. Blocks.
     pub(crate) fn take_evicted(&self) -> Vec<TaskId> {
-        std::mem::take(&mut lock(&self.evicted))
+        let mut evicted = std::mem::take(&mut *lock(&self.evicted));
+        evicted.retain(|task| {
+            !lock(&self.partials).contains_key(task) && !self.catalog.contains(task).unwrap_or_default()
+        });
+        evicted
     }
 
     fn evict(&self, now: SystemTime, more: u64) -> io::Result<()> {
         let mut candidates = self.candidates()?;
+        candidates.extend(self.idle());
         // The longest unused first.
         candidates.sort_unstable_by_key(|candidate| candidate.used);
         let mut excess = self.excess(more)?;
-        let mut gone = Vec::new();
+        let (mut complete, mut idle) = (Vec::new(), Vec::new());
         for candidate in candidates {
-            if candidate.expires <= now || excess > 0 {
+            if candidate.expires.is_some_and(|at| at <= now) || excess > 0 {
                 excess = excess.saturating_sub(candidate.length);
-                gone.push(candidate.task);
+                if candidate.complete { &mut complete } else { &mut idle }.push(candidate.task);
             }
         }
-        if !gone.is_empty() {
-            self.forget(&gone)?;
-            tracing::info!(tasks = gone.len(), used_bytes = self.used(), "evicted content");
-            lock(&self.evicted).extend(gone);
+        if complete.is_empty() && idle.is_empty() {
+            return Ok(());
         }
+        let mut gone = self.forget(&complete)?;
+        gone.extend(self.forget_idle(&idle)?);
+        tracing::info!(tasks = gone.len(), used_bytes = self.used(), "evicted content");
+        lock(&self.evicted).extend(gone);
         Ok(())
+    }
+
+    /// Throws incomplete tasks away on which nobody works; gives those that were such still.
+    fn forget_idle(&self, tasks: &[TaskId]) -> io::Result<Vec<TaskId>> {
+        let _names = lock(&self.names);
+        let is_idle =
+            |task: &&TaskId| lock(&self.partials).get(*task).is_some_and(|in_use| in_use.strong_count() == 0);
+        let gone: Vec<TaskId> = tasks.iter().filter(is_idle).copied().collect();
+        gone.iter().try_for_each(|task| self.unlink(task))?;
+        Ok(gone)
+    }
+
+    /// Incomplete tasks on which nobody works. They were used when their journal was last written.
+    fn idle(&self) -> Vec<Candidate> {
+        let partials = lock(&self.partials).clone();
+        let idle = partials.into_iter().filter(|(_, in_use)| in_use.strong_count() == 0);
+        idle.map(|(task, _)| {
+            let path = self.path(&task);
+            let noted = std::fs::metadata(journal_path(&path)).and_then(|meta| meta.modified());
+            let used = noted.unwrap_or(SystemTime::UNIX_EPOCH);
+            let length = std::fs::metadata(&path).map_or(0, |meta| meta.len());
+            Candidate { task, complete: false, length, used, expires: self.expires(used) }
+        })
+        .collect()
     }
 
     fn candidates(&self) -> io::Result<Vec<Candidate>> {
@@ -78,10 +113,13 @@ impl Store {
                     Some(entry) => (entry.record.info.length, entry.record.created),
                     None => (0, SystemTime::UNIX_EPOCH),
                 };
-                let expires = since
-                    .checked_add(self.config.expire)
-                    .unwrap_or(since + Duration::from_secs(u32::MAX.into()));
-                candidates.push(Candidate { task, length, used, expires });
+                candidates.push(Candidate {
+                    task,
+                    complete: true,
+                    length,
+                    used,
+                    expires: self.expires(since),
+                });
             })
             .map_err(io::Error::other)?;
         Ok(candidates)
@@ -135,7 +173,9 @@ impl Store {
             };
             if !belongs {
                 std::fs::remove_file(&path)?;
-            } else if !is_journal {
+            } else if is_journal {
+                lock(&self.partials).extend(task.map(|task| (task, Weak::new())));
+            } else {
                 self.used.fetch_add(std::fs::metadata(&path)?.len(), Ordering::Relaxed);
             }
         }
@@ -159,8 +199,9 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{config, store_complete, task};
+    use super::super::tests::{config, record, store_complete, task, write_piece};
     use super::*;
+    use std::time::Duration;
 
     const MIB: u64 = 1 << 20;
 
@@ -193,5 +234,38 @@ mod tests {
         store.collect(SystemTime::now() + Duration::from_secs(3700)).unwrap();
         assert!(store.complete(&task(1)).unwrap().is_none());
         assert_eq!((store.take_evicted(), store.used()), (vec![task(1)], 0));
+    }
+    #[test]
+    fn what_nobody_goes_on_with_makes_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(config(dir.path(), 11 * MIB)).unwrap();
+        let mut left = store.create(&task(1), record(5 * MIB)).unwrap();
+        write_piece(&mut left, 0, 1);
+        drop(left);
+        let mut at_work = store.create(&task(2), record(5 * MIB)).unwrap();
+        write_piece(&mut at_work, 0, 2);
+        store_complete(&store, &task(3), 5 * MIB);
+        assert!(store.resume(&task(1)).unwrap().is_none(), "nobody worked on it");
+        assert!(store.create(&task(4), record(7 * MIB)).is_err(), "what is worked on stays");
+        assert_eq!(store.take_evicted(), [task(1), task(3)]);
+        assert_eq!(store.used(), 5 * MIB);
+        drop(at_work);
+
+        // Nor does it stay for ever after a restart.
+        drop(store);
+        let store = Store::open(config(dir.path(), 11 * MIB)).unwrap();
+        assert_eq!(store.resume(&task(2)).unwrap().unwrap().1.len(), 1);
+        store.collect(SystemTime::now() + Duration::from_secs(3700)).unwrap();
+        assert_eq!(store.used(), 0);
+    }
+
+    #[test]
+    fn what_has_come_back_is_not_told_as_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(config(dir.path(), 11 * MIB)).unwrap();
+        store_complete(&store, &task(1), 5 * MIB);
+        store_complete(&store, &task(2), 10 * MIB);
+        store_complete(&store, &task(1), 5 * MIB);
+        assert_eq!(store.take_evicted(), [task(2)]);
     }
 }

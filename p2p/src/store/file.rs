@@ -24,26 +24,30 @@ pub(crate) struct TaskFile {
 }
 
 impl TaskFile {
-    /// Creates the file and reserves its space, so that a full disk shows now and not in the middle.
+    /// Creates the file, with the content's length and without its space.
     ///
     /// # Errors
-    /// Those of the file system; `StorageFull` when the content does not fit.
+    /// Those of the file system.
     pub(crate) fn create(path: &Path, layout: PieceLayout) -> io::Result<Self> {
         let file =
             OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(path)?;
-        if layout.length() > 0 {
-            match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, layout.length()) {
-                // A file system that cannot reserve can still write.
-                Err(Errno::OPNOTSUPP | Errno::NOSYS) => file.set_len(layout.length())?,
-                Err(error) => {
-                    // Unlinked here, where it was made: a failed reservation leaves nothing behind.
-                    let _ = std::fs::remove_file(path);
-                    return Err(error.into());
-                }
-                Ok(()) => {}
-            }
-        }
+        file.set_len(layout.length())?;
         Ok(Self { file, layout })
+    }
+
+    /// Reserves the content's space, so that a full disk shows now and not in the middle. Blocks.
+    ///
+    /// # Errors
+    /// Those of the file system; `StorageFull` when the content does not fit.
+    pub(crate) fn reserve(&self) -> io::Result<()> {
+        if self.layout.length() == 0 {
+            return Ok(());
+        }
+        match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, self.layout.length()) {
+            // A file system that cannot reserve can still write.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+            reserved => Ok(reserved?),
+        }
     }
 
     /// Opens the file of a task that was stored before.

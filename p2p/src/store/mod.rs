@@ -25,7 +25,7 @@ use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 pub(crate) use file::TaskFile;
@@ -61,12 +61,18 @@ pub(crate) struct Store {
     used: AtomicU64,
     /// When complete tasks were last opened, until that is written to the catalog.
     touched: Mutex<HashMap<TaskId, SystemTime>>,
-    /// Complete tasks that were evicted, until somebody asks.
+    /// Incomplete tasks. Those that nobody works on may be evicted, too: each has its whole space reserved.
+    partials: Mutex<HashMap<TaskId, Weak<InUse>>>,
+    /// Tasks that were evicted, until somebody asks.
     evicted: Mutex<Vec<TaskId>>,
-    /// Held while files appear under or vanish from their names, so that an eviction cannot unlink what a new download
-    /// just made.
+    /// Held while files appear under or vanish from their names, and while the file of a catalog entry is opened: so an
+    /// eviction cannot unlink what a new download just made, and what a new download just made is not taken for complete.
     names: Mutex<()>,
 }
+
+/// Somebody works on an incomplete task.
+#[derive(Debug)]
+struct InUse;
 
 /// A complete task.
 #[derive(Debug, Clone)]
@@ -85,6 +91,7 @@ pub(crate) struct Partial {
     pub(crate) record: Record,
     pub(crate) file: Arc<TaskFile>,
     journal: Journal,
+    _in_use: Arc<InUse>,
 }
 
 impl Partial {
@@ -113,6 +120,7 @@ impl Store {
             catalog,
             used: AtomicU64::new(0),
             touched: Mutex::default(),
+            partials: Mutex::default(),
             evicted: Mutex::default(),
             names: Mutex::default(),
         };
@@ -122,12 +130,13 @@ impl Store {
 
     /// The task, if it is complete. Counts as a use of it.
     pub(crate) fn complete(&self, task: &TaskId) -> io::Result<Option<Complete>> {
+        let _names = lock(&self.names);
         let Some(Entry { record, hashes }) = self.catalog.get(task).map_err(io::Error::other)? else {
             return Ok(None);
         };
         let now = SystemTime::now();
-        if record.digest.is_none() && record.created + self.config.expire < now {
-            self.forget(&[*task])?;
+        if record.digest.is_none() && self.expires(record.created).is_some_and(|at| at < now) {
+            self.forget_named(&[*task])?;
             return Ok(None);
         }
         let layout = layout(&record)?;
@@ -136,7 +145,7 @@ impl Store {
             // The file was taken away under us: an entry without content is worth nothing.
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => {
                 tracing::warn!(%task, %error, "a stored task has lost its file; it will be fetched again");
-                self.forget(&[*task])?;
+                self.forget_named(&[*task])?;
                 return Ok(None);
             }
             Err(error) => return Err(error),
@@ -152,14 +161,21 @@ impl Store {
     pub(crate) fn create(&self, task: &TaskId, record: Record) -> io::Result<Partial> {
         let layout = layout(&record)?;
         self.make_room(layout.length())?;
+        let partial = self.create_named(task, record, layout)?;
+        // May take its time for a large task: nobody who only looks for a name waits for it.
+        if let Err(error) = partial.file.reserve() {
+            self.discard(task)?;
+            return Err(error);
+        }
+        Ok(partial)
+    }
+
+    fn create_named(&self, task: &TaskId, record: Record, layout: PieceLayout) -> io::Result<Partial> {
         let _names = lock(&self.names);
         let path = self.path(task);
         std::fs::create_dir_all(path.parent().expect("the path of a task has a folder"))?;
-        // Never truncate: somebody may still read an evicted task of this name through an open descriptor.
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        // Never truncate: somebody may still read an earlier file of this name through an open descriptor.
+        self.unlink(task)?;
         let journal = Journal::create(&journal_path(&path), &record)?;
         let file = match TaskFile::create(&path, layout) {
             Ok(file) => Arc::new(file),
@@ -169,17 +185,27 @@ impl Store {
             }
         };
         self.used.fetch_add(layout.length(), Ordering::Relaxed);
-        Ok(Partial { record, file, journal })
+        Ok(Partial { record, file, journal, _in_use: self.occupy(task) })
+    }
+
+    /// Notes that somebody works on an incomplete task, until what this gives is dropped. `names` is held.
+    fn occupy(&self, task: &TaskId) -> Arc<InUse> {
+        let in_use = Arc::new(InUse);
+        lock(&self.partials).insert(*task, Arc::downgrade(&in_use));
+        in_use
     }
 
     /// An incomplete task from before, with those of its noted pieces whose bytes match their hashes. `None` when there
     /// is none, or when it does not fit together.
     pub(crate) fn resume(&self, task: &TaskId) -> io::Result<Option<(Partial, Held)>> {
         let path = self.path(task);
-        let opened = match Journal::open(&journal_path(&path)) {
-            Ok(opened) => opened,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
+        let (opened, in_use) = {
+            let _names = lock(&self.names);
+            match Journal::open(&journal_path(&path)) {
+                Ok(opened) => (opened, self.occupy(task)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                Err(error) => return Err(error),
+            }
         };
         let Some((journal, record, noted)) = opened else {
             self.discard(task)?;
@@ -200,7 +226,7 @@ impl Store {
                 verified.push((piece, hash));
             }
         }
-        Ok(Some((Partial { record, file: Arc::new(file), journal }, verified)))
+        Ok(Some((Partial { record, file: Arc::new(file), journal, _in_use: in_use }, verified)))
     }
 
     /// Makes a task complete: flushed first, then entered, then its journal goes. The content must have been verified.
@@ -214,7 +240,9 @@ impl Store {
         file.sync()?;
         let entry = Entry { record, hashes };
         self.catalog.insert(task, &entry, SystemTime::now()).map_err(io::Error::other)?;
-        std::fs::remove_file(journal_path(&self.path(task)))
+        let _names = lock(&self.names);
+        lock(&self.partials).remove(task);
+        remove_file(&journal_path(&self.path(task)))
     }
 
     /// Throws an incomplete task away.
@@ -239,28 +267,36 @@ impl Store {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Takes complete tasks out of the catalog, then removes their files.
-    fn forget(&self, tasks: &[TaskId]) -> io::Result<()> {
+    /// Takes complete tasks out of the catalog, then removes their files. Gives those that were there: where one was
+    /// not, the files of its name are those of a download that has begun since.
+    fn forget(&self, tasks: &[TaskId]) -> io::Result<Vec<TaskId>> {
         let _names = lock(&self.names);
-        self.catalog.remove(tasks).map_err(io::Error::other)?;
-        tasks.iter().try_for_each(|task| self.unlink(task))
+        self.forget_named(tasks)
+    }
+
+    /// As [`Self::forget`]. `names` is held.
+    fn forget_named(&self, tasks: &[TaskId]) -> io::Result<Vec<TaskId>> {
+        let gone = self.catalog.remove(tasks).map_err(io::Error::other)?;
+        gone.iter().try_for_each(|task| self.unlink(task))?;
+        Ok(gone)
     }
 
     /// Removes a task's files and gives back what they reserved. `names` is held.
     fn unlink(&self, task: &TaskId) -> io::Result<()> {
+        lock(&self.partials).remove(task);
         let path = self.path(task);
         if let Ok(meta) = std::fs::metadata(&path) {
             let _ = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
                 Some(used.saturating_sub(meta.len()))
             });
         }
-        for path in [journal_path(&path), path] {
-            match std::fs::remove_file(path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-        }
-        Ok(())
+        remove_file(&journal_path(&path))?;
+        remove_file(&path)
+    }
+
+    /// When content that was stored or used at `since` is expired; `None` for never.
+    fn expires(&self, since: SystemTime) -> Option<SystemTime> {
+        since.checked_add(self.config.expire)
     }
 
     /// Where a task's content stands.
@@ -272,6 +308,14 @@ impl Store {
 
 fn journal_path(content: &Path) -> PathBuf {
     content.with_extension("partial")
+}
+
+/// Removes a file. One that is not there is as good as removed.
+fn remove_file(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 fn layout(record: &Record) -> io::Result<PieceLayout> {
@@ -301,12 +345,12 @@ pub(crate) mod tests {
         TaskId::from([n; 32])
     }
 
-    fn record(length: u64) -> Record {
+    pub(crate) fn record(length: u64) -> Record {
         let digest = format!("sha256:{}", "00".repeat(32)).parse().unwrap();
         Record::new(ContentInfo { length, headers: http::HeaderMap::new() }, Some(digest))
     }
 
-    fn write_piece(partial: &mut Partial, index: u32, fill: u8) -> PieceHash {
+    pub(crate) fn write_piece(partial: &mut Partial, index: u32, fill: u8) -> PieceHash {
         let layout = *partial.file.layout();
         let piece = layout.piece(index).unwrap();
         let bytes = vec![fill; layout.range(piece).len() as usize];
@@ -383,5 +427,42 @@ pub(crate) mod tests {
         assert_eq!(store.create(&task(1), record(11 * MIB)).unwrap_err().kind(), io::ErrorKind::StorageFull);
         assert_eq!(store.used(), 0);
         assert!(!store.path(&task(1)).exists());
+    }
+    #[test]
+    fn a_download_that_starts_over_does_not_count_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(config(dir.path(), u64::MAX)).unwrap();
+        for _ in 0..3 {
+            drop(store.create(&task(1), record(9 * MIB)).unwrap());
+            assert_eq!(store.used(), 9 * MIB);
+        }
+        store.discard(&task(1)).unwrap();
+        assert_eq!(store.used(), 0);
+    }
+
+    #[test]
+    fn what_a_download_just_made_is_not_forgotten_with_what_was_there_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(config(dir.path(), u64::MAX)).unwrap();
+        store_complete(&store, &task(1), MIB);
+        assert_eq!(store.forget(&[task(1)]).unwrap(), [task(1)]);
+        let mut partial = store.create(&task(1), record(MIB)).unwrap();
+        // A second one who found the same entry expired, a moment later.
+        assert_eq!(store.forget(&[task(1)]).unwrap(), []);
+        let hash = write_piece(&mut partial, 0, 7);
+        store.commit(&task(1), partial.record, &partial.file, vec![hash]).unwrap();
+        assert!(store.complete(&task(1)).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_record_from_the_far_future_is_no_panic() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(config(dir.path(), u64::MAX)).unwrap();
+        let created = SystemTime::UNIX_EPOCH + Duration::from_secs(i64::MAX as u64 - 5);
+        let record = Record { digest: None, created, ..record(0) };
+        let partial = store.create(&task(1), record).unwrap();
+        store.commit(&task(1), partial.record, &partial.file, vec![]).unwrap();
+        assert!(store.complete(&task(1)).unwrap().is_some());
+        store.collect(SystemTime::now()).unwrap();
     }
 }
