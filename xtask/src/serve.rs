@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long an answer may take.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -47,7 +47,7 @@ pub(crate) fn check() -> Result<Count> {
 
     let health = addresses.health.context("no health port")?;
     let proxy = addresses.proxy.context("no proxy port")?;
-    ensure!(get(&health, "/healthy")?.starts_with("HTTP/1.1 200"), "/healthy is not 200");
+    wait_healthy(&health)?;
     ensure!(get(&proxy, "/ca.crt")?.contains("-----BEGIN CERTIFICATE-----"), "/ca.crt is no certificate");
     let id = child.0.id().to_string();
     ensure!(Command::new("kill").args(["-TERM", &id]).status()?.success(), "cannot send SIGTERM");
@@ -67,6 +67,19 @@ impl Addresses {
             Some("health") => self.health = value("addr="),
             _ => {}
         }
+    }
+}
+
+/// Ports are open before all parts serve: healthy is what says so.
+fn wait_healthy(address: &str) -> Result<()> {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let answer = get(address, "/healthy")?;
+        if answer.starts_with("HTTP/1.1 200") {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "/healthy is not 200:\n{answer}");
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
