@@ -193,6 +193,7 @@ mod tests {
         tokio::select! {
             () = shared.keep_time() => {}
             () = scenario => {}
+            () = tokio::time::sleep(LEASE_STALL * 2) => panic!("nobody looked at the clock"),
         }
         assert_eq!(shared.counts().hosts, 0);
     }

@@ -94,12 +94,13 @@ impl Daemon {
     }
 
     async fn talk(&self) -> Talk<proto::PieceResult, proto::PeerPacket> {
+        self.talk_from(proto::PieceResult::default()).await
+    }
+
+    async fn talk_from(&self, report: proto::PieceResult) -> Talk<proto::PieceResult, proto::PeerPacket> {
         let (up, requests) = requests();
-        let first = proto::PieceResult {
-            host_id: self.name.to_owned(),
-            task_id: vec![1; 32].into(),
-            ..Default::default()
-        };
+        let first =
+            proto::PieceResult { host_id: self.name.to_owned(), task_id: vec![1; 32].into(), ..report };
         up.send(first).await.unwrap();
         let down = self.client.clone().report_piece_result(requests).await.unwrap().into_inner();
         Talk { up, down }
@@ -173,6 +174,19 @@ async fn a_waiter_is_told_of_content_hashes_and_the_complete_holder() {
     a.complete().await.unwrap();
     let packet = waiting.down.message().await.unwrap().unwrap();
     assert!(packet.partners[0].complete && packet.content.is_some_and(|content| content.root.len() == 32));
+}
+
+#[tokio::test]
+async fn the_first_message_of_a_conversation_may_report_already() {
+    let server = server().await;
+    let (a, b) = (Daemon::connect(&server, "a").await, Daemon::connect(&server, "b").await);
+    let (_a_line, _b_line) = (a.announce().await, b.announce().await);
+    a.register().await.unwrap();
+    b.register().await.unwrap();
+    let mut waiting = b.talk().await;
+    let _talk = a.talk_from(proto::PieceResult { held_bytes: 1, ..Default::default() }).await;
+    let packet = waiting.down.message().await.unwrap().unwrap();
+    assert_eq!(packet.partners.iter().map(|partner| partner.host_id.as_str()).collect::<Vec<_>>(), ["a"]);
 }
 
 #[tokio::test]

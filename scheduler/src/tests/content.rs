@@ -24,6 +24,9 @@ fn hashes_go_to_everybody_but_the_one_who_reported_them() {
     lab.hashes("a", 1, &[3, 1]);
     assert_eq!(lab.talk("b", 1).hashes.keys().collect::<Vec<_>>(), [&1, &3]);
     assert_eq!(lab.talk("a", 1).packets, before);
+    // Nor do they come along with the next packet.
+    lab.held("b", 1, 1);
+    assert_eq!((lab.talk("a", 1).packets, lab.talk("a", 1).hashes.len()), (before + 1, 0));
     assert_eq!(lab.join("c", 1).hashes.len(), 2);
 }
 

@@ -36,6 +36,8 @@ pub(super) struct Talk {
     pub(super) revoked: usize,
     pub(super) unshareable: bool,
     pub(super) ended: Option<Option<Refusal>>,
+    /// It does not read its stream.
+    pub(super) deaf: bool,
     pub(super) packets: usize,
 }
 
@@ -325,6 +327,11 @@ impl Lab {
         &self.talks[&(name.to_owned(), n)]
     }
 
+    /// Whether it downloads and has no partner.
+    pub(super) fn is_alone(&self, name: &str) -> bool {
+        self.talks.get(&(name.to_owned(), 1)).is_some_and(|talk| talk.partners.is_empty())
+    }
+
     pub(super) fn lease_holder(&self, n: u8) -> String {
         self.cluster.stat(&task(n)).lease_holder
     }
@@ -332,22 +339,37 @@ impl Lab {
     /// Delivers all packets, and checks that everybody knows what it should.
     fn settle(&mut self) {
         while let Some(stream) = self.cluster.poll_ready() {
-            let Some(talk) = self.talks.values_mut().find(|talk| talk.stream == Some(stream)) else {
-                continue;
-            };
-            loop {
-                match self.cluster.take(stream) {
-                    Taken::Packet(packet) => talk.hear(packet),
-                    Taken::Nothing => break,
-                    Taken::Ended(why) => {
-                        talk.ended = Some(why);
-                        break;
-                    }
-                }
-            }
+            self.listen(stream);
         }
         self.cluster.check(self.now);
         self.check_views();
+    }
+
+    fn listen(&mut self, stream: StreamId) {
+        let Some(talk) = self.talks.values_mut().find(|talk| talk.stream == Some(stream) && !talk.deaf)
+        else {
+            return;
+        };
+        loop {
+            match self.cluster.take(stream) {
+                Taken::Packet(packet) => talk.hear(packet),
+                Taken::Nothing => return,
+                Taken::Ended(why) => {
+                    talk.ended = Some(why);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// From now on the daemon reads its stream, or does not.
+    pub(super) fn set_deaf(&mut self, name: &str, n: u8, deaf: bool) {
+        let talk = self.talks.get_mut(&(name.to_owned(), n)).unwrap();
+        talk.deaf = deaf;
+        if let Some(stream) = talk.stream {
+            self.listen(stream);
+        }
+        self.settle();
     }
 
     fn check_views(&self) {
@@ -358,8 +380,8 @@ impl Lab {
             let Some(download) = state.download(key).filter(|download| download.stream == talk.stream) else {
                 continue;
             };
-            if talk.stream.is_none() {
-                // It has not heard what happened since it registered.
+            if talk.stream.is_none() || talk.deaf {
+                // It has not heard everything yet.
                 continue;
             }
             assert!(

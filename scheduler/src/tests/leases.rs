@@ -349,3 +349,31 @@ fn a_peer_with_every_byte_is_sent_to_no_origin() {
     lab.die("b");
     assert_eq!(lab.lease_holder(1), "");
 }
+
+#[test]
+fn a_lease_that_comes_back_before_its_loss_was_read_is_told_after_it() {
+    let mut lab = Lab::with(&["a", "b"]);
+    lab.join("a", 1);
+    lab.join("b", 1);
+    lab.set_deaf("a", 1, true);
+    lab.pass(LEASE_STALL);
+    lab.close("b", 1);
+    assert_eq!(lab.lease_holder(1), "a");
+    lab.set_deaf("a", 1, false);
+    assert_eq!((lab.talk("a", 1).revoked, lab.talk("a", 1).lease.is_some()), (1, true));
+}
+
+#[test]
+fn a_lease_that_was_never_read_is_not_taken_back_aloud() {
+    let mut lab = Lab::with(&["a", "b", "c"]);
+    for host in ["a", "b", "c"] {
+        lab.join(host, 1);
+    }
+    lab.set_deaf("b", 1, true);
+    lab.close("a", 1);
+    assert_eq!(lab.lease_holder(1), "b");
+    lab.pass(LEASE_STALL);
+    assert_eq!(lab.lease_holder(1), "c");
+    lab.set_deaf("b", 1, false);
+    assert_eq!((lab.talk("b", 1).revoked, lab.talk("b", 1).lease), (0, None));
+}

@@ -215,3 +215,37 @@ fn the_same_events_and_seed_give_the_same_mesh() {
     };
     assert_eq!(mesh(), mesh());
 }
+
+#[test]
+fn a_free_place_goes_to_one_that_has_nobody() {
+    let (mut lab, names) = crowd(PARTNERS + 5);
+    for name in &names {
+        lab.join(name, 1);
+    }
+    lab.held("h000", 1, 1);
+    let lonely = |lab: &Lab| names[1..].iter().filter(|name| lab.is_alone(name)).count();
+    assert_eq!(lonely(&lab), 4);
+    let gone = lab.talk("h000", 1).partners().first().map(ToString::to_string).unwrap();
+    lab.close(&gone, 1);
+    assert_eq!((lonely(&lab), lab.talk("h000", 1).partners.len()), (3, PARTNERS));
+}
+
+#[test]
+fn a_source_that_stops_downloading_is_replaced_by_another() {
+    let (mut lab, names) = crowd(PARTNERS + 5);
+    lab.host("holder");
+    for name in &names {
+        lab.join(name, 1);
+        lab.held(name, 1, 1);
+    }
+    lab.content("h000", 1, LENGTH);
+    lab.held("h000", 1, LENGTH);
+    lab.inventory("holder", &[1]).unwrap();
+    let without = |lab: &Lab| {
+        names[1..].iter().filter(|name| !lab.talk(name, 1).partners.contains_key("holder")).count()
+    };
+    assert!(without(&lab) > 0, "everybody has room for the second source");
+    // It has every byte, but whether they are right nobody has said.
+    lab.close("h000", 1);
+    assert_eq!(without(&lab), 0);
+}

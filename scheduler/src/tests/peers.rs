@@ -226,3 +226,15 @@ fn one_host_has_a_bounded_number_of_downloads() {
     lab.die("a");
     assert_eq!(lab.cluster.counts().downloading, 0);
 }
+
+#[test]
+fn a_stream_opened_anew_is_not_told_of_those_who_left_before() {
+    let mut lab = Lab::with(&["a", "b"]);
+    lab.inventory("a", &[1]).unwrap();
+    lab.join("b", 1);
+    lab.set_deaf("b", 1, true);
+    lab.die("a");
+    // The lab fails where a daemon is told to drop a partner that it was not given.
+    lab.open("b", 1);
+    assert_eq!(lab.talk("b", 1).partners(), [""; 0]);
+}

@@ -21,6 +21,7 @@ enum Event {
     Register { held: u64 },
     Open,
     Close,
+    Deaf { deaf: bool },
     Content { length: u64 },
     Hashes { from: u32, shift: u8 },
     Held { bytes: u64 },
@@ -56,6 +57,7 @@ fn event() -> impl Strategy<Value = Event> {
         8 => bytes.clone().prop_map(|held| Event::Register { held: held % LENGTH }),
         10 => Just(Event::Open),
         3 => Just(Event::Close),
+        4 => any::<bool>().prop_map(|deaf| Event::Deaf { deaf }),
         4 => length.clone().prop_map(|length| Event::Content { length }),
         4 => (0u32..12, 0u8..8).prop_map(|(from, shift)| Event::Hashes { from, shift: shift / 7 }),
         8 => bytes.clone().prop_map(|bytes| Event::Held { bytes }),
@@ -85,6 +87,7 @@ fn apply(lab: &mut Lab, host: &str, n: u8, event: Event) {
             lab.try_open(host, n).ok();
         }
         Event::Close if open => lab.close(host, n),
+        Event::Deaf { deaf } if open => lab.set_deaf(host, n, deaf),
         Event::Content { length } if open => lab.content(host, n, length),
         Event::Hashes { from, shift } if open => {
             let from_origin = (from..from + 3).map(|piece| (piece, hash(piece as u8 + shift))).collect();
