@@ -149,7 +149,7 @@ pub(crate) async fn run(listener: TcpListener, health: Health, metrics: Metrics)
     loop {
         let (stream, _) = tokio::select! {
             Some(_) = connections.join_next() => continue,
-            accepted = darter_proxy::accept(&listener) => accepted,
+            accepted = darter_listen::accept(&listener) => accepted,
         };
         // Above the limit a connection is closed at once: a probe that fails says more than one that hangs.
         let Ok(slot) = slots.clone().try_acquire_owned() else { continue };

@@ -1,7 +1,11 @@
 //! [`Caller`]: who asks, without what he asked with.
 
 use aws_lc_rs::hmac;
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use serde::Deserialize;
 use std::fmt;
+use std::time::Duration;
 
 /// Turns credentials into names for them, with a key that never leaves this process and dies with it.
 pub struct Credentials(hmac::Key);
@@ -54,9 +58,38 @@ impl fmt::Debug for Caller {
     }
 }
 
+/// How long a bearer token that is a JWT (RFC 7519) says that it lives, at `now` in seconds since 1970; `None` for every
+/// other credential. The signature is the registry's to check, so what stands here may only ever shorten a proof.
+pub fn bearer_lifetime(authorization: &str, now: u64) -> Option<Duration> {
+    #[derive(Deserialize)]
+    struct Claims {
+        exp: u64,
+    }
+    let (scheme, token) = authorization.split_once(' ')?;
+    let payload = token.trim().split('.').nth(1).filter(|_| scheme.eq_ignore_ascii_case("bearer"))?;
+    let payload = BASE64_URL_SAFE_NO_PAD.decode(payload).ok()?;
+    let claims: Claims = serde_json::from_slice(&payload).ok()?;
+    Some(Duration::from_secs(claims.exp.saturating_sub(now)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_jwt_says_when_it_ends() {
+        let token = |payload: &str| format!("Bearer h.{}.s", BASE64_URL_SAFE_NO_PAD.encode(payload));
+        assert_eq!(
+            bearer_lifetime(&token(r#"{"exp":1300,"iss":"x"}"#), 1000),
+            Some(Duration::from_secs(300))
+        );
+        assert_eq!(bearer_lifetime(&token(r#"{"exp":900}"#), 1000), Some(Duration::ZERO));
+        for other in
+            [token("{}"), token("["), "Bearer opaque".to_owned(), "Basic dTpw".to_owned(), String::new()]
+        {
+            assert_eq!(bearer_lifetime(&other, 1000), None, "{other}");
+        }
+    }
 
     #[test]
     fn callers_are_told_apart_by_everything_that_they_show() {

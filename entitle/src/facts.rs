@@ -96,7 +96,7 @@ impl Facts {
 
     /// Whether this caller may have this content, as far as is known.
     pub fn verdict(&mut self, now: Instant, place: &Place, digest: &str, caller: Caller) -> Verdict {
-        self.judge(now, place, digest, caller, [READER_FRESH, PUBLIC_FRESH])
+        self.judge(now, (place, digest), caller, [READER_FRESH, PUBLIC_FRESH])
     }
 
     /// The same while the registry cannot be asked: older proofs count, but a credential that has ended does not.
@@ -107,14 +107,13 @@ impl Facts {
         digest: &str,
         caller: Caller,
     ) -> Verdict {
-        self.judge(now, place, digest, caller, [GRACE, GRACE])
+        self.judge(now, (place, digest), caller, [GRACE, GRACE])
     }
 
     fn judge(
         &mut self,
         now: Instant,
-        place: &Place,
-        digest: &str,
+        (place, digest): (&Place, &str),
         caller: Caller,
         ages: [Duration; 2],
     ) -> Verdict {

@@ -18,6 +18,6 @@ mod facts;
 mod manifest;
 mod recent;
 
-pub use credential::{Caller, Credentials};
+pub use credential::{Caller, Credentials, bearer_lifetime};
 pub use facts::{Facts, Place, Verdict};
 pub use manifest::{MAX_MANIFEST_BYTES, members};

@@ -7,10 +7,9 @@ use crate::headers;
 use crate::metrics::Outcome;
 use crate::pipeline::Answer;
 use crate::refusal::Refusal;
-use crate::{Body, BoxError};
+use crate::{Body, BoxError, Proxy};
 use bytes::Bytes;
 use darter_rules::Target;
-use darter_upstream::Upstream;
 use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt as _;
@@ -22,18 +21,20 @@ use std::error::Error as StdError;
 /// # Errors
 /// When no answer came.
 pub(crate) async fn answer(
-    upstream: &Upstream,
+    proxy: &Proxy,
     target: &Target,
     request: Request<Incoming>,
     outcome: Outcome,
 ) -> Result<Answer, Refusal> {
     let (parts, body) = request.into_parts();
+    let asked = (parts.method.clone(), parts.headers.clone());
     let request = outgoing(target, parts.method, parts.headers, body)?;
-    let answer = upstream.send(request).await?;
+    let answer = proxy.upstream.send(request).await?;
     if answer.status().is_informational() {
         // A switch of protocols that nobody asked for: its Upgrade header did not go along.
         return Err(Refusal::bad_answer(target));
     }
+    let answer = proxy.gate.watch(target, &asked.0, &asked.1, answer);
     Ok(Answer::Body(relay(answer), outcome, None))
 }
 
@@ -56,7 +57,10 @@ fn uri(target: &Target) -> Result<Uri, Refusal> {
 }
 
 /// An origin's answer on its way to the client.
-pub(crate) fn relay(answer: Response<Incoming>) -> Response<Body> {
+pub(crate) fn relay<B>(answer: Response<B>) -> Response<Body>
+where
+    B: http_body::Body<Data = Bytes, Error = hyper::Error> + Send + 'static,
+{
     let (mut parts, body) = answer.into_parts();
     headers::keep_end_to_end(&mut parts.headers);
     if parts.status == StatusCode::NOT_MODIFIED {

@@ -2,7 +2,6 @@
 //!
 //! - [`run`]: serves a listener until it is told to drain.
 //! - [`Proxy`], [`ProxyConfig`], [`Limits`], [`BasicAuth`]: what it answers with.
-//! - [`accept`]: an accept loop's heart, which survives whatever happens to a single connection.
 //! - `pipeline`: a request's way through, step by step, on one screen.
 //!
 //! The ways in, all on the proxy port: requests in absolute form (forward proxy), CONNECT (a blind tunnel, or opened up
@@ -13,10 +12,10 @@
 
 #![forbid(unsafe_code)]
 
-mod accept;
 mod access;
 mod auth;
 mod direct;
+mod entitle;
 mod headers;
 mod intercept;
 mod listen;
@@ -33,7 +32,6 @@ mod serve;
 mod sniff;
 mod tunnel;
 
-pub use accept::accept;
 pub use auth::BasicAuth;
 pub use listen::run;
 pub use proxy::{Limits, Proxy, ProxyConfig};

@@ -1,7 +1,6 @@
 //! [`run`]: the proxy port.
 
 use crate::Proxy;
-use crate::accept::accept;
 use crate::pipeline::{self, Downstream};
 use crate::request::Side;
 use crate::scope::Scope;
@@ -46,7 +45,7 @@ pub async fn run(listener: TcpListener, proxy: Arc<Proxy>, shutdown: Cancellatio
 async fn accept_all(listener: &TcpListener, proxy: &Arc<Proxy>, scope: &Scope) {
     // The semaphore is never closed.
     while let Ok(permit) = proxy.connection_slots.clone().acquire_owned().await {
-        let (stream, peer) = accept(listener).await;
+        let (stream, peer) = darter_listen::accept(listener).await;
         let downstream = Downstream {
             proxy: proxy.clone(),
             peer,

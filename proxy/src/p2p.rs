@@ -1,5 +1,6 @@
 //! The p2p route: a request's content comes from the engine, in the range that the request asks for.
 
+use crate::entitle::Entitled;
 use crate::metrics::Outcome;
 use crate::pipeline::Answer;
 use crate::refusal::Refusal;
@@ -31,25 +32,28 @@ pub(crate) struct Peers {
 /// When the content cannot be had.
 pub(crate) async fn answer(
     proxy: &Proxy,
-    peers: Peers,
+    mut peers: Peers,
     request: Request<Incoming>,
 ) -> Result<Answer, Refusal> {
     if !request.body().is_end_stream() {
         // What the body of a GET means, only the origin knows (RFC 9110 section 9.3.1).
-        return direct::answer(&proxy.upstream, &peers.target, request, Outcome::Direct).await;
+        return direct::answer(proxy, &peers.target, request, Outcome::Direct).await;
     }
     let slot = proxy.p2p_slot().await;
+    match proxy.gate.check(&proxy.upstream, &peers.target, &mut peers.identity, request.headers()).await {
+        Entitled::Yes => {}
+        Entitled::No => return direct::answer(proxy, &peers.target, request, Outcome::Relayed).await,
+        Entitled::Unknown(error) => return Err(error.into()),
+    }
     let digest = peers.digest.as_deref().map(parse_digest).transpose()?;
     let open = peers.open(digest, request.headers())?;
     match in_range(&proxy.engine, open, request.headers()).await {
         Ok((Opened::Content(content), want)) => Ok(respond(content, want, digest, slot)),
         Ok((Opened::Relay(answer), _)) => Ok(Answer::Body(direct::relay(answer), Outcome::Relayed, None)),
-        Err(OpenError::NotShareable) => {
-            direct::answer(&proxy.upstream, &peers.target, request, Outcome::Bypass).await
-        }
+        Err(OpenError::NotShareable) => direct::answer(proxy, &peers.target, request, Outcome::Bypass).await,
         Err(OpenError::Store(error)) => {
             tracing::warn!(%error, "content cannot be stored on this host, so it is streamed past the engine");
-            direct::answer(&proxy.upstream, &peers.target, request, Outcome::Bypass).await
+            direct::answer(proxy, &peers.target, request, Outcome::Bypass).await
         }
         Err(error) => Err(error.into()),
     }

@@ -1,12 +1,13 @@
 //! A request's way through the proxy, step by step:
 //!
 //! ```text
-//! listen     accept a connection                                        listen, accept
+//! listen     accept a connection                                        listen, darter-listen
 //! sniff      its first bytes: HTTP/1.1, HTTP/2, or TLS, which is refused   sniff
 //! serve      HTTP/1.1 or HTTP/2                                          serve
 //! admit      is the request unambiguous, is the client allowed           request, auth
 //! decide     rules: refuse, tunnel, direct, p2p, or a name of our own    darter-rules
 //! route      own, tunnel, direct, p2p                                    own, tunnel, direct, p2p
+//! entitle    p2p: may this caller have what the cluster holds            entitle, darter-entitle
 //! body       bytes leave as they arrive
 //! log        one line and one set of counts                              access, metrics
 //! ```
@@ -124,9 +125,7 @@ async fn walk(
     record.note(|record| record.goes_to(Way::of(way), &decision));
     match decision {
         Decision::Refuse(refusal) => Err(refusal.into()),
-        Decision::Direct { target, .. } => {
-            direct::answer(&proxy.upstream, &target, request, Outcome::Direct).await
-        }
+        Decision::Direct { target, .. } => direct::answer(proxy, &target, request, Outcome::Direct).await,
         Decision::Peers { target, identity, digest, .. } => {
             p2p::answer(proxy, Peers { target, identity, digest }, request).await
         }

@@ -1,6 +1,7 @@
 //! [`Proxy`]: everything that requests are answered with.
 
 use crate::auth::BasicAuth;
+use crate::entitle::Gate;
 use crate::metrics::Metrics;
 use bytes::Bytes;
 use darter_certs::Leaves;
@@ -68,6 +69,7 @@ pub struct Proxy {
     pub(crate) rules: Rules,
     pub(crate) upstream: Upstream,
     pub(crate) engine: Engine,
+    pub(crate) gate: Arc<Gate>,
     pub(crate) leaves: Option<Leaves>,
     /// The certificate of the CA that signs the leaves, as PEM.
     pub(crate) ca: Option<Bytes>,
@@ -88,6 +90,7 @@ impl Proxy {
             rules,
             upstream,
             engine,
+            gate: Arc::new(Gate::new()),
             leaves,
             basic_auth,
             limits,

@@ -21,10 +21,6 @@ use tokio_util::sync::CancellationToken;
 /// cable was pulled is out within ten seconds.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
-/// How long to wait after a failed accept. The usual reason is that descriptors ran out: trying again at once would
-/// only burn a processor until one is closed.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
 /// How long a shutdown waits for clients that do not read what they were sent.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -83,19 +79,7 @@ pub async fn run(
 /// The listener's connections, for as long as somebody asks for them.
 fn incoming(listener: TcpListener) -> impl Stream<Item = Result<TcpStream, Infallible>> {
     unfold(listener, |listener| async move {
-        loop {
-            match listener.accept().await {
-                Ok((connection, _)) => {
-                    // Without it a small answer waits for the acknowledgement of the one before.
-                    if connection.set_nodelay(true).is_ok() {
-                        return Some((Ok(connection), listener));
-                    }
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
+        let (connection, _) = darter_listen::accept(&listener).await;
+        Some((Ok(connection), listener))
     })
 }

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod connect;
+mod entitle;
 mod forward;
 mod hygiene;
 mod intercept;

@@ -1,0 +1,212 @@
+//! Who gets what is cached.
+
+use crate::lab::{Body, Darter, Origin, Setup, full};
+use crate::p2p::{ask, bytes, digest_of};
+use bytes::Bytes;
+use darter_proxy::Limits;
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+const RIGHT: (&str, &str) = ("authorization", "Bearer right");
+const WRONG: (&str, &str) = ("authorization", "Bearer wrong");
+
+/// A registry with a private repository that one token may read, and a public one that does not contain its layer.
+struct Registry {
+    layer: Bytes,
+    /// The token does not work any more.
+    revoked: AtomicBool,
+    /// Every request, as `METHOD path`.
+    log: Mutex<Vec<String>>,
+}
+
+impl Registry {
+    async fn start() -> (Arc<Self>, Origin, Darter) {
+        let layer: Bytes = (0..50_000u32).map(|at| (at * 13 + at / 251) as u8).collect();
+        let registry = Arc::new(Self { layer, revoked: AtomicBool::new(false), log: Mutex::default() });
+        let answering = registry.clone();
+        let origin = Origin::http(move |request: Request<Incoming>| {
+            let response = answering.answer(&request);
+            async move { response }
+        })
+        .await;
+        let mirror = format!("http://127.0.0.1:{}", origin.port);
+        let darter = Darter::start(Setup { mirror, limits: Limits::default(), ..Setup::default() }).await;
+        (registry, origin, darter)
+    }
+
+    fn answer(&self, request: &Request<Incoming>) -> Response<Body> {
+        let path = request.uri().path();
+        self.log.lock().unwrap().push(format!("{} {path}", request.method()));
+        let token = request.headers().get("authorization").map(|value| value.to_str().unwrap());
+        let allowed = token == Some("Bearer right") && !self.revoked.load(Ordering::SeqCst);
+        let answer = Response::builder();
+        if path.starts_with("/v2/private/") && !allowed {
+            return answer
+                .status(401)
+                .header("www-authenticate", "Bearer realm=\"https://auth.example/token\"")
+                .body(full("{\"errors\":[{\"code\":\"UNAUTHORIZED\"}]}"))
+                .unwrap();
+        }
+        let layer = digest_of(&self.layer);
+        if path == format!("/v2/private/blobs/{layer}") {
+            return answer.body(full(self.layer.clone())).unwrap();
+        }
+        if path.ends_with("/manifests/latest") {
+            let layers = if path.starts_with("/v2/private/") {
+                format!("{{\"digest\":\"{layer}\"}}")
+            } else {
+                String::new()
+            };
+            return answer.body(full(format!("{{\"schemaVersion\":2,\"layers\":[{layers}]}}"))).unwrap();
+        }
+        if path == "/file" {
+            return answer.body(full(token.unwrap_or("for everybody").to_owned())).unwrap();
+        }
+        answer.status(404).body(full("{\"errors\":[{\"code\":\"BLOB_UNKNOWN\"}]}")).unwrap()
+    }
+
+    fn blob(&self, repository: &str) -> String {
+        format!("/v2/{repository}/blobs/{}", digest_of(&self.layer))
+    }
+
+    fn asked(&self) -> Vec<String> {
+        std::mem::take(&mut self.log.lock().unwrap())
+    }
+
+    /// Pulls with the right token until the layer is on the proxy's disk.
+    async fn warm(&self, darter: &Darter) {
+        loop {
+            let answer = ask(darter, Method::GET, &self.blob("private"), &[RIGHT]).await;
+            let hit = answer.headers()["cache-status"] == "darter; hit";
+            assert_eq!(bytes(answer).await, self.layer);
+            if hit {
+                break;
+            }
+        }
+        self.asked();
+    }
+}
+
+#[tokio::test]
+async fn a_cached_private_layer_is_refused_in_the_registrys_own_words() {
+    let (registry, _origin, darter) = Registry::start().await;
+    registry.warm(&darter).await;
+    for shown in [&[WRONG][..], &[]] {
+        let answer = ask(&darter, Method::GET, &registry.blob("private"), shown).await;
+        assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+        assert_eq!(answer.headers()["www-authenticate"], "Bearer realm=\"https://auth.example/token\"");
+        assert_eq!(bytes(answer).await, "{\"errors\":[{\"code\":\"UNAUTHORIZED\"}]}");
+    }
+}
+
+#[tokio::test]
+async fn a_pull_that_begins_with_its_manifest_costs_no_question() {
+    let (registry, _origin, darter) = Registry::start().await;
+    registry.warm(&darter).await;
+    let other = ("authorization", "Bearer right");
+    bytes(ask(&darter, Method::GET, "/v2/private/manifests/latest", &[other]).await).await;
+    for _ in 0..3 {
+        assert_eq!(
+            bytes(ask(&darter, Method::GET, &registry.blob("private"), &[other]).await).await,
+            registry.layer
+        );
+    }
+    assert_eq!(registry.asked(), ["GET /v2/private/manifests/latest"]);
+}
+
+#[tokio::test]
+async fn a_cold_pull_after_its_manifest_asks_for_the_layer_once() {
+    let (registry, _origin, darter) = Registry::start().await;
+    bytes(ask(&darter, Method::GET, "/v2/private/manifests/latest", &[RIGHT]).await).await;
+    assert_eq!(
+        bytes(ask(&darter, Method::GET, &registry.blob("private"), &[RIGHT]).await).await,
+        registry.layer
+    );
+    assert_eq!(
+        registry.asked(),
+        ["GET /v2/private/manifests/latest".to_owned(), format!("GET {}", registry.blob("private"))]
+    );
+}
+
+#[tokio::test]
+async fn a_private_layer_is_not_to_be_had_through_a_public_repository() {
+    let (registry, _origin, darter) = Registry::start().await;
+    registry.warm(&darter).await;
+    for shown in [&[][..], &[RIGHT]] {
+        bytes(ask(&darter, Method::GET, "/v2/public/manifests/latest", shown).await).await;
+        let answer = ask(&darter, Method::GET, &registry.blob("public"), shown).await;
+        assert_eq!(answer.status(), StatusCode::NOT_FOUND);
+        assert_eq!(bytes(answer).await, "{\"errors\":[{\"code\":\"BLOB_UNKNOWN\"}]}");
+    }
+}
+
+#[tokio::test]
+async fn a_revoked_credential_ends_with_the_first_refusal() {
+    let (registry, _origin, darter) = Registry::start().await;
+    registry.warm(&darter).await;
+    registry.revoked.store(true, Ordering::SeqCst);
+    let manifest = ask(&darter, Method::GET, "/v2/private/manifests/latest", &[RIGHT]).await;
+    assert_eq!(manifest.status(), StatusCode::UNAUTHORIZED);
+    let answer = ask(&darter, Method::GET, &registry.blob("private"), &[RIGHT]).await;
+    assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn while_the_registry_is_down_only_those_it_knew_are_served() {
+    let (registry, origin, darter) = Registry::start().await;
+    registry.warm(&darter).await;
+    drop(origin);
+    assert_eq!(
+        bytes(ask(&darter, Method::GET, &registry.blob("private"), &[RIGHT]).await).await,
+        registry.layer
+    );
+    let stranger = ask(&darter, Method::GET, &registry.blob("private"), &[WRONG]).await;
+    assert_eq!(stranger.status(), StatusCode::BAD_GATEWAY);
+    assert!(!bytes(stranger).await.is_empty());
+}
+
+#[tokio::test]
+async fn those_who_ask_at_once_share_one_question() {
+    let (registry, _origin, darter) = Registry::start().await;
+    registry.warm(&darter).await;
+    bytes(ask(&darter, Method::GET, "/v2/private/manifests/latest", &[WRONG]).await).await;
+    registry.asked();
+    let target = registry.blob("private");
+    let many = (0..8).map(|_| ask(&darter, Method::HEAD, "/v2/private/manifests/latest", &[RIGHT]));
+    futures_util::future::join_all(many).await;
+    registry.asked();
+    let all =
+        futures_util::future::join_all((0..8).map(|_| ask(&darter, Method::GET, &target, &[RIGHT]))).await;
+    assert!(all.iter().all(|answer| answer.status() == StatusCode::OK));
+    assert_eq!(registry.asked(), Vec::<String>::new(), "a HEAD of the manifest has proven it");
+}
+
+#[tokio::test]
+async fn what_was_fetched_with_a_credential_is_not_what_everybody_gets() {
+    let (registry, origin, _) = Registry::start().await;
+    let rule = darter_rules::ProxyRule {
+        regex: regex::Regex::new("/file$").unwrap(),
+        direct: false,
+        use_https: false,
+        redirect: None,
+    };
+    let darter = Darter::start(Setup { proxies: vec![rule], ..Setup::default() }).await;
+    let url = format!("http://127.0.0.1:{}/file", origin.port);
+    let get = async |shown: &[(&str, &str)]| {
+        let mut headers = vec![("host", "127.0.0.1")];
+        headers.extend_from_slice(shown);
+        let head: String = shown.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let request = format!(
+            "GET {url} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\n{head}Connection: close\r\n\r\n",
+            origin.port
+        );
+        darter.exchange(&request).await
+    };
+    assert!(get(&[RIGHT]).await.ends_with("\r\n\r\nBearer right"));
+    assert!(get(&[]).await.ends_with("\r\n\r\nfor everybody"));
+    assert!(get(&[RIGHT]).await.ends_with("\r\n\r\nBearer right"));
+    let gets = registry.asked().iter().filter(|line| *line == "GET /file").count();
+    assert_eq!(gets, 2, "one for those with a credential, one for the others");
+}
