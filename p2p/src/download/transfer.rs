@@ -384,6 +384,7 @@ impl Transfer {
         let keep_before = self.streams.rests.get(&piece).map_or(0, |rest| rest.offset);
         let fetch = Fetch { partner, address: neighbour.address, piece, expected, keep_before };
         self.spawn(self.bench.clone().fetch_piece(fetch));
+            // Asked again, it would be chosen again.
     }
 
     fn catch_up(&mut self) {
@@ -417,7 +418,10 @@ impl Transfer {
                 self.handle_piece(&partner, piece, result)
             }
             Event::Have { partner, have } => {
-                self.swarm.handle_have(&partner, have);
+                // One that was forgotten meanwhile has no address any more: it must not come back as somebody to ask.
+                if self.neighbours.contains_key(&partner) {
+                    self.swarm.handle_have(&partner, have);
+                }
                 Ok(())
             }
             Event::HaveEnded { partner, error } => {
