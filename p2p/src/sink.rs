@@ -3,17 +3,19 @@
 //! Every byte is copied once (into the page cache) and hashed once by BLAKE3, and once more by the content's own digest
 //! when it comes in order. Writing and hashing run on a blocking thread, one batch at a time, while the next batch is
 //! being received: a slow disk holds the body back, never the other way round.
+//!
+//! Invariant: at any time at most one sink may write a piece. Before a sink writes into a piece it has taken it, under the
+//! lock of its [`Goal`]; whoever lowers the goal to give the pieces behind it to another learns which are taken.
 
 use crate::store::TaskFile;
 use crate::verify::Verifier;
 use bytes::Bytes;
 use darter_protocol::hash::PieceHasher;
-use darter_protocol::{PieceHash, PieceIndex};
+use darter_protocol::{PieceHash, PieceIndex, PieceLayout};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -34,6 +36,8 @@ pub(crate) struct Sink {
     pub(crate) offset: u64,
     /// The hash of the piece that `offset` lies in, up to there.
     pub(crate) hasher: Option<Box<PieceHasher>>,
+    /// Whether the verifier has taken all of that piece from here, so far.
+    pub(crate) in_passing: bool,
 }
 
 /// Pieces that a batch completed.
@@ -55,15 +59,15 @@ impl Sink {
                 self.write_kept(now)?;
                 let hasher = self.hasher.get_or_insert_with(|| Box::new(PieceHasher::new(&layout, piece)));
                 hasher.update(now);
-                if let Some(verifier) = &mut verifier {
-                    verifier.offer(self.offset, now);
-                }
+                let so_far = self.in_passing || self.offset == layout.range(piece).start();
+                self.in_passing =
+                    so_far && verifier.as_mut().is_some_and(|verifier| verifier.offer(self.offset, now));
                 self.offset += now.len() as u64;
                 rest = later;
                 if self.offset == end {
                     pieces.push((piece, hasher.finish()));
                     self.hasher = None;
-                    if let Some(verifier) = verifier.as_mut().filter(|_| self.settles) {
+                    if let Some(verifier) = verifier.as_mut().filter(|_| self.settles && self.in_passing) {
                         verifier.settle(end);
                     }
                 }
@@ -100,18 +104,61 @@ pub(crate) enum PumpError {
     Store(io::Error),
 }
 
+/// Where a stream stops. May be lowered while the stream is being received.
+#[derive(Debug)]
+pub(crate) struct Goal(Mutex<Reach>);
+
+#[derive(Debug)]
+struct Reach {
+    /// Bytes before this offset are taken: they have been or will be written.
+    taken: u64,
+    end: u64,
+}
+
+impl Goal {
+    pub(crate) fn new(end: u64) -> Self {
+        Self(Mutex::new(Reach { taken: 0, end }))
+    }
+
+    pub(crate) fn end(&self) -> u64 {
+        self.lock().end
+    }
+
+    /// Lowers the goal to `end`, but not into a piece that is taken. Gives where it stands then.
+    pub(crate) fn lower(&self, end: u64, layout: &PieceLayout) -> u64 {
+        let mut reach = self.lock();
+        let last = reach.taken.checked_sub(1).and_then(|last| layout.piece_at(last));
+        let taken = last.map_or(0, |piece| layout.range(piece).end());
+        reach.end = reach.end.min(end.max(taken));
+        reach.end
+    }
+
+    /// How many of `bytes` bytes at `offset` lie before the goal. These are taken.
+    fn take(&self, offset: u64, bytes: usize) -> usize {
+        let mut reach = self.lock();
+        let bytes = reach.end.saturating_sub(offset).min(bytes as u64);
+        if bytes > 0 {
+            reach.taken = offset + bytes;
+        }
+        bytes as usize
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Reach> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// How a stream is received.
 pub(crate) struct Limits<'a> {
     /// Bytes of the body to pass over: an origin that does not honour ranges sends everything from the start.
     pub(crate) skip: u64,
-    /// The offset to stop at. May be lowered on the way.
-    pub(crate) end: &'a AtomicU64,
+    pub(crate) goal: &'a Goal,
     /// How long the body may be silent.
     pub(crate) idle: Duration,
     pub(crate) stop: &'a CancellationToken,
 }
 
-/// Receives a body into a sink, up to `limits.end` or until stopped, and reports after every batch. Gives the sink back
+/// Receives a body into a sink, up to `limits.goal` or until stopped, and reports after every batch. Gives the sink back
 /// with the offset that it reached.
 ///
 /// Must be driven to its end: a batch that is being written when this is dropped is still written.
@@ -141,8 +188,7 @@ pub(crate) async fn pump(
                 (taken, bytes, pieces)
             }));
         }
-        let target = limits.end.load(Ordering::Relaxed);
-        if end.is_none() && received >= target {
+        if end.is_none() && received >= limits.goal.end() {
             end = Some(Ok(()));
         }
         if let (None, Some(result)) = (&writing, end.take_if(|_| pending.is_empty())) {
@@ -156,7 +202,7 @@ pub(crate) async fn pump(
                         let passed = skip.min(data.len() as u64);
                         skip -= passed;
                         bytes::Buf::advance(&mut data, passed as usize);
-                        data.truncate(usize::try_from(target.saturating_sub(received)).unwrap_or(usize::MAX));
+                        data.truncate(limits.goal.take(received, data.len()));
                         received += data.len() as u64;
                         pending_bytes += data.len();
                         if !data.is_empty() {
@@ -192,5 +238,24 @@ fn describe(error: &hyper::Error) -> String {
     match std::error::Error::source(error) {
         Some(cause) => format!("the connection broke off: {cause}"),
         None => "the connection broke off".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn a_goal_is_not_lowered_into_a_piece_that_is_taken() {
+        let layout = PieceLayout::new(40 * MIB).unwrap();
+        let goal = Goal::new(40 * MIB);
+        assert_eq!(goal.lower(36 * MIB, &layout), 36 * MIB);
+        assert_eq!(goal.take(8 * MIB, 1), 1);
+        assert_eq!(goal.lower(4 * MIB, &layout), 12 * MIB, "the third piece is being written");
+        assert_eq!(goal.take(12 * MIB - 5, 100), 5);
+        assert_eq!(goal.take(12 * MIB, 100), 0);
+        assert_eq!(goal.lower(20 * MIB, &layout), 12 * MIB, "what was given away does not come back");
     }
 }

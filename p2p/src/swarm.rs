@@ -2,7 +2,8 @@
 //! no randomness that is not handed in.
 //!
 //! Invariant: a piece is in exactly one of MISSING, IN_FLIGHT (from one partner, or within one origin run) and HAVE.
-//! [`Swarm::poll_action`] is the only way from MISSING to IN_FLIGHT; `handle_piece` the only way to HAVE.
+//! [`Swarm::poll_action`] is the only way from MISSING to IN_FLIGHT; `handle_piece` the only way to HAVE. What is IN_FLIGHT
+//! is one job's to write, so it comes back to MISSING only when that job has ended, or cannot touch the piece any more.
 //!
 //! Selection: first what a reader waits for, then the next pieces in order after it, then the rarest among the partners
 //! (ties by lot): a mesh of rarest-first peers spreads content in little more than the time of one copy, while in-order
@@ -36,10 +37,21 @@ pub(crate) enum Action {
     FetchPeer { partner: HostId, piece: PieceIndex },
     /// Fetch these pieces from the origin, in order.
     FetchOrigin { run: RunId, pieces: Range<u32> },
-    /// The run ends earlier than it was started for.
+    /// The run is to end earlier than it was started for. When it has gone further than that already, the driver says so
+    /// at once: [`Swarm::handle_overrun`].
     ShortenOrigin { run: RunId, end: u32 },
-    /// The run must stop: the right to go to the origin is gone.
+    /// The run must stop: the right to go to the origin is gone. Its pieces are its own until it has ended.
     StopOrigin { run: RunId },
+}
+
+/// The right to go to the origin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MayAsk {
+    /// Not at all: runs stop.
+    No,
+    /// Runs go on, but no new one starts.
+    Later,
+    Now,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +70,7 @@ struct Partner {
 struct Run {
     next: u32,
     end: u32,
+    stopping: bool,
 }
 
 /// The state of one download.
@@ -73,7 +86,7 @@ pub(crate) struct Swarm {
     availability: Vec<u16>,
     runs: BTreeMap<RunId, Run>,
     next_run: u64,
-    may_ask_origin: bool,
+    may_ask: MayAsk,
     /// The piece that a reader waited for last.
     cursor: PieceIndex,
     shortened: Vec<(RunId, u32)>,
@@ -93,7 +106,7 @@ impl Swarm {
             availability: vec![0; pieces as usize],
             runs: BTreeMap::new(),
             next_run: 0,
-            may_ask_origin: false,
+            may_ask: MayAsk::No,
             cursor: PieceIndex::new(0),
             shortened: Vec::new(),
             stopped: Vec::new(),
@@ -154,6 +167,13 @@ impl Swarm {
         self.shortened.push((id, end));
     }
 
+    /// The run that was to be shortened has begun with the pieces before `end` already. Said before anything else is polled.
+    pub(crate) fn handle_overrun(&mut self, id: RunId, end: u32) {
+        let Some(run) = self.runs.get_mut(&id).filter(|run| run.end < end) else { return };
+        self.flight.extend((run.end..end).map(|piece| (PieceIndex::new(piece), Carrier::Origin(id))));
+        run.end = end;
+    }
+
     /// A reader waits for `piece`.
     pub(crate) fn handle_waiting(&mut self, piece: PieceIndex) {
         if piece.get() >= self.have.pieces() {
@@ -201,14 +221,14 @@ impl Swarm {
     }
 
     /// The right to go to the origin came or went.
-    pub(crate) fn handle_right(&mut self, may_ask_origin: bool) {
-        self.may_ask_origin = may_ask_origin;
-        if !may_ask_origin {
-            let runs: Vec<RunId> = self.runs.keys().copied().collect();
-            for run in runs {
-                self.handle_run_ended(run);
-                self.stopped.push(run);
-            }
+    pub(crate) fn handle_right(&mut self, may_ask: MayAsk) {
+        self.may_ask = may_ask;
+        if may_ask == MayAsk::No {
+            let going = self.runs.iter_mut().filter(|(_, run)| !run.stopping);
+            self.stopped.extend(going.map(|(id, run)| {
+                run.stopping = true;
+                *id
+            }));
         }
     }
 
@@ -260,7 +280,7 @@ impl Swarm {
     }
 
     fn poll_origin(&mut self) -> Option<Action> {
-        if !self.may_ask_origin || self.runs.len() >= ORIGIN_RUNS {
+        if self.may_ask != MayAsk::Now || self.runs.len() >= ORIGIN_RUNS {
             return None;
         }
         let only_origin = |swarm: &Self, piece| {
@@ -282,7 +302,7 @@ impl Swarm {
         let id = RunId(self.next_run);
         self.next_run += 1;
         self.flight.extend(pieces.clone().map(|piece| (PieceIndex::new(piece), Carrier::Origin(id))));
-        self.runs.insert(id, Run { next: pieces.start, end: pieces.end });
+        self.runs.insert(id, Run { next: pieces.start, end: pieces.end, stopping: false });
         id
     }
 
@@ -393,7 +413,7 @@ mod tests {
     #[test]
     fn the_holder_of_the_right_fetches_what_nobody_has_in_one_run() {
         let mut swarm = wants_all(8);
-        swarm.handle_right(true);
+        swarm.handle_right(MayAsk::Now);
         assert!(matches!(&drain(&mut swarm)[..], [Action::FetchOrigin { pieces, .. }] if *pieces == (0..8)));
     }
 
@@ -402,7 +422,7 @@ mod tests {
         let mut swarm = wants_all(8);
         (2..4).for_each(|n| swarm.handle_hash(piece(n)));
         swarm.handle_have(&host(1), set(8, 2..6));
-        swarm.handle_right(true);
+        swarm.handle_right(MayAsk::Now);
         let actions = drain(&mut swarm);
         assert!(matches!(&actions[0], Action::FetchOrigin { pieces, .. } if *pieces == (0..2)));
         let from_partner: Vec<_> = actions[1..]
@@ -437,7 +457,7 @@ mod tests {
     #[test]
     fn a_reader_far_ahead_of_a_run_gets_one_of_its_own() {
         let mut swarm = wants_all(100);
-        swarm.handle_right(true);
+        swarm.handle_right(MayAsk::Now);
         let Some(Action::FetchOrigin { run, .. }) = swarm.poll_action(&mut rng()) else { panic!() };
         swarm.handle_waiting(piece(1));
         assert_eq!(drain(&mut swarm), vec![], "the run is nearly there");
@@ -450,7 +470,7 @@ mod tests {
     #[test]
     fn what_a_broken_run_did_not_bring_is_fetched_again() {
         let mut swarm = wants_all(4);
-        swarm.handle_right(true);
+        swarm.handle_right(MayAsk::Now);
         let Some(Action::FetchOrigin { run, .. }) = swarm.poll_action(&mut rng()) else { panic!() };
         swarm.handle_piece(piece(0), None);
         swarm.handle_run_ended(run);
@@ -460,18 +480,45 @@ mod tests {
     #[test]
     fn when_the_right_goes_the_run_stops() {
         let mut swarm = wants_all(4);
-        swarm.handle_right(true);
+        swarm.handle_right(MayAsk::Now);
         let Some(Action::FetchOrigin { run, .. }) = swarm.poll_action(&mut rng()) else { panic!() };
-        swarm.handle_right(false);
-        assert_eq!(drain(&mut swarm), vec![Action::StopOrigin { run }]);
+        swarm.handle_have(&host(1), PieceSet::full(4));
+        (0..4).for_each(|n| swarm.handle_hash(piece(n)));
+        swarm.handle_right(MayAsk::Later);
+        assert_eq!(drain(&mut swarm), vec![], "it may go on");
+        swarm.handle_right(MayAsk::No);
+        assert_eq!(drain(&mut swarm), vec![Action::StopOrigin { run }], "it writes into its pieces still");
+        swarm.handle_run_ended(run);
         assert!(!swarm.asks_origin());
-        assert!(swarm.needs_origin());
+        assert_eq!(drain(&mut swarm).len(), 3);
+    }
+
+    #[test]
+    fn a_run_that_has_gone_further_keeps_what_it_has_begun() {
+        let mut swarm = wants_all(9);
+        swarm.handle_right(MayAsk::Now);
+        let Some(Action::FetchOrigin { run, .. }) = swarm.poll_action(&mut rng()) else { panic!() };
+        swarm.set_wanted(set(9, [0, 8]));
+        swarm.set_wanted(set(9, [0, 2, 7]));
+        assert_eq!(swarm.poll_action(&mut rng()), Some(Action::ShortenOrigin { run, end: 8 }));
+        swarm.set_wanted(set(9, [0, 2]));
+        assert_eq!(swarm.poll_action(&mut rng()), Some(Action::ShortenOrigin { run, end: 3 }));
+        swarm.handle_overrun(run, 5);
+        swarm.set_wanted(PieceSet::full(9));
+        let actions = drain(&mut swarm);
+        assert_eq!(actions, vec![], "beside a run, another is for a reader that waits");
+        swarm.handle_waiting(piece(5));
+        let actions = drain(&mut swarm);
+        assert!(
+            matches!(&actions[..], [Action::FetchOrigin { pieces, .. }] if *pieces == (5..9)),
+            "{actions:?}"
+        );
     }
 
     #[test]
     fn a_run_ends_with_the_last_piece_that_somebody_wants() {
         let mut swarm = wants_all(9);
-        swarm.handle_right(true);
+        swarm.handle_right(MayAsk::Now);
         let Some(Action::FetchOrigin { run, .. }) = swarm.poll_action(&mut rng()) else { panic!() };
         swarm.handle_piece(piece(0), None);
         swarm.set_wanted(set(9, [0, 5]));
@@ -502,7 +549,8 @@ mod tests {
         Have(u32, Vec<u32>),
         Gone(u32),
         Hash(u32),
-        Right(bool),
+        Right(MayAsk),
+        Wanted(Vec<u32>),
         Waiting(u32),
         Land(usize, bool),
     }
@@ -512,8 +560,9 @@ mod tests {
             (0..5u32, prop::collection::vec(0..24u32, 0..24)).prop_map(|(host, have)| Step::Have(host, have)),
             (0..5u32).prop_map(Step::Gone),
             (0..24u32).prop_map(Step::Hash),
-            any::<bool>().prop_map(Step::Right),
+            prop_oneof![Just(MayAsk::No), Just(MayAsk::Later), Just(MayAsk::Now)].prop_map(Step::Right),
             (0..30u32).prop_map(Step::Waiting),
+            prop::collection::vec(0..24u32, 0..24).prop_map(Step::Wanted),
             (any::<prop::sample::Index>(), any::<bool>()).prop_map(|(at, ok)| Step::Land(at.index(64), ok)),
         ]
     }
@@ -526,8 +575,8 @@ mod tests {
             let mut swarm = wants_all(24);
             let mut rng = rng();
             let mut peers: Vec<(HostId, PieceIndex)> = Vec::new();
-            let mut runs: BTreeMap<RunId, Range<u32>> = BTreeMap::new();
-            let finish = [Step::Right(true)];
+            let mut runs: BTreeMap<RunId, Going> = BTreeMap::new();
+            let finish = [Step::Right(MayAsk::Now), Step::Wanted((0..24).collect())];
             for step in steps.into_iter().chain(finish) {
                 match step {
                     Step::Have(n, have) => swarm.handle_have(&host(n), set(24, have)),
@@ -535,14 +584,22 @@ mod tests {
                     Step::Hash(n) => swarm.handle_hash(piece(n)),
                     Step::Right(right) => swarm.handle_right(right),
                     Step::Waiting(n) => swarm.handle_waiting(piece(n)),
+                    Step::Wanted(pieces) => swarm.set_wanted(set(24, pieces)),
                     Step::Land(at, ok) if !peers.is_empty() => {
                         let (partner, piece) = peers.swap_remove(at % peers.len());
                         if ok { swarm.handle_piece(piece, Some(&partner)) } else { swarm.handle_fetch_failed(piece, &partner) }
                     }
                     Step::Land(at, ok) => {
                         let Some(run) = runs.keys().nth(at % runs.len().max(1)).copied() else { continue };
-                        match runs.get_mut(&run).and_then(Iterator::next) {
-                            Some(next) if ok => swarm.handle_piece(piece(next), None),
+                        // Odd places stand for a run that is ahead of what the swarm has heard.
+                        let silent = at % 2 == 1;
+                        match runs.get_mut(&run) {
+                            Some(going) if ok && silent && going.taken < going.end => going.taken += 1,
+                            Some(going) if ok && going.next < going.end => {
+                                going.taken = going.taken.max(going.next + 1);
+                                swarm.handle_piece(piece(going.next), None);
+                                going.next += 1;
+                            }
                             _ => { runs.remove(&run); swarm.handle_run_ended(run); }
                         }
                     }
@@ -553,8 +610,8 @@ mod tests {
                 for (partner, piece) in std::mem::take(&mut peers) {
                     swarm.handle_piece(piece, Some(&partner));
                 }
-                for (run, pieces) in std::mem::take(&mut runs) {
-                    pieces.for_each(|next| swarm.handle_piece(piece(next), None));
+                for (run, going) in std::mem::take(&mut runs) {
+                    (going.next..going.end).for_each(|next| swarm.handle_piece(piece(next), None));
                     swarm.handle_run_ended(run);
                 }
                 follow(&mut swarm, &mut rng, &mut peers, &mut runs)?;
@@ -563,35 +620,47 @@ mod tests {
         }
     }
 
+    /// A run as the one who carries it out knows it.
+    struct Going {
+        next: u32,
+        /// Pieces before this one are written, or being written.
+        taken: u32,
+        end: u32,
+    }
+
     fn follow(
         swarm: &mut Swarm,
         rng: &mut SmallRng,
         peers: &mut Vec<(HostId, PieceIndex)>,
-        runs: &mut BTreeMap<RunId, Range<u32>>,
+        runs: &mut BTreeMap<RunId, Going>,
     ) -> Result<(), TestCaseError> {
         while let Some(action) = swarm.poll_action(rng) {
             match action {
                 Action::FetchPeer { partner, piece } => {
                     prop_assert!(!swarm.have().contains(piece));
                     prop_assert!(peers.iter().all(|(_, other)| *other != piece));
-                    prop_assert!(runs.values().all(|run| !run.contains(&piece.get())));
+                    prop_assert!(runs.values().all(|run| !(run.next..run.end).contains(&piece.get())));
                     peers.push((partner, piece));
                 }
                 Action::FetchOrigin { run, pieces } => {
                     for next in pieces.clone() {
                         prop_assert!(!swarm.have().contains(piece(next)));
                         prop_assert!(peers.iter().all(|(_, other)| other.get() != next));
-                        prop_assert!(runs.values().all(|run| !run.contains(&next)));
+                        prop_assert!(runs.values().all(|run| !(run.next..run.end).contains(&next)));
                     }
-                    runs.insert(run, pieces);
+                    runs.insert(run, Going { next: pieces.start, taken: pieces.start, end: pieces.end });
                 }
                 Action::ShortenOrigin { run, end } => {
-                    if let Some(pieces) = runs.get_mut(&run) {
-                        pieces.end = end;
+                    if let Some(going) = runs.get_mut(&run) {
+                        going.end = going.end.min(end.max(going.taken));
+                        swarm.handle_overrun(run, going.end);
                     }
                 }
+                // It ends in its own time, and brings what it has taken.
                 Action::StopOrigin { run } => {
-                    runs.remove(&run);
+                    if let Some(going) = runs.get_mut(&run) {
+                        going.end = going.taken;
+                    }
                 }
             }
         }

@@ -3,8 +3,8 @@
 //! Bytes that arrive just where the hash stands are taken in passing, so that content from the origin is hashed without
 //! being read back. The rest is read back from the page cache when the gap has closed.
 //!
-//! Invariant: `settled` covers whole pieces that are on disk and will not change; `ahead` may cover a part of the next
-//! piece, and is thrown away when that piece starts anew from another source.
+//! Invariant: `settled` covers whole pieces that are on disk and will not change. `ahead` covers what was offered of the one
+//! piece after that, by one source from the piece's start; it is thrown away when the piece starts anew.
 
 use crate::store::TaskFile;
 use aws_lc_rs::digest;
@@ -34,18 +34,23 @@ impl Verifier {
         Self { expected, layout, settled: start.clone(), ahead: start }
     }
 
-    /// Offers bytes that were just written at `offset`, in order within their piece. Taken if the hash stands there.
-    pub(crate) fn offer(&mut self, offset: u64, bytes: &[u8]) {
+    /// Offers bytes of one piece that are being written at `offset`. Taken if the hash stands there, and so was all that
+    /// the source sent of this piece before: only then may more be offered, and the piece be settled.
+    pub(crate) fn offer(&mut self, offset: u64, bytes: &[u8]) -> bool {
         if offset == self.settled.offset && self.ahead.offset != offset {
             self.ahead = self.settled.clone();
         }
-        if offset == self.ahead.offset {
+        // Bytes that follow a piece which is not known to be right must not be hashed on top of it.
+        let in_turn = self.layout.piece_at(offset) == self.layout.piece_at(self.settled.offset);
+        let taken = in_turn && offset == self.ahead.offset;
+        if taken {
             self.ahead.hash.update(bytes);
             self.ahead.offset += bytes.len() as u64;
         }
+        taken
     }
 
-    /// Tells that the piece which ends at `end` is on disk for good.
+    /// Tells that the piece which ends at `end`, and all of which was taken from one source, is on disk for good.
     pub(crate) fn settle(&mut self, end: u64) {
         if self.ahead.offset == end && end > self.settled.offset {
             self.settled = self.ahead.clone();
@@ -124,6 +129,20 @@ mod tests {
             verifier.offer((at * 4 * MIB) as u64, part);
             verifier.settle((at * 4 * MIB + part.len()) as u64);
         }
+        assert!(verifier.matches());
+    }
+
+    #[test]
+    fn nothing_is_hashed_on_top_of_a_piece_that_is_not_known_to_be_right() {
+        let dir = tempfile::tempdir().unwrap();
+        let content = content();
+        let file = file(dir.path(), &content);
+        let mut verifier = verifier(&content);
+        // A liar's first piece, all of it, and an honest second one on its heels.
+        assert!(verifier.offer(0, &vec![0; 4 * MIB]));
+        assert!(!verifier.offer(4 * MIB as u64, &content[4 * MIB..8 * MIB]));
+        verifier.settle(8 * MIB as u64);
+        verifier.catch_up(&file, &PieceSet::full(3)).unwrap();
         assert!(verifier.matches());
     }
 

@@ -4,7 +4,7 @@
 use crate::origin::{self, Answer, Ask, OriginError, Part, Source};
 use crate::peer::{PeerError, Peers};
 use crate::progress::Progress;
-use crate::sink::{Limits, PumpError, Report, Sink, Wrote, pump};
+use crate::sink::{Goal, Limits, PumpError, Report, Sink, Wrote, pump};
 use crate::store::TaskFile;
 use crate::swarm::RunId;
 use crate::verify::Verifier;
@@ -14,7 +14,6 @@ use darter_upstream::Upstream;
 use http::{HeaderValue, StatusCode};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -104,8 +103,8 @@ pub(super) struct Run {
     pub(super) start: u64,
     /// The hash of the piece that `start` lies in, up to there.
     pub(super) hasher: Option<Box<PieceHasher>>,
-    /// The offset to stop at; lowered when the run is shortened.
-    pub(super) end: Arc<AtomicU64>,
+    /// Where to stop; lowered when the run is shortened.
+    pub(super) goal: Arc<Goal>,
     pub(super) etag: Option<HeaderValue>,
     /// A body that is there already.
     pub(super) body: Option<Part>,
@@ -148,12 +147,15 @@ impl Bench {
         let id = run.id;
         let stop = run.stop.clone();
         let opened = tokio::select! {
-            opened = self.open_origin(&mut run) => opened,
-            () = stop.cancelled() => Err(RunError::Broke("stopped".to_owned())),
+            opened = self.open_origin(&mut run) => opened.map(Some),
+            // Not the origin's fault.
+            () = stop.cancelled() => Ok(None),
         };
         let (rest, result) = match opened {
-            Ok(part) => self.receive_run(&mut run, part).await,
-            Err(error) => (run.hasher.map(|hasher| Rest { offset: run.start, hasher }), Err(error)),
+            Ok(Some(part)) => self.receive_run(&mut run, part).await,
+            not_opened => {
+                (run.hasher.map(|hasher| Rest { offset: run.start, hasher }), not_opened.map(|_| ()))
+            }
         };
         self.tell(Event::RunEnded { run: id, rest, result }).await;
     }
@@ -164,9 +166,9 @@ impl Bench {
             return Ok(body);
         }
         let length = self.file.layout().length();
-        let whole = run.start == 0 && run.end.load(Ordering::Relaxed) == length;
-        let ask = match ByteRange::new(run.start, run.end.load(Ordering::Relaxed)) {
-            Some(range) if !whole => Ask::Range(range),
+        let end = run.goal.end();
+        let ask = match ByteRange::new(run.start, end) {
+            Some(range) if range.len() < length => Ask::Range(range),
             _ => Ask::All,
         };
         match origin::fetch(&self.upstream, &run.source, ask, run.etag.as_ref()).await? {
@@ -184,8 +186,10 @@ impl Bench {
             keep_before: run.start,
             offset: run.start,
             hasher: run.hasher.take(),
+            in_passing: false,
         };
-        let limits = Limits { skip: run.start - part.start, end: &run.end, idle: self.idle, stop: &run.stop };
+        let limits =
+            Limits { skip: run.start - part.start, goal: &run.goal, idle: self.idle, stop: &run.stop };
         let (sink, result) = pump(part.body, sink, limits, RunReport(self)).await;
         let rest = sink.and_then(|sink| Some(Rest { offset: sink.offset, hasher: sink.hasher? }));
         let result = result.map_err(|error| match error {
@@ -205,8 +209,8 @@ impl Bench {
         let range = layout.range(fetch.piece);
         let body = self.peers.data(fetch.address, &self.task, range).await.map_err(PieceError::Peer)?;
         let mut hasher = PieceHasher::new(&layout, fetch.piece);
-        let end = AtomicU64::new(range.end());
-        let limits = Limits { skip: 0, end: &end, idle: self.idle, stop: &self.stop };
+        let goal = Goal::new(range.end());
+        let limits = Limits { skip: 0, goal: &goal, idle: self.idle, stop: &self.stop };
         let sink = Sink {
             file: Arc::clone(&self.file),
             verifier: self.verifier.clone(),
@@ -214,9 +218,11 @@ impl Bench {
             keep_before: fetch.keep_before,
             offset: range.start(),
             hasher: None,
+            in_passing: false,
         };
         let collected = Collected::default();
-        match pump(body, sink, limits, &collected).await.1 {
+        let (sink, pumped) = pump(body, sink, limits, &collected).await;
+        match pumped {
             Ok(()) => {}
             Err(PumpError::Broke(_)) => return Err(PieceError::Peer(PeerError::Unreachable)),
             Err(PumpError::Store(error)) => return Err(PieceError::Store(error)),
@@ -235,7 +241,8 @@ impl Bench {
                 return Err(PieceError::Spoiled);
             }
         }
-        if let Some(Ok(mut verifier)) = self.verifier.as_deref().map(Mutex::try_lock) {
+        let in_passing = sink.is_some_and(|sink| sink.in_passing);
+        if let Some(Ok(mut verifier)) = self.verifier.as_deref().filter(|_| in_passing).map(Mutex::try_lock) {
             verifier.settle(range.end());
         }
         Ok(fetch.expected)

@@ -10,9 +10,9 @@ use crate::origin::Part;
 use crate::peer::PeerError;
 use crate::progress::State;
 use crate::schedule::{self, Conversation};
-use crate::sink::Wrote;
+use crate::sink::{Goal, Wrote};
 use crate::store::Partial;
-use crate::swarm::{Action, RunId, Swarm};
+use crate::swarm::{Action, MayAsk, RunId, Swarm};
 use crate::verify::Verifier;
 use darter_protocol::scheduler::{Content, LeaseOutcome, Partner, PeerPacket};
 use darter_protocol::{HostId, PieceHash, PieceIndex, PieceLayout, PieceSet, Root, hash};
@@ -24,7 +24,6 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -84,7 +83,7 @@ struct Neighbour {
 struct Streams {
     /// The body of the first request, until a run takes it.
     first: Option<Part>,
-    running: HashMap<RunId, (Arc<AtomicU64>, CancellationToken)>,
+    running: HashMap<RunId, (Arc<Goal>, CancellationToken)>,
     /// Where streams stopped inside a piece. The bytes before stay: readers may have seen them.
     rests: HashMap<PieceIndex, Rest>,
 }
@@ -301,7 +300,12 @@ impl Transfer {
             Some(_) => scheduled.lease.is_some() || scheduled.unshareable,
             None => self.joining.is_none() || self.swarm.asks_origin(),
         };
-        self.swarm.handle_right(allowed && self.right.is_due(now));
+        self.swarm.handle_right(match (allowed, self.right.is_due(now)) {
+            (false, _) => MayAsk::No,
+            // One run that broke off is no reason to stop the others.
+            (true, false) => MayAsk::Later,
+            (true, true) => MayAsk::Now,
+        });
         let starved = allowed || !self.swarm.needs_origin() || self.joining.is_some();
         if !starved && scheduled.done {
             // The lease was given back when nobody wanted more. Now somebody does.
@@ -338,15 +342,15 @@ impl Transfer {
             Some(rest) => (rest.offset, Some(rest.hasher)),
             None => (offset(pieces.start), None),
         };
-        let end = Arc::new(AtomicU64::new(offset(pieces.end)));
+        let goal = Arc::new(Goal::new(offset(pieces.end)));
         let stop = self.bench.stop.child_token();
-        self.streams.running.insert(run, (Arc::clone(&end), stop.clone()));
+        self.streams.running.insert(run, (Arc::clone(&goal), stop.clone()));
         let job = Run {
             id: run,
             source: self.download.active.source(),
             start,
             hasher,
-            end,
+            goal,
             etag: self.known.info.headers.get(header::ETAG).cloned(),
             body: self.streams.first.take(),
             stop,
@@ -360,10 +364,12 @@ impl Transfer {
         match action {
             Action::FetchOrigin { run, pieces } => self.start_run(run, pieces),
             Action::ShortenOrigin { run, end } => {
-                if let (Some((target, _)), Some(piece)) =
+                if let (Some((goal, _)), Some(piece)) =
                     (self.streams.running.get(&run), self.layout.piece(end))
                 {
-                    target.store(self.layout.range(piece).start(), Ordering::Relaxed);
+                    let end = goal.lower(self.layout.range(piece).start(), &self.layout);
+                    let end = self.layout.piece_at(end).map_or(self.layout.pieces(), PieceIndex::get);
+                    self.swarm.handle_overrun(run, end);
                 }
             }
             Action::StopOrigin { run } => {
@@ -378,13 +384,14 @@ impl Transfer {
     fn fetch_piece(&mut self, partner: HostId, piece: PieceIndex) {
         let known = self.hashes.pieces[piece.as_usize()].zip(self.neighbours.get(&partner));
         let Some((expected, neighbour)) = known else {
+            // Asked again, it would be chosen again.
             self.swarm.handle_fetch_failed(piece, &partner);
+            self.swarm.handle_partner_gone(&partner);
             return;
         };
         let keep_before = self.streams.rests.get(&piece).map_or(0, |rest| rest.offset);
         let fetch = Fetch { partner, address: neighbour.address, piece, expected, keep_before };
         self.spawn(self.bench.clone().fetch_piece(fetch));
-            // Asked again, it would be chosen again.
     }
 
     fn catch_up(&mut self) {
