@@ -116,6 +116,10 @@ fn a_holder_that_sees_other_content_than_others_have_goes_on_alone() {
     // What it has is of the other content: nobody is sent to it.
     lab.held("b", 1, 1);
     assert_eq!(lab.talk("c", 1).partners(), ["a"]);
+    // Nor is it told of pieces that are not its own.
+    let packets = lab.talk("b", 1).packets;
+    lab.hashes("c", 1, &[0]);
+    assert_eq!(lab.talk("b", 1).packets, packets);
 }
 
 #[test]

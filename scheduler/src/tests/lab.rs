@@ -61,6 +61,7 @@ impl Talk {
             (self.length, self.root) = (Some(content.length), !content.root.is_empty());
         }
         self.hashes.extend(packet.hashes.iter().map(|piece| (piece.index, piece.hash[0])));
+        assert!(!packet.lease_revoked || packet.lease.is_none(), "which of the two came first?");
         if packet.lease_revoked {
             assert!(self.lease.take().is_some(), "a lease revoked that it did not have");
             self.revoked += 1;
