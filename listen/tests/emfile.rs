@@ -18,7 +18,7 @@ async fn accepting_goes_on_when_there_are_descriptors_again() {
     let error = listener.accept().await.unwrap_err();
     assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::MFILE.raw_os_error()));
 
-    let mut accepting = Box::pin(darter_proxy::accept(&listener));
+    let mut accepting = Box::pin(darter_listen::accept(&listener));
     assert!(futures_util::FutureExt::now_or_never(&mut accepting).is_none());
     hoard.pop();
     let (_, peer) = accepting.await;
