@@ -17,7 +17,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 use tokio::net::TcpListener;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -97,7 +97,7 @@ pub(crate) struct Shared {
 /// How a caller came to a download.
 enum Joined {
     First(oneshot::Receiver<First>),
-    Later(watch::Receiver<Phase>),
+    Later(Arc<Active>),
 }
 
 // === impl Engine ===
@@ -170,13 +170,16 @@ impl Engine {
                     }
                     Err(_) => return Err(OpenError::Unavailable("the daemon is stopping".to_owned())),
                 },
-                Joined::Later(mut phase) => {
+                Joined::Later(active) => {
+                    let mut phase = active.phase.clone();
                     let known = phase.wait_for(|phase| !matches!(phase, Phase::Opening)).await;
                     match known.map(|phase| phase.clone()) {
                         Ok(Phase::Known(known)) => {
-                            if let Some(opened) = shared.join_known(&request, &known)? {
+                            if let Some(opened) = shared.join_known(&request, &active, &known)? {
                                 return Ok(opened);
                             }
+                            // It is ending, and what it leaves is not in its place yet.
+                            let _ = phase.wait_for(|phase| matches!(phase, Phase::Over(_))).await;
                         }
                         Ok(Phase::Over(Some(error))) => return Err(error),
                         Ok(Phase::Opening | Phase::Over(None)) | Err(_) => {}
@@ -228,12 +231,16 @@ impl Shared {
         Opened::Content(Content { info: known.info.clone(), range, served: Served::Fetching, body })
     }
 
-    /// Joins a running download whose content is known; `None` when it ended meanwhile.
-    fn join_known(&self, request: &OpenRequest, known: &Known) -> Result<Option<Opened>, OpenError> {
+    /// Joins a running download whose content is known; `None` when it takes nobody any more.
+    fn join_known(
+        &self,
+        request: &OpenRequest,
+        active: &Active,
+        known: &Known,
+    ) -> Result<Option<Opened>, OpenError> {
         let range = request.want.resolve(known.info.length)?;
         let pieces = range.map_or(0..0, |range| known.file.layout().covering(range));
-        let demands = self.lock_active().get(&request.task).map(|active| Arc::clone(&active.demands));
-        let demand = demands.and_then(|demands| demands.add(pieces, request.want.is_all()));
+        let demand = active.demands.add(pieces, request.want.is_all());
         Ok(demand.map(|demand| self.open_running(known, range, demand)))
     }
 
@@ -242,7 +249,7 @@ impl Shared {
         let mut active = self.lock_active();
         if let Some(running) = active.get(&request.task) {
             running.add_source(request);
-            return Joined::Later(running.phase.clone());
+            return Joined::Later(Arc::clone(running));
         }
         self.lock_suspended().remove(&request.task);
         let (running, download) = Active::new(self, request);

@@ -12,11 +12,13 @@ use darter_protocol::hash::PieceHasher;
 use darter_protocol::{ByteRange, HostId, PieceHash, PieceIndex, PieceSet, TaskId};
 use darter_upstream::Upstream;
 use http::{HeaderValue, StatusCode};
+use hyper::body::Incoming;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
+use tokio::task::{self, Id as JobId};
 use tokio_util::sync::CancellationToken;
 
 /// What a job has to say.
@@ -35,10 +37,12 @@ pub(super) enum Event {
     },
     Have {
         partner: HostId,
+        follower: JobId,
         have: PieceSet,
     },
     HaveEnded {
         partner: HostId,
+        follower: JobId,
         error: Option<PeerError>,
     },
     Hashes {
@@ -200,14 +204,18 @@ impl Bench {
     }
 
     pub(super) async fn fetch_piece(self, fetch: Fetch) {
-        let result = self.receive_piece(&fetch).await;
+        let asked = self.peers.data(fetch.address, &self.task, self.file.layout().range(fetch.piece));
+        let Some(body) = self.stop.run_until_cancelled(asked).await else { return };
+        let result = match body {
+            Ok(body) => self.receive_piece(&fetch, body).await,
+            Err(error) => Err(PieceError::Peer(error)),
+        };
         self.tell(Event::Piece { partner: fetch.partner, piece: fetch.piece, result }).await;
     }
 
-    async fn receive_piece(&self, fetch: &Fetch) -> Result<PieceHash, PieceError> {
+    async fn receive_piece(&self, fetch: &Fetch, body: Incoming) -> Result<PieceHash, PieceError> {
         let layout = *self.file.layout();
         let range = layout.range(fetch.piece);
-        let body = self.peers.data(fetch.address, &self.task, range).await.map_err(PieceError::Peer)?;
         let mut hasher = PieceHasher::new(&layout, fetch.piece);
         let goal = Goal::new(range.end());
         let limits = Limits { skip: 0, goal: &goal, idle: self.idle, stop: &self.stop };
@@ -232,7 +240,7 @@ impl Bench {
         }
         if fetch.keep_before > range.start() {
             let (file, piece) = (Arc::clone(&self.file), fetch.piece);
-            let read = tokio::task::spawn_blocking(move || {
+            let read = task::spawn_blocking(move || {
                 file.read_piece(piece, |part| hasher.update(part)).map(|()| hasher.finish())
             });
             let on_disk =
@@ -250,29 +258,32 @@ impl Bench {
 
     /// Follows what a partner has until it ends.
     pub(super) async fn follow(self, partner: HostId, address: SocketAddr) {
-        let pieces = self.file.layout().pieces();
-        let error = match self.peers.have(address, &self.task, pieces).await {
-            Err(error) => Some(error),
-            Ok(mut maps) => loop {
-                match maps.next().await {
-                    Ok(Some(have)) => self.tell(Event::Have { partner: partner.clone(), have }).await,
-                    Ok(None) => break None,
-                    Err(error) => break Some(error),
-                }
-            },
+        let follower = task::id();
+        let Some(followed) = self.stop.run_until_cancelled(self.hear(&partner, address)).await else {
+            return;
         };
-        self.tell(Event::HaveEnded { partner, error }).await;
+        self.tell(Event::HaveEnded { partner, follower, error: followed.err() }).await;
+    }
+
+    async fn hear(&self, partner: &HostId, address: SocketAddr) -> Result<(), PeerError> {
+        let mut maps = self.peers.have(address, &self.task, self.file.layout().pieces()).await?;
+        while let Some(have) = maps.next().await? {
+            self.tell(Event::Have { partner: partner.clone(), follower: task::id(), have }).await;
+        }
+        Ok(())
     }
 
     pub(super) async fn fetch_hashes(self, partner: HostId, address: SocketAddr) {
-        let result = self.peers.hashes(address, &self.task, self.file.layout()).await;
-        self.tell(Event::Hashes { partner, result }).await;
+        let asked = self.peers.hashes(address, &self.task, self.file.layout());
+        if let Some(result) = self.stop.run_until_cancelled(asked).await {
+            self.tell(Event::Hashes { partner, result }).await;
+        }
     }
 
     /// Hashes what was passed over, out of the page cache.
     pub(super) async fn catch_up(self, have: PieceSet) {
         let (verifier, file) = (self.verifier.clone(), Arc::clone(&self.file));
-        let done = tokio::task::spawn_blocking(move || match verifier {
+        let done = task::spawn_blocking(move || match verifier {
             Some(verifier) => verifier.lock().unwrap_or_else(PoisonError::into_inner).catch_up(&file, &have),
             None => Ok(()),
         });

@@ -39,8 +39,8 @@ pub(crate) enum Phase {
     /// Not even the content's length.
     Opening,
     Known(Arc<Known>),
-    /// It ended before anything was known. With an error that holds for everybody; without one, the answer was meant for
-    /// the first caller alone and the others try for themselves.
+    /// It has ended. With an error that holds for everybody, before anything was known; without one, whoever comes or
+    /// waited tries for himself: the answer was meant for the first caller alone, or what there is has its place.
     Over(Option<OpenError>),
 }
 
@@ -100,6 +100,7 @@ impl Active {
         let (phase, watched) = watch::channel(Phase::Opening);
         let active = Arc::new(Self { phase: watched, demands: Arc::default(), sources: Mutex::default() });
         active.add_source(request);
+        shared.metrics.downloads.inc();
         let download = Download {
             shared: Arc::clone(shared),
             task: request.task,
@@ -141,8 +142,6 @@ impl Active {
 impl Download {
     /// Runs the download to its end.
     pub(crate) async fn run(mut self, want: Want, first: oneshot::Sender<First>) {
-        let shared = Arc::clone(&self.shared);
-        shared.metrics.downloads.inc();
         match self.learn(want).await {
             Ok(start) => {
                 let layout = *start.known.file.layout();
@@ -162,16 +161,37 @@ impl Download {
                 transfer::Transfer::new(self, start).run().await;
             }
             Err(ended) => {
-                self.active.demands.close();
-                shared.remove(&self.task, &self.active);
                 let _ = first.send(First::Answer(ended.answer));
-                self.phase.send_replace(Phase::Over(ended.for_others));
                 if let Some(talk) = self.scheduled.talk.take() {
                     talk.finish(None, 0, 0).await;
                 }
+                self.over(ended.for_others);
             }
         }
-        shared.metrics.downloads.dec();
+    }
+
+    /// The download has ended: whoever comes now starts anew, whoever waited gets the error or does so, too.
+    ///
+    /// Only after the scheduler was told of an end without the content: it knows a download by its host and task, and would
+    /// take what was meant for this one for the end of the next.
+    fn over(&self, error: Option<OpenError>) {
+        self.active.demands.close();
+        self.shared.remove(&self.task, &self.active);
+        self.phase.send_if_modified(|phase| {
+            let first = !matches!(phase, Phase::Over(_));
+            if first {
+                *phase = Phase::Over(error);
+            }
+            first
+        });
+    }
+}
+
+impl Drop for Download {
+    /// Also when the driver panics: nobody may wait for it, or find it, for ever.
+    fn drop(&mut self) {
+        self.over(None);
+        self.shared.metrics.downloads.dec();
     }
 }
 

@@ -27,7 +27,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::{AbortHandle, Id as JobId, JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -197,9 +197,16 @@ impl Transfer {
             End::Stopped => State::Failed(ReadError::Unavailable("the daemon is stopping".to_owned())),
             End::Failed { error, .. } => State::Failed(error.clone()),
         };
+        if !matches!(end, End::Complete) {
+            // Whoever comes now must not get the error of those who were here.
+            self.download.active.demands.close();
+        }
         // Readers first; what follows is for this daemon and for others.
         self.bench.progress.send_modify(|progress| progress.state = state);
-        self.quiesce().await;
+        let end = match (self.quiesce().await, end) {
+            (Err(late), End::Suspended | End::Stopped) => late,
+            (_, end) => end,
+        };
         self.close(end).await;
     }
 
@@ -221,7 +228,9 @@ impl Transfer {
                 self.perform(action);
             }
             self.catch_up();
-            if self.swarm.is_satisfied() && !self.swarm.is_complete() {
+            // A run that finishes the piece that is arriving needs its lease still.
+            let idle = self.swarm.is_satisfied() && !self.swarm.asks_origin();
+            if idle && !self.swarm.is_complete() {
                 self.return_lease(now, LeaseOutcome::Done);
                 let have = self.swarm.have();
                 if self.at_work == 0 && active.demands.try_close(|piece| have.contains(piece)) {
@@ -237,6 +246,7 @@ impl Transfer {
             let alone = scheduled.talk.is_none() && self.joining.is_none();
             let ended = tokio::select! {
                 Some(event) = self.events.recv() => self.handle_event(event),
+                Some(ended) = self.jobs.join_next() => no_panic(ended),
                 packet = next_packet(&mut scheduled.talk) => match packet {
                     Some(packet) => self.handle_packet(packet),
                     None => self.handle_scheduler_lost(),
@@ -408,7 +418,6 @@ impl Transfer {
     fn spawn(&mut self, job: impl Future<Output = ()> + Send + 'static) {
         self.at_work += 1;
         self.jobs.spawn(job);
-        while self.jobs.try_join_next().is_some() {}
     }
 
     // --- Events ---
@@ -424,20 +433,15 @@ impl Transfer {
                 self.at_work -= 1;
                 self.handle_piece(&partner, piece, result)
             }
-            Event::Have { partner, have } => {
-                // One that was forgotten meanwhile has no address any more: it must not come back as somebody to ask.
-                if self.neighbours.contains_key(&partner) {
+            Event::Have { partner, follower, have } => {
+                if self.is_following(&partner, follower) {
                     self.swarm.handle_have(&partner, have);
                 }
                 Ok(())
             }
-            Event::HaveEnded { partner, error } => {
-                if let Some(neighbour) = self.neighbours.get_mut(&partner) {
-                    neighbour.following = None;
-                }
-                // Without an error it got all that it wanted, and still has that.
-                if let Some(error) = error {
-                    self.drop_partner(&partner, &error);
+            Event::HaveEnded { partner, follower, error } => {
+                if self.is_following(&partner, follower) {
+                    self.handle_have_ended(&partner, error);
                 }
                 Ok(())
             }
@@ -583,6 +587,23 @@ impl Transfer {
             self.swarm.handle_have(&host, PieceSet::full(self.layout.pieces()));
         } else if neighbour.following.is_none() {
             neighbour.following = Some(self.jobs.spawn(self.bench.clone().follow(host, address)));
+        }
+    }
+
+    /// Whether it is this follower that says what the partner has. What one said whose partner was forgotten meanwhile, or
+    /// has everything by now, is no news: it would bring back a partner without an address, or take away what it has.
+    fn is_following(&self, partner: &HostId, follower: JobId) -> bool {
+        let following = self.neighbours.get(partner).and_then(|neighbour| neighbour.following.as_ref());
+        following.is_some_and(|following| following.id() == follower)
+    }
+
+    fn handle_have_ended(&mut self, partner: &HostId, error: Option<PeerError>) {
+        if let Some(neighbour) = self.neighbours.get_mut(partner) {
+            neighbour.following = None;
+        }
+        // Without an error it got all that it wanted, and still has that.
+        if let Some(error) = error {
+            self.drop_partner(partner, &error);
         }
     }
 
@@ -743,19 +764,32 @@ impl Transfer {
         }
     }
 
-    /// Waits until no job touches the file any more.
-    async fn quiesce(&mut self) {
+    /// Waits until no job is left that could touch the file. Pieces that arrive in the meantime count.
+    async fn quiesce(&mut self) -> Result<(), End> {
         self.bench.stop.cancel();
-        while self.at_work > 0 {
-            let Some(event) = self.events.recv().await else { break };
-            match event {
-                Event::RunEnded { .. } | Event::Piece { .. } | Event::Hashes { .. } | Event::CaughtUp(_) => {
-                    self.at_work -= 1
-                }
-                Event::Wrote(_) | Event::Have { .. } | Event::HaveEnded { .. } => {}
-            }
+        let mut result = Ok(());
+        loop {
+            let event = tokio::select! {
+                Some(event) = self.events.recv() => event,
+                ended = self.jobs.join_next() => match ended {
+                    Some(_) => continue,
+                    None => break,
+                },
+            };
+            result = result.and(self.handle_last(event));
         }
-        self.jobs.shutdown().await;
+        while let Ok(event) = self.events.try_recv() {
+            result = result.and(self.handle_last(event));
+        }
+        result
+    }
+
+    fn handle_last(&mut self, event: Event) -> Result<(), End> {
+        match event {
+            Event::Wrote(wrote) => self.handle_wrote(wrote),
+            Event::Piece { partner, piece, result: Ok(hash) } => self.handle_piece(&partner, piece, Ok(hash)),
+            _ => Ok(()),
+        }
     }
 
     /// Puts everything in its place: the store, the scheduler, and those who come next.
@@ -782,13 +816,16 @@ impl Transfer {
                 None
             }
         };
-        self.download.active.demands.close();
-        self.download.shared.remove(&self.download.task, &self.download.active);
+        if complete.is_some() {
+            // It is found on disk from now on, so that no other download begins while the scheduler is told.
+            self.download.over(None);
+        }
         let Counts { from_origin, from_peers, .. } = self.counts;
         match self.download.scheduled.talk.take() {
             Some(talk) => talk.finish(complete, from_origin, from_peers).await,
             None => self.announce(complete.is_some()).await,
         }
+        self.download.over(None);
     }
 
     /// Sends what waited for more to go with it: there will be no more.
@@ -845,6 +882,17 @@ impl Transfer {
 /// Statuses that a moment later may be others.
 fn is_passing(status: StatusCode) -> bool {
     status.is_server_error() || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT)
+}
+
+/// A job that panics leaves its pieces in flight for ever; the download must not wait for them.
+fn no_panic(ended: Result<(), JoinError>) -> Result<(), End> {
+    match ended {
+        Err(error) if error.is_panic() => {
+            tracing::error!(%error, "a part of a download panicked");
+            Err(End::unavailable("an internal error ended the download".to_owned(), LeaseOutcome::Failed))
+        }
+        _ => Ok(()),
+    }
 }
 
 async fn next_packet(talk: &mut Option<Conversation>) -> Option<PeerPacket> {

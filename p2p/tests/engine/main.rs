@@ -278,6 +278,30 @@ async fn three_cold_daemons_cost_the_origin_one_copy() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_download_that_begins_while_the_last_one_ends_is_not_taken_for_it() {
+    let data = bytes(40 * MIB);
+    let behaviour = Behaviour { authorization: Some("good"), ..Behaviour::good(data.clone()) };
+    let origin = Origin::start(behaviour).await;
+    let scheduler = Scheduler::start().await;
+    let node = Node::start("a", &[scheduler.address]).await;
+    node.joined().await;
+    let bad = authorized(blob(origin.address, &data), "bad");
+    for _ in 0..30 {
+        // Refused: whoever waited for the same content tries for himself, at once.
+        let opened = futures_util::future::join_all((0..4).map(|_| node.engine.open(bad.clone()))).await;
+        assert!(opened.iter().all(|opened| matches!(opened, Ok(Opened::Relay(_)))));
+    }
+    let good = authorized(blob(origin.address, &data), "good");
+    for start in (0..40 * MIB).step_by(MIB) {
+        // Suspended: the reader has what it wanted.
+        let range = ByteRange::new(start as u64, start as u64 + 1000).unwrap();
+        let opened = content(node.engine.open(part(&good, Want::Range(range))).await);
+        assert!(read(opened).await.unwrap() == data[start..start + 1000]);
+    }
+    assert!(origin.sent() <= 40 * MIB as u64, "{} for {:?}", origin.sent(), origin.requests());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_one_daemon_kept_over_a_restart_serves_another() {
     let data = bytes(LENGTH);
     let origin = Origin::start(Behaviour::good(data.clone())).await;
