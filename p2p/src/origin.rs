@@ -201,6 +201,13 @@ fn content_length(response: &Response<Incoming>) -> Option<u64> {
     (values.next().is_none() && PieceLayout::new(length).is_some()).then_some(length)
 }
 
+/// Whether two answers can be of one version of some content: the first validator that both have is the same (RFC 9110
+/// section 8.8). Where neither has any, the length must do.
+pub(crate) fn same_version(a: &HeaderMap, b: &HeaderMap) -> bool {
+    let both = |name| a.get(&name).zip(b.get(&name));
+    both(header::ETAG).or_else(|| both(header::LAST_MODIFIED)).is_none_or(|(a, b)| a == b)
+}
+
 fn content(response: Response<Incoming>, length: u64, (start, end): (u64, u64)) -> Answer {
     let (parts, body) = response.into_parts();
     let info = ContentInfo { length, headers: content_headers(&parts.headers) };
@@ -236,4 +243,22 @@ pub(crate) fn content_headers_from(headers: impl IntoIterator<Item = (String, Ve
 
 fn invalid(url: &Url, what: &'static str) -> OriginError {
     OriginError::Invalid { host: url.host_str().unwrap_or_default().to_owned(), what }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_differ_by_the_strongest_validator_that_both_have() {
+        let headers = |etag: &str, modified: &str| {
+            let named = [(header::ETAG, etag), (header::LAST_MODIFIED, modified)];
+            let given = named.into_iter().filter(|(_, value)| !value.is_empty());
+            given.map(|(name, value)| (name, value.parse().unwrap())).collect::<HeaderMap>()
+        };
+        assert!(same_version(&headers("\"1\"", "then"), &headers("\"1\"", "now")));
+        assert!(!same_version(&headers("\"1\"", "then"), &headers("\"2\"", "then")));
+        assert!(!same_version(&headers("\"1\"", "then"), &headers("", "now")));
+        assert!(same_version(&headers("\"1\"", ""), &headers("", "now")));
+    }
 }

@@ -37,6 +37,9 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 /// daemons do not come back in step.
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LAST_RETRY: Duration = Duration::from_secs(5);
+/// The pause before a download whose conversation ended registers anew, at most. A scheduler that answers, and ends every
+/// conversation, must not be asked without end.
+const REJOIN_PAUSE: Duration = Duration::from_millis(200);
 /// Tasks in one message of the inventory: about 200 bytes each, far below the limit of a message.
 const INVENTORY_BATCH: usize = 1000;
 /// Messages that wait for the network in either direction of one conversation. Reports are merged while they cannot be
@@ -326,6 +329,11 @@ impl Conversation {
     pub(crate) fn link(&self) -> &Arc<Link> {
         &self.link
     }
+}
+
+/// How long a download whose conversation has ended waits before it registers anew.
+pub(crate) fn rejoin_pause() -> Duration {
+    REJOIN_PAUSE.mul_f64(rand::rng().random_range(0.5..1.0))
 }
 
 async fn in_time<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {

@@ -11,7 +11,7 @@ use crate::verify::Verifier;
 use darter_protocol::hash::PieceHasher;
 use darter_protocol::{ByteRange, HostId, PieceHash, PieceIndex, PieceSet, TaskId};
 use darter_upstream::Upstream;
-use http::{HeaderValue, StatusCode};
+use http::{HeaderMap, StatusCode, header};
 use hyper::body::Incoming;
 use std::io;
 use std::net::SocketAddr;
@@ -109,7 +109,8 @@ pub(super) struct Run {
     pub(super) hasher: Option<Box<PieceHasher>>,
     /// Where to stop; lowered when the run is shortened.
     pub(super) goal: Arc<Goal>,
-    pub(super) etag: Option<HeaderValue>,
+    /// The answer that every other one must be of the same version with; `None` when a digest checks the whole.
+    pub(super) version: Option<HeaderMap>,
     /// A body that is there already.
     pub(super) body: Option<Part>,
     pub(super) stop: CancellationToken,
@@ -175,8 +176,14 @@ impl Bench {
             Some(range) if range.len() < length => Ask::Range(range),
             _ => Ask::All,
         };
-        match origin::fetch(&self.upstream, &run.source, ask, run.etag.as_ref()).await? {
-            Answer::Content { info, part } if info.length == length && part.start <= run.start => Ok(part),
+        let etag = run.version.as_ref().and_then(|known| known.get(header::ETAG));
+        let same = |answer| run.version.as_ref().is_none_or(|known| origin::same_version(known, answer));
+        match origin::fetch(&self.upstream, &run.source, ask, etag).await? {
+            Answer::Content { info, part }
+                if info.length == length && part.start <= run.start && same(&info.headers) =>
+            {
+                Ok(part)
+            }
             Answer::Content { .. } | Answer::Outside { .. } => Err(RunError::Changed),
             Answer::Other { response, .. } => Err(RunError::Refused(response.status())),
         }

@@ -3,6 +3,7 @@
 use super::{Download, Ended, Known, Start};
 use crate::origin::{self, Answer, Ask, OriginError, Part};
 use crate::progress::Progress;
+use crate::schedule;
 use crate::store::{Held, Partial, Record};
 use crate::{ContentInfo, OpenError, Opened, Want};
 use darter_protocol::scheduler::{LeaseOutcome, LeaseReturned, PieceResult};
@@ -22,14 +23,10 @@ impl Download {
         let resumed = self.resume().await.map_err(store_failed)?;
         let held_bytes = resumed.as_ref().map_or(0, |(partial, held)| bytes_of(partial, held));
         self.join(held_bytes).await;
-        // Without a digest the origin's content may have changed since; then only what is asked anew is believed.
-        if let Some((partial, held)) = resumed
-            && self.digest.is_some()
-            && partial.record.digest == self.digest
-        {
+        if let Some((partial, held)) = resumed {
             return Ok(self.start(partial, held, None));
         }
-        let (info, body) = match self.wait_for_content().await {
+        let (info, body) = match self.wait_for_content().await? {
             Some(info) => (info, None),
             None => self.ask_origin(want).await?,
         };
@@ -43,9 +40,16 @@ impl Download {
         Ok(self.start(partial, held, body))
     }
 
+    /// What an earlier try has left. Without a digest the origin's content may have changed since; then only what is asked
+    /// anew is believed, and what was left makes way for it.
     async fn resume(&self) -> io::Result<Option<(Partial, Held)>> {
+        if self.digest.is_none() {
+            return Ok(None);
+        }
         let (store, task) = (Arc::clone(&self.shared.store), self.task);
-        tokio::task::spawn_blocking(move || store.resume(&task)).await.map_err(io::Error::other)?
+        let resumed = tokio::task::spawn_blocking(move || store.resume(&task)).await;
+        let resumed = resumed.map_err(io::Error::other)??;
+        Ok(resumed.filter(|(partial, _)| partial.record.digest == self.digest))
     }
 
     async fn create(&self, info: &ContentInfo) -> io::Result<Partial> {
@@ -71,24 +75,24 @@ impl Download {
     }
 
     /// Waits until somebody else has learned what the content is; `None` when this daemon may ask the origin itself.
-    async fn wait_for_content(&mut self) -> Option<ContentInfo> {
+    async fn wait_for_content(&mut self) -> Result<Option<ContentInfo>, Ended> {
         loop {
             let content = self.scheduled.early.iter().rev().find_map(|packet| packet.content.as_ref());
             if let Some(content) = content.filter(|content| PieceLayout::new(content.length).is_some()) {
                 let headers =
                     content.headers.iter().map(|header| (header.name.clone(), header.value.to_vec()));
-                return Some(ContentInfo {
+                return Ok(Some(ContentInfo {
                     length: content.length,
                     headers: origin::content_headers_from(headers),
-                });
+                }));
             }
-            let talk = self.scheduled.talk.as_mut()?;
+            let Some(talk) = self.scheduled.talk.as_mut() else { return Ok(None) };
             if self.scheduled.lease.is_some() || self.scheduled.unshareable {
-                return None;
+                return Ok(None);
             }
             let packet = tokio::select! {
                 packet = talk.next() => packet,
-                () = self.shared.shutdown.cancelled() => return None,
+                () = self.shared.shutdown.cancelled() => return Err(stopping()),
             };
             match packet {
                 Some(packet) => {
@@ -101,6 +105,7 @@ impl Download {
                 }
                 None => {
                     self.scheduled.talk = None;
+                    tokio::time::sleep(schedule::rejoin_pause()).await;
                     self.join(0).await;
                 }
             }
@@ -110,7 +115,11 @@ impl Download {
     /// Asks the origin, with the first caller's request.
     async fn ask_origin(&mut self, want: Want) -> Result<(ContentInfo, Option<Part>), Ended> {
         let ask = first_ask(want);
-        match origin::fetch(&self.shared.upstream, &self.first, ask, None).await {
+        let asked = tokio::select! {
+            asked = origin::fetch(&self.shared.upstream, &self.first, ask, None) => asked,
+            () = self.shared.shutdown.cancelled() => return Err(stopping()),
+        };
+        match asked {
             Ok(Answer::Content { info, part }) => Ok((info, Some(part))),
             Ok(Answer::Outside { length }) => {
                 self.return_lease(LeaseOutcome::Refused);
@@ -177,6 +186,10 @@ fn first_ask(want: Want) -> Ask {
 
 fn bytes_of(partial: &Partial, held: &Held) -> u64 {
     held.iter().map(|(piece, _)| partial.file.layout().range(*piece).len()).sum()
+}
+
+fn stopping() -> Ended {
+    Ended::failed(OpenError::Unavailable("the daemon is stopping".to_owned()))
 }
 
 fn store_failed(error: io::Error) -> Ended {

@@ -18,7 +18,7 @@ use crate::store::{Partial, TaskFile};
 use crate::{ContentInfo, OpenError, OpenRequest, Opened, Want};
 use darter_protocol::scheduler::PeerPacket;
 use darter_protocol::{ByteRange, Digest, PieceHash, PieceIndex, TaskId};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{oneshot, watch};
 
 pub use right::Backoff;
@@ -30,8 +30,19 @@ const MAX_SOURCES: usize = 8;
 pub(crate) struct Active {
     pub(crate) phase: watch::Receiver<Phase>,
     pub(crate) demands: Arc<Demands>,
-    sources: Mutex<Vec<Source>>,
+    sources: Mutex<Sources>,
 }
+
+/// The callers' ways to the content, the newest last.
+#[derive(Default)]
+struct Sources {
+    ways: Vec<(SourceId, Source)>,
+    next: u64,
+}
+
+/// One of the callers' ways.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct SourceId(u64);
 
 /// How much a download knows.
 #[derive(Clone)]
@@ -115,27 +126,36 @@ impl Active {
 
     /// Another caller's way to the same content: a newer token outlives an older one.
     pub(crate) fn add_source(&self, request: &OpenRequest) {
-        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
-        if sources.len() == MAX_SOURCES {
-            sources.remove(0);
+        let source = source_of(request);
+        let mut sources = self.lock_sources();
+        // The same one again is one to try, not two.
+        sources.ways.retain(|(_, way)| way.url != source.url || way.headers != source.headers);
+        if sources.ways.len() == MAX_SOURCES {
+            sources.ways.remove(0);
         }
-        sources.push(source_of(request));
+        let id = SourceId(sources.next);
+        sources.next += 1;
+        sources.ways.push((id, source));
     }
 
     /// The way that was added last.
-    fn source(&self) -> Source {
-        let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
-        sources.last().cloned().expect("a download starts with one source and only replaces them")
+    fn source(&self) -> (SourceId, Source) {
+        let sources = self.lock_sources();
+        sources.ways.last().cloned().expect("a download starts with one source and only replaces them")
     }
 
-    /// Takes the newest way out because the origin refuses it; `false` when it was the only one.
-    fn drop_source(&self) -> bool {
-        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
-        let others = sources.len() > 1;
+    /// Takes a way out because the origin refuses it; `false` when there is no other.
+    fn drop_source(&self, refused: SourceId) -> bool {
+        let mut sources = self.lock_sources();
+        let others = sources.ways.iter().any(|(id, _)| *id != refused);
         if others {
-            sources.pop();
+            sources.ways.retain(|(id, _)| *id != refused);
         }
         others
+    }
+
+    fn lock_sources(&self) -> MutexGuard<'_, Sources> {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -232,5 +252,45 @@ impl Want {
 
     pub(crate) fn is_all(self) -> bool {
         matches!(self, Self::All)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    fn request(token: &'static str) -> OpenRequest {
+        let mut headers = http::HeaderMap::new();
+        headers.insert(http::header::AUTHORIZATION, HeaderValue::from_static(token));
+        OpenRequest {
+            task: TaskId::of_url("http://example.org/", "", ""),
+            digest: None,
+            url: "http://example.org/".parse().unwrap(),
+            headers,
+            want: Want::All,
+        }
+    }
+
+    fn token(source: &Source) -> &str {
+        source.headers[http::header::AUTHORIZATION].to_str().unwrap()
+    }
+
+    #[test]
+    fn a_refusal_takes_away_the_way_that_was_refused() {
+        let (_, phase) = watch::channel(Phase::Opening);
+        let active = Active { phase, demands: Arc::default(), sources: Mutex::default() };
+        active.add_source(&request("old"));
+        active.add_source(&request("older than it looks"));
+        let (refused, _) = active.source();
+        active.add_source(&request("new"));
+        active.add_source(&request("new"));
+        assert!(active.drop_source(refused));
+        let (newest, source) = active.source();
+        assert_eq!(token(&source), "new");
+        assert!(active.drop_source(newest));
+        let (last, source) = active.source();
+        assert_eq!(token(&source), "old");
+        assert!(!active.drop_source(last));
     }
 }

@@ -3,7 +3,7 @@
 use super::jobs::{Bench, Event, Fetch, PieceError, Rest, Run, RunError};
 use super::outbox::Outbox;
 use super::right::Right;
-use super::{Download, Known, Scheduled, Start};
+use super::{Download, Known, Scheduled, SourceId, Start};
 use crate::ReadError;
 use crate::metrics::From;
 use crate::origin::Part;
@@ -17,7 +17,7 @@ use crate::verify::Verifier;
 use darter_protocol::scheduler::{Content, LeaseOutcome, Partner, PeerPacket};
 use darter_protocol::{HostId, PieceHash, PieceIndex, PieceLayout, PieceSet, Root, hash};
 use futures_util::future::BoxFuture;
-use http::{StatusCode, header};
+use http::StatusCode;
 use rand::RngExt;
 use rand::rngs::SmallRng;
 use std::collections::HashMap;
@@ -34,6 +34,9 @@ use tonic::Status;
 
 /// Events that wait for the driver. Jobs wait when it is full.
 const EVENTS: usize = 64;
+/// Partners at once. A scheduler names about twenty, and more only to one that has everything already; each may cost a
+/// connection.
+const MAX_NEIGHBOURS: usize = 64;
 /// How long a daemon that has just lost its scheduler looks for another one, or for partners, before it goes to the origin;
 /// half of it is left to chance.
 const ALONE_AFTER: Duration = Duration::from_secs(2);
@@ -83,9 +86,16 @@ struct Neighbour {
 struct Streams {
     /// The body of the first request, until a run takes it.
     first: Option<Part>,
-    running: HashMap<RunId, (Arc<Goal>, CancellationToken)>,
+    running: HashMap<RunId, Stream>,
     /// Where streams stopped inside a piece. The bytes before stay: readers may have seen them.
     rests: HashMap<PieceIndex, Rest>,
+}
+
+/// One stream from the origin.
+struct Stream {
+    goal: Arc<Goal>,
+    stop: CancellationToken,
+    as_whom: SourceId,
 }
 
 /// Bytes of this download.
@@ -256,7 +266,7 @@ impl Transfer {
                     self.handle_joined(joined)
                 }
                 _ = came_up.changed(), if alone => {
-                    self.rejoin();
+                    self.rejoin(Duration::ZERO);
                     Ok(())
                 }
                 () = active.demands.changed() => Ok(()),
@@ -318,8 +328,10 @@ impl Transfer {
         });
         let starved = allowed || !self.swarm.needs_origin() || self.joining.is_some();
         if !starved && scheduled.done {
-            // The lease was given back when nobody wanted more. Now somebody does.
-            self.rejoin();
+            // The lease was given back when nobody wanted more. Now somebody does. The end of the old conversation is no
+            // loss of the scheduler.
+            self.download.scheduled = Scheduled::default();
+            self.rejoin(Duration::ZERO);
         }
     }
 
@@ -354,14 +366,15 @@ impl Transfer {
         };
         let goal = Arc::new(Goal::new(offset(pieces.end)));
         let stop = self.bench.stop.child_token();
-        self.streams.running.insert(run, (Arc::clone(&goal), stop.clone()));
+        let (as_whom, source) = self.download.active.source();
+        self.streams.running.insert(run, Stream { goal: Arc::clone(&goal), stop: stop.clone(), as_whom });
         let job = Run {
             id: run,
-            source: self.download.active.source(),
+            source,
             start,
             hasher,
             goal,
-            etag: self.known.info.headers.get(header::ETAG).cloned(),
+            version: self.known.digest.is_none().then(|| self.known.info.headers.clone()),
             body: self.streams.first.take(),
             stop,
         };
@@ -374,17 +387,16 @@ impl Transfer {
         match action {
             Action::FetchOrigin { run, pieces } => self.start_run(run, pieces),
             Action::ShortenOrigin { run, end } => {
-                if let (Some((goal, _)), Some(piece)) =
-                    (self.streams.running.get(&run), self.layout.piece(end))
+                if let (Some(stream), Some(piece)) = (self.streams.running.get(&run), self.layout.piece(end))
                 {
-                    let end = goal.lower(self.layout.range(piece).start(), &self.layout);
+                    let end = stream.goal.lower(self.layout.range(piece).start(), &self.layout);
                     let end = self.layout.piece_at(end).map_or(self.layout.pieces(), PieceIndex::get);
                     self.swarm.handle_overrun(run, end);
                 }
             }
             Action::StopOrigin { run } => {
-                if let Some((_, stop)) = self.streams.running.get(&run) {
-                    stop.cancel();
+                if let Some(stream) = self.streams.running.get(&run) {
+                    stream.stop.cancel();
                 }
             }
             Action::FetchPeer { partner, piece } => self.fetch_piece(partner, piece),
@@ -484,7 +496,7 @@ impl Transfer {
         rest: Option<Rest>,
         result: Result<(), RunError>,
     ) -> Result<(), End> {
-        self.streams.running.remove(&run);
+        let stream = self.streams.running.remove(&run);
         self.swarm.handle_run_ended(run);
         if let Some((piece, rest)) = rest.and_then(|rest| Some((self.layout.piece_at(rest.offset)?, rest))) {
             self.streams.rests.insert(piece, rest);
@@ -503,11 +515,9 @@ impl Transfer {
             RunError::Store(error) => return Err(End::store(error)),
             RunError::Refused(status) if !is_passing(status) => {
                 // Another caller's newer token may still be good.
-                return if self.download.active.drop_source() {
-                    Ok(())
-                } else {
-                    Err(End::unavailable(error.to_string(), LeaseOutcome::Refused))
-                };
+                let other = stream.is_some_and(|stream| self.download.active.drop_source(stream.as_whom));
+                let refused = || End::unavailable(error.to_string(), LeaseOutcome::Refused);
+                return if other { Ok(()) } else { Err(refused()) };
             }
             RunError::Refused(_) | RunError::Origin(_) | RunError::Broke(_) => {}
         }
@@ -528,6 +538,7 @@ impl Transfer {
             Ok(hash) => {
                 let bytes = self.layout.range(piece).len();
                 self.counts.from_peers += bytes;
+                self.check_version()?;
                 self.download.shared.metrics.add_bytes(From::Peer, bytes);
                 self.streams.rests.remove(&piece);
                 self.take_piece(piece, &hash, Some(partner))?;
@@ -569,7 +580,9 @@ impl Transfer {
             return;
         };
         let Some(port) = u16::try_from(partner.piece_port).ok().filter(|port| *port > 0) else { return };
-        if host == self.download.shared.config.host.id {
+        if host == self.download.shared.config.host.id
+            || self.neighbours.len() >= MAX_NEIGHBOURS && !self.neighbours.contains_key(&host)
+        {
             return;
         }
         let address = SocketAddr::new(ip, port);
@@ -672,8 +685,10 @@ impl Transfer {
     // --- The scheduler ---
 
     fn handle_packet(&mut self, packet: PeerPacket) -> Result<(), End> {
+        if packet.unshareable {
+            self.go_alone()?;
+        }
         let scheduled = &mut self.download.scheduled;
-        scheduled.unshareable |= packet.unshareable;
         if packet.lease_revoked {
             scheduled.lease = None;
         }
@@ -702,6 +717,22 @@ impl Transfer {
         Ok(())
     }
 
+    /// What the origin sends to this daemon is not what others have of it.
+    fn go_alone(&mut self) -> Result<(), End> {
+        self.download.scheduled.unshareable = true;
+        let partners: Vec<HostId> = self.neighbours.keys().cloned().collect();
+        for partner in &partners {
+            self.forget_partner(partner);
+        }
+        self.check_version()
+    }
+
+    /// Without a digest nobody would notice that this daemon's version was mixed with what others have.
+    fn check_version(&self) -> Result<(), End> {
+        let mixed = self.download.scheduled.unshareable && self.counts.from_peers > 0;
+        if mixed && self.known.digest.is_none() { Err(self.changed()) } else { Ok(()) }
+    }
+
     fn handle_scheduler_lost(&mut self) -> Result<(), End> {
         let held_lease = self.download.scheduled.lease.is_some();
         self.download.scheduled = Scheduled::default();
@@ -710,16 +741,20 @@ impl Transfer {
             let pause = ALONE_AFTER.mul_f64(self.rng.random_range(0.5..1.0));
             self.right.handle_alone(Instant::now(), pause);
         }
-        self.rejoin();
+        self.rejoin(schedule::rejoin_pause());
         Ok(())
     }
 
     /// Registers anew, with whichever scheduler is up.
-    fn rejoin(&mut self) {
+    fn rejoin(&mut self, pause: Duration) {
         if self.joining.is_none()
             && let Some(link) = self.download.shared.schedulers.of(&self.download.task)
         {
-            self.joining = Some(Box::pin(link.join(self.download.task, self.counts.held)));
+            let join = link.join(self.download.task, self.counts.held);
+            self.joining = Some(Box::pin(async move {
+                tokio::time::sleep(pause).await;
+                join.await
+            }));
         }
     }
 

@@ -5,7 +5,7 @@
 mod node;
 mod origin;
 
-use darter_p2p::{ByteRange, OpenError, OpenRequest, Opened, ReadError, Served, Want};
+use darter_p2p::{ByteRange, OpenError, OpenRequest, Opened, ReadError, Served, TaskId, Want};
 use http_body_util::BodyExt;
 use node::{MIB, Node, Scheduler, authorized, blob, bytes, content, read};
 use origin::{Behaviour, CHUNK, Origin};
@@ -114,9 +114,14 @@ async fn a_reader_that_goes_away_ends_the_reading_of_its_range() {
     let mut opened = content(node.engine.open(request).await);
     opened.body.frame().await.unwrap().unwrap();
     drop(opened);
-    while node.metric("p2p_downloads") > 0 {
+    let running = || node.metric("p2p_downloads") > 0;
+    while running() {
+        // One chunk at a time: the origin must not run away from a machine that is busy.
+        let sent = origin.sent();
         origin.let_through(1);
-        tokio::task::yield_now().await;
+        while running() && origin.sent() == sent {
+            tokio::task::yield_now().await;
+        }
     }
     assert!(origin.sent() < 30 * MIB as u64, "{}", origin.sent());
 }
@@ -139,6 +144,31 @@ async fn an_origin_without_ranges_starts_over_and_the_bytes_are_right() {
     let origin = Origin::start(behaviour).await;
     let node = Node::start("a", &[]).await;
     assert!(node.get(&blob(origin.address, &data)).await.unwrap() == data);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_versions_of_one_url_never_mix() {
+    for ranges in [true, false] {
+        let data = bytes(LENGTH);
+        let mut later = data.clone();
+        later[LENGTH - 1] ^= 1;
+        let behaviour = Behaviour {
+            cuts: AtomicUsize::new(1),
+            ranges,
+            later: Some(later.clone()),
+            ..Behaviour::good(data.clone())
+        };
+        let origin = Origin::start(behaviour).await;
+        let node = Node::start("a", &[]).await;
+        let request = OpenRequest {
+            task: TaskId::of_url("http://example.org/latest", "", ""),
+            digest: None,
+            ..blob(origin.address, &data)
+        };
+        let error = node.get(&request).await.unwrap_err();
+        assert!(matches!(error, ReadError::Mismatch { .. }), "{error}");
+        assert!(node.get(&request).await.unwrap() == later);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -320,6 +350,36 @@ async fn what_one_daemon_kept_over_a_restart_serves_another() {
     other.joined().await;
     assert!(other.get(&request).await.unwrap() == data);
     assert_eq!(origin.sent(), LENGTH as u64);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_waits_when_the_daemon_stops_is_told_and_asks_nobody() {
+    let data = bytes(LENGTH);
+    let origin = Origin::start(Behaviour { silent: true, ..Behaviour::good(data.clone()) }).await;
+    let scheduler = Scheduler::start().await;
+    let (a, b) = (Node::start("a", &[scheduler.address]).await, Node::start("b", &[scheduler.address]).await);
+    a.joined().await;
+    b.joined().await;
+    let request = blob(origin.address, &data);
+    let open = |node: &Node| {
+        let (engine, request) = (node.engine.clone(), request.clone());
+        tokio::task::JoinSet::from_iter([async move { engine.open(request).await }])
+    };
+    let mut holder = open(&a);
+    while origin.requests().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let mut waiting = open(&b);
+    while b.metric("p2p_downloads") == 0 {
+        tokio::task::yield_now().await;
+    }
+    // The one that waits first: the lease would pass to it.
+    for (node, opened) in [(b, &mut waiting), (a, &mut holder)] {
+        node.engine.stop().await;
+        let opened = opened.join_next().await.unwrap().unwrap();
+        assert!(matches!(opened, Err(OpenError::Unavailable(_))));
+    }
+    assert_eq!(origin.requests().len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -26,6 +26,10 @@ pub(crate) struct Behaviour {
     pub(crate) redirect: Option<String>,
     /// Sends an error's status to everybody.
     pub(crate) status: Option<u16>,
+    /// Takes requests and answers none.
+    pub(crate) silent: bool,
+    /// What the content becomes after the first answer, as long as it was before.
+    pub(crate) later: Option<Vec<u8>>,
 }
 
 impl Behaviour {
@@ -39,6 +43,8 @@ impl Behaviour {
             gate: None,
             redirect: None,
             status: None,
+            silent: false,
+            later: None,
         }
     }
 }
@@ -53,6 +59,7 @@ pub(crate) struct Origin {
 struct Shared {
     behaviour: Behaviour,
     sent: AtomicU64,
+    answered: AtomicUsize,
     requests: Mutex<Vec<Request>>,
 }
 
@@ -67,7 +74,12 @@ impl Origin {
     pub(crate) async fn start(behaviour: Behaviour) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let shared = Arc::new(Shared { behaviour, sent: AtomicU64::new(0), requests: Mutex::default() });
+        let shared = Arc::new(Shared {
+            behaviour,
+            sent: AtomicU64::new(0),
+            answered: AtomicUsize::new(0),
+            requests: Mutex::default(),
+        });
         let serving = Arc::clone(&shared);
         let server = JoinSet::from_iter([async move {
             let mut connections = JoinSet::new();
@@ -124,6 +136,9 @@ impl Shared {
 
     async fn answer(&self, request: &Request, write: &mut (impl AsyncWriteExt + Unpin)) -> Option<()> {
         let behaviour = &self.behaviour;
+        if behaviour.silent {
+            return std::future::pending().await;
+        }
         let refused =
             behaviour.authorization.is_some() && request.authorization.as_deref() != behaviour.authorization;
         let short =
@@ -139,10 +154,16 @@ impl Shared {
             let head = short("401 Unauthorized", "www-authenticate: Bearer realm=\"x\"\r\n");
             return write.write_all(head.as_bytes()).await.ok();
         }
-        let total = behaviour.content.len();
+        let answered = self.answered.fetch_add(1, Ordering::SeqCst);
+        let (version, content) = match &behaviour.later {
+            Some(later) if answered > 0 => ("v2", later),
+            _ => ("v1", &behaviour.content),
+        };
+        let total = content.len();
         let range = request.range.as_deref().filter(|_| behaviour.ranges).map(|range| parse(range, total));
         let (start, end) = range.unwrap_or((0, total));
-        let common = "content-type: application/octet-stream\r\netag: \"v1\"\r\ndate: now\r\n";
+        let common =
+            format!("content-type: application/octet-stream\r\netag: \"{version}\"\r\ndate: now\r\n");
         let head = match (range, behaviour.length) {
             (Some(_), _) => format!(
                 "HTTP/1.1 206 Partial Content\r\n{common}content-range: bytes {start}-{}/{total}\r\ncontent-length: {}\r\n\r\n",
@@ -158,7 +179,7 @@ impl Shared {
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |cuts| cuts.checked_sub(1))
             .is_ok();
         let stop = if cut { start + (end - start) / 2 } else { end };
-        for chunk in behaviour.content[start..stop].chunks(CHUNK) {
+        for chunk in content[start..stop].chunks(CHUNK) {
             if let Some(gate) = &behaviour.gate {
                 gate.acquire().await.unwrap().forget();
             }
