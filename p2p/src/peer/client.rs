@@ -18,6 +18,9 @@ use std::time::Duration;
 const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long another daemon may take to begin its answer: it answers from its page cache or says no.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long it may take to say what it has: its download may itself be waiting for the first word of a slow origin, which
+/// is waited for half as long.
+const HAVE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long an unused connection is kept.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -69,8 +72,9 @@ impl Peers {
         task: &TaskId,
         range: ByteRange,
     ) -> Result<Incoming, PeerError> {
-        let ranged = Some(range);
-        let response = self.get(peer, task, "data", ranged).await?;
+        let mut request = request(peer, task, "data");
+        request.headers_mut().insert(header::RANGE, range_header(range.start(), Some(range.end())));
+        let response = self.send(request, HEAD_TIMEOUT).await?;
         let part = response.headers().get(header::CONTENT_RANGE).and_then(parse_content_range);
         match part {
             Some(ContentRange::Part { range: sent, .. }) if sent == range => Ok(response.into_body()),
@@ -85,7 +89,7 @@ impl Peers {
         task: &TaskId,
         layout: &PieceLayout,
     ) -> Result<Vec<PieceHash>, PeerError> {
-        let response = self.get(peer, task, "hashes", None).await?;
+        let response = self.send(request(peer, task, "hashes"), HEAD_TIMEOUT).await?;
         let body = Limited::new(response.into_body(), layout.pieces() as usize * 32);
         let body =
             tokio::time::timeout(HEAD_TIMEOUT, body.collect()).await.map_err(|_| PeerError::Timeout)?;
@@ -100,24 +104,16 @@ impl Peers {
         task: &TaskId,
         pieces: u32,
     ) -> Result<HaveMaps, PeerError> {
-        let body = self.get(peer, task, "have", None).await?.into_body();
+        let body = self.send(request(peer, task, "have"), HAVE_TIMEOUT).await?.into_body();
         Ok(HaveMaps { body, buffer: BytesMut::new(), pieces })
     }
 
-    async fn get(
+    async fn send(
         &self,
-        peer: SocketAddr,
-        task: &TaskId,
-        what: &str,
-        range: Option<ByteRange>,
+        request: Request<Empty<Bytes>>,
+        within: Duration,
     ) -> Result<Response<Incoming>, PeerError> {
-        let mut request = Request::get(format!("http://{peer}/tasks/{task}/{what}"))
-            .body(Empty::new())
-            .expect("an address and hexadecimal digits make a URL");
-        if let Some(range) = range {
-            request.headers_mut().insert(header::RANGE, range_header(range.start(), Some(range.end())));
-        }
-        let answer = tokio::time::timeout(HEAD_TIMEOUT, self.0.request(request)).await;
+        let answer = tokio::time::timeout(within, self.0.request(request)).await;
         let response = answer.map_err(|_| PeerError::Timeout)?.map_err(|_| PeerError::Unreachable)?;
         match response.status() {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(response),
@@ -125,6 +121,12 @@ impl Peers {
             _ => Err(PeerError::Unreachable),
         }
     }
+}
+
+fn request(peer: SocketAddr, task: &TaskId, what: &str) -> Request<Empty<Bytes>> {
+    Request::get(format!("http://{peer}/tasks/{task}/{what}"))
+        .body(Empty::new())
+        .expect("an address and hexadecimal digits make a URL")
 }
 
 /// The have-maps of another daemon, one after the other.

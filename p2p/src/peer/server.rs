@@ -26,6 +26,9 @@ use tokio_util::task::TaskTracker;
 /// How long a connection may take to send a request's head, and how long it may be idle.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(90);
 
+/// How long a connection may take to finish its answer when this daemon stops: a piece at 1 MB/s.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(4);
+
 /// What this daemon can give of a task.
 pub(crate) enum Served {
     Complete {
@@ -83,7 +86,8 @@ pub(crate) async fn run<F, Fut>(
                 result = connection.as_mut() => result,
                 () = shutdown.cancelled() => {
                     connection.as_mut().graceful_shutdown();
-                    connection.await
+                    // Whoever does not take the rest by then gets it from somebody else.
+                    tokio::time::timeout(DRAIN_TIMEOUT, connection).await.unwrap_or(Ok(()))
                 }
             };
             if let Err(error) = result {
@@ -113,7 +117,7 @@ where
         match what {
             "" => describe(&served),
             "data" => match request.headers().get(header::RANGE).and_then(parse_range) {
-                Some(range) => self.data(&served, range).await,
+                Some(range) => self.data(&served, range),
                 None => status(StatusCode::BAD_REQUEST),
             },
             "hashes" => match served {
@@ -125,7 +129,7 @@ where
         }
     }
 
-    async fn data(&self, served: &Served, range: ByteRange) -> Response<Body> {
+    fn data(&self, served: &Served, range: ByteRange) -> Response<Body> {
         let file = served.file();
         let layout = file.layout();
         let there = layout.whole().is_some_and(|whole| whole.intersect(range) == Some(range))
@@ -133,11 +137,13 @@ where
         if !there {
             return status(StatusCode::NOT_FOUND);
         }
-        let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await else {
-            return status(StatusCode::SERVICE_UNAVAILABLE);
+        let sending = Sending {
+            file: Arc::clone(file),
+            rest: Some(range),
+            metrics: self.metrics.clone(),
+            slots: Arc::clone(&self.slots),
+            slot: None,
         };
-        let sending =
-            Sending { file: Arc::clone(file), rest: Some(range), metrics: self.metrics.clone(), _slot: slot };
         let frames = stream::try_unfold(sending, Sending::next);
         let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
@@ -147,17 +153,23 @@ where
     }
 }
 
-/// A body of content on its way to another daemon. It holds an upload slot.
+/// A body of content on its way to another daemon. It waits for an upload slot before its first byte, and not with the head
+/// of the answer: a daemon that is busy must not be taken for one that is gone.
 struct Sending {
     file: Arc<TaskFile>,
     rest: Option<ByteRange>,
     metrics: Metrics,
-    _slot: OwnedSemaphorePermit,
+    slots: Arc<Semaphore>,
+    slot: Option<OwnedSemaphorePermit>,
 }
 
 impl Sending {
     async fn next(mut self) -> io::Result<Option<(Frame<Bytes>, Self)>> {
         let Some(rest) = self.rest else { return Ok(None) };
+        if self.slot.is_none() {
+            let slot = Arc::clone(&self.slots).acquire_owned().await;
+            self.slot = Some(slot.map_err(io::Error::other)?);
+        }
         let bytes = self.file.read(rest).await?;
         self.metrics.uploaded_bytes.inc_by(bytes.len() as u64);
         self.rest = ByteRange::new(rest.start() + bytes.len() as u64, rest.end());
