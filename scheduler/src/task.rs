@@ -149,12 +149,16 @@ impl Task {
     /// The download has ended, and not with the whole content. A peer that has every byte and yet does not hold the
     /// content has found it wrong, so its bytes are not passed on.
     pub(crate) fn gave_up(&mut self, cx: &mut Cx<'_>, key: HostKey) {
-        if self.download(key).is_some() {
-            if self.is_source(key) {
-                self.leave(cx, key, None);
-            } else {
-                self.stop(cx, key);
-            }
+        let Some(download) = self.download(key) else { return };
+        // Its daemon has ended it, too, unless this came late and another download of the host has begun since: that one
+        // must not wait on a stream on which nothing will be said.
+        if let Some(stream) = download.stream {
+            cx.world.streams.end(stream, None);
+        }
+        if self.is_source(key) {
+            self.leave(cx, key, None);
+        } else {
+            self.stop(cx, key);
         }
     }
 

@@ -285,6 +285,12 @@ impl Lab {
         self.result(name, n, None).unwrap();
     }
 
+    /// What an earlier download of the host ended with, heard while another one is going on.
+    pub(super) fn give_up_late(&mut self, name: &str, n: u8) {
+        self.cluster.handle_peer_result(self.now, (&id(name), task(n)), None, Sources::default()).unwrap();
+        self.settle();
+    }
+
     fn result(&mut self, name: &str, n: u8, complete: Option<Content>) -> Result<(), Refusal> {
         self.cluster.handle_peer_result(self.now, (&id(name), task(n)), complete, Sources::default())?;
         // The daemon ends its stream once it is done.

@@ -162,6 +162,16 @@ fn a_peer_that_gives_up_with_every_byte_is_not_named_any_more() {
 }
 
 #[test]
+fn a_download_that_an_earlier_ones_result_ends_is_told_so() {
+    let mut lab = Lab::with(&["a", "b"]);
+    lab.join("a", 1);
+    lab.join("b", 1);
+    lab.give_up_late("b", 1);
+    assert_eq!(lab.talk("b", 1).ended, Some(None));
+    assert_eq!(lab.talk("a", 1).ended, None);
+}
+
+#[test]
 fn a_result_must_agree_with_what_is_known() {
     let mut lab = Lab::with(&["a", "b"]);
     lab.join("a", 1);
