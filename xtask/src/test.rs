@@ -33,12 +33,12 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     report.step("unit tests", || {
         tests(&mut cargo(&["test", "--workspace", "--no-fail-fast", "--exclude", E2E]))
     });
-    // With the features of the step before, so that nothing is compiled twice.
-    let built = report.step("the binary", || check(&mut cargo(&["build", "--workspace", "--exclude", E2E])));
+    // What the end-to-end tests run is what people run.
+    let built = report.step("the binary", || check(&mut cargo(&["build", "--release"])));
     if built {
         report.step("end-to-end tests", || {
             let mut command = cargo(&["test", "--no-fail-fast", "--package", E2E]);
-            command.env("DARTER_BIN", debug_binary());
+            command.env("DARTER_BIN", release_binary());
             tests(if clients { command.args(["--features", "clients"]) } else { &mut command })
         });
     }
@@ -60,9 +60,9 @@ fn cargo(args: &[&str]) -> Command {
     command
 }
 
-/// Where cargo puts the binary that the tests use.
-fn debug_binary() -> std::path::PathBuf {
+/// Where cargo puts the binary.
+fn release_binary() -> std::path::PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
-    let absolute = std::path::absolute(Path::new(&target).join("debug/darter"));
+    let absolute = std::path::absolute(Path::new(&target).join("release/darter"));
     absolute.expect("the working directory is known")
 }
