@@ -233,12 +233,15 @@ impl Swarm {
     }
 
     /// The origin has already begun to send these pieces: the run of the first request, which `poll_action` did not start.
-    /// It goes on as long as they are wanted and missing; `None` when the first one is not.
+    /// It passes over what is not wanted (an origin without ranges sends everything), and goes on as long as they are
+    /// wanted and missing; `None` when none is.
     pub(crate) fn adopt_run(&mut self, carried: Range<u32>) -> Option<(RunId, Range<u32>)> {
-        let first = carried.start;
-        let fits = |piece: &PieceIndex| self.wanted.contains(*piece) && self.is_missing(*piece);
-        let last = carried.map(PieceIndex::new).take_while(fits).last()?;
-        let pieces = first..last.get() + 1;
+        let fits = |piece: &u32| {
+            self.wanted.contains(PieceIndex::new(*piece)) && self.is_missing(PieceIndex::new(*piece))
+        };
+        let mut fitting = carried.skip_while(|piece| !fits(piece)).take_while(fits);
+        let first = fitting.next()?;
+        let pieces = first..fitting.last().unwrap_or(first) + 1;
         Some((self.start_run(pieces.clone()), pieces))
     }
 

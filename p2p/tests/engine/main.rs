@@ -94,6 +94,17 @@ async fn a_range_fetches_the_pieces_that_it_touches_and_no_more() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_range_of_an_origin_without_ranges_is_one_request() {
+    let data = bytes(LENGTH);
+    let origin = Origin::start(Behaviour { ranges: false, ..Behaviour::good(data.clone()) }).await;
+    let node = Node::start("a", &[]).await;
+    let range = ByteRange::new(6 << 20, 7 << 20).unwrap();
+    let middle = content(node.engine.open(part(&blob(origin.address, &data), Want::Range(range))).await);
+    assert!(read(middle).await.unwrap() == data[6 * MIB..7 * MIB]);
+    assert_eq!(origin.requests().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_byte_that_told_the_length_is_no_failure() {
     let data = bytes(MIB);
     let origin = Origin::start(Behaviour::good(data.clone())).await;
