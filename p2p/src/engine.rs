@@ -202,6 +202,9 @@ impl Engine {
 
 impl Shared {
     pub(crate) async fn complete(&self, task: TaskId) -> Result<Option<Complete>, OpenError> {
+        if let Some(complete) = self.store.opened(&task) {
+            return Ok(Some(complete));
+        }
         let store = Arc::clone(&self.store);
         let complete =
             tokio::task::spawn_blocking(move || store.complete(&task)).await.map_err(io::Error::other);

@@ -2,7 +2,7 @@
 //! arrives.
 //!
 //! - [`Engine`]: opens content by task. Concurrent openings of one task share one download.
-//! - `swarm`, `select`: what to fetch next and from whom, as plain state without IO.
+//! - `swarm`: what to fetch next and from whom, as plain state without IO.
 //! - `download`: the driver that does the IO for one running task.
 //! - `store`: the content on disk.
 //! - `origin`: fetching from where the content comes from.

@@ -25,6 +25,8 @@ struct Candidate {
 impl Store {
     /// Evicts what is expired and what exceeds the limits, and writes down which tasks were used since the last time.
     pub(crate) fn collect(&self, now: SystemTime) -> io::Result<()> {
+        // What was evicted or not opened for a while is closed now, so that its space is free.
+        self.opened.run_pending_tasks();
         let touched: Vec<_> = lock(&self.touched).drain().collect();
         if !touched.is_empty() {
             self.catalog.touch(&touched).map_err(io::Error::other)?;

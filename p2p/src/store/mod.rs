@@ -31,6 +31,10 @@ use std::time::{Duration, SystemTime};
 pub(crate) use file::TaskFile;
 pub(crate) use record::{Record, decode_hashes, encode_hashes};
 
+/// Complete tasks that are kept open, and for how long after their last use.
+const MAX_OPENED: u64 = 512;
+const OPENED_FOR: Duration = Duration::from_secs(30);
+
 /// Where content is kept, and how much of it for how long.
 #[derive(Debug, Clone)]
 pub struct StoreConfig {
@@ -59,6 +63,9 @@ pub(crate) struct Store {
     catalog: Catalog,
     /// Bytes reserved by complete and incomplete tasks.
     used: AtomicU64,
+    /// Complete tasks that were opened a moment ago: a small object that many ask for costs no look at the disk. Each holds
+    /// a file open.
+    opened: moka::sync::Cache<TaskId, Complete>,
     /// When complete tasks were last opened, until that is written to the catalog.
     touched: Mutex<HashMap<TaskId, SystemTime>>,
     /// Incomplete tasks. Those that nobody works on may be evicted, too: each has its whole space reserved.
@@ -119,6 +126,7 @@ impl Store {
             config: config.clone(),
             catalog,
             used: AtomicU64::new(0),
+            opened: moka::sync::Cache::builder().max_capacity(MAX_OPENED).time_to_idle(OPENED_FOR).build(),
             touched: Mutex::default(),
             partials: Mutex::default(),
             evicted: Mutex::default(),
@@ -128,6 +136,19 @@ impl Store {
         Ok(store)
     }
 
+    /// The task, if it is complete and was opened a moment ago. Counts as a use of it. Does not block.
+    ///
+    /// It may have been evicted meanwhile; whoever holds an open file may read it all the same.
+    pub(crate) fn opened(&self, task: &TaskId) -> Option<Complete> {
+        let complete = self.opened.get(task)?;
+        let now = SystemTime::now();
+        if self.is_stale(&complete.record, now) {
+            return None;
+        }
+        lock(&self.touched).insert(*task, now);
+        Some(complete)
+    }
+
     /// The task, if it is complete. Counts as a use of it.
     pub(crate) fn complete(&self, task: &TaskId) -> io::Result<Option<Complete>> {
         let _names = lock(&self.names);
@@ -135,7 +156,7 @@ impl Store {
             return Ok(None);
         };
         let now = SystemTime::now();
-        if record.digest.is_none() && self.expires(record.created).is_some_and(|at| at < now) {
+        if self.is_stale(&record, now) {
             self.forget_named(&[*task])?;
             return Ok(None);
         }
@@ -151,7 +172,14 @@ impl Store {
             Err(error) => return Err(error),
         };
         lock(&self.touched).insert(*task, now);
-        Ok(Some(Complete { record, hashes: hashes.into(), file }))
+        let complete = Complete { record, hashes: hashes.into(), file };
+        self.opened.insert(*task, complete.clone());
+        Ok(Some(complete))
+    }
+
+    /// What has no digest may have changed at its origin after a while.
+    fn is_stale(&self, record: &Record, now: SystemTime) -> bool {
+        record.digest.is_none() && self.expires(record.created).is_some_and(|at| at < now)
     }
 
     /// Makes room for a task and reserves its space.
@@ -283,6 +311,7 @@ impl Store {
 
     /// Removes a task's files and gives back what they reserved. `names` is held.
     fn unlink(&self, task: &TaskId) -> io::Result<()> {
+        self.opened.invalidate(task);
         lock(&self.partials).remove(task);
         let path = self.path(task);
         if let Ok(meta) = std::fs::metadata(&path) {

@@ -1,0 +1,181 @@
+//! The end of a download: everything verified, nothing left running, and what there is in its place.
+
+use super::{Counts, Transfer};
+use crate::ReadError;
+use crate::download::jobs::Event;
+use crate::schedule;
+use darter_protocol::scheduler::{Content, LeaseOutcome};
+use darter_protocol::{PieceHash, hash};
+use std::io;
+use std::sync::{Arc, PoisonError};
+use tokio::task::JoinError;
+use tokio::time::Instant;
+
+/// How a download ends.
+pub(super) enum End {
+    /// All pieces are there.
+    Complete,
+    /// Nobody wants what is missing.
+    Suspended,
+    /// The daemon stops. What is there stays for the next start.
+    Stopped,
+    Failed {
+        error: ReadError,
+        outcome: LeaseOutcome,
+        keep: bool,
+    },
+}
+
+impl End {
+    /// What is there is right, but there will be no more.
+    pub(super) fn unavailable(text: String, outcome: LeaseOutcome) -> Self {
+        Self::Failed { error: ReadError::Unavailable(text), outcome, keep: true }
+    }
+
+    pub(super) fn store(error: Arc<io::Error>) -> Self {
+        Self::Failed { error: ReadError::Store(error), outcome: LeaseOutcome::Failed, keep: false }
+    }
+}
+
+impl Transfer {
+    /// The origin's content is not what it was when this download started.
+    pub(super) fn changed(&self) -> End {
+        let expected = match &self.known.digest {
+            Some(digest) => digest.to_string(),
+            None => "what its origin sent before".to_owned(),
+        };
+        End::Failed { error: ReadError::Mismatch { expected }, outcome: LeaseOutcome::Failed, keep: false }
+    }
+
+    /// Checks the whole content against its digest.
+    pub(super) async fn verify(&mut self) -> Result<(), End> {
+        let Some(verifier) = self.verifier.clone() else { return Ok(()) };
+        let (file, have) = (Arc::clone(&self.known.file), self.swarm.have().clone());
+        let checked = tokio::task::spawn_blocking(move || {
+            let mut verifier = verifier.lock().unwrap_or_else(PoisonError::into_inner);
+            verifier.catch_up(&file, &have).map(|()| verifier.matches())
+        });
+        match checked.await.map_err(io::Error::other).and_then(|checked| checked) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(self.changed()),
+            Err(error) => Err(End::store(Arc::new(error))),
+        }
+    }
+
+    /// Waits until no job is left that could touch the file. Pieces that arrive in the meantime count.
+    pub(super) async fn quiesce(&mut self) -> Result<(), End> {
+        self.bench.stop.cancel();
+        let mut result = Ok(());
+        loop {
+            let event = tokio::select! {
+                Some(event) = self.events.recv() => event,
+                ended = self.jobs.join_next() => match ended {
+                    Some(_) => continue,
+                    None => break,
+                },
+            };
+            result = result.and(self.handle_last(event));
+        }
+        while let Ok(event) = self.events.try_recv() {
+            result = result.and(self.handle_last(event));
+        }
+        result
+    }
+
+    fn handle_last(&mut self, event: Event) -> Result<(), End> {
+        match event {
+            Event::Wrote(wrote) => self.handle_wrote(wrote),
+            Event::Piece { partner, piece, result: Ok(hash) } => self.handle_piece(&partner, piece, Ok(hash)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Puts everything in its place: the store, the scheduler, and those who come next.
+    pub(super) async fn close(mut self, end: End) {
+        let now = Instant::now();
+        match &end {
+            // The lease ends with the report that this daemon holds everything. Given back before that, it would send the
+            // next one to the origin for what is being put in its place here.
+            End::Complete | End::Stopped => {}
+            End::Suspended => self.return_lease(now, LeaseOutcome::Done),
+            End::Failed { outcome, .. } => self.return_lease(now, *outcome),
+        }
+        self.report_rest(now);
+        let complete = match end {
+            End::Complete => self.commit().await,
+            End::Suspended => {
+                let have = self.swarm.have().clone();
+                self.download.shared.suspend(self.download.task, Arc::clone(&self.known.file), have);
+                None
+            }
+            End::Stopped | End::Failed { keep: true, .. } => None,
+            End::Failed { keep: false, .. } => {
+                self.discard().await;
+                None
+            }
+        };
+        if complete.is_some() {
+            // It is found on disk from now on, so that no other download begins while the scheduler is told.
+            self.download.over(None);
+        }
+        let Counts { from_origin, from_peers, .. } = self.counts;
+        match self.download.scheduled.talk.take() {
+            Some(talk) => talk.finish(complete, from_origin, from_peers).await,
+            None => self.announce(complete.is_some()).await,
+        }
+        self.download.over(None);
+    }
+
+    /// Makes the task complete on disk; gives what the scheduler is told of it.
+    async fn commit(&mut self) -> Option<Content> {
+        let hashes: Option<Vec<PieceHash>> = self.hashes.pieces.iter().copied().collect();
+        let hashes = hashes.expect("a complete download knows the hash of every piece");
+        let content = schedule::content(&self.partial.record, Some(hash::root(&self.layout, &hashes)));
+        let (store, task) = (Arc::clone(&self.download.shared.store), self.download.task);
+        let (record, file) = (self.partial.record.clone(), Arc::clone(&self.partial.file));
+        let committed = tokio::task::spawn_blocking(move || store.commit(&task, record, &file, hashes)).await;
+        match committed.map_err(io::Error::other).and_then(|committed| committed) {
+            Ok(()) => {
+                self.download.shared.metrics.completed.inc();
+                Some(content)
+            }
+            Err(error) => {
+                tracing::error!(%task, %error, "cannot keep a complete download");
+                self.discard().await;
+                None
+            }
+        }
+    }
+
+    /// Throws away what is here, and says so.
+    async fn discard(&mut self) {
+        let (store, task) = (Arc::clone(&self.download.shared.store), self.download.task);
+        let discarded = tokio::task::spawn_blocking(move || store.discard(&task)).await;
+        if let Err(error) = discarded.map_err(io::Error::other).and_then(|discarded| discarded) {
+            tracing::error!(%task, %error, "cannot throw a failed download away");
+        }
+        if let Some(talk) = &self.download.scheduled.talk {
+            talk.link().leave(&[task]).await;
+        }
+    }
+
+    /// Without a conversation: tells whichever scheduler is up by now.
+    async fn announce(&mut self, complete: bool) {
+        let hashes: Option<Vec<PieceHash>> = self.hashes.pieces.iter().copied().collect();
+        let link = self.download.shared.schedulers.of(&self.download.task).filter(|_| complete);
+        if let Some((link, hashes)) = link.zip(hashes) {
+            link.announce_one(&self.download.task, &self.partial.record, &hashes).await;
+        }
+    }
+}
+
+/// A job that panics leaves its pieces in flight for ever; the download must not wait for them.
+pub(super) fn no_panic(ended: Result<(), JoinError>) -> Result<(), End> {
+    match ended {
+        Err(error) if error.is_panic() => {
+            tracing::error!(%error, "a part of a download panicked");
+            Err(End::unavailable("an internal error ended the download".to_owned(), LeaseOutcome::Failed))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,352 @@
+//! Bringing the pieces: what happens becomes calls on the swarm, and the swarm's actions become jobs.
+//!
+//! Here is the driver. What it does about the single things stands apart: `streams` from the origin, `partners`, `hashes`,
+//! the `talk` with the scheduler, the `end`.
+
+mod end;
+mod hashes;
+mod partners;
+mod streams;
+mod talk;
+
+use self::end::{End, no_panic};
+use self::hashes::Hashes;
+use self::partners::Neighbour;
+use self::streams::Streams;
+use super::jobs::{Bench, Event};
+use super::outbox::Outbox;
+use super::right::Right;
+use super::{Download, Known, Start};
+use crate::ReadError;
+use crate::progress::State;
+use crate::schedule::Conversation;
+use crate::store::Partial;
+use crate::swarm::{Action, Swarm};
+use crate::verify::Verifier;
+use darter_protocol::scheduler::{LeaseOutcome, PeerPacket};
+use darter_protocol::{HostId, PieceHash, PieceIndex, PieceLayout, PieceSet};
+use futures_util::future::BoxFuture;
+use rand::rngs::SmallRng;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+/// Events that wait for the driver. Jobs wait when it is full.
+const EVENTS: usize = 64;
+
+/// A download whose content is known.
+pub(super) struct Transfer {
+    download: Download,
+    known: Arc<Known>,
+    partial: Partial,
+    layout: PieceLayout,
+    swarm: Swarm,
+    rng: SmallRng,
+    hashes: Hashes,
+    verifier: Option<Arc<Mutex<Verifier>>>,
+    catching_up: bool,
+    neighbours: HashMap<HostId, Neighbour>,
+    streams: Streams,
+    right: Right,
+    outbox: Outbox,
+    joining: Option<BoxFuture<'static, Result<(Conversation, PeerPacket), Status>>>,
+    counts: Counts,
+    jobs: JoinSet<()>,
+    /// Jobs that write or read the file and have not said their last word.
+    at_work: usize,
+    events: mpsc::Receiver<Event>,
+    bench: Bench,
+}
+
+/// Bytes of this download.
+#[derive(Default)]
+struct Counts {
+    held: u64,
+    from_origin: u64,
+    from_peers: u64,
+    /// From the origin under the lease that is held now.
+    under_lease: u64,
+}
+
+impl Transfer {
+    pub(super) fn new(download: Download, start: Start) -> Self {
+        let Start { known, partial, held, progress, body } = start;
+        let layout = *known.file.layout();
+        let mut have = PieceSet::empty(layout.pieces());
+        let mut pieces = vec![None; layout.pieces() as usize];
+        for (piece, hash) in &held {
+            have.insert(*piece);
+            pieces[piece.as_usize()] = Some(*hash);
+        }
+        let verifier = known.digest.map(|digest| Arc::new(Mutex::new(Verifier::new(digest, layout))));
+        let (tell, events) = mpsc::channel(EVENTS);
+        let shared = &download.shared;
+        let bench = Bench {
+            task: download.task,
+            file: Arc::clone(&known.file),
+            verifier: verifier.clone(),
+            upstream: shared.upstream.clone(),
+            peers: shared.peers.clone(),
+            progress,
+            events: tell,
+            idle: shared.config.idle_timeout,
+            stop: CancellationToken::new(),
+        };
+        Self {
+            right: Right::new(shared.config.backoff),
+            counts: Counts {
+                held: have.iter().map(|piece| layout.range(piece).len()).sum(),
+                ..Counts::default()
+            },
+            swarm: Swarm::new(have),
+            rng: rand::make_rng(),
+            hashes: Hashes { pieces, root: None, asked: None },
+            verifier,
+            catching_up: false,
+            neighbours: HashMap::new(),
+            streams: Streams { first: body, ..Streams::default() },
+            outbox: Outbox::default(),
+            joining: None,
+            jobs: JoinSet::new(),
+            at_work: 0,
+            download,
+            known,
+            partial,
+            layout,
+            events,
+            bench,
+        }
+    }
+
+    /// Runs the download to its end, and leaves nothing running.
+    pub(super) async fn run(mut self) {
+        let end = self.drive().await;
+        // Others wait for the last hashes, and need not wait for the verification.
+        self.report_rest(Instant::now());
+        let end = match end {
+            End::Complete => match self.verify().await {
+                Ok(()) => End::Complete,
+                Err(error) => error,
+            },
+            other => other,
+        };
+        if let End::Failed { error, .. } = &end {
+            let task = self.download.task;
+            tracing::warn!(%task, %error, "a download failed");
+            self.download.shared.metrics.failed.inc();
+        }
+        let state = match &end {
+            End::Complete => State::Verified,
+            End::Suspended => State::Running,
+            End::Stopped => State::Failed(ReadError::Unavailable("the daemon is stopping".to_owned())),
+            End::Failed { error, .. } => State::Failed(error.clone()),
+        };
+        if !matches!(end, End::Complete) {
+            // Whoever comes now must not get the error of those who were here.
+            self.download.active.demands.close();
+        }
+        // Readers first; what follows is for this daemon and for others.
+        self.bench.progress.send_modify(|progress| progress.state = state);
+        let end = match (self.quiesce().await, end) {
+            (Err(late), End::Suspended | End::Stopped) => late,
+            (_, end) => end,
+        };
+        self.close(end).await;
+    }
+
+    async fn drive(&mut self) -> End {
+        let mut came_up = self.download.shared.schedulers.came_up();
+        if let Err(end) = self.begin() {
+            return end;
+        }
+        let shutdown = self.download.shared.shutdown.clone();
+        let active = Arc::clone(&self.download.active);
+        loop {
+            if self.swarm.is_complete() && !self.catching_up {
+                return End::Complete;
+            }
+            let now = Instant::now();
+            self.follow_demand();
+            self.update_right(now);
+            while let Some(action) = self.swarm.poll_action(&mut self.rng) {
+                self.perform(action);
+            }
+            self.catch_up();
+            // A run that finishes the piece that is arriving needs its lease still.
+            let idle = self.swarm.is_satisfied() && !self.swarm.asks_origin();
+            if idle && !self.swarm.is_complete() {
+                self.return_lease(now, LeaseOutcome::Done);
+                let have = self.swarm.have();
+                if self.at_work == 0 && active.demands.try_close(|piece| have.contains(piece)) {
+                    return End::Suspended;
+                }
+            }
+            let scheduled = &mut self.download.scheduled;
+            if let Some(talk) = &scheduled.talk {
+                self.outbox.flush(now, talk);
+            }
+            let report_due = self.outbox.due().filter(|_| scheduled.talk.is_some());
+            let wake = report_due.into_iter().chain(self.right.due_at(now)).min();
+            let alone = scheduled.talk.is_none() && self.joining.is_none();
+            let ended = tokio::select! {
+                Some(event) = self.events.recv() => self.handle_event(event),
+                Some(ended) = self.jobs.join_next() => no_panic(ended),
+                packet = next_packet(&mut scheduled.talk) => match packet {
+                    Some(packet) => self.handle_packet(packet),
+                    None => self.handle_scheduler_lost(),
+                },
+                joined = async { self.joining.as_mut().expect("checked").await }, if self.joining.is_some() => {
+                    self.joining = None;
+                    self.handle_joined(joined)
+                }
+                _ = came_up.changed(), if alone => {
+                    self.rejoin(Duration::ZERO);
+                    Ok(())
+                }
+                () = active.demands.changed() => Ok(()),
+                () = sleep_until(wake) => Ok(()),
+                () = shutdown.cancelled() => return End::Stopped,
+            };
+            if let Err(end) = ended {
+                return end;
+            }
+        }
+    }
+
+    /// Takes what was learned before the content was known, and the first body.
+    fn begin(&mut self) -> Result<(), End> {
+        self.follow_demand();
+        if let Some(part) = &self.streams.first {
+            let carried = self.layout.within(part.start, part.end);
+            match self.swarm.adopt_run(carried) {
+                Some((run, pieces)) => self.start_run(run, pieces),
+                // One byte that told the length, or a part that larger pieces do not begin with.
+                None => self.streams.first = None,
+            }
+        }
+        for packet in std::mem::take(&mut self.download.scheduled.early) {
+            // The lease was taken while learning; only what else stands in the packets is new.
+            self.handle_packet(PeerPacket { lease: None, lease_revoked: false, ..packet })?;
+        }
+        if self.download.scheduled.lease.is_some() {
+            self.vouch(Instant::now());
+        }
+        Ok(())
+    }
+
+    /// Wants what the readers want.
+    fn follow_demand(&mut self) {
+        let (mut wanted, waiting) = self.download.active.demands.take(self.layout.pieces());
+        if self.download.shared.config.prefetch && !wanted.is_empty() {
+            wanted = PieceSet::full(self.layout.pieces());
+        }
+        self.swarm.set_wanted(wanted);
+        if let Some(piece) = waiting {
+            self.swarm.handle_waiting(piece);
+        }
+    }
+
+    fn perform(&mut self, action: Action) {
+        match action {
+            Action::FetchOrigin { run, pieces } => self.start_run(run, pieces),
+            Action::ShortenOrigin { run, end } => {
+                if let (Some(stream), Some(piece)) = (self.streams.running.get(&run), self.layout.piece(end))
+                {
+                    let end = stream.goal.lower(self.layout.range(piece).start(), &self.layout);
+                    let end = self.layout.piece_at(end).map_or(self.layout.pieces(), PieceIndex::get);
+                    self.swarm.handle_overrun(run, end);
+                }
+            }
+            Action::StopOrigin { run } => {
+                if let Some(stream) = self.streams.running.get(&run) {
+                    stream.stop.cancel();
+                }
+            }
+            Action::FetchPeer { partner, piece } => self.fetch_piece(partner, piece),
+        }
+    }
+
+    fn catch_up(&mut self) {
+        let Some(verifier) = self.verifier.as_deref().filter(|_| !self.catching_up) else { return };
+        let have = self.swarm.have();
+        // Somebody who holds it takes bytes in passing: nothing is behind for good.
+        let behind = verifier.try_lock().is_ok_and(|verifier| verifier.is_behind(have));
+        if behind {
+            self.catching_up = true;
+            self.spawn(self.bench.clone().catch_up(have.clone()));
+        }
+    }
+
+    fn spawn(&mut self, job: impl Future<Output = ()> + Send + 'static) {
+        self.at_work += 1;
+        self.jobs.spawn(job);
+    }
+
+    fn handle_event(&mut self, event: Event) -> Result<(), End> {
+        match event {
+            Event::Wrote(wrote) => self.handle_wrote(wrote),
+            Event::RunEnded { run, rest, result } => {
+                self.at_work -= 1;
+                self.handle_run_ended(run, rest, result)
+            }
+            Event::Piece { partner, piece, result } => {
+                self.at_work -= 1;
+                self.handle_piece(&partner, piece, result)
+            }
+            Event::Have { partner, follower, have } => {
+                if self.is_following(&partner, follower) {
+                    self.swarm.handle_have(&partner, have);
+                }
+                Ok(())
+            }
+            Event::HaveEnded { partner, follower, error } => {
+                if self.is_following(&partner, follower) {
+                    self.handle_have_ended(&partner, error);
+                }
+                Ok(())
+            }
+            Event::Hashes { partner, result } => {
+                self.at_work -= 1;
+                self.handle_hash_list(&partner, result);
+                Ok(())
+            }
+            Event::CaughtUp(result) => {
+                self.at_work -= 1;
+                self.catching_up = false;
+                result.map_err(|error| End::store(Arc::new(error)))
+            }
+        }
+    }
+
+    /// A piece is on disk and right.
+    fn take_piece(
+        &mut self,
+        piece: PieceIndex,
+        hash: &PieceHash,
+        partner: Option<&HostId>,
+    ) -> Result<(), End> {
+        self.partial.note(piece, hash).map_err(|error| End::store(Arc::new(error)))?;
+        self.counts.held += self.layout.range(piece).len();
+        self.swarm.handle_piece(piece, partner);
+        Ok(())
+    }
+}
+
+async fn next_packet(talk: &mut Option<Conversation>) -> Option<PeerPacket> {
+    match talk {
+        Some(talk) => talk.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn sleep_until(wake: Option<Instant>) {
+    match wake {
+        Some(wake) => tokio::time::sleep_until(wake).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,139 @@
+//! Partners: who is one, what they have, and the pieces that come from them.
+
+use super::{End, Transfer};
+use crate::download::jobs::{Fetch, PieceError};
+use crate::metrics::From;
+use crate::peer::PeerError;
+use darter_protocol::scheduler::Partner;
+use darter_protocol::{HostId, PieceHash, PieceIndex, PieceSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use tokio::task::{AbortHandle, Id as JobId};
+use tokio::time::Instant;
+
+/// Partners at once. A scheduler names about twenty, and more only to one that has everything already; each may cost a
+/// connection.
+const MAX_NEIGHBOURS: usize = 64;
+
+/// A partner, as this daemon reaches it.
+pub(super) struct Neighbour {
+    pub(super) address: SocketAddr,
+    pub(super) complete: bool,
+    pub(super) following: Option<AbortHandle>,
+}
+
+impl Transfer {
+    pub(super) fn fetch_piece(&mut self, partner: HostId, piece: PieceIndex) {
+        let known = self.hashes.pieces[piece.as_usize()].zip(self.neighbours.get(&partner));
+        let Some((expected, neighbour)) = known else {
+            // Asked again, it would be chosen again.
+            self.swarm.handle_fetch_failed(piece, &partner);
+            self.swarm.handle_partner_gone(&partner);
+            return;
+        };
+        let keep_before = self.streams.rests.get(&piece).map_or(0, |rest| rest.offset);
+        let fetch = Fetch { partner, address: neighbour.address, piece, expected, keep_before };
+        self.spawn(self.bench.clone().fetch_piece(fetch));
+    }
+
+    pub(super) fn handle_piece(
+        &mut self,
+        partner: &HostId,
+        piece: PieceIndex,
+        result: Result<PieceHash, PieceError>,
+    ) -> Result<(), End> {
+        match result {
+            Ok(hash) => {
+                let bytes = self.layout.range(piece).len();
+                self.counts.from_peers += bytes;
+                self.check_version()?;
+                self.download.shared.metrics.add_bytes(From::Peer, bytes);
+                self.streams.rests.remove(&piece);
+                self.take_piece(piece, &hash, Some(partner))?;
+                self.bench.progress.send_modify(|progress| progress.complete(piece));
+                self.outbox.progress(Instant::now(), self.counts.held, self.counts.under_lease);
+                Ok(())
+            }
+            Err(error) => {
+                self.swarm.handle_fetch_failed(piece, partner);
+                match error {
+                    PieceError::Peer(error) => {
+                        self.drop_partner(partner, &error);
+                        Ok(())
+                    }
+                    PieceError::Store(error) => Err(End::store(Arc::new(error))),
+                    PieceError::Spoiled => Err(self.changed()),
+                }
+            }
+        }
+    }
+
+    pub(super) fn add_partner(&mut self, partner: &Partner) {
+        let (Ok(host), Ok(ip)) = (partner.host_id.parse::<HostId>(), partner.ip.parse::<IpAddr>()) else {
+            return;
+        };
+        let Some(port) = u16::try_from(partner.piece_port).ok().filter(|port| *port > 0) else { return };
+        if host == self.download.shared.config.host.id
+            || self.neighbours.len() >= MAX_NEIGHBOURS && !self.neighbours.contains_key(&host)
+        {
+            return;
+        }
+        let address = SocketAddr::new(ip, port);
+        let neighbour = self.neighbours.entry(host.clone()).or_insert(Neighbour {
+            address,
+            complete: false,
+            following: None,
+        });
+        neighbour.address = address;
+        neighbour.complete |= partner.complete;
+        if neighbour.complete {
+            if let Some(following) = neighbour.following.take() {
+                following.abort();
+            }
+            self.swarm.handle_have(&host, PieceSet::full(self.layout.pieces()));
+        } else if neighbour.following.is_none() {
+            neighbour.following = Some(self.jobs.spawn(self.bench.clone().follow(host, address)));
+        }
+    }
+
+    /// Whether it is this follower that says what the partner has. What one said whose partner was forgotten meanwhile, or
+    /// has everything by now, is no news: it would bring back a partner without an address, or take away what it has.
+    pub(super) fn is_following(&self, partner: &HostId, follower: JobId) -> bool {
+        let following = self.neighbours.get(partner).and_then(|neighbour| neighbour.following.as_ref());
+        following.is_some_and(|following| following.id() == follower)
+    }
+
+    pub(super) fn handle_have_ended(&mut self, partner: &HostId, error: Option<PeerError>) {
+        if let Some(neighbour) = self.neighbours.get_mut(partner) {
+            neighbour.following = None;
+        }
+        // Without an error it got all that it wanted, and still has that.
+        if let Some(error) = error {
+            self.drop_partner(partner, &error);
+        }
+    }
+
+    pub(super) fn drop_partner(&mut self, partner: &HostId, error: &PeerError) {
+        tracing::debug!(task = %self.download.task, %partner, %error, "a partner failed");
+        if matches!(error, PeerError::Corrupt) {
+            self.download.shared.metrics.corrupt_pieces.inc();
+            tracing::warn!(task = %self.download.task, %partner, "a partner sent bytes that do not match their hash");
+        }
+        if self.forget_partner(partner) {
+            self.outbox.failed(Instant::now(), partner, error.reason());
+        }
+        self.ask_hashes();
+    }
+
+    pub(super) fn forget_partner(&mut self, partner: &HostId) -> bool {
+        self.swarm.handle_partner_gone(partner);
+        if self.hashes.asked.as_ref() == Some(partner) {
+            self.hashes.asked = None;
+        }
+        let Some(neighbour) = self.neighbours.remove(partner) else { return false };
+        if let Some(following) = neighbour.following {
+            following.abort();
+        }
+        true
+    }
+}

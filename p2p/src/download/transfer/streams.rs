@@ -1,0 +1,148 @@
+//! Streams from the origin: when there may be one, what it brings, and what follows when it ends.
+
+use super::{End, Transfer};
+use crate::download::jobs::{Rest, Run, RunError};
+use crate::download::{Scheduled, SourceId};
+use crate::metrics::From;
+use crate::origin::Part;
+use crate::sink::{Goal, Wrote};
+use crate::swarm::{MayAsk, RunId};
+use darter_protocol::PieceIndex;
+use darter_protocol::scheduler::LeaseOutcome;
+use http::StatusCode;
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// Streams from the origin.
+#[derive(Default)]
+pub(super) struct Streams {
+    /// The body of the first request, until a run takes it.
+    pub(super) first: Option<Part>,
+    pub(super) running: HashMap<RunId, Stream>,
+    /// Where streams stopped inside a piece. The bytes before stay: readers may have seen them.
+    pub(super) rests: HashMap<PieceIndex, Rest>,
+}
+
+/// One stream from the origin.
+pub(super) struct Stream {
+    pub(super) goal: Arc<Goal>,
+    pub(super) stop: CancellationToken,
+    pub(super) as_whom: SourceId,
+}
+
+impl Transfer {
+    pub(super) fn update_right(&mut self, now: Instant) {
+        let scheduled = &self.download.scheduled;
+        let allowed = match scheduled.talk {
+            Some(_) => scheduled.lease.is_some() || scheduled.unshareable,
+            None => self.joining.is_none() || self.swarm.asks_origin(),
+        };
+        self.swarm.handle_right(match (allowed, self.right.is_due(now)) {
+            (false, _) => MayAsk::No,
+            // One run that broke off is no reason to stop the others.
+            (true, false) => MayAsk::Later,
+            (true, true) => MayAsk::Now,
+        });
+        let starved = allowed || !self.swarm.needs_origin() || self.joining.is_some();
+        if !starved && scheduled.done {
+            // The lease was given back when nobody wanted more. Now somebody does. The end of the old conversation is no
+            // loss of the scheduler.
+            self.download.scheduled = Scheduled::default();
+            self.rejoin(Duration::ZERO);
+        }
+    }
+
+    pub(super) fn start_run(&mut self, run: RunId, pieces: Range<u32>) {
+        let first = PieceIndex::new(pieces.start);
+        let offset = |piece: u32| {
+            self.layout.piece(piece).map_or(self.layout.length(), |piece| self.layout.range(piece).start())
+        };
+        let rest = self.streams.rests.remove(&first);
+        let (start, hasher) = match rest {
+            Some(rest) => (rest.offset, Some(rest.hasher)),
+            None => (offset(pieces.start), None),
+        };
+        let goal = Arc::new(Goal::new(offset(pieces.end)));
+        let stop = self.bench.stop.child_token();
+        let (as_whom, source) = self.download.active.source();
+        self.streams.running.insert(run, Stream { goal: Arc::clone(&goal), stop: stop.clone(), as_whom });
+        let job = Run {
+            id: run,
+            source,
+            start,
+            hasher,
+            goal,
+            version: self.known.digest.is_none().then(|| self.known.info.headers.clone()),
+            body: self.streams.first.take(),
+            stop,
+        };
+        self.spawn(self.bench.clone().fetch_origin(job));
+    }
+
+    pub(super) fn handle_wrote(&mut self, wrote: Wrote) -> Result<(), End> {
+        let now = Instant::now();
+        self.right.handle_bytes();
+        self.counts.from_origin += wrote.bytes;
+        self.counts.under_lease += wrote.bytes;
+        self.download.shared.metrics.add_bytes(From::Origin, wrote.bytes);
+        for (piece, hash) in wrote.pieces {
+            let known = self.hashes.pieces[piece.as_usize()].replace(hash);
+            if known.is_some_and(|known| known != hash) {
+                return Err(self.changed());
+            }
+            self.take_piece(piece, &hash, None)?;
+            if self.download.scheduled.lease.is_some() {
+                self.outbox.vouch(piece, &hash);
+            }
+        }
+        self.outbox.progress(now, self.counts.held, self.counts.under_lease);
+        Ok(())
+    }
+
+    pub(super) fn handle_run_ended(
+        &mut self,
+        run: RunId,
+        rest: Option<Rest>,
+        result: Result<(), RunError>,
+    ) -> Result<(), End> {
+        let stream = self.streams.running.remove(&run);
+        self.swarm.handle_run_ended(run);
+        if let Some((piece, rest)) = rest.and_then(|rest| Some((self.layout.piece_at(rest.offset)?, rest))) {
+            self.streams.rests.insert(piece, rest);
+        }
+        let error = match result {
+            Ok(()) => return Ok(()),
+            Err(error) if self.bench.stop.is_cancelled() => {
+                tracing::trace!(%error, "a stream was stopped");
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        tracing::debug!(task = %self.download.task, %error, "a stream from the origin ended early");
+        match error {
+            RunError::Changed => return Err(self.changed()),
+            RunError::Store(error) => return Err(End::store(error)),
+            RunError::Refused(status) if !is_passing(status) => {
+                // Another caller's newer token may still be good.
+                let other = stream.is_some_and(|stream| self.download.active.drop_source(stream.as_whom));
+                let refused = || End::unavailable(error.to_string(), LeaseOutcome::Refused);
+                return if other { Ok(()) } else { Err(refused()) };
+            }
+            RunError::Refused(_) | RunError::Origin(_) | RunError::Broke(_) => {}
+        }
+        if self.right.handle_failure(Instant::now()) {
+            Ok(())
+        } else {
+            Err(End::unavailable(error.to_string(), LeaseOutcome::Failed))
+        }
+    }
+}
+
+/// Statuses that a moment later may be others.
+fn is_passing(status: StatusCode) -> bool {
+    status.is_server_error() || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT)
+}

@@ -1,0 +1,136 @@
+//! The conversation with the scheduler: what it says, what it is told, and when it is gone.
+
+use super::{End, Transfer};
+use crate::download::Scheduled;
+use crate::schedule::{self, Conversation};
+use darter_protocol::scheduler::{LeaseOutcome, PeerPacket};
+use darter_protocol::{HostId, PieceHash, Root};
+use rand::RngExt;
+use std::time::Duration;
+use tokio::time::Instant;
+use tonic::Status;
+
+/// How long a daemon that has just lost its scheduler looks for another one, or for partners, before it goes to the origin;
+/// half of it is left to chance.
+const ALONE_AFTER: Duration = Duration::from_secs(2);
+
+impl Transfer {
+    pub(super) fn handle_packet(&mut self, packet: PeerPacket) -> Result<(), End> {
+        if packet.unshareable {
+            self.go_alone()?;
+        }
+        let scheduled = &mut self.download.scheduled;
+        if packet.lease_revoked {
+            scheduled.lease = None;
+        }
+        if let Some(lease) = packet.lease {
+            scheduled.lease = Some(lease.id);
+            scheduled.done = false;
+            self.vouch(Instant::now());
+        }
+        if let Some(content) = packet.content {
+            if content.length != self.layout.length() {
+                return Err(self.changed());
+            }
+            self.hashes.root = Root::try_from(content.root.as_ref()).ok().or(self.hashes.root);
+        }
+        for message in packet.hashes {
+            let piece = self.layout.piece(message.index);
+            if let Some((piece, hash)) = piece.zip(PieceHash::try_from(message.hash.as_ref()).ok()) {
+                self.learn_hash(piece, hash);
+            }
+        }
+        for gone in packet.gone {
+            gone.parse().ok().map(|gone| self.forget_partner(&gone));
+        }
+        packet.partners.iter().for_each(|partner| self.add_partner(partner));
+        self.ask_hashes();
+        Ok(())
+    }
+
+    /// As the holder of the lease: says what the content is and which pieces it knows.
+    pub(super) fn vouch(&mut self, now: Instant) {
+        self.counts.under_lease = 0;
+        for (piece, hash) in self.layout.iter().zip(&self.hashes.pieces) {
+            if let Some(hash) = hash {
+                self.outbox.vouch(piece, hash);
+            }
+        }
+        self.outbox.progress(now, self.counts.held, 0);
+        self.outbox.content(now, schedule::content(&self.partial.record, None));
+    }
+
+    pub(super) fn return_lease(&mut self, now: Instant, outcome: LeaseOutcome) {
+        if let Some(lease) = self.download.scheduled.lease.take() {
+            self.outbox.return_lease(now, lease, outcome);
+            self.download.scheduled.done = outcome == LeaseOutcome::Done;
+        }
+    }
+
+    /// Sends what waited for more to go with it: there will be no more.
+    pub(super) fn report_rest(&mut self, now: Instant) {
+        self.outbox.hurry(now);
+        if let Some(talk) = &self.download.scheduled.talk {
+            self.outbox.flush(now, talk);
+        }
+    }
+
+    /// What the origin sends to this daemon is not what others have of it.
+    fn go_alone(&mut self) -> Result<(), End> {
+        self.download.scheduled.unshareable = true;
+        let partners: Vec<HostId> = self.neighbours.keys().cloned().collect();
+        for partner in &partners {
+            self.forget_partner(partner);
+        }
+        self.check_version()
+    }
+
+    /// Without a digest nobody would notice that this daemon's version was mixed with what others have.
+    pub(super) fn check_version(&self) -> Result<(), End> {
+        let mixed = self.download.scheduled.unshareable && self.counts.from_peers > 0;
+        if mixed && self.known.digest.is_none() { Err(self.changed()) } else { Ok(()) }
+    }
+
+    pub(super) fn handle_scheduler_lost(&mut self) -> Result<(), End> {
+        let held_lease = self.download.scheduled.lease.is_some();
+        self.download.scheduled = Scheduled::default();
+        self.outbox.clear();
+        if !held_lease {
+            let pause = ALONE_AFTER.mul_f64(self.rng.random_range(0.5..1.0));
+            self.right.handle_alone(Instant::now(), pause);
+        }
+        self.rejoin(schedule::rejoin_pause());
+        Ok(())
+    }
+
+    /// Registers anew, with whichever scheduler is up.
+    pub(super) fn rejoin(&mut self, pause: Duration) {
+        if self.joining.is_none()
+            && let Some(link) = self.download.shared.schedulers.of(&self.download.task)
+        {
+            let join = link.join(self.download.task, self.counts.held);
+            self.joining = Some(Box::pin(async move {
+                tokio::time::sleep(pause).await;
+                join.await
+            }));
+        }
+    }
+
+    pub(super) fn handle_joined(
+        &mut self,
+        joined: Result<(Conversation, PeerPacket), Status>,
+    ) -> Result<(), End> {
+        match joined {
+            Ok((talk, first)) => {
+                self.download.scheduled = Scheduled { talk: Some(talk), ..Scheduled::default() };
+                self.outbox.clear();
+                self.handle_packet(first)
+            }
+            Err(status) => {
+                tracing::debug!(task = %self.download.task, reason = status.message(), "cannot register; going on alone");
+                self.download.scheduled = Scheduled::default();
+                Ok(())
+            }
+        }
+    }
+}
