@@ -41,7 +41,7 @@ fn a_killed_daemon_goes_on_where_it_was() -> Result<()> {
     assert_eq!(digest_of(http::get(daemon.proxy, &url, &[])?)?, content.digest());
 
     // What the client had was complete on disk, but for the piece that it was in and the one being written.
-    let again = &origin.asked(&path)[before..];
+    let again: Vec<_> = origin.asked(&path).drain(before..).filter(|asked| asked.sent > 0).collect();
     let sent: u64 = again.iter().map(|asked| asked.sent).sum();
     assert!(sent <= content.length - got + 2 * PIECE, "{sent} bytes were fetched again: {again:?}");
     assert!(again.iter().all(|asked| asked.from + 2 * PIECE >= got), "{again:?}");
