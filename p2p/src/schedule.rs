@@ -15,7 +15,7 @@ use darter_protocol::scheduler::{
 };
 use darter_protocol::{PieceHash, Ring, Root, TaskId};
 use rand::RngExt;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -182,10 +182,10 @@ impl Link {
             let mut incoming =
                 in_time(client.announce_host(ReceiverStream::new(outgoing))).await?.into_inner();
             in_time(incoming.message()).await?;
-            self.announce_all(&life.store).await?;
-            Ok((hold, incoming))
+            let told = self.announce_all(&life.store, HashSet::new()).await?;
+            Ok((hold, incoming, told))
         };
-        let (_hold, mut incoming) = match started.await {
+        let (_hold, mut incoming, told) = match started.await {
             Ok(started) => started,
             Err(status) => return status,
         };
@@ -193,6 +193,10 @@ impl Link {
         tracing::info!(scheduler = self.address, "joined the scheduler");
         life.metrics.scheduler_up.inc();
         came_up();
+        // What was completed meanwhile found no scheduler that was up.
+        if let Err(status) = self.announce_all(&life.store, told).await {
+            return status;
+        }
         loop {
             match incoming.message().await {
                 Ok(Some(_)) => {}
@@ -202,20 +206,28 @@ impl Link {
         }
     }
 
-    /// Tells the scheduler everything that is complete here.
-    async fn announce_all(&self, store: &Arc<Store>) -> Result<(), Status> {
+    /// Tells the scheduler everything that is complete here, and that it was not told; gives what it knows then.
+    async fn announce_all(
+        &self,
+        store: &Arc<Store>,
+        mut told: HashSet<TaskId>,
+    ) -> Result<HashSet<TaskId>, Status> {
         let store = Arc::clone(store);
         let inventory = tokio::task::spawn_blocking(move || {
             let mut tasks = Vec::new();
-            let listed = store.inventory(|task, record, hashes| tasks.extend(held(&task, record, hashes)));
-            listed.map(|()| tasks)
+            let listed = store.inventory(|task, record, hashes| {
+                if told.insert(task) {
+                    tasks.extend(held(&task, record, hashes));
+                }
+            });
+            listed.map(|()| (tasks, told))
         });
         let inventory = inventory.await.map_err(|error| Status::internal(error.to_string()))?;
-        let inventory = inventory.map_err(|error| Status::internal(error.to_string()))?;
+        let (inventory, told) = inventory.map_err(|error| Status::internal(error.to_string()))?;
         for batch in inventory.chunks(INVENTORY_BATCH) {
             self.announce(batch.to_vec()).await?;
         }
-        Ok(())
+        Ok(told)
     }
 
     async fn announce(&self, tasks: Vec<HeldTask>) -> Result<(), Status> {
@@ -310,8 +322,8 @@ impl Conversation {
         }
     }
 
-    /// Tells how the download ended, and ends the conversation.
-    pub(crate) async fn finish(self, complete: Option<Content>, from_origin: u64, from_peers: u64) {
+    /// Tells how the download ended, and ends the conversation. Returns whether the scheduler has heard it.
+    pub(crate) async fn finish(self, complete: Option<Content>, from_origin: u64, from_peers: u64) -> bool {
         let request = ReportPeerResultRequest {
             host_id: self.link.host_id.clone(),
             task_id: self.task.as_bytes().to_vec().into(),
@@ -321,9 +333,11 @@ impl Conversation {
         };
         // What was reported must be there before the end is.
         let _ = tokio::time::timeout(CALL_TIMEOUT, self.up.reserve_many(QUEUE)).await;
-        if let Err(status) = in_time(self.link.client.clone().report_peer_result(request)).await {
+        let heard = in_time(self.link.client.clone().report_peer_result(request)).await;
+        if let Err(status) = &heard {
             tracing::debug!(task = %self.task, reason = status.message(), "cannot report the end of a download");
         }
+        heard.is_ok()
     }
 
     pub(crate) fn link(&self) -> &Arc<Link> {

@@ -119,9 +119,13 @@ impl Transfer {
             self.download.over(None);
         }
         let Counts { from_origin, from_peers, .. } = self.counts;
-        match self.download.scheduled.talk.take() {
+        let held = complete.is_some();
+        let heard = match self.download.scheduled.talk.take() {
             Some(talk) => talk.finish(complete, from_origin, from_peers).await,
-            None => self.announce(complete.is_some()).await,
+            None => false,
+        };
+        if held && !heard {
+            self.announce().await;
         }
         self.download.over(None);
     }
@@ -159,10 +163,10 @@ impl Transfer {
         }
     }
 
-    /// Without a conversation: tells whichever scheduler is up by now.
-    async fn announce(&mut self, complete: bool) {
+    /// Tells whichever scheduler is up by now that everything is here.
+    async fn announce(&mut self) {
         let hashes: Option<Vec<PieceHash>> = self.hashes.pieces.iter().copied().collect();
-        let link = self.download.shared.schedulers.of(&self.download.task).filter(|_| complete);
+        let link = self.download.shared.schedulers.of(&self.download.task);
         if let Some((link, hashes)) = link.zip(hashes) {
             link.announce_one(&self.download.task, &self.partial.record, &hashes).await;
         }
