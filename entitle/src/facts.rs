@@ -25,7 +25,7 @@ const MAX_PUBLIC: usize = 20_000;
 /// the path.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Place {
-    /// `host:port`.
+    /// `scheme://host:port`, all of it: who answers for a host on port 80 need not be who answers on 443.
     pub registry: String,
     /// The repository's name.
     pub repository: String,

@@ -1,6 +1,8 @@
 //! [`members`]: what a manifest says that its repository contains.
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
+use std::collections::HashMap;
 
 /// The longest manifest that is read, in bytes: what registries accept (OCI distribution-spec, "Pushing Manifests").
 pub const MAX_MANIFEST_BYTES: usize = 4 << 20;
@@ -9,7 +11,8 @@ pub const MAX_MANIFEST_BYTES: usize = 4 << 20;
 const MAX_MEMBERS: usize = 1024;
 
 /// The parts of a manifest that name other content of the same repository: those of an image manifest and an index (OCI
-/// image-spec), of Docker's schema 2 manifest and manifest list, and of an artifact.
+/// image-spec), and of Docker's schema 2 manifest and manifest list. A registry checks these when a manifest is pushed; a
+/// list that it does not know (an artifact's `blobs`, say) it may have let pass.
 #[derive(Deserialize)]
 struct Manifest {
     config: Option<Descriptor>,
@@ -17,8 +20,8 @@ struct Manifest {
     layers: Vec<Descriptor>,
     #[serde(default)]
     manifests: Vec<Descriptor>,
-    #[serde(default)]
-    blobs: Vec<Descriptor>,
+    #[serde(flatten)]
+    rest: HashMap<String, IgnoredAny>,
 }
 
 #[derive(Deserialize)]
@@ -26,15 +29,28 @@ struct Descriptor {
     digest: String,
     /// A foreign layer: the repository names it, but need not contain it.
     #[serde(default)]
-    urls: Vec<serde::de::IgnoredAny>,
+    urls: Vec<IgnoredAny>,
+    #[serde(flatten)]
+    rest: HashMap<String, IgnoredAny>,
+}
+
+/// Whether a reader that does not mind the case of keys, as Go's JSON, may have understood something else: the registry
+/// would then have checked other digests than stand here.
+fn is_ambiguous(rest: &HashMap<String, IgnoredAny>) -> bool {
+    const KEYS: [&str; 5] = ["config", "layers", "manifests", "digest", "urls"];
+    rest.keys().any(|key| !key.is_ascii() || KEYS.iter().any(|known| known.eq_ignore_ascii_case(key)))
 }
 
 /// The digests that `manifest` says are in its repository, as `algorithm:hex`. Nothing for what is no manifest.
 pub fn members(manifest: &[u8]) -> Vec<String> {
     let Ok(manifest) = serde_json::from_slice::<Manifest>(manifest) else { return Vec::new() };
-    let Manifest { config, layers, manifests, blobs } = manifest;
-    let all = config.into_iter().chain(layers).chain(manifests).chain(blobs);
-    all.filter(|descriptor| descriptor.urls.is_empty())
+    let Manifest { config, layers, manifests, rest } = manifest;
+    let all: Vec<Descriptor> = config.into_iter().chain(layers).chain(manifests).collect();
+    if is_ambiguous(&rest) || all.iter().any(|descriptor| is_ambiguous(&descriptor.rest)) {
+        return Vec::new();
+    }
+    all.into_iter()
+        .filter(|descriptor| descriptor.urls.is_empty())
         .map(|descriptor| descriptor.digest)
         .filter(|digest| digest.len() <= 160)
         .take(MAX_MEMBERS)
@@ -60,6 +76,18 @@ mod tests {
             members(br#"{"manifests":[{"digest":"sha256:m1"},{"digest":"sha256:m2"}]}"#),
             ["sha256:m1", "sha256:m2"]
         );
+    }
+
+    #[test]
+    fn what_a_registry_may_have_read_otherwise_names_nothing() {
+        for manifest in [
+            r#"{"layers":[{"digest":"sha256:victim"}],"Layers":[{"digest":"sha256:own"}]}"#,
+            r#"{"layers":[{"digest":"sha256:victim","Digest":"sha256:own"}]}"#,
+            r#"{"layers":[{"digest":"sha256:victim"}],"layers":[{"digest":"sha256:own"}]}"#,
+            r#"{"blobs":[{"digest":"sha256:victim"}]}"#,
+        ] {
+            assert!(members(manifest.as_bytes()).is_empty(), "{manifest}");
+        }
     }
 
     #[test]

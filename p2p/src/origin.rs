@@ -118,9 +118,11 @@ fn request(
         headers.remove(name);
     }
     if url.origin() != source.url.origin() {
-        for name in [header::AUTHORIZATION, header::COOKIE] {
-            headers.remove(name);
-        }
+        // Registries and file servers have names of their own for a key: only what certainly is none goes elsewhere.
+        *headers = [header::ACCEPT, header::ACCEPT_LANGUAGE, header::USER_AGENT]
+            .into_iter()
+            .filter_map(|name| Some((name.clone(), headers.get(name)?.clone())))
+            .collect();
     }
     // What is stored is the content itself, never a coding of it.
     headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));

@@ -6,8 +6,9 @@
 //! not, the registry is asked once, with the caller's own credential; a refusal sends the caller's request itself to the
 //! registry, so that he gets its own answer and can do its token dance.
 //!
-//! Content that is named by its URL alone is kept apart: what was fetched without a credential is for everybody, and what
-//! was fetched with one (or by a signed query) is another task, which each caller is checked for.
+//! Content that is named by its URL alone is shared only when it was asked for without any credential. With a signed query it
+//! is another task, for which each caller is checked; with a credential in a header it is not shared at all, since the
+//! answer may be meant for one person.
 
 use crate::headers;
 use bytes::{Bytes, BytesMut};
@@ -27,8 +28,46 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::OnceCell;
+use url::Url;
 
 const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+
+/// Headers that say nothing about who asks. Every other one may be somebody's key: registries and file servers have their
+/// own names for it (Private-Token, X-JFrog-Art-Api ...).
+const HARMLESS: [&str; 24] = [
+    "accept",
+    "accept-charset",
+    "accept-encoding",
+    "accept-language",
+    "cache-control",
+    "connection",
+    "content-length",
+    "date",
+    "dnt",
+    "forwarded",
+    "from",
+    "host",
+    "keep-alive",
+    "pragma",
+    "priority",
+    "proxy-authorization",
+    "proxy-connection",
+    "range",
+    "referer",
+    "te",
+    "traceparent",
+    "tracestate",
+    "user-agent",
+    "via",
+];
+/// The same, by how their names begin. What begins with ours goes to no origin.
+const HARMLESS_PREFIXES: [&str; 5] = ["if-", "sec-", "x-dragonfly-", "x-forwarded-", "x-request-"];
+/// A query with one of these in it lets whoever has it in.
+const SIGNED: [&str; 8] = ["sig", "token", "key", "credential", "auth", "policy", "verify", "expires"];
+/// Redirects that are followed to see whether the blob is there.
+const MAX_REDIRECTS: usize = 5;
+/// A longer URL is not worth a fact.
+const MAX_URL: usize = 2048;
 
 /// What is known of entitlements, and the way to learn more.
 pub(crate) struct Gate {
@@ -42,6 +81,8 @@ pub(crate) struct Gate {
 #[derive(Debug)]
 pub(crate) enum Entitled {
     Yes,
+    /// Yes, if the content has this length. An origin that answers everything with a page for signing in shows here.
+    IfLong(u64),
     /// The origin is to answer him itself.
     No,
     /// The origin could not be asked.
@@ -57,10 +98,20 @@ struct Question {
     caller: Caller,
 }
 
+/// What has to be known before the engine may answer.
+enum Asking {
+    /// Anybody may have it.
+    Nothing,
+    /// It is for one person alone.
+    Unshared,
+    About(Question),
+}
+
 /// What an origin said.
 #[derive(Debug, Clone)]
 enum Answered {
-    Granted,
+    /// He may have it; it is so long, where that was said.
+    Granted(Option<u64>),
     Refused,
     /// It has other troubles: too many requests, an error of its own.
     Troubled,
@@ -83,13 +134,18 @@ impl Gate {
         identity: &mut Identity,
         headers: &HeaderMap,
     ) -> Entitled {
-        let Some(question) = self.question(target, identity, headers) else { return Entitled::Yes };
+        let question = match self.question(target, identity, headers) {
+            Asking::Nothing => return Entitled::Yes,
+            Asking::Unshared => return Entitled::No,
+            Asking::About(question) => question,
+        };
         let Question { place, digest, caller } = &question;
         if self.lock().verdict(Instant::now(), place, digest, *caller) == Verdict::Allowed {
             return Entitled::Yes;
         }
         match self.ask(upstream, target, headers, &question).await {
-            Answered::Granted => Entitled::Yes,
+            Answered::Granted(None) => Entitled::Yes,
+            Answered::Granted(Some(length)) => Entitled::IfLong(length),
             Answered::Refused => Entitled::No,
             Answered::Troubled if self.in_grace(&question) => Entitled::Yes,
             Answered::Troubled => Entitled::No,
@@ -110,7 +166,7 @@ impl Gate {
         let (Some(resource), true) = (resource, matches!(*method, Method::GET | Method::HEAD)) else {
             return answer.map(Watched::unwatched);
         };
-        let (place, caller) = (place(target, resource.name), self.caller(request, None));
+        let (place, caller) = (place(target, resource.name), self.caller(request, target.query()));
         if matches!(answer.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
             self.lock().forget_reader(&place, caller);
         }
@@ -119,10 +175,7 @@ impl Gate {
         }
         let named = match resource.kind {
             Kind::Blob(digest) | Kind::Manifest(digest) => Some(digest.to_string()),
-            Kind::Tag(_) => answer
-                .headers()
-                .get(DOCKER_CONTENT_DIGEST)
-                .and_then(|digest| Some(digest.to_str().ok()?.to_owned())),
+            Kind::Tag(_) => answer.headers().get(DOCKER_CONTENT_DIGEST).and_then(known_digest),
         };
         self.learn(&place, named.as_deref(), caller, request);
         let whole = *method == Method::GET && !answer.headers().contains_key(header::CONTENT_ENCODING);
@@ -138,33 +191,37 @@ impl Gate {
         }
     }
 
-    /// What has to be known before the engine may answer; `None` when anybody may have it.
-    fn question(&self, target: &Target, identity: &mut Identity, headers: &HeaderMap) -> Option<Question> {
-        if let Some(Resource { name, kind: Kind::Blob(digest) | Kind::Manifest(digest) }) =
-            Resource::parse(target.path())
-        {
-            let caller = self.caller(headers, None);
-            return Some(Question { place: place(target, name), digest: digest.to_string(), caller });
-        }
-        let Identity::Url { canonical, application, .. } = identity else {
-            let caller = self.caller(headers, None);
-            return Some(Question { place: place(target, target.path()), digest: String::new(), caller });
+    fn question(&self, target: &Target, identity: &mut Identity, headers: &HeaderMap) -> Asking {
+        let of_digest = match Resource::parse(target.path()) {
+            Some(Resource { name, kind: Kind::Blob(digest) | Kind::Manifest(digest) }) => {
+                Some((name, digest))
+            }
+            _ => None,
         };
-        // A part of the query that is not in the name may be what lets the caller in.
-        let signed = target.query().filter(|query| !canonical.ends_with(query));
-        let caller = self.caller(headers, signed);
-        if caller == Caller::Anonymous {
-            return None;
+        if let Some((name, digest)) = of_digest {
+            let caller = self.caller(headers, target.query());
+            return Asking::About(Question {
+                place: place(target, name),
+                digest: digest.to_string(),
+                caller,
+            });
         }
-        application.push_str("\0private");
-        let place = Place { registry: target.authority(), repository: canonical.clone() };
-        Some(Question { place, digest: String::new(), caller })
+        let Identity::Url { canonical, application, .. } = identity else { return Asking::Unshared };
+        if credentials(headers).next().is_some() || canonical.len() > MAX_URL {
+            return Asking::Unshared;
+        }
+        // What lets a caller in may stand in the query, in the content's name or filtered out of it.
+        let signed = target.query().filter(|query| is_signed(query) || !canonical.ends_with(query));
+        let Some(signed) = signed else { return Asking::Nothing };
+        application.push_str("\0signed");
+        let place = Place { registry: registry(target), repository: canonical.clone() };
+        Asking::About(Question { place, digest: String::new(), caller: self.caller(headers, Some(signed)) })
     }
 
-    fn caller(&self, headers: &HeaderMap, signed: Option<&str>) -> Caller {
-        let shown = [header::AUTHORIZATION, header::COOKIE];
-        let shown = shown.iter().flat_map(|name| headers.get_all(name)).map(HeaderValue::as_bytes);
-        self.credentials.caller(shown.chain(signed.map(str::as_bytes)))
+    fn caller(&self, headers: &HeaderMap, query: Option<&str>) -> Caller {
+        let shown =
+            credentials(headers).flat_map(|(name, value)| [name.as_str().as_bytes(), value.as_bytes()]);
+        self.credentials.caller(shown.chain(query.map(str::as_bytes)))
     }
 
     fn learn(&self, place: &Place, digest: Option<&str>, caller: Caller, request: &HeaderMap) {
@@ -194,13 +251,8 @@ impl Gate {
         question: &Question,
     ) -> Answered {
         let cell = Arc::clone(self.lock_asking().entry(question.clone()).or_default());
-        let answered =
-            cell.get_or_init(|| self.ask_origin(upstream, target, headers, question)).await.clone();
-        let mut asking = self.lock_asking();
-        if asking.get(question).is_some_and(|current| Arc::ptr_eq(current, &cell)) {
-            asking.remove(question);
-        }
-        answered
+        let asked = Asked { gate: self, question, cell };
+        asked.cell.get_or_init(|| self.ask_origin(upstream, target, headers, question)).await.clone()
     }
 
     async fn ask_origin(
@@ -210,34 +262,38 @@ impl Gate {
         headers: &HeaderMap,
         question: &Question,
     ) -> Answered {
-        let mut answered = send(upstream, target, headers, Method::HEAD).await;
-        if let Ok(StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED | StatusCode::BAD_REQUEST) =
-            answered
-        {
-            answered = send(upstream, target, headers, Method::GET).await;
-        } else if let (Ok(StatusCode::FORBIDDEN), true) = (&answered, question.digest.is_empty()) {
-            // A signature is for one method.
-            answered = send(upstream, target, headers, Method::GET).await;
-        }
         let Question { place, digest, caller } = question;
-        match answered {
-            Err(error) => Answered::Unreachable(error),
-            // A registry redirects to where the blob lies; elsewhere a redirect may lead to a page for signing in.
-            Ok(status) if status.is_success() || (status.is_redirection() && !digest.is_empty()) => {
-                self.learn(place, Some(digest), *caller, headers);
-                Answered::Granted
-            }
-            Ok(status) if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
-                Answered::Troubled
-            }
-            Ok(status) => {
-                let mut facts = self.lock();
-                match status {
-                    StatusCode::NOT_FOUND | StatusCode::GONE => facts.forget_member(place, digest),
-                    _ => facts.forget_reader(place, *caller),
-                }
-                Answered::Refused
-            }
+        let method = if digest.is_empty() { Method::GET } else { Method::HEAD };
+        let (status, length) = match probe(upstream, target, headers, method).await {
+            Ok(answered) => answered,
+            Err(error) => return Answered::Unreachable(error),
+        };
+        if status.is_success() && digest.is_empty() {
+            self.learn(place, Some(digest), *caller, headers);
+            return Answered::Granted(None);
+        }
+        if status.is_success() {
+            // Believed when the content has this length; a registry always says it.
+            return length.map_or(Answered::Refused, |length| Answered::Granted(Some(length)));
+        }
+        if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+            return Answered::Troubled;
+        }
+        let mut facts = self.lock();
+        match status {
+            StatusCode::NOT_FOUND | StatusCode::GONE => facts.forget_member(place, digest),
+            _ => facts.forget_reader(place, *caller),
+        }
+        Answered::Refused
+    }
+
+    /// The content has the length that the origin said: it did speak of this content.
+    pub(crate) fn believe(&self, target: &Target, headers: &HeaderMap) {
+        if let Some(Resource { name, kind: Kind::Blob(digest) | Kind::Manifest(digest) }) =
+            Resource::parse(target.path())
+        {
+            let caller = self.caller(headers, target.query());
+            self.learn(&place(target, name), Some(&digest.to_string()), caller, headers);
         }
     }
 
@@ -250,31 +306,132 @@ impl Gate {
     }
 }
 
-/// The status of an origin's answer to the caller's own question, without its content.
-async fn send(
+/// One of those who ask the same question; the last one takes it away, also when he goes before there is an answer.
+struct Asked<'a> {
+    gate: &'a Gate,
+    question: &'a Question,
+    cell: Arc<OnceCell<Answered>>,
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        let mut asking = self.gate.lock_asking();
+        // This one and the map's.
+        if Arc::strong_count(&self.cell) <= 2 || self.cell.initialized() {
+            asking.remove(self.question);
+        }
+    }
+}
+
+/// The status of the origin's answer to the caller's own request, and the content's length.
+///
+/// HEAD is asked first: it costs no byte, and registries do not count it. Where it is refused, or a redirect's signature is
+/// for GET alone, the first byte is asked for. What is named by its URL is asked for by GET at once: some servers answer
+/// every HEAD.
+async fn probe(
     upstream: &Upstream,
     target: &Target,
     headers: &HeaderMap,
     method: Method,
-) -> Result<StatusCode, UpstreamError> {
-    let mut request = Request::new(empty_body());
-    *request.uri_mut() = target.url().parse().unwrap_or_default();
-    *request.headers_mut() = headers.clone();
-    headers::keep_for_origin(request.headers_mut());
-    for name in
-        [header::RANGE, header::IF_RANGE, header::IF_NONE_MATCH, header::IF_MODIFIED_SINCE, header::IF_MATCH]
-    {
-        request.headers_mut().remove(name);
+) -> Result<(StatusCode, Option<u64>), UpstreamError> {
+    let Ok(first) = target.url().parse::<Url>() else { return Ok((StatusCode::BAD_REQUEST, None)) };
+    let (status, length, redirected) = follow(upstream, &first, headers, &method).await?;
+    let other_method = match status {
+        StatusCode::BAD_REQUEST | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED => true,
+        StatusCode::FORBIDDEN => redirected,
+        _ => false,
+    };
+    if method == Method::HEAD && other_method {
+        let (status, length, _) = follow(upstream, &first, headers, &Method::GET).await?;
+        return Ok((status, length));
+    }
+    Ok((status, length))
+}
+
+/// Asks, and follows redirects. A redirect says nothing yet: it leads to where the blob lies, or to https, or to a page for
+/// signing in; only what answers at its end counts. Tells whether there was one.
+async fn follow(
+    upstream: &Upstream,
+    first: &Url,
+    headers: &HeaderMap,
+    method: &Method,
+) -> Result<(StatusCode, Option<u64>, bool), UpstreamError> {
+    let mut url = first.clone();
+    for redirects in 0..=MAX_REDIRECTS {
+        let mut request = Request::new(empty_body());
+        let Ok(uri) = url.as_str().parse() else { break };
+        *request.method_mut() = method.clone();
+        *request.uri_mut() = uri;
+        *request.headers_mut() = question_headers(headers, method);
+        if url.origin() != first.origin() {
+            for (name, _) in credentials(headers) {
+                request.headers_mut().remove(name);
+            }
+        }
+        let answer = upstream.send(request).await?;
+        let location = answer.headers().get(header::LOCATION).and_then(|to| url.join(to.to_str().ok()?).ok());
+        match location
+            .filter(|to| answer.status().is_redirection() && matches!(to.scheme(), "http" | "https"))
+        {
+            Some(next) => url = next,
+            None => return Ok((answer.status(), length_of(&answer), redirects > 0)),
+        }
+    }
+    Ok((StatusCode::NOT_FOUND, None, true))
+}
+
+/// The caller's own headers, without conditions; a GET is for one byte.
+fn question_headers(headers: &HeaderMap, method: &Method) -> HeaderMap {
+    let mut asked = headers.clone();
+    headers::keep_for_origin(&mut asked);
+    asked.remove(header::RANGE);
+    let conditions: Vec<HeaderName> =
+        asked.keys().filter(|name| name.as_str().starts_with("if-")).cloned().collect();
+    for name in conditions {
+        asked.remove(name);
     }
     if method == Method::GET {
-        request.headers_mut().insert(header::RANGE, HeaderValue::from_static("bytes=0-0"));
+        asked.insert(header::RANGE, HeaderValue::from_static("bytes=0-0"));
     }
-    *request.method_mut() = method;
-    upstream.send(request).await.map(|answer| answer.status())
+    asked.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    asked
+}
+
+/// How long the content is, by an answer to a request for its first byte.
+fn length_of(answer: &Response<Incoming>) -> Option<u64> {
+    let name = if answer.status() == StatusCode::PARTIAL_CONTENT {
+        header::CONTENT_RANGE
+    } else {
+        header::CONTENT_LENGTH
+    };
+    let value = answer.headers().get(name)?.to_str().ok()?;
+    value.rsplit('/').next()?.parse().ok()
+}
+
+/// The headers that may say who asks, of those that an origin sees.
+fn credentials(headers: &HeaderMap) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+    headers.iter().filter(|(name, _)| {
+        let name = name.as_str();
+        !HARMLESS.contains(&name) && !HARMLESS_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+    })
+}
+
+fn is_signed(query: &str) -> bool {
+    let query = query.to_ascii_lowercase();
+    SIGNED.iter().any(|word| query.contains(word))
+}
+
+/// A digest that may stand in a fact: no registry makes a longer one.
+fn known_digest(value: &HeaderValue) -> Option<String> {
+    value.to_str().ok().filter(|digest| digest.len() <= 160).map(str::to_owned)
+}
+
+fn registry(target: &Target) -> String {
+    format!("{}://{}:{}", target.scheme().as_str(), target.host(), target.port())
 }
 
 fn place(target: &Target, name: &str) -> Place {
-    Place { registry: target.authority(), repository: oci::repository_identity(target.host(), name) }
+    Place { registry: registry(target), repository: oci::repository_identity(target.host(), name) }
 }
 
 /// An origin's body on its way to a client, and what is read of it in passing.

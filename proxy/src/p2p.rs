@@ -40,15 +40,28 @@ pub(crate) async fn answer(
         return direct::answer(proxy, &peers.target, request, Outcome::Direct).await;
     }
     let slot = proxy.p2p_slot().await;
-    match proxy.gate.check(&proxy.upstream, &peers.target, &mut peers.identity, request.headers()).await {
-        Entitled::Yes => {}
+    let length = match proxy
+        .gate
+        .check(&proxy.upstream, &peers.target, &mut peers.identity, request.headers())
+        .await
+    {
+        Entitled::Yes => None,
+        Entitled::IfLong(length) => Some(length),
         Entitled::No => return direct::answer(proxy, &peers.target, request, Outcome::Relayed).await,
         Entitled::Unknown(error) => return Err(error.into()),
-    }
+    };
     let digest = peers.digest.as_deref().map(parse_digest).transpose()?;
     let open = peers.open(digest, request.headers())?;
     match in_range(&proxy.engine, open, request.headers()).await {
-        Ok((Opened::Content(content), want)) => Ok(respond(content, want, digest, slot)),
+        Ok((Opened::Content(content), _)) if length.is_some_and(|length| length != content.info.length) => {
+            direct::answer(proxy, &peers.target, request, Outcome::Relayed).await
+        }
+        Ok((Opened::Content(content), want)) => {
+            if length.is_some() {
+                proxy.gate.believe(&peers.target, request.headers());
+            }
+            Ok(respond(content, want, digest, slot))
+        }
         Ok((Opened::Relay(answer), _)) => Ok(Answer::Body(direct::relay(answer), Outcome::Relayed, None)),
         Err(OpenError::NotShareable) => direct::answer(proxy, &peers.target, request, Outcome::Bypass).await,
         Err(OpenError::Store(error)) => {

@@ -50,11 +50,20 @@ impl Registry {
                 .unwrap();
         }
         let layer = digest_of(&self.layer);
+        if path == "/login" {
+            return answer.body(full("<html>who are you?</html>")).unwrap();
+        }
+        if path.starts_with("/v2/guarded/") && !allowed {
+            return answer.status(302).header("location", "/login").body(full("")).unwrap();
+        }
+        if path == format!("/v2/guarded/blobs/{layer}") {
+            return answer.body(full(self.layer.clone())).unwrap();
+        }
         if path == format!("/v2/private/blobs/{layer}") {
             return answer.body(full(self.layer.clone())).unwrap();
         }
         if path.ends_with("/manifests/latest") {
-            let layers = if path.starts_with("/v2/private/") {
+            let layers = if path.starts_with("/v2/private/") || path.starts_with("/v2/guarded/") {
                 format!("{{\"digest\":\"{layer}\"}}")
             } else {
                 String::new()
@@ -143,6 +152,26 @@ async fn a_private_layer_is_not_to_be_had_through_a_public_repository() {
 }
 
 #[tokio::test]
+async fn a_page_for_signing_in_lets_nobody_in() {
+    let (registry, _origin, darter) = Registry::start().await;
+    registry.warm(&darter).await;
+    let answer = ask(&darter, Method::GET, &registry.blob("guarded"), &[]).await;
+    assert_eq!(
+        (answer.status(), &answer.headers()["location"]),
+        (StatusCode::FOUND, &"/login".parse().unwrap())
+    );
+    assert!(bytes(answer).await.is_empty());
+    let again = ask(&darter, Method::GET, &registry.blob("guarded"), &[]).await;
+    assert_eq!(again.status(), StatusCode::FOUND);
+    // Nor does the page prove that anybody may read the repository.
+    bytes(ask(&darter, Method::GET, "/v2/guarded/manifests/latest", &[RIGHT]).await).await;
+    let stranger = ask(&darter, Method::GET, &registry.blob("guarded"), &[]).await;
+    assert_eq!(stranger.status(), StatusCode::FOUND);
+    let reader = ask(&darter, Method::GET, &registry.blob("guarded"), &[RIGHT]).await;
+    assert_eq!(bytes(reader).await, registry.layer);
+}
+
+#[tokio::test]
 async fn a_revoked_credential_ends_with_the_first_refusal() {
     let (registry, _origin, darter) = Registry::start().await;
     registry.warm(&darter).await;
@@ -206,7 +235,11 @@ async fn what_was_fetched_with_a_credential_is_not_what_everybody_gets() {
     };
     assert!(get(&[RIGHT]).await.ends_with("\r\n\r\nBearer right"));
     assert!(get(&[]).await.ends_with("\r\n\r\nfor everybody"));
-    assert!(get(&[RIGHT]).await.ends_with("\r\n\r\nBearer right"));
-    let gets = registry.asked().iter().filter(|line| *line == "GET /file").count();
-    assert_eq!(gets, 2, "one for those with a credential, one for the others");
+    assert!(get(&[WRONG]).await.ends_with("\r\n\r\nBearer wrong"));
+    assert!(get(&[("private-token", "x")]).await.ends_with("\r\n\r\nfor everybody"));
+    // What everybody may have is kept, a moment after its last byte has gone out.
+    while !get(&[]).await.contains("cache-status: darter; hit") {}
+    registry.asked();
+    get(&[("private-token", "x")]).await;
+    assert_eq!(registry.asked(), ["GET /file"], "what may be for one person is not");
 }

@@ -246,7 +246,10 @@ async fn as_many_requests_as_there_may_be_go_through_the_engine_at_once() {
             let head = read_head(&mut stream).await;
             if head.starts_with("HEAD ") {
                 // May the caller have it? He may.
-                stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n").await.unwrap();
+                stream
+                    .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nConnection: close\r\n\r\n")
+                    .await
+                    .unwrap();
                 return;
             }
             tell.notify_one();
