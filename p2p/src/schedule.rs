@@ -270,7 +270,7 @@ impl Link {
             lease: answer.lease,
             ..PeerPacket::default()
         };
-        Ok((Conversation { link: self, task, up, down, _listening: listening }, first))
+        Ok((Conversation { link: self, task, up: Some(up), down, _listening: listening }, first))
     }
 
     /// Tells that tasks are complete here now, outside of a conversation.
@@ -297,7 +297,8 @@ impl Link {
 pub(crate) struct Conversation {
     link: Arc<Link>,
     task: TaskId,
-    up: mpsc::Sender<PieceResult>,
+    /// `None` once there is no more to report.
+    up: Option<mpsc::Sender<PieceResult>>,
     down: mpsc::Receiver<PeerPacket>,
     _listening: tokio::task::JoinSet<()>,
 }
@@ -313,17 +314,31 @@ impl Conversation {
 
     /// Sends a report if there is room for it now; otherwise gives it back, to be merged with what comes.
     pub(crate) fn report(&self, report: Box<PieceResult>) -> Result<(), Box<PieceResult>> {
-        match self.up.try_reserve() {
-            Ok(place) => {
+        match self.up.as_ref().and_then(|up| up.try_reserve().ok()) {
+            Some(place) => {
                 place.send(*report);
                 Ok(())
             }
-            Err(_) => Err(report),
+            None => Err(report),
         }
     }
 
     /// Tells how the download ended, and ends the conversation. Returns whether the scheduler has heard it.
-    pub(crate) async fn finish(self, complete: Option<Content>, from_origin: u64, from_peers: u64) -> bool {
+    ///
+    /// With the whole content, the end of the download is this word, and a lease lasts until it is heard. Otherwise the
+    /// end is that of the conversation, so that all that was reported is heard before.
+    pub(crate) async fn finish(
+        mut self,
+        complete: Option<Content>,
+        from_origin: u64,
+        from_peers: u64,
+    ) -> bool {
+        match &self.up {
+            Some(up) if complete.is_some() => {
+                let _ = tokio::time::timeout(CALL_TIMEOUT, up.reserve_many(QUEUE)).await;
+            }
+            _ => self.end().await,
+        }
         let request = ReportPeerResultRequest {
             host_id: self.link.host_id.clone(),
             task_id: self.task.as_bytes().to_vec().into(),
@@ -331,8 +346,6 @@ impl Conversation {
             bytes_from_origin: from_origin,
             bytes_from_peers: from_peers,
         };
-        // What was reported must be there before the end is.
-        let _ = tokio::time::timeout(CALL_TIMEOUT, self.up.reserve_many(QUEUE)).await;
         let heard = in_time(self.link.client.clone().report_peer_result(request)).await;
         if let Err(status) = &heard {
             tracing::debug!(task = %self.task, reason = status.message(), "cannot report the end of a download");
@@ -340,8 +353,12 @@ impl Conversation {
         heard.is_ok()
     }
 
-    pub(crate) fn link(&self) -> &Arc<Link> {
-        &self.link
+    /// Says that there is no more to report, and waits until the scheduler has heard all of it. Dropped without that, a
+    /// conversation takes along what was reported last.
+    pub(crate) async fn end(&mut self) {
+        self.up = None;
+        let heard = async { while self.down.recv().await.is_some() {} };
+        let _ = tokio::time::timeout(CALL_TIMEOUT, heard).await;
     }
 }
 

@@ -80,6 +80,8 @@ pub(crate) struct Swarm {
     wanted: PieceSet,
     /// Pieces whose hash is known.
     hashed: PieceSet,
+    /// Those of them that somebody has fetched, as their hash says, and who that is may show any moment.
+    promised: PieceSet,
     flight: HashMap<PieceIndex, Carrier>,
     partners: BTreeMap<HostId, Partner>,
     /// How many partners have each piece.
@@ -99,6 +101,7 @@ impl Swarm {
         let pieces = have.pieces();
         Self {
             hashed: have.clone(),
+            promised: PieceSet::empty(pieces),
             have,
             wanted: PieceSet::empty(pieces),
             flight: HashMap::new(),
@@ -134,7 +137,18 @@ impl Swarm {
 
     /// Whether some wanted piece could be fetched only from the origin now.
     pub(crate) fn needs_origin(&self) -> bool {
-        self.wanted.iter().any(|piece| self.is_missing(piece) && !self.is_available(piece))
+        self.wanted.iter().any(|piece| self.is_only_at_origin(piece))
+    }
+
+    /// Whether some wanted piece is not asked of the origin only because somebody is said to have it.
+    pub(crate) fn awaits_promise(&self) -> bool {
+        let promised = |piece| self.promised.contains(piece) && !self.is_available(piece);
+        self.wanted.iter().any(|piece| self.is_missing(piece) && promised(piece))
+    }
+
+    /// Nobody has shown who has what is promised: it is asked of the origin from now on.
+    pub(crate) fn handle_promises_broken(&mut self) {
+        self.promised = PieceSet::empty(self.have.pieces());
     }
 
     /// Replaces what is wanted. A run from the origin ends after the last of its pieces that somebody still wants: a
@@ -188,9 +202,11 @@ impl Swarm {
         }
     }
 
-    /// The hash of `piece` is known.
+    /// The hash of `piece` is known: somebody has it.
     pub(crate) fn handle_hash(&mut self, piece: PieceIndex) {
-        self.hashed.insert(piece);
+        if self.hashed.insert(piece) {
+            self.promised.insert(piece);
+        }
     }
 
     /// What `partner` has; replaces what it had before.
@@ -286,9 +302,8 @@ impl Swarm {
         if self.may_ask != MayAsk::Now || self.runs.len() >= ORIGIN_RUNS {
             return None;
         }
-        let only_origin = |swarm: &Self, piece| {
-            swarm.wanted.contains(piece) && swarm.is_missing(piece) && !swarm.is_available(piece)
-        };
+        let only_origin =
+            |swarm: &Self, piece| swarm.wanted.contains(piece) && swarm.is_only_at_origin(piece);
         // Beside a run, another one is started only for a reader that waits.
         let first = if self.runs.is_empty() {
             self.in_order().find(|piece| only_origin(self, *piece))?
@@ -349,6 +364,11 @@ impl Swarm {
 
     fn is_missing(&self, piece: PieceIndex) -> bool {
         !self.have.contains(piece) && !self.flight.contains_key(&piece)
+    }
+
+    /// Whether it is missing and nobody else is known to have it.
+    fn is_only_at_origin(&self, piece: PieceIndex) -> bool {
+        self.is_missing(piece) && !self.is_available(piece) && !self.promised.contains(piece)
     }
 
     /// Whether a partner has it and it could be checked.
@@ -436,6 +456,22 @@ mod tests {
             })
             .collect();
         assert_eq!(from_partner, vec![2, 3], "4 and 5 have no known hash");
+    }
+
+    #[test]
+    fn what_somebody_is_said_to_have_is_not_asked_of_the_origin_at_once() {
+        let mut swarm = wants_all(4);
+        swarm.handle_hash(piece(1));
+        swarm.handle_right(MayAsk::Now);
+        assert!(swarm.awaits_promise());
+        assert!(matches!(&drain(&mut swarm)[..], [Action::FetchOrigin { pieces, .. }] if *pieces == (0..1)));
+        swarm.handle_have(&host(1), set(4, [1]));
+        assert!(!swarm.awaits_promise());
+        assert!(matches!(&drain(&mut swarm)[..], [Action::FetchPeer { .. }]));
+        swarm.handle_hash(piece(3));
+        swarm.handle_promises_broken();
+        swarm.handle_hash(piece(3));
+        assert!(!swarm.awaits_promise() && swarm.needs_origin());
     }
 
     #[test]
@@ -610,6 +646,7 @@ mod tests {
                 follow(&mut swarm, &mut rng, &mut peers, &mut runs)?;
             }
             for _ in 0..200 {
+                swarm.handle_promises_broken();
                 for (partner, piece) in std::mem::take(&mut peers) {
                     swarm.handle_piece(piece, Some(&partner));
                 }

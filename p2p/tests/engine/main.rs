@@ -485,3 +485,43 @@ fn rot(dir: &std::path::Path) {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_that_come_and_go_everywhere_get_right_bytes_and_come_to_an_end() {
+    let data = bytes(61 * MIB + 77);
+    let origin =
+        Origin::start(Behaviour { cuts: AtomicUsize::new(5), ..Behaviour::good(data.clone()) }).await;
+    let scheduler = Scheduler::start().await;
+    let mut nodes = Vec::new();
+    for name in ["a", "b", "c", "d"] {
+        nodes.push(Node::start(name, &[scheduler.address]).await);
+    }
+    for node in &nodes {
+        node.joined().await;
+    }
+    let request = blob(origin.address, &data);
+    let reader = |number: usize| {
+        let (engine, request, data) = (nodes[number % 4].engine.clone(), request.clone(), data.clone());
+        async move {
+            for turn in 0..12 {
+                let start = (number * 7_919_993 + turn * 15_485_863) % (data.len() - 1);
+                let end = data.len().min(start + 1 + (number * turn * 1_299_709) % (9 * MIB));
+                let range = ByteRange::new(start as u64, end as u64).unwrap();
+                let mut body = content(engine.open(part(&request, Want::Range(range))).await).body;
+                let mut at = start;
+                // Every third one leaves in the middle.
+                let leave = if (number + turn).is_multiple_of(3) { start + (end - start) / 2 } else { end };
+                while at < leave {
+                    let bytes = body.frame().await.unwrap().unwrap().into_data().unwrap();
+                    assert!(data[at..].starts_with(&bytes));
+                    at += bytes.len();
+                }
+            }
+        }
+    };
+    futures_util::future::join_all((0..16).map(reader)).await;
+    let all = futures_util::future::join_all(nodes.iter().map(|node| node.get(&request))).await;
+    assert!(all.into_iter().all(|got| got.unwrap() == data));
+    let fetched: u64 = nodes.iter().map(|node| node.metric("p2p_content_bytes_total{from=\"Origin\"}")).sum();
+    assert!(fetched < data.len() as u64 * 3 / 2, "{fetched} of {}", data.len());
+}

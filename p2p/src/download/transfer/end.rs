@@ -101,33 +101,40 @@ impl Transfer {
             End::Failed { outcome, .. } => self.return_lease(now, *outcome),
         }
         self.report_rest(now);
-        let complete = match end {
-            End::Complete => self.commit().await,
+        match end {
+            End::Complete => match self.commit().await {
+                Some(content) => return self.tell_complete(content).await,
+                None => self.discard().await,
+            },
             End::Suspended => {
                 let have = self.swarm.have().clone();
                 self.download.shared.suspend(self.download.task, Arc::clone(&self.known.file), have);
-                None
+                self.tell_ended().await;
             }
-            End::Stopped | End::Failed { keep: true, .. } => None,
-            End::Failed { keep: false, .. } => {
-                self.discard().await;
-                None
-            }
-        };
-        if complete.is_some() {
-            // It is found on disk from now on, so that no other download begins while the scheduler is told.
-            self.download.over(None);
-        }
-        let Counts { from_origin, from_peers, .. } = self.counts;
-        let held = complete.is_some();
-        let heard = match self.download.scheduled.talk.take() {
-            Some(talk) => talk.finish(complete, from_origin, from_peers).await,
-            None => false,
-        };
-        if held && !heard {
-            self.announce().await;
+            End::Stopped | End::Failed { keep: true, .. } => self.tell_ended().await,
+            End::Failed { keep: false, .. } => self.discard().await,
         }
         self.download.over(None);
+    }
+
+    async fn tell_complete(mut self, content: Content) {
+        // It is found on disk from now on, so that no other download begins while the scheduler is told.
+        self.download.over(None);
+        let Counts { from_origin, from_peers, .. } = self.counts;
+        let heard = match self.download.scheduled.talk.take() {
+            Some(talk) => talk.finish(Some(content), from_origin, from_peers).await,
+            None => false,
+        };
+        if !heard {
+            self.announce().await;
+        }
+    }
+
+    async fn tell_ended(&mut self) {
+        let Counts { from_origin, from_peers, .. } = self.counts;
+        if let Some(talk) = self.download.scheduled.talk.take() {
+            talk.finish(None, from_origin, from_peers).await;
+        }
     }
 
     /// Makes the task complete on disk; gives what the scheduler is told of it.
@@ -145,7 +152,6 @@ impl Transfer {
             }
             Err(error) => {
                 tracing::error!(%task, %error, "cannot keep a complete download");
-                self.discard().await;
                 None
             }
         }
@@ -158,9 +164,9 @@ impl Transfer {
         if let Err(error) = discarded.map_err(io::Error::other).and_then(|discarded| discarded) {
             tracing::error!(%task, %error, "cannot throw a failed download away");
         }
-        if let Some(talk) = &self.download.scheduled.talk {
-            talk.link().leave(&[task]).await;
-        }
+        self.tell_ended().await;
+        // Only when the download has ended does its scheduler believe that there is nothing left of it.
+        self.download.shared.schedulers.leave(vec![task]).await;
     }
 
     /// Tells whichever scheduler is up by now that everything is here.

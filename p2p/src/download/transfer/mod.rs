@@ -53,6 +53,8 @@ pub(super) struct Transfer {
     neighbours: HashMap<HostId, Neighbour>,
     streams: Streams,
     right: Right,
+    /// Until when it is waited for those who have what is promised.
+    promise: Option<Instant>,
     outbox: Outbox,
     joining: Option<BoxFuture<'static, Result<(Conversation, PeerPacket), Status>>>,
     counts: Counts,
@@ -99,6 +101,7 @@ impl Transfer {
         };
         Self {
             right: Right::new(shared.config.backoff),
+            promise: None,
             counts: Counts {
                 held: have.iter().map(|piece| layout.range(piece).len()).sum(),
                 ..Counts::default()
@@ -172,6 +175,7 @@ impl Transfer {
             }
             let now = Instant::now();
             self.follow_demand();
+            self.update_promise(now);
             self.update_right(now);
             while let Some(action) = self.swarm.poll_action(&mut self.rng) {
                 self.perform(action);
@@ -191,7 +195,7 @@ impl Transfer {
                 self.outbox.flush(now, talk);
             }
             let report_due = self.outbox.due().filter(|_| scheduled.talk.is_some());
-            let wake = report_due.into_iter().chain(self.right.due_at(now)).min();
+            let wake = report_due.into_iter().chain(self.right.due_at(now)).chain(self.promise).min();
             let alone = scheduled.talk.is_none() && self.joining.is_none();
             let ended = tokio::select! {
                 Some(event) = self.events.recv() => self.handle_event(event),

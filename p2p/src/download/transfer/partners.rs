@@ -91,8 +91,12 @@ impl Transfer {
                 following.abort();
             }
             self.swarm.handle_have(&host, PieceSet::full(self.layout.pieces()));
-        } else if neighbour.following.is_none() {
-            neighbour.following = Some(self.jobs.spawn(self.bench.clone().follow(host, address)));
+        } else {
+            // Named again, it has begun anew: what it says on the old way may be about to end.
+            let follower = self.jobs.spawn(self.bench.clone().follow(host, address));
+            if let Some(before) = neighbour.following.replace(follower) {
+                before.abort();
+            }
         }
     }
 

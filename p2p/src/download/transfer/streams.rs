@@ -1,8 +1,8 @@
 //! Streams from the origin: when there may be one, what it brings, and what follows when it ends.
 
 use super::{End, Transfer};
+use crate::download::SourceId;
 use crate::download::jobs::{Rest, Run, RunError};
-use crate::download::{Scheduled, SourceId};
 use crate::metrics::From;
 use crate::origin::Part;
 use crate::sink::{Goal, Wrote};
@@ -16,6 +16,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+/// How long it takes at most until somebody who has a piece shows: he is named, connected to, and says so.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Streams from the origin.
 #[derive(Default)]
@@ -35,6 +38,17 @@ pub(super) struct Stream {
 }
 
 impl Transfer {
+    /// A piece whose hash is known was fetched by somebody. The hash comes from the scheduler and the have-map from that
+    /// daemon: without patience in between, the origin would be asked for what is there already.
+    pub(super) fn update_promise(&mut self, now: Instant) {
+        if !self.swarm.awaits_promise() {
+            self.promise = None;
+        } else if *self.promise.get_or_insert(now + PATIENCE) <= now {
+            self.promise = None;
+            self.swarm.handle_promises_broken();
+        }
+    }
+
     pub(super) fn update_right(&mut self, now: Instant) {
         let scheduled = &self.download.scheduled;
         let allowed = match scheduled.talk {
@@ -49,10 +63,8 @@ impl Transfer {
         });
         let starved = allowed || !self.swarm.needs_origin() || self.joining.is_some();
         if !starved && scheduled.done {
-            // The lease was given back when nobody wanted more. Now somebody does. The end of the old conversation is no
-            // loss of the scheduler.
-            self.download.scheduled = Scheduled::default();
-            self.rejoin(Duration::ZERO);
+            // The lease was given back when nobody wanted more. Now somebody does.
+            self.register_again();
         }
     }
 

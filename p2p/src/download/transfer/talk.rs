@@ -105,12 +105,26 @@ impl Transfer {
 
     /// Registers anew, with whichever scheduler is up.
     pub(super) fn rejoin(&mut self, pause: Duration) {
+        self.join_after(tokio::time::sleep(pause));
+    }
+
+    /// Registers anew, in place of the conversation that there is. Its end is no loss of the scheduler.
+    pub(super) fn register_again(&mut self) {
+        let before = std::mem::take(&mut self.download.scheduled).talk;
+        self.join_after(async move {
+            if let Some(mut before) = before {
+                before.end().await;
+            }
+        });
+    }
+
+    fn join_after(&mut self, first: impl Future<Output = ()> + Send + 'static) {
         if self.joining.is_none()
             && let Some(link) = self.download.shared.schedulers.of(&self.download.task)
         {
             let join = link.join(self.download.task, self.counts.held);
             self.joining = Some(Box::pin(async move {
-                tokio::time::sleep(pause).await;
+                first.await;
                 join.await
             }));
         }
