@@ -5,7 +5,7 @@ use crate::metrics::Metrics;
 use crate::peer::{self, Peers, Served as Given};
 use crate::reader::{Live, Reader};
 use crate::schedule::{InvalidAddress, Life, Schedulers};
-use crate::store::{Complete, Store, StoreConfig, StoreError, TaskFile};
+use crate::store::{Complete, Held, Store, StoreConfig, StoreError, TaskFile};
 use crate::{Content, OpenError, OpenRequest, Opened, Served, Want};
 use darter_protocol::scheduler::Host;
 use darter_protocol::{ByteRange, HostId, PieceSet, TaskId};
@@ -91,7 +91,15 @@ pub(crate) struct Shared {
     pub(crate) shutdown: CancellationToken,
     tracker: TaskTracker,
     active: Mutex<HashMap<TaskId, Arc<Active>>>,
-    suspended: Mutex<HashMap<TaskId, (Arc<TaskFile>, PieceSet)>>,
+    suspended: Mutex<HashMap<TaskId, Suspended>>,
+}
+
+/// What a download has left that stopped before its end.
+pub(crate) struct Suspended {
+    pub(crate) file: Arc<TaskFile>,
+    pub(crate) have: PieceSet,
+    /// These were checked, and need not be again when it goes on.
+    pub(crate) held: Held,
 }
 
 /// How a caller came to a download.
@@ -254,8 +262,9 @@ impl Shared {
             running.add_source(request);
             return Joined::Later(Arc::clone(running));
         }
-        self.lock_suspended().remove(&request.task);
-        let (running, download) = Active::new(self, request);
+        let before = self.lock_suspended().remove(&request.task);
+        let checked = before.map_or_else(Vec::new, |before| before.held);
+        let (running, download) = Active::new(self, request, checked);
         active.insert(request.task, running);
         let (first, answer) = oneshot::channel();
         self.tracker.spawn(download.run(request.want, first));
@@ -271,10 +280,10 @@ impl Shared {
     }
 
     /// The download has stopped before its end; others may still get what it has.
-    pub(crate) fn suspend(&self, task: TaskId, file: Arc<TaskFile>, have: PieceSet) {
+    pub(crate) fn suspend(&self, task: TaskId, left: Suspended) {
         let mut suspended = self.lock_suspended();
-        if suspended.len() < MAX_SUSPENDED && !have.is_empty() {
-            suspended.insert(task, (file, have));
+        if suspended.len() < MAX_SUSPENDED && !left.have.is_empty() {
+            suspended.insert(task, left);
         }
     }
 
@@ -292,8 +301,8 @@ impl Shared {
                 });
             }
         }
-        if let Some((file, have)) = self.lock_suspended().get(&task).cloned() {
-            return Some(Given::Partial { file, have });
+        if let Some(Suspended { file, have, .. }) = self.lock_suspended().get(&task) {
+            return Some(Given::Partial { file: Arc::clone(file), have: have.clone() });
         }
         let complete = self.complete(task).await.ok()??;
         Some(Given::Complete { file: complete.file, hashes: complete.hashes })
@@ -344,7 +353,7 @@ impl Shared {
         self.active.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lock_suspended(&self) -> MutexGuard<'_, HashMap<TaskId, (Arc<TaskFile>, PieceSet)>> {
+    fn lock_suspended(&self) -> MutexGuard<'_, HashMap<TaskId, Suspended>> {
         self.suspended.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -125,6 +125,11 @@ impl Swarm {
         self.wanted.iter().all(|piece| self.have.contains(piece))
     }
 
+    /// Whether all of the content is wanted.
+    pub(crate) fn wants_all(&self) -> bool {
+        self.wanted.is_full()
+    }
+
     /// Whether all of the content is there.
     pub(crate) fn is_complete(&self) -> bool {
         self.have.is_full()

@@ -42,12 +42,13 @@ impl Download {
 
     /// What an earlier try has left. Without a digest the origin's content may have changed since; then only what is asked
     /// anew is believed, and what was left makes way for it.
-    async fn resume(&self) -> io::Result<Option<(Partial, Held)>> {
+    async fn resume(&mut self) -> io::Result<Option<(Partial, Held)>> {
         if self.digest.is_none() {
             return Ok(None);
         }
         let (store, task) = (Arc::clone(&self.shared.store), self.task);
-        let resumed = tokio::task::spawn_blocking(move || store.resume(&task)).await;
+        let checked = std::mem::take(&mut self.checked);
+        let resumed = tokio::task::spawn_blocking(move || store.resume(&task, &checked)).await;
         let resumed = resumed.map_err(io::Error::other)??;
         Ok(resumed.filter(|(partial, _)| partial.record.digest == self.digest))
     }

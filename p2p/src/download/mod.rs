@@ -14,10 +14,10 @@ use crate::engine::Shared;
 use crate::origin::{Part, Source};
 use crate::progress::{Demand, Demands, Progress};
 use crate::schedule::Conversation;
-use crate::store::{Partial, TaskFile};
+use crate::store::{Held, Partial, TaskFile};
 use crate::{ContentInfo, OpenError, OpenRequest, Opened, Want};
 use darter_protocol::scheduler::PeerPacket;
-use darter_protocol::{ByteRange, Digest, PieceHash, PieceIndex, TaskId};
+use darter_protocol::{ByteRange, Digest, TaskId};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{oneshot, watch};
 
@@ -79,6 +79,8 @@ pub(crate) struct Download {
     active: Arc<Active>,
     /// The first caller's way: what the origin answers to it is this caller's answer.
     first: Source,
+    /// Pieces of an earlier download that were checked by it.
+    checked: Held,
     phase: watch::Sender<Phase>,
     scheduled: Scheduled,
 }
@@ -99,15 +101,15 @@ struct Scheduled {
 struct Start {
     known: Arc<Known>,
     partial: Partial,
-    held: Vec<(PieceIndex, PieceHash)>,
+    held: Held,
     progress: watch::Sender<Progress>,
     /// The body of the first request to the origin.
     body: Option<Part>,
 }
 
 impl Active {
-    /// A download for `request`, and what drives it.
-    pub(crate) fn new(shared: &Arc<Shared>, request: &OpenRequest) -> (Arc<Self>, Download) {
+    /// A download for `request`, and what drives it. `checked` is what is known to be right of what an earlier one left.
+    pub(crate) fn new(shared: &Arc<Shared>, request: &OpenRequest, checked: Held) -> (Arc<Self>, Download) {
         let (phase, watched) = watch::channel(Phase::Opening);
         let active = Arc::new(Self { phase: watched, demands: Arc::default(), sources: Mutex::default() });
         active.add_source(request);
@@ -118,6 +120,7 @@ impl Active {
             digest: request.digest,
             active: Arc::clone(&active),
             first: source_of(request),
+            checked,
             phase,
             scheduled: Scheduled::default(),
         };

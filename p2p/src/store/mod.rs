@@ -223,9 +223,13 @@ impl Store {
         in_use
     }
 
-    /// An incomplete task from before, with those of its noted pieces whose bytes match their hashes. `None` when there
-    /// is none, or when it does not fit together.
-    pub(crate) fn resume(&self, task: &TaskId) -> io::Result<Option<(Partial, Held)>> {
+    /// An incomplete task from before, with those of its noted pieces whose bytes match their hashes; those in `checked`
+    /// are known to. `None` when there is none, or when it does not fit together.
+    pub(crate) fn resume(
+        &self,
+        task: &TaskId,
+        checked: &[(PieceIndex, PieceHash)],
+    ) -> io::Result<Option<(Partial, Held)>> {
         let path = self.path(task);
         let (opened, in_use) = {
             let _names = lock(&self.names);
@@ -246,8 +250,13 @@ impl Store {
         };
         let noted: HashMap<PieceIndex, PieceHash> =
             noted.into_iter().filter(|(piece, _)| layout.piece(piece.get()).is_some()).collect();
+        let checked: HashMap<PieceIndex, PieceHash> = checked.iter().copied().collect();
         let mut verified = Vec::with_capacity(noted.len());
         for (piece, hash) in noted {
+            if checked.get(&piece) == Some(&hash) {
+                verified.push((piece, hash));
+                continue;
+            }
             let mut hasher = darter_protocol::hash::PieceHasher::new(&layout, piece);
             file.read_piece(piece, |part| hasher.update(part))?;
             if hasher.finish() == hash {
@@ -413,9 +422,9 @@ pub(crate) mod tests {
         assert_eq!(store.used(), 21 * MIB);
         assert_eq!(store.complete(&task(1)).unwrap().unwrap().hashes.len(), 3);
         assert!(store.complete(&task(2)).unwrap().is_none());
-        let (_, verified) = store.resume(&task(2)).unwrap().unwrap();
+        let (_, verified) = store.resume(&task(2), &[]).unwrap().unwrap();
         assert_eq!(verified, vec![(PieceIndex::new(1), hash)]);
-        assert!(store.resume(&task(3)).unwrap().is_none());
+        assert!(store.resume(&task(3), &[]).unwrap().is_none());
     }
 
     #[test]
@@ -493,5 +502,21 @@ pub(crate) mod tests {
         store.commit(&task(1), partial.record, &partial.file, vec![]).unwrap();
         assert!(store.complete(&task(1)).unwrap().is_some());
         store.collect(SystemTime::now()).unwrap();
+    }
+    #[test]
+    fn what_was_checked_is_not_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(config(dir.path(), u64::MAX)).unwrap();
+        let mut partial = store.create(&task(1), record(12 * MIB)).unwrap();
+        let held = [
+            (PieceIndex::new(0), write_piece(&mut partial, 0, 3)),
+            (PieceIndex::new(1), write_piece(&mut partial, 1, 4)),
+        ];
+        // Only whoever reads a piece notices.
+        partial.file.write_at(0, &[9; 8 * MIB as usize]).unwrap();
+        drop(partial);
+        let other_hash = [held[0], (held[1].0, held[0].1)];
+        assert_eq!(store.resume(&task(1), &other_hash).unwrap().unwrap().1, [held[0]]);
+        assert_eq!(store.resume(&task(1), &[]).unwrap().unwrap().1, []);
     }
 }

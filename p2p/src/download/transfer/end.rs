@@ -3,6 +3,7 @@
 use super::{Counts, Transfer};
 use crate::ReadError;
 use crate::download::jobs::Event;
+use crate::engine::Suspended;
 use crate::schedule;
 use darter_protocol::scheduler::{Content, LeaseOutcome};
 use darter_protocol::{PieceHash, hash};
@@ -107,14 +108,19 @@ impl Transfer {
                 None => self.discard().await,
             },
             End::Suspended => {
-                let have = self.swarm.have().clone();
-                self.download.shared.suspend(self.download.task, Arc::clone(&self.known.file), have);
+                self.download.shared.suspend(self.download.task, self.left());
                 self.tell_ended().await;
             }
             End::Stopped | End::Failed { keep: true, .. } => self.tell_ended().await,
             End::Failed { keep: false, .. } => self.discard().await,
         }
         self.download.over(None);
+    }
+
+    fn left(&self) -> Suspended {
+        let have = self.swarm.have().clone();
+        let held = have.iter().filter_map(|piece| Some((piece, self.hashes.pieces[piece.as_usize()]?)));
+        Suspended { file: Arc::clone(&self.known.file), held: held.collect(), have }
     }
 
     async fn tell_complete(mut self, content: Content) {

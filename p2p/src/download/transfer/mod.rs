@@ -276,7 +276,9 @@ impl Transfer {
     }
 
     fn catch_up(&mut self) {
-        let Some(verifier) = self.verifier.as_deref().filter(|_| !self.catching_up) else { return };
+        // Nobody may ever ask for the rest of a download that serves a part; then the reading would be for nothing.
+        let useful = !self.catching_up && self.swarm.wants_all();
+        let Some(verifier) = self.verifier.as_deref().filter(|_| useful) else { return };
         let have = self.swarm.have();
         // Somebody who holds it takes bytes in passing: nothing is behind for good.
         let behind = verifier.try_lock().is_ok_and(|verifier| verifier.is_behind(have));
