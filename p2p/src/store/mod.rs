@@ -315,6 +315,8 @@ impl Store {
     fn forget_named(&self, tasks: &[TaskId]) -> io::Result<Vec<TaskId>> {
         let gone = self.catalog.remove(tasks).map_err(io::Error::other)?;
         gone.iter().try_for_each(|task| self.unlink(task))?;
+        // The cache lets go of what it forgets when it is asked to: only a closed file gives its space back.
+        self.opened.run_pending_tasks();
         Ok(gone)
     }
 
@@ -456,6 +458,17 @@ pub(crate) mod tests {
         let mut next = store.create(&task(1), record(MIB)).unwrap();
         write_piece(&mut next, 0, 9);
         held.file.read_piece(PieceIndex::new(0), |part| assert!(part.iter().all(|byte| *byte == 7))).unwrap();
+    }
+
+    #[test]
+    fn an_evicted_task_is_closed_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(config(dir.path(), u64::MAX)).unwrap();
+        store_complete(&store, &task(1), MIB);
+        let file = Arc::downgrade(&store.complete(&task(1)).unwrap().unwrap().file);
+        assert!(file.upgrade().is_some(), "kept open for the next one");
+        store.forget(&[task(1)]).unwrap();
+        assert!(file.upgrade().is_none());
     }
 
     #[test]
