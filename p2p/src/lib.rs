@@ -36,3 +36,9 @@ pub use engine::{Engine, EngineConfig, EngineError, HostConfig};
 pub use schedule::InvalidAddress;
 pub use stat::{ClusterStat, LocalStat, TaskStat};
 pub use store::{StoreConfig, StoreError};
+
+/// How an origin's 206 is judged, for those who try it with bytes of their own making.
+#[doc(hidden)]
+pub mod partial {
+    pub use crate::origin::{Ask, place};
+}

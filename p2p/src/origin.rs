@@ -49,9 +49,12 @@ pub(crate) struct Source {
 
 /// Which bytes are asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ask {
+pub enum Ask {
+    /// All of them.
     All,
+    /// From this offset to the end.
     From(u64),
+    /// These.
     Range(ByteRange),
 }
 
@@ -170,48 +173,64 @@ fn redirect(response: &Response<Incoming>, url: &Url, verified: bool) -> Result<
 }
 
 fn classify(response: Response<Incoming>, ask: Ask, url: &Url) -> Result<Answer, OriginError> {
-    let content_range = response.headers().get(header::CONTENT_RANGE).and_then(parse_content_range);
-    let coded = response.headers().get(header::CONTENT_ENCODING).is_some_and(|coding| coding != "identity");
     match (response.status(), ask) {
-        (StatusCode::OK, _) => match content_length(&response).filter(|_| !coded) {
-            Some(length) => Ok(content(response, length, (0, length))),
-            None => Ok(Answer::Other { response, refused: false }),
-        },
-        (StatusCode::PARTIAL_CONTENT, Ask::From(_) | Ask::Range(_)) => {
-            let Some(ContentRange::Part { range, total }) = content_range.filter(|_| !coded) else {
-                return Err(another_part(
-                    url,
-                    "answers a range request with a 206 that does not say which part it is",
-                ));
-            };
-            let asked = match ask {
-                Ask::Range(asked) => Some(asked).and_then(|asked| asked.intersect(ByteRange::new(0, total)?)),
-                Ask::From(start) => ByteRange::new(start, total),
-                Ask::All => None,
-            };
-            let fits = PieceLayout::new(total).is_some()
-                && asked == Some(range)
-                && content_length(&response).is_none_or(|length| length == range.len());
-            if !fits {
-                return Err(another_part(
-                    url,
-                    "answers a range request with another part than was asked for",
-                ));
+        (StatusCode::OK, _) => {
+            match content_length(response.headers()).filter(|_| !is_coded(response.headers())) {
+                Some(length) => Ok(content(response, length, (0, length))),
+                None => Ok(Answer::Other { response, refused: false }),
             }
+        }
+        (StatusCode::PARTIAL_CONTENT, Ask::From(_) | Ask::Range(_)) => {
+            let (range, total) = place(ask, response.headers()).map_err(|what| another_part(url, what))?;
             Ok(content(response, total, (range.start(), range.end())))
         }
-        (StatusCode::RANGE_NOT_SATISFIABLE, Ask::From(_) | Ask::Range(_)) => match content_range {
-            Some(ContentRange::Outside { total }) => Ok(Answer::Outside { length: total }),
-            _ => Ok(Answer::Other { response, refused: true }),
-        },
+        (StatusCode::RANGE_NOT_SATISFIABLE, Ask::From(_) | Ask::Range(_)) => {
+            match content_range(response.headers()) {
+                Some(ContentRange::Outside { total }) => Ok(Answer::Outside { length: total }),
+                _ => Ok(Answer::Other { response, refused: true }),
+            }
+        }
         (status, _) if status.is_success() => Ok(Answer::Other { response, refused: false }),
         _ => Ok(Answer::Other { response, refused: true }),
     }
 }
 
+/// Where in the content the body of a 206 with these headers belongs, and how long the whole is: only where that is certain,
+/// and what was asked for.
+///
+/// # Errors
+/// What the origin does instead, as a clause without its name.
+pub fn place(ask: Ask, headers: &HeaderMap) -> Result<(ByteRange, u64), &'static str> {
+    let Some(ContentRange::Part { range, total }) = content_range(headers).filter(|_| !is_coded(headers))
+    else {
+        return Err("answers a range request with a 206 that does not say which part it is");
+    };
+    let asked = match ask {
+        Ask::Range(asked) => ByteRange::new(0, total).and_then(|all| asked.intersect(all)),
+        Ask::From(start) => ByteRange::new(start, total),
+        Ask::All => None,
+    };
+    let fits = PieceLayout::new(total).is_some()
+        && asked == Some(range)
+        && content_length(headers).is_none_or(|length| length == range.len());
+    if fits {
+        Ok((range, total))
+    } else {
+        Err("answers a range request with another part than was asked for")
+    }
+}
+
+fn content_range(headers: &HeaderMap) -> Option<ContentRange> {
+    headers.get(header::CONTENT_RANGE).and_then(parse_content_range)
+}
+
+fn is_coded(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_ENCODING).is_some_and(|coding| coding != "identity")
+}
+
 /// The one Content-Length of an answer, if content may be that long.
-fn content_length(response: &Response<Incoming>) -> Option<u64> {
-    let mut values = response.headers().get_all(header::CONTENT_LENGTH).iter();
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    let mut values = headers.get_all(header::CONTENT_LENGTH).iter();
     let length = number(values.next()?.to_str().ok()?)?;
     (values.next().is_none() && PieceLayout::new(length).is_some()).then_some(length)
 }

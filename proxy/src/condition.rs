@@ -26,7 +26,7 @@ pub(crate) enum Judged {
 
 /// What is known here of one version of some content.
 #[derive(Debug)]
-pub(crate) struct Validators<'a> {
+pub struct Validators<'a> {
     /// The content's own headers; `None`: the content is not known.
     known: Option<&'a HeaderMap>,
     /// An ETag that holds for everything that has this digest, whatever its origin calls it.
@@ -44,7 +44,8 @@ pub(crate) fn is_conditional(request: &HeaderMap) -> bool {
 }
 
 impl<'a> Validators<'a> {
-    pub(crate) fn new(known: Option<&'a HeaderMap>, digest: Option<&Digest>) -> Self {
+    /// `known` are the content's own headers, where it is known.
+    pub fn new(known: Option<&'a HeaderMap>, digest: Option<&Digest>) -> Self {
         Self { known, by_digest: digest.map(etag_of) }
     }
 
@@ -74,7 +75,7 @@ impl<'a> Validators<'a> {
 
     /// Whether a request's ranges are for this content, as its If-Range says (section 13.1.5): by an ETag that is the same
     /// and strong, or by the same date, if that is as good as a strong one. Always, when it has none.
-    pub(crate) fn fit_range(&self, request: &HeaderMap) -> bool {
+    pub fn fit_range(&self, request: &HeaderMap) -> bool {
         let mut given = request.get_all(IF_RANGE).iter();
         match (given.next(), given.next()) {
             (None, _) => true,

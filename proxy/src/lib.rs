@@ -61,6 +61,13 @@ pub use via::{Forwarded, Marks};
 
 use darter_upstream::{Body, BoxError};
 
+/// What reads ranges and If-Range, for those who try it with bytes of their own making.
+#[doc(hidden)]
+pub mod ranges {
+    pub use crate::condition::Validators;
+    pub use crate::range::{Asked, MAX_RANGES, Plan};
+}
+
 /// A body that is there already.
 fn full(bytes: impl Into<bytes::Bytes>) -> Body {
     use http_body_util::BodyExt as _;

@@ -7,11 +7,12 @@ use http::header::{HeaderMap, HeaderValue, RANGE};
 
 /// A Range header with more ranges than this is not honoured: the whole content is sent. podman (zstd:chunked) asks for up
 /// to 1024 at once, librepo (zchunk) for up to 256.
-pub(crate) const MAX_RANGES: usize = 1024;
+pub const MAX_RANGES: usize = 1024;
 
 /// The part of the content that a request asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Asked {
+pub enum Asked {
+    /// All of it.
     All,
     /// One or more, in the order in which they were asked for.
     Ranges(Vec<Want>),
@@ -19,7 +20,7 @@ pub(crate) enum Asked {
 
 /// The part of the content that a request gets.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Plan {
+pub enum Plan {
     /// All of it: 200.
     Whole,
     /// One or more parts, in the order in which they were asked for: 206.
@@ -31,7 +32,7 @@ pub(crate) enum Plan {
 impl Asked {
     /// What a request's headers ask for. A Range that is malformed, of another unit, or of too many ranges is as good as
     /// none (RFC 9110 section 14.2).
-    pub(crate) fn by(headers: &HeaderMap) -> Self {
+    pub fn by(headers: &HeaderMap) -> Self {
         let mut values = headers.get_all(RANGE).iter();
         match (values.next(), values.next()) {
             (Some(only), None) => only.to_str().ok().and_then(parse).map_or(Self::All, Self::Ranges),
@@ -40,7 +41,7 @@ impl Asked {
     }
 
     /// What to ask the engine for while the content's length is not known.
-    pub(crate) fn first(&self) -> Want {
+    pub fn first(&self) -> Want {
         match self {
             Self::All => Want::All,
             Self::Ranges(wants) => wants.first().copied().unwrap_or(Want::All),
@@ -52,7 +53,7 @@ impl Asked {
     /// Ranges that overlap or touch are sent as they were asked for, never put together: podman counts the parts. Asking for
     /// more bytes than there are gets all of them, once (section 14.2 lets a server do so); so no answer is much longer than
     /// the content.
-    pub(crate) fn of(&self, length: u64) -> Plan {
+    pub fn of(&self, length: u64) -> Plan {
         let Self::Ranges(wants) = self else { return Plan::Whole };
         let mut parts = Vec::with_capacity(wants.len());
         let mut total: u64 = 0;

@@ -6,20 +6,24 @@
 
 mod config;
 mod connection;
+mod range;
 mod url;
 
 pub use config::config;
 pub use connection::{client_hello, proxy_protocol};
+pub use range::{content_range, range};
 pub use url::{mirror, target};
 
 /// What must hold for some bytes; panics where it does not.
 pub type Property = fn(&[u8]);
 
 /// All of them, by the names of their fuzzers.
-pub const ALL: [(&str, Property); 5] = [
+pub const ALL: [(&str, Property); 7] = [
     ("client-hello", client_hello),
     ("config", config),
+    ("content-range", content_range),
     ("mirror", mirror),
     ("proxy-protocol", proxy_protocol),
+    ("range", range),
     ("target", target),
 ];
