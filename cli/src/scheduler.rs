@@ -4,7 +4,7 @@ use darter_scheduler::Scheduler;
 use prometheus_client::registry::Registry;
 
 use crate::args;
-use crate::components::Components;
+use crate::components::{self, Components};
 use crate::config::Listen;
 use crate::exit;
 use crate::health::{self, Health, Metrics};
@@ -13,6 +13,8 @@ use crate::process_metrics;
 
 /// Runs until a signal or a failure.
 pub(crate) async fn run(args: args::Scheduler) -> exit::Result {
+    // From here on a SIGHUP does not end the process: whoever reloads all of a node's services sends one here, too.
+    let mut hangups = components::hangups()?;
     let health = Health::default();
     let mut components = Components::new(health.clone())?;
     let probes = listen::bind("health", &Listen::at(args.health_listen), "--health-listen").await?;
@@ -24,6 +26,14 @@ pub(crate) async fn run(args: args::Scheduler) -> exit::Result {
     process_metrics::register(&mut registry);
     let scheduler = Scheduler::new(&mut registry);
     metrics.publish(registry);
+    components.probe(async move {
+        loop {
+            let _ = hangups.recv().await;
+            tracing::info!(
+                "SIGHUP: a scheduler has no configuration file, so there is nothing to read again"
+            );
+        }
+    });
     let shutdown = components.shutdown();
     components.serve("scheduler", darter_scheduler::run(daemons.listener, scheduler, shutdown));
     components.run(args.drain.drain_timeout).await

@@ -27,6 +27,21 @@ fn a_scheduler_serves_and_ends_well_when_asked_to() {
 }
 
 #[test]
+fn a_scheduler_lives_through_a_hangup() {
+    let mut scheduler = Running::start(&SCHEDULER);
+    let probes = scheduler.listening("health");
+    scheduler.listening("scheduler");
+    health(probes, "200");
+    scheduler.signal(Signal::HUP);
+    let line = scheduler.line_with("SIGHUP");
+    assert!(line.contains("nothing to read again"), "{line}");
+    health(probes, "200");
+    scheduler.signal(Signal::TERM);
+    let (code, log) = scheduler.end();
+    assert_eq!(code, 0, "{log}");
+}
+
+#[test]
 fn the_log_can_be_json() {
     let mut scheduler = Running::start(&[&["--log-format", "json"], &SCHEDULER[..]].concat());
     let line = scheduler.line_with("\"listening\"");
