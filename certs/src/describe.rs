@@ -54,6 +54,11 @@ pub fn describe_io(error: &io::Error) -> String {
     }
 }
 
+/// Whether the error that a TLS stream gave is the other side's refusal in so many words.
+pub fn is_refusal(error: &io::Error) -> bool {
+    matches!(tls_error(error), Some(Error::AlertReceived(_)))
+}
+
 /// How a server answered a TLS handshake that does not seem to speak TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoTls {

@@ -5,7 +5,7 @@
 //! - [`CaFolder`]: where a node keeps its own, and one takes another's place; [`CaSet`]: what it found there.
 //! - [`Leaves`]: leaf certificates, as ready TLS configurations.
 //! - [`Verification`] and [`client_config`]: how an upstream server is checked.
-//! - [`ClientIdentity`]: what we show to one that asks who we are.
+//! - [`ClientIdentity`]: what we show to one that asks who we are; [`ClientAuth`]: whether it did.
 //! - [`server_config`]: a listener of our own, with the operator's certificate.
 //! - [`describe`] and its siblings: a failed handshake in words.
 //! - [`read_certificates`], [`read_private_key`]: PEM files, with errors that name the file.
@@ -14,6 +14,7 @@
 
 #![forbid(unsafe_code)]
 
+mod asked;
 mod ca;
 mod client;
 mod constraints;
@@ -28,11 +29,12 @@ mod sign;
 mod ticket;
 mod trust;
 
+pub use asked::ClientAuth;
 pub use ca::{Authority, AuthorityError, SigningError};
 pub use client::ClientIdentity;
 pub use constraints::{InvalidPermittedName, PermittedName, PermittedNames};
 pub use date::date_text;
-pub use describe::{NoTls, describe, describe_downstream, describe_io};
+pub use describe::{NoTls, describe, describe_downstream, describe_io, is_refusal};
 pub use folder::{CaFolder, RotationError};
 pub use leaf::{InvalidLeafName, Leaf, LeafError, LeafName, LeafOptions, Leaves};
 pub use pem::{FileError, FileProblem, read_certificates, read_private_key};

@@ -3,6 +3,7 @@
 //! A server is verified against the platform's roots plus what the operator lists, or, only where the operator says so by
 //! name, not at all. Nothing falls from the first to the second by itself.
 
+use crate::asked::Noted;
 use crate::ca::name_text;
 use crate::client::ClientIdentity;
 use crate::describe::Finding;
@@ -109,6 +110,7 @@ pub fn client_config_as(
         Some(ClientIdentity(shown)) => builder.with_client_cert_resolver(shown.clone()),
         None => builder.with_no_client_auth(),
     };
+    config.client_auth_cert_resolver = Arc::new(Noted(config.client_auth_cert_resolver.clone()));
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     Arc::new(config)
 }

@@ -4,6 +4,7 @@ use crate::client::Ways;
 use crate::error::{Kind, UpstreamError};
 use crate::link::{Hop, Link, Reached};
 use crate::route::{HttpVersion, Route};
+use crate::tls::Polled;
 use http::Uri;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::client::legacy::connect::{Connected, Connection};
@@ -14,7 +15,6 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio_rustls::client::TlsStream;
 
 const H2: &[u8] = b"h2";
@@ -178,7 +178,8 @@ impl Stream {
         let Self::Tls(stream) = self else { return true };
         let (link, session) = stream.inner_mut().get_mut();
         for _ in 0..MOST_READS {
-            match session.read_tls(&mut Now(link)) {
+            let mut cx = Context::from_waker(Waker::noop());
+            match session.read_tls(&mut Polled { io: link, cx: &mut cx }) {
                 Ok(0) => return false,
                 Ok(_) => match session.process_new_packets() {
                     Ok(state) if !state.peer_has_closed() => {}
@@ -198,20 +199,6 @@ impl Stream {
         match self {
             Self::Plain { h2, .. } => *h2,
             Self::Tls(io) => io.inner().get_ref().1.alpn_protocol() == Some(H2),
-        }
-    }
-}
-
-/// Reads what is there, and waits for nothing.
-struct Now<'a>(&'a mut Link);
-
-impl io::Read for Now<'_> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let mut buf = ReadBuf::new(buf);
-        let mut cx = Context::from_waker(Waker::noop());
-        match Pin::new(&mut *self.0).poll_read(&mut cx, &mut buf) {
-            Poll::Ready(result) => result.map(|()| buf.filled().len()),
-            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
         }
     }
 }

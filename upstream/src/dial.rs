@@ -3,21 +3,15 @@
 use crate::config::{Permit, Timeouts};
 use crate::error::{Attempt, Kind, Stage, io_reason};
 use crate::resolve::Resolver;
-use darter_certs::NoTls;
 use rustix::io::Errno;
-use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
 /// How long one address is waited for before the next is tried beside it (RFC 8305 section 8, "Connection Attempt Delay").
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
@@ -25,7 +19,7 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// The probes before the kernel gives a silent connection up.
 const KEEP_ALIVE_PROBES: u32 = 4;
 
-/// Connects to hosts, and speaks TLS with them.
+/// Connects to hosts, and speaks TLS with them (see `tls`).
 pub(crate) struct Dialer {
     pub(crate) permit: Permit,
     pub(crate) resolver: Resolver,
@@ -84,35 +78,6 @@ impl Dialer {
             Ok(address) => Ok(vec![address]),
             Err(_) => self.resolver.resolve(host, port).await,
         }
-    }
-
-    /// Does the TLS handshake over `stream` with whoever is to be `host`. `alpn` lists protocols, the preferred one first.
-    pub(crate) async fn tls<S>(
-        &self,
-        stream: S,
-        host: &str,
-        config: &Arc<ClientConfig>,
-        alpn: &[&[u8]],
-    ) -> Result<TlsStream<S>, Kind>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
-        let name = ServerName::try_from(host.to_owned()).map_err(|_| Kind::Tls {
-            reason: "no certificate can be for this name: it is no valid host name".to_owned(),
-        })?;
-        let connector = TlsConnector::from(Arc::clone(config));
-        let alpn = alpn.iter().map(|protocol| protocol.to_vec()).collect();
-        let after = self.timeouts.tls_handshake;
-        tokio::time::timeout(after, connector.with_alpn(alpn).connect(name, stream))
-            .await
-            .map_err(|_| Kind::Timeout { stage: Stage::TlsHandshake, after })?
-            .map_err(|error| {
-                let reason = darter_certs::describe_io(&error);
-                match NoTls::of(&error) {
-                    Some(how) => Kind::NoTls { reason, silent: how == NoTls::Closed },
-                    None => Kind::Tls { reason },
-                }
-            })
     }
 }
 

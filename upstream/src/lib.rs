@@ -26,6 +26,7 @@ mod parent;
 mod ready;
 mod resolve;
 mod route;
+mod tls;
 
 pub use body::{Body, BoxError, empty_body};
 pub use client::Upstream;

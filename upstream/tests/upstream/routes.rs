@@ -2,12 +2,12 @@
 
 use crate::lab::{Ca, Server, always, answer, config, fetch, get, read_head, server_config, soon};
 use bytes::Bytes;
+use darter_certs::{ClientIdentity, ExtraRoots, Verification, client_config_as};
 use darter_upstream::{BoxError, HttpVersion, Kind, Permit, Route, Upstream, UpstreamConfig};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rustls::pki_types::PrivatePkcs8KeyDer;
 use std::net::IpAddr;
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -76,37 +76,80 @@ async fn a_host_that_is_placed_keeps_its_name() {
 
 #[tokio::test]
 async fn a_host_that_asks_who_we_are_sees_our_certificate() {
-    let ca = Ca::new();
+    let (ours, other) = (Ca::new(), Ca::new());
+    let demanded =
+        "it demands a client certificate, and none is configured for it (upstream.hosts[].clientCert)";
+    let refused = "it does not accept the client certificate that is configured for it (upstream.hosts[].clientCert): it refused";
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        for (demands, shown, expected) in [
+            (true, None, Err(demanded)),
+            (true, Some(&other), Err(refused)),
+            (true, Some(&ours), Ok(" certificate=true ")),
+            (false, None, Ok(" certificate=false ")),
+            (false, Some(&ours), Ok(" certificate=true ")),
+        ] {
+            let server = Server::https(asking(&ours, version, demands)).await;
+            let upstream = upstream(Route::straight(knowing(&ours, shown)));
+            // What the first request would meet, a probe meets.
+            let probed = upstream.probe("localhost", server.port).await.map_err(|error| error.to_string());
+            let seen =
+                fetch(&upstream, &server.url("https", "localhost")).await.map_err(|error| error.to_string());
+            let case = format!("{version:?} {demands} {}: {probed:?} {seen:?}", shown.is_some());
+            match (expected, seen) {
+                (Ok(words), Ok(seen)) => assert!(seen.contains(words) && probed.is_ok(), "{case}"),
+                (Err(words), Err(error)) => {
+                    let expected = format!("cannot speak TLS with localhost:{}: {words}", server.port);
+                    assert!(error.starts_with(&expected) && probed == Err(error), "{case}");
+                }
+                _ => panic!("{case}"),
+            }
+        }
+    }
+}
+
+/// A server that asks its clients for a certificate of `ca`, and demands it or not.
+fn asking(
+    ca: &Ca,
+    version: &'static rustls::SupportedProtocolVersion,
+    demands: bool,
+) -> rustls::ServerConfig {
     let leaf = ca.leaf("localhost", |_| {});
     let mut roots = rustls::RootCertStore::empty();
     roots.add(ca.0.der().clone()).unwrap();
-    let verifier = rustls::server::WebPkiClientVerifier::builder(Arc::new(roots.clone())).build().unwrap();
-    let mut server = rustls::ServerConfig::builder()
-        .with_client_cert_verifier(verifier)
+    let verifier = rustls::server::WebPkiClientVerifier::builder(Arc::new(roots));
+    let verifier = if demands { verifier } else { verifier.allow_unauthenticated() };
+    let mut server = rustls::ServerConfig::builder_with_protocol_versions(&[version])
+        .with_client_cert_verifier(verifier.build().unwrap())
         .with_single_cert(vec![leaf.der], leaf.key)
         .unwrap();
     server.alpn_protocols = vec![b"h2".to_vec()];
-    let server = Server::https(server).await;
+    server
+}
 
-    let stranger = upstream(Route::straight(ca.client()));
-    let error = fetch(&stranger, &server.url("https", "localhost")).await.unwrap_err();
-    assert!(
-        error.to_string().starts_with("cannot speak TLS with localhost")
-            || matches!(error.kind, Kind::Closed { .. }),
-        "{error:?}"
-    );
-
-    let own = ca.leaf("node", |params| {
-        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+/// Trust in `ca`, and a certificate to show that `shown` has signed.
+fn knowing(ca: &Ca, shown: Option<&Ca>) -> Arc<rustls::ClientConfig> {
+    let extra_roots = ExtraRoots::from_der(vec![ca.0.der().clone()]).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let identity = shown.map(|shown| {
+        let own = shown.leaf("node", |params| {
+            params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        });
+        let write = |name: &str, label: &str, der: &[u8]| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, pem(label, der)).unwrap();
+            path
+        };
+        let certificate = write("node.crt", "CERTIFICATE", &own.der);
+        ClientIdentity::read(&certificate, &write("node.key", "PRIVATE KEY", own.key.secret_der())).unwrap()
     });
-    let key = PrivatePkcs8KeyDer::from(own.key.secret_der().to_vec());
-    let shown = rustls::ClientConfig::builder()
-        .with_root_certificates(roots)
-        .with_client_auth_cert(vec![own.der], key.into())
-        .unwrap();
-    let known = upstream(Route::straight(Arc::new(shown)));
-    let seen = fetch(&known, &server.url("https", "localhost")).await.unwrap();
-    assert!(seen.contains(" certificate=true "), "{seen}");
+    client_config_as(&Verification::Verified { extra_roots }, identity.as_ref(), &[])
+}
+
+fn pem(label: &str, der: &[u8]) -> String {
+    let base64 = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, der);
+    let lines: Vec<&str> =
+        base64.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
+    format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
 }
 
 #[tokio::test]
