@@ -60,6 +60,17 @@ impl Identity {
             rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(vec![certificate], key)?;
         Ok(Arc::new(config))
     }
+
+    /// The same, which demands a certificate of `ca` from its clients.
+    pub fn server_for(&self, ca: &Ca) -> Result<Arc<rustls::ServerConfig>> {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(ca.pem().as_bytes())?)?;
+        let verifier = rustls::server::WebPkiClientVerifier::builder(Arc::new(roots)).build()?;
+        let certificate = CertificateDer::from_pem_slice(self.certificate.as_bytes())?;
+        let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes())?;
+        let builder = rustls::ServerConfig::builder().with_client_cert_verifier(verifier);
+        Ok(Arc::new(builder.with_single_cert(vec![certificate], key)?))
+    }
 }
 
 /// A TLS client that trusts the authority in `pem`, and nobody else.

@@ -1,5 +1,6 @@
 //! [`Dockerd`]: a real Docker engine of its own on a host.
 
+use crate::darter::workspace;
 use crate::net::{Host, Launch};
 use crate::poll::until;
 use crate::process::{Output, Process, run};
@@ -19,7 +20,7 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(240);
 pub struct Setup {
     /// HTTPS_PROXY and HTTP_PROXY in its environment.
     pub proxy: Option<String>,
-    /// `proxies` in its daemon.json, which Docker knows from version 23 on.
+    /// `proxies` in its daemon.json, which Docker knows from version 23 on: such an engine is what starts then.
     pub proxy_in_settings: Option<String>,
     /// `registry-mirrors` in its daemon.json.
     pub mirrors: Vec<String>,
@@ -54,7 +55,8 @@ impl Dockerd {
 
         let mut mounts = vec![(etc, PathBuf::from("/etc/docker"))];
         mounts.extend(setup.system_trust.iter().map(|file| (file.clone(), SYSTEM_TRUST.into())));
-        let mut command = host.launch("dockerd", &Launch { mounts, family: true });
+        let program = if setup.proxy_in_settings.is_some() { newer()? } else { "dockerd".into() };
+        let mut command = host.launch(program, &Launch { mounts, family: true });
         for (flag, name) in [("--data-root", "data"), ("--exec-root", "exec"), ("--pidfile", "pid")] {
             command.arg(flag).arg(folder.join(name));
         }
@@ -120,6 +122,21 @@ impl Dockerd {
     pub fn log(&self) -> String {
         self.process.log()
     }
+}
+
+/// An engine of version 23 or later: the machine's own, or what `cargo xtask install-clients` has fetched.
+fn newer() -> Result<PathBuf> {
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from);
+    let candidates = ["dockerd".into(), target.join("newer-docker/usr/sbin/dockerd")];
+    let knows = |dockerd: &PathBuf| {
+        let help = run(Command::new(dockerd).arg("--help"), START_LIMIT);
+        help.is_ok_and(|help| help.stdout.contains("--http-proxy"))
+    };
+    candidates
+        .into_iter()
+        .find(knows)
+        .context("no dockerd of version 23 or later: cargo xtask install-clients")
 }
 
 /// Where Debian's programs look for trusted authorities.

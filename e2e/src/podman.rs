@@ -26,6 +26,8 @@ pub struct Setup {
     pub system_trust: Option<PathBuf>,
     /// Authorities that they trust for one registry: (registry, certificate file), as in /etc/containers/certs.d.
     pub certs: Vec<(&'static str, PathBuf)>,
+    /// Of a layer in zstd:chunked only the parts that the store does not have are fetched.
+    pub partial: bool,
 }
 
 /// The tools, and the store that podman and buildah share.
@@ -49,6 +51,13 @@ impl Podman {
         let policy = r#"{ "default": [{ "type": "insecureAcceptAnything" }] }"#;
         std::fs::write(folder.join("containers/policy.json"), policy)?;
         std::fs::write(folder.join("containers/registries.conf"), &setup.registries)?;
+        let storage = format!(
+            "[storage]\ndriver = '{}'\ngraphroot = '{HERE}/root'\nrunroot = '{HERE}/run'\n\
+             [storage.options]\npull_options = {{ enable_partial_images = '{}' }}\n",
+            driver(&setup),
+            setup.partial
+        );
+        std::fs::write(folder.join("containers/storage.conf"), storage)?;
         std::fs::write(folder.join("auth.json"), "{}")?;
         Ok(Self { host: host.clone(), setup, folder })
     }
@@ -65,13 +74,18 @@ impl Podman {
             for (flag, name) in [("--root", "root"), ("--runroot", "run")] {
                 command.arg(flag).arg(Path::new(HERE).join(name));
             }
-            command.args(["--storage-driver", "vfs"]);
+            command.args(["--storage-driver", driver(&self.setup)]);
         }
         if program == "podman" {
             command.args(["--cgroup-manager", "cgroupfs", "--events-backend", "none", "--tmpdir"]);
             command.arg(Path::new(HERE).join("tmp"));
         }
         self.finish(command.args(args))
+    }
+
+    /// Where the layers lie.
+    pub fn store(&self) -> PathBuf {
+        self.folder.join("root").join(driver(&self.setup))
     }
 
     /// Fails unless the store's image is `image`.
@@ -88,6 +102,11 @@ impl Podman {
         }
         run(command, LIMIT)
     }
+}
+
+/// A layer can be put together from parts only where layers lie one over the other.
+fn driver(setup: &Setup) -> &'static str {
+    if setup.partial { "overlay" } else { "vfs" }
 }
 
 impl Drop for Podman {

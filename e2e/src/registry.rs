@@ -3,13 +3,14 @@
 //! The front is nginx, whose access log says how many bytes of each blob left.
 
 use crate::ca::Ca;
-use crate::image::{Access, Image};
+use crate::image::{Access, Blob, Image};
 use crate::net::Host;
 use crate::nginx::{Hit, Nginx, password_file, wait_port};
-use crate::process::Process;
+use crate::process::{Process, run};
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The registry that is open to all.
 pub const OPEN: &str = "registry.example";
@@ -19,6 +20,9 @@ pub const PRIVATE: &str = "private.example";
 pub const HUB: &str = "registry-1.docker.io";
 /// What [`PRIVATE`] asks for.
 pub const CREDENTIALS: &str = "somebody:correct-horse";
+
+/// How long a question to a registry may take.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// A running pair of registries.
 pub struct Registry {
@@ -86,10 +90,28 @@ impl Registry {
         self.front.log()
     }
 
+    /// Configuration and layers of what was pushed to [`OPEN`] under a name.
+    pub fn blobs(&self, reference: &str) -> Result<Vec<Blob>> {
+        let mut command = self.host.command("skopeo");
+        command.args(["inspect", "--raw", "--cert-dir"]).arg(self.trust());
+        let text = run(command.arg(format!("docker://{reference}")), LIMIT)?.ok()?.stdout;
+        let manifest: serde_json::Value = serde_json::from_str(&text)?;
+        let layers = manifest["layers"].as_array().context("no layers")?;
+        let blob = |descriptor: &serde_json::Value| {
+            let digest = descriptor["digest"].as_str().context("no digest")?.to_owned();
+            Ok(Blob { digest, size: descriptor["size"].as_u64().context("no size")? })
+        };
+        std::iter::once(&manifest["config"]).chain(layers).map(blob).collect()
+    }
+
     /// Bytes of each of the image's blobs that have left so far.
     pub fn blob_bytes(&self, image: &Image) -> Result<BTreeMap<String, u64>> {
-        let mut bytes: BTreeMap<String, u64> =
-            image.blobs.iter().map(|blob| (blob.digest.clone(), 0)).collect();
+        self.bytes_of(&image.blobs)
+    }
+
+    /// Bytes of each of these blobs that have left so far.
+    pub fn bytes_of(&self, blobs: &[Blob]) -> Result<BTreeMap<String, u64>> {
+        let mut bytes: BTreeMap<String, u64> = blobs.iter().map(|blob| (blob.digest.clone(), 0)).collect();
         for hit in self.log()?.iter().filter(|hit| hit.method == "GET") {
             let digest = hit.path.split('?').next().and_then(|path| path.rsplit_once("/blobs/"));
             if let Some(count) = digest.and_then(|(_, digest)| bytes.get_mut(digest)) {
@@ -101,8 +123,13 @@ impl Registry {
 
     /// Fails unless exactly so many copies of every blob of the image left so far: with what was asked for.
     pub fn check_copies(&self, image: &Image, copies: u64) -> Result<()> {
-        let sent = self.blob_bytes(image)?;
-        let Some(blob) = image.blobs.iter().find(|blob| sent[&blob.digest] != copies * blob.size) else {
+        self.check_copies_of(&image.blobs, copies)
+    }
+
+    /// The same for these blobs.
+    pub fn check_copies_of(&self, blobs: &[Blob], copies: u64) -> Result<()> {
+        let sent = self.bytes_of(blobs)?;
+        let Some(blob) = blobs.iter().find(|blob| sent[&blob.digest] != copies * blob.size) else {
             return Ok(());
         };
         let hits = self.log()?.into_iter().filter(|hit| hit.path.contains(&blob.digest));

@@ -4,6 +4,7 @@
 
 mod clients;
 mod licences;
+mod newer;
 mod nightly;
 mod report;
 mod serve;

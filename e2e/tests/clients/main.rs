@@ -2,6 +2,8 @@
 //! HTTPS with its own authority, a scheduler, three daemons.
 #![forbid(unsafe_code)]
 
+mod podman;
+
 use anyhow::{Context, Result, ensure};
 use darter_e2e::containerd::Containerd;
 use darter_e2e::darter::Scheduler;
@@ -10,7 +12,8 @@ use darter_e2e::image::{Access, Image, check_copied, skopeo_copy};
 use darter_e2e::net::{Host, Lab};
 use darter_e2e::nginx::Hit;
 use darter_e2e::node::Node;
-use darter_e2e::podman::{self, Podman};
+use darter_e2e::origin::Origin;
+use darter_e2e::podman::{Podman, Setup as PodmanSetup};
 use darter_e2e::process::run;
 use darter_e2e::registry::{CREDENTIALS, OPEN, PRIVATE, Registry};
 use darter_e2e::suite::{self, Scene};
@@ -43,16 +46,17 @@ fn main() -> ExitCode {
                 "podman_buildah_and_skopeo_pull_through_the_proxy",
                 podman_buildah_and_skopeo_pull_through_the_proxy,
             ),
+            ("podman_and_buildah_pull_through_mirrors", podman::mirrors_of_registries_conf),
+            ("podman_and_skopeo_pull_zstd", podman::zstd),
+            ("podman_fetches_the_missing_parts_of_a_layer", podman::fetches_the_missing_parts_of_a_layer),
             ("podman_pushes", podman_pushes),
             ("docker_pushes", docker_pushes),
             ("a_private_image_needs_the_password", a_private_image_needs_the_password),
             ("docker_sees_what_the_registry_says", docker_sees_what_the_registry_says),
             ("an_unknown_upstream_certificate_is_named", an_unknown_upstream_certificate_is_named),
+            ("an_origin_that_demands_a_client_certificate_is_named", a_demand_is_named),
             ("docker_and_podman_show_what_is_wrong", docker_and_podman_show_what_is_wrong),
-            (
-                "docker_takes_the_proxy_of_daemon_json_or_says_that_it_cannot",
-                docker_takes_the_proxy_of_daemon_json_or_says_that_it_cannot,
-            ),
+            ("docker_takes_the_proxy_of_daemon_json", docker_takes_the_proxy_of_daemon_json),
         ],
     )
 }
@@ -108,7 +112,7 @@ fn proxy(registry: &Registry) -> String {
         "  registryMirror: {{ dynamic: true, url: 'https://{OPEN}', certs: ['{ca}'] }}
   hijackHTTPS:
     hosts:
-      - {{ regx: '^({OPEN}|{PRIVATE}):443$', certs: ['{ca}'] }}
+      - {{ regx: '^({OPEN}|{PRIVATE}):(443|8443)$', certs: ['{ca}'] }}
       - {{ regx: '^stranger:' }}
 ",
         ca = registry.ca_file().display(),
@@ -186,7 +190,7 @@ fn podman_buildah_and_skopeo_pull_through_the_proxy(cluster: &Cluster) -> Result
     for (seed, reference) in (10..).zip(&images) {
         let image = cluster.registry.publish(reference, seed, 2, 10 * MIB)?;
         for node in cluster.cold_warm_second() {
-            let mut setup = podman::Setup { proxy: Some(node.proxy()), ..podman::Setup::default() };
+            let mut setup = PodmanSetup { proxy: Some(node.proxy()), ..PodmanSetup::default() };
             match seed {
                 10 => setup.system_trust = Some(node.ca.clone()),
                 11 => setup.certs = vec![(OPEN, node.ca.clone())],
@@ -213,10 +217,10 @@ fn podman_pushes(cluster: &Cluster) -> Result<()> {
     let image = Image::build(&node.host.new_folder("image")?, 13, 2, 10 * MIB)?;
     let archive = node.host.folder().join("podman.tar");
     image.archive(&archive, reference)?;
-    let setup = podman::Setup {
+    let setup = PodmanSetup {
         proxy: Some(node.proxy()),
         system_trust: Some(node.ca.clone()),
-        ..podman::Setup::default()
+        ..PodmanSetup::default()
     };
     let tools = Podman::new(&node.host, setup)?;
     tools.run("podman", &["load", "--quiet", "--input", &archive.display().to_string()])?.ok()?;
@@ -292,10 +296,10 @@ fn docker_sees_what_the_registry_says(cluster: &Cluster) -> Result<()> {
 fn docker_and_podman_show_what_is_wrong(cluster: &Cluster) -> Result<()> {
     let node = &cluster.nodes[0];
     let docker = cluster.dockerd_through(node)?;
-    let trusting = podman::Setup {
+    let trusting = PodmanSetup {
         proxy: Some(node.proxy()),
         system_trust: Some(node.ca.clone()),
-        ..podman::Setup::default()
+        ..PodmanSetup::default()
     };
     let podman = Podman::new(&node.host, trusting)?;
     for (reference, words) in [
@@ -319,37 +323,55 @@ fn docker_and_podman_show_what_is_wrong(cluster: &Cluster) -> Result<()> {
     let setup = Setup { proxy: Some(node.proxy()), ..Setup::default() };
     let said = Dockerd::start(&node.host, &setup)?.docker(&["pull", reference])?.failed()?.stderr;
     ensure!(said.contains(unknown), "docker says: {said}");
-    let setup = podman::Setup { proxy: Some(node.proxy()), ..podman::Setup::default() };
+    let setup = PodmanSetup { proxy: Some(node.proxy()), ..PodmanSetup::default() };
     let said = Podman::new(&node.host, setup)?.run("podman", &["pull", reference])?.failed()?.stderr;
     ensure!(said.contains(unknown), "podman says: {said}");
     Ok(())
 }
 
-/// `proxies` came with Docker 23; an older engine names the key that it does not know.
-fn docker_takes_the_proxy_of_daemon_json_or_says_that_it_cannot(cluster: &Cluster) -> Result<()> {
+/// `proxies` came with Docker 23.
+fn docker_takes_the_proxy_of_daemon_json(cluster: &Cluster) -> Result<()> {
     let reference = &format!("{OPEN}/team/settings:1");
     let image = cluster.registry.publish(reference, 21, 2, 10 * MIB)?;
-    let knows = run(std::process::Command::new("dockerd").arg("--help"), SHORT)?
-        .ok()?
-        .stdout
-        .contains("--http-proxy");
     for node in cluster.cold_warm_second() {
         let certs = vec![(OPEN, node.ca.clone())];
         let setup = Setup { proxy_in_settings: Some(node.proxy()), certs, ..Setup::default() };
-        let engine = Dockerd::start(&node.host, &setup);
-        if !knows {
-            let error =
-                format!("{:#}", engine.err().context("an old engine took a key that it does not know")?);
-            // It names them in no certain order.
-            let unknown = error.contains("match any configuration option: ") && error.contains("http-proxy");
-            ensure!(unknown, "{error}");
-            return Ok(());
-        }
-        let engine = engine?;
+        let engine = Dockerd::start(&node.host, &setup)?;
         engine.pull(reference)?;
         engine.check(reference, &image)?;
         cluster.registry.check_copies(&image, 1)?;
+        let said = engine.docker(&["pull", "169.254.169.254:443/app:1"])?.failed()?.stderr;
+        ensure!(said.contains("169.254.169.254 is a cloud metadata service"), "{said}");
     }
+    Ok(())
+}
+
+/// A registry that asks who we are, and is shown nothing: before a client sees a certificate of ours.
+fn a_demand_is_named(cluster: &Cluster) -> Result<()> {
+    let identity = cluster.registry.ca().issue(&[OPEN])?;
+    let listener = cluster.registry.host().listen(8443)?;
+    let _origin = Origin::start_on(listener, Some(identity.server_for(cluster.registry.ca())?))?;
+    let node = &cluster.nodes[0];
+    let demand = format!(
+        "502 cannot speak TLS with {OPEN}:8443: it demands a client certificate, and none is configured for it \
+         (upstream.hosts[].clientCert)"
+    );
+    let mut curl = node.host.command("curl");
+    // The reason phrase of the CONNECT, which curl shows only when it is asked to.
+    curl.args(["--silent", "--verbose", "--proxy", &node.proxy(), "--cacert"]).arg(&node.ca);
+    let said = run(curl.arg(format!("https://{OPEN}:8443/file")), SHORT)?.failed()?.stderr;
+    ensure!(said.contains(&demand), "curl says: {said}");
+    let (_, sentence) = demand.split_once(' ').context("a status comes first")?;
+    let reference = &format!("{OPEN}:8443/app:1");
+    let said = cluster.dockerd_through(node)?.docker(&["pull", reference])?.failed()?.stderr;
+    ensure!(said.contains(sentence), "docker says: {said}");
+    let setup = PodmanSetup {
+        proxy: Some(node.proxy()),
+        system_trust: Some(node.ca.clone()),
+        ..PodmanSetup::default()
+    };
+    let said = Podman::new(&node.host, setup)?.run("podman", &["pull", reference])?.failed()?.stderr;
+    ensure!(said.contains(sentence), "podman says: {said}");
     Ok(())
 }
 
@@ -357,8 +379,7 @@ fn docker_takes_the_proxy_of_daemon_json_or_says_that_it_cannot(cluster: &Cluste
 fn an_unknown_upstream_certificate_is_named(cluster: &Cluster) -> Result<()> {
     let unknown = darter_e2e::ca::Ca::new("somebody else")?;
     let identity = unknown.issue(&["stranger"])?;
-    let _origin =
-        darter_e2e::origin::Origin::start_on(cluster.stranger.listen(8443)?, Some(identity.server()?))?;
+    let _origin = Origin::start_on(cluster.stranger.listen(8443)?, Some(identity.server()?))?;
     let node = &cluster.nodes[0];
     let mut command = node.host.command("curl");
     // The reason phrase of the CONNECT, which curl shows only when it is asked to.
