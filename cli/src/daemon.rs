@@ -41,9 +41,10 @@ pub(crate) async fn run(args: args::Daemon, log: Log) -> exit::Result {
     if let Some(ca) = &ca {
         ca::tell(ca, &config.proxy.signing);
     }
-    if sockets.proxy.addr.ip().is_unspecified() && config.proxy.basic_auth.is_none() {
+    let narrowed = config.proxy.basic_auth.is_some() || !config.proxy.clients.allowed.is_empty();
+    if sockets.proxy.addr.ip().is_unspecified() && !narrowed {
         tracing::info!(
-            "whoever reaches this host can use its proxy; proxy.tcpListen.listen and proxy.basicAuth narrow that"
+            "whoever reaches this host can use its proxy; proxy.tcpListen.listen, proxy.clients and proxy.basicAuth narrow that"
         );
     }
     let interval = config.reload_interval;

@@ -102,6 +102,7 @@ fn settings(config: &Config, leaves: Option<Leaves>) -> Settings {
     Settings {
         rules: config.proxy.rules.clone(),
         leaves,
+        clients: config.proxy.clients.clone(),
         basic_auth: config.proxy.basic_auth.clone(),
         accounts: Accounts::new(config.proxy.accounts.clone()),
         limits: Limits { p2p_requests: config.proxy.max_concurrency, ..config.proxy.limits },

@@ -36,18 +36,20 @@ const MAX_NAMED: usize = 12;
 
 /// The keys that are taken over, by the beginning of their paths. Everything else waits for the next start: so a key that
 /// nobody thought of is named in a warning, and not silently left out.
-const TAKEN_OVER: [&str; 16] = [
+const TAKEN_OVER: [&str; 18] = [
     "verbose",
     "download.transportOption",
     "proxy.accounts",
     "proxy.basicAuth",
     "proxy.builtinRules",
+    "proxy.clients",
     "proxy.defaultFilter",
     "proxy.defaultTag",
     "proxy.hijackHTTPS.cert",
     "proxy.hijackHTTPS.hosts",
     "proxy.hijackHTTPS.key",
     "proxy.maxConcurrency",
+    "proxy.perClient",
     "proxy.proxies",
     "proxy.registryMirror",
     "proxy.rulesDir",

@@ -30,6 +30,9 @@ impl Proxy {
         let mut steps = Vec::new();
         let mut say = |subject, text: String| steps.push(Step { subject, text });
 
+        if let Some(client) = inquiry.client {
+            say("client", self.explain_client(client, &settings));
+        }
         let connected = connected(&inquiry.uri);
         let way = match &connected {
             Some((host, port)) => {

@@ -1,7 +1,8 @@
 //! The appliance: every way in which a client's traffic comes in, and its answer.
 //!
 //! - [`run`]: serves a [`Listener`] until it is told to drain.
-//! - [`Proxy`], [`ProxyConfig`]: what it answers with. [`Settings`], [`Limits`], [`BasicAuth`]: what of it may change.
+//! - [`Proxy`], [`ProxyConfig`]: what it answers with. [`Settings`], [`Limits`], [`Clients`], [`BasicAuth`]: what of it may
+//!   change.
 //! - `pipeline`: a request's way through, step by step, on one screen.
 //!
 //! The ways in on a proxy port, plain or over TLS: requests in absolute form (forward proxy), CONNECT (a blind tunnel, or
@@ -16,8 +17,10 @@
 
 mod access;
 mod accounts;
+mod admit;
 mod auth;
 mod carry;
+mod clients;
 mod condition;
 mod direct;
 mod entitle;
@@ -48,9 +51,11 @@ mod sockets;
 mod tunnel;
 mod version;
 mod via;
+mod visitors;
 
 pub use accounts::{Account, Accounts, Login};
 pub use auth::BasicAuth;
+pub use clients::{Clients, PerClient, Rate};
 pub use darter_rules::Step;
 pub use explain::Inquiry;
 pub use listen::{Entrance, Listener, Mode, run};

@@ -10,12 +10,13 @@ use crate::scope::Scope;
 use crate::slots;
 use crate::sniff::Rewound;
 use crate::sockets::Listening;
+use crate::visitors::Visit;
 use bytes::Bytes;
 use darter_listen::proxy_protocol::{self, Ends, Header};
 use ipnet::IpNet;
 use prometheus_client::metrics::gauge::Gauge;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -74,7 +75,7 @@ impl From<TcpListener> for Listener {
 const MAX_UNREAD: u64 = 64 << 10;
 
 /// How long a client that is refused may take to hear it.
-const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Serves clients on `listener`. When `shutdown` is cancelled it takes no more of them, closes idle connections, and
 /// returns when the last request has its answer and the last tunnel is closed. How long that may take is the caller's to
@@ -223,13 +224,21 @@ pub(crate) async fn say_and_close(mut client: impl AsyncRead + AsyncWrite + Unpi
 /// One client's place among those that may be connected. A tunnel keeps it after its connection's HTTP has ended.
 pub(crate) struct Slot {
     _place: slots::Slot,
+    /// Its place among the connections of its client, once that is known.
+    visit: OnceLock<Visit>,
     connections: Gauge,
 }
 
 impl Slot {
     fn new(place: slots::Slot, connections: &Gauge) -> Self {
         connections.inc();
-        Self { _place: place, connections: connections.clone() }
+        Self { _place: place, visit: OnceLock::new(), connections: connections.clone() }
+    }
+
+    /// Counts for its client, too.
+    pub(crate) fn belongs_to(&self, visit: Visit) {
+        // It is said once, by who has accepted the connection.
+        let _ = self.visit.set(visit);
     }
 }
 

@@ -119,6 +119,22 @@ pub(crate) struct MisplacedLabel {
     pub(crate) reason: Misplaced,
 }
 
+/// Why a client was turned away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(crate) enum TurnedAway {
+    /// It is not served at all.
+    Client,
+    /// It has as many connections as it may.
+    Connections,
+    /// Its requests come too fast.
+    Requests,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct TurnedAwayLabel {
+    pub(crate) reason: TurnedAway,
+}
+
 /// How an intercepted TLS handshake went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub(crate) enum Handshake {
@@ -148,6 +164,7 @@ pub(crate) struct Metrics {
     pub(crate) malformed: Counter,
     pub(crate) tls_on_plain_port: Counter,
     pub(crate) misplaced: Family<MisplacedLabel, Counter>,
+    pub(crate) turned_away: Family<TurnedAwayLabel, Counter>,
 }
 
 impl Metrics {
@@ -168,6 +185,7 @@ impl Metrics {
             malformed: Counter::default(),
             tls_on_plain_port: Counter::default(),
             misplaced: Family::default(),
+            turned_away: Family::default(),
         };
         let proxy = registry.sub_registry_with_prefix("proxy");
         proxy.register("requests", "Requests by way in and outcome", metrics.requests.clone());
@@ -199,6 +217,10 @@ impl Metrics {
             "Connections that a listener could not take, by reason",
             misplaced,
         );
+        let turned_away = metrics.turned_away.clone();
+        let help =
+            "Requests and connections of clients that are not served, or have too much already, by reason";
+        proxy.register("turned_away", help, turned_away);
         metrics
     }
 

@@ -4,7 +4,7 @@
 //! listen     accept a connection, learn who made it and where to        listen, darter-listen
 //! sniff      its first bytes: HTTP/1.1, HTTP/2, or TLS                   sniff, port_tls
 //! serve      HTTP/1.1 or HTTP/2                                          serve
-//! admit      is the request unambiguous, is the client allowed           request, auth
+//! admit      is the client allowed, is the request unambiguous           admit, request, auth
 //! decide     rules: refuse, tunnel, direct, p2p, or a name of our own    darter-rules
 //! lend       credentials of the operator's, to clients without any       accounts
 //! route      own, tunnel, direct, p2p                                    own, tunnel, direct, p2p
@@ -18,6 +18,7 @@
 //! CONNECT: `redirected` finds out whom it is for, and then goes the same way.
 
 use crate::access::{Pending, Record};
+use crate::admit::{self, Verdict};
 use crate::direct;
 use crate::intercept;
 use crate::listen::{self, Entrance, Mode, Slot};
@@ -70,17 +71,29 @@ pub(crate) enum Answer {
     Intercept { host: Host, port: u16, client: OnUpgrade },
 }
 
-/// listen > sniff > serve: any connection.
+/// listen > admit > sniff > serve: any connection.
 pub(crate) async fn connection(stream: TcpStream, mode: Arc<Mode>, mut downstream: Downstream) {
     let scope = downstream.scope.clone();
     // Until something has been asked, nothing is owed.
     let identified = listen::identify(stream, &mode, &mut downstream).boxed();
     let Some(Some((client, meant))) = scope.unless_draining(identified).await else { return };
-    match (&mode.entrance, meant) {
-        (Entrance::Proxy { tls }, _) => port(client, tls.as_ref(), downstream).await,
+    let verdict = admit::connection(&downstream);
+    let slot = downstream.slot.clone();
+    let served = match (&mode.entrance, meant) {
+        (Entrance::Proxy { tls }, _) => port(client, tls.as_ref(), downstream).boxed(),
         (Entrance::Sni { .. } | Entrance::Transparent, meant) => {
-            redirected::connection(client, meant, downstream).boxed().await;
+            redirected::connection(client, meant, downstream).boxed()
         }
+    };
+    match verdict {
+        Verdict::Welcome(visit) => {
+            visit.into_iter().for_each(|visit| slot.belongs_to(visit));
+            drop(slot);
+            served.await;
+        }
+        // Whatever it asks is refused there. It holds a place of those who are served no longer than that takes.
+        Verdict::Stranger => drop(tokio::time::timeout(listen::REFUSAL_TIMEOUT, served).await),
+        Verdict::TooMany => {}
     }
 }
 
@@ -142,6 +155,7 @@ async fn walk(
 ) -> Result<Answer, Refusal> {
     let proxy = &*downstream.proxy;
     let settings = proxy.settings();
+    admit::asking(downstream, &settings)?;
     let asked = Asked::by(&request, &downstream.side)?;
     if let Asked::Own(own) = asked {
         let response = own.answer(request.method(), &settings)?;
@@ -156,7 +170,7 @@ async fn walk(
         return Ok(Answer::Body(response, Outcome::Own, None));
     }
     proxy.pseudonym.check(request.headers())?;
-    admit(&request, &downstream.side, &settings)?;
+    admit::password(request.headers(), &downstream.side, &settings)?;
     let secure = matches!(downstream.side, Side::Inside { .. });
     let came = Came { from: downstream.peer, version: request.version(), secure };
     request.extensions_mut().insert(came);
@@ -209,16 +223,6 @@ async fn route(decision: Decision, request: Request<Incoming>, proxy: &Proxy) ->
         Decision::Peers { target, identity, digest, settled, .. } => {
             p2p::answer(proxy, Peers { target, identity, digest, settled }, request).await
         }
-    }
-}
-
-/// Who connects inside an intercepted connection was admitted when that was made.
-fn admit(request: &Request<Incoming>, side: &Side, settings: &Settings) -> Result<(), Refusal> {
-    match &settings.basic_auth {
-        Some(auth) if *side == Side::Port && !auth.admits(request.headers()) => {
-            Err(Refusal::unauthenticated())
-        }
-        _ => Ok(()),
     }
 }
 

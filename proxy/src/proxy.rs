@@ -4,13 +4,16 @@
 //! judged by the settings of the moment when it came, from its first step to its last, and connections stay.
 
 use crate::accounts::Accounts;
+use crate::admit;
 use crate::auth::BasicAuth;
+use crate::clients::Clients;
 use crate::entitle::Gate;
 use crate::genuine::Genuine;
 use crate::metrics::Metrics;
 use crate::slots::{Slot, Slots};
 use crate::version::Versions;
 use crate::via::{Marks, Pseudonym};
+use crate::visitors::Visitors;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use darter_certs::Leaves;
@@ -38,7 +41,9 @@ pub struct Settings {
     pub rules: Rules,
     /// What intercepted clients are shown; `None`: nothing is intercepted, whatever the rules say.
     pub leaves: Option<Leaves>,
-    /// Whom the proxy serves; `None`: everybody.
+    /// Whom the proxy serves by their addresses, and how much of it each of them may have. Holds on every way in.
+    pub clients: Clients,
+    /// Whom the proxy serves by a password; `None`: everybody.
     ///
     /// Every request to the proxy port must bring it in Proxy-Authorization, a CONNECT for all that comes inside. So must
     /// requests to the mirror, although the clients of a mirror do not know of proxies: containerd sends what a
@@ -104,6 +109,8 @@ pub struct Proxy {
     pub(crate) metrics: Metrics,
     pub(crate) pseudonym: Pseudonym,
     pub(crate) connection_slots: Slots,
+    pub(crate) visitors: Visitors,
+    pub(crate) turned_away: admit::Log,
     p2p_slots: Slots,
 }
 
@@ -122,6 +129,8 @@ impl Proxy {
             genuine: Genuine::new(),
             metrics: Metrics::register(registry),
             pseudonym: Pseudonym::draw(),
+            visitors: Visitors::default(),
+            turned_away: admit::Log::default(),
         }
     }
 

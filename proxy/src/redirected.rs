@@ -7,6 +7,7 @@
 //! calling it by an allowed name.
 
 use crate::access::Record;
+use crate::admit;
 use crate::intercept;
 use crate::listen;
 use crate::metrics::{Misplaced, Outcome, Traffic, Way};
@@ -63,6 +64,9 @@ pub(crate) async fn connection(mut client: Rewound<TcpStream>, meant: Meant, dow
         if is_our_own() {
             return Err(io::Error::other("nobody speaks: it is our own connection"));
         }
+        if !settings.clients.allow(downstream.peer.ip()) {
+            return std::future::pending().await;
+        }
         intercept::server_that_speaks(&address.ip().into(), address.port(), &downstream.proxy).await
     };
     let spoke = first_to_speak(&mut client, Protocol::of, server);
@@ -71,6 +75,15 @@ pub(crate) async fn connection(mut client: Rewound<TcpStream>, meant: Meant, dow
     let Some(Ok(Ok(spoke))) = downstream.scope.unless_draining(spoke).await else { return };
     if is_our_own() {
         return came_back(client, &authority(meant), &downstream).await;
+    }
+    // HTTP is judged request by request.
+    let is_http = matches!(spoke, Spoke::Client(Protocol::Http1 | Protocol::Http2, _)) && address.is_some();
+    if !is_http
+        && !matches!(spoke, Spoke::Nobody)
+        && let Err(refusal) = admit::asking(&downstream, &settings)
+    {
+        let way = if address.is_some() { Way::Transparent } else { Way::Sni };
+        return turn_away(client, &refusal, Record::of_connection(authority(meant), way, &downstream)).await;
     }
     match (spoke, address) {
         (Spoke::Nobody, _) => {}

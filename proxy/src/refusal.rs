@@ -11,6 +11,8 @@ use http::{Method, Request, Response, StatusCode};
 
 use hyper::ext::ReasonPhrase;
 use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
 
 /// A reason phrase that is longer than this is cut, in bytes: some clients read a status line into a small buffer.
 const MAX_REASON: usize = 400;
@@ -100,6 +102,23 @@ impl Refusal {
             "proxy_loop_detected",
             "this request went through this proxy before: where it is sent to sends it back",
         )
+    }
+
+    /// The client is not one that is served.
+    pub(crate) fn stranger(from: IpAddr) -> Self {
+        let sentence = format!("this proxy does not serve clients at {from} (proxy.clients)");
+        Self { last: true, ..Self::new(StatusCode::FORBIDDEN, "http_request_denied", sentence) }
+    }
+
+    /// The client asks faster than it may.
+    pub(crate) fn too_fast(wait: Duration) -> Self {
+        // Retry-After has whole seconds (RFC 9110 section 10.2.3): rounded up, so that it is not too soon again.
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        let sentence = format!(
+            "this proxy takes no more requests from one client for now (proxy.perClient); try again in {seconds} s"
+        );
+        let refusal = Self::new(StatusCode::TOO_MANY_REQUESTS, "http_request_denied", sentence);
+        Self { header: Some((header::RETRY_AFTER, HeaderValue::from(seconds))), ..refusal }
     }
 
     /// The client has to say who it is.

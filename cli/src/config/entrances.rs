@@ -120,14 +120,12 @@ pub(super) fn check_against_password(section: &Section<'_>, entrances: &[Entranc
 }
 
 fn balancers(section: &mut Section<'_>) -> Vec<IpNet> {
-    section.section("proxyProtocol").values("from", network).into_iter().map(|item| item.value).collect()
-}
-
-/// A network, or an address, which is a network of one.
-fn network(text: &str) -> Read<IpNet> {
-    let net = text.parse::<IpNet>().ok().or_else(|| text.parse::<std::net::IpAddr>().ok().map(IpNet::from));
-    net.map(|net| net.trunc())
-        .ok_or_else(|| format!("expected a network such as 10.0.0.0/24, found `{text}`"))
+    section
+        .section("proxyProtocol")
+        .values("from", value::network)
+        .into_iter()
+        .map(|item| item.value)
+        .collect()
 }
 
 fn security(section: &mut Section<'_>) -> Option<Security> {

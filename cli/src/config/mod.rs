@@ -9,6 +9,7 @@
 //!   with its defaults.
 
 mod accounts;
+mod clients;
 pub(crate) mod directories;
 mod download;
 mod entrances;

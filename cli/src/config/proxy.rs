@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use darter_certs::{Authority, CaSet, ExtraRoots, LeafOptions, PermittedName, PermittedNames, Verification};
-use darter_proxy::{Account, BasicAuth, Forwarded, Limits, Marks};
+use darter_proxy::{Account, BasicAuth, Clients, Forwarded, Limits, Marks};
 use darter_rules::{
     Destinations, HostPattern, Intercept, Mirror, Naming, QueryFilter, Rules, Target, WhiteListEntry,
 };
@@ -14,6 +14,7 @@ use regex::Regex;
 use rustls::pki_types::CertificateDer;
 
 use super::accounts;
+use super::clients;
 use super::entrances::{self, Entrance, Kind, Security};
 use super::rules;
 use super::section::Section;
@@ -32,7 +33,9 @@ pub(crate) struct Proxy {
     pub(crate) rules: Rules,
     pub(crate) signing: Signing,
     pub(crate) trust: Trust,
-    /// Who may use the proxy; `None`: everybody.
+    /// Who may use the proxy by its address, and how much of it.
+    pub(crate) clients: Clients,
+    /// Who may use the proxy by a password; `None`: everybody.
     pub(crate) basic_auth: Option<BasicAuth>,
     /// Credentials that are lent to clients without any.
     pub(crate) accounts: Vec<Account>,
@@ -126,6 +129,7 @@ pub(super) fn proxy(section: &mut Section<'_>, default_port: u16) -> Proxy {
         },
         signing: hijack.signing,
         trust: Trust { hosts: hijack.trust, mirror: mirror_trust },
+        clients: clients::clients(section),
         basic_auth,
         accounts: accounts::accounts(section),
         max_concurrency: section.value("maxConcurrency", value::count).and_then(NonZeroUsize::new),

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use ipnet::{IpNet, Ipv4Net};
 use regex::Regex;
 
 /// What a function here gives: the value, or the sentence.
@@ -130,6 +131,19 @@ pub(super) fn remote_port(text: &str) -> Read<u16> {
 /// An address, without a port.
 pub(super) fn ip(text: &str) -> Read<IpAddr> {
     text.parse().map_err(|_| format!("expected an IP address, found `{text}`"))
+}
+
+/// A network, or an address, which is a network of one. IPv4 in IPv6's clothes (`::ffff:10.0.0.0/104`) is IPv4.
+pub(super) fn network(text: &str) -> Read<IpNet> {
+    let net = text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
+    let net = net.map(|net| match (net.addr().to_canonical(), net.prefix_len()) {
+        (IpAddr::V4(v4), length @ 96..) if net.addr().is_ipv6() => {
+            Ipv4Net::new(v4, length - 96).map_or(net, IpNet::from)
+        }
+        _ => net,
+    });
+    net.map(|net| net.trunc())
+        .ok_or_else(|| format!("expected a network such as 10.0.0.0/24, found `{text}`"))
 }
 
 /// A path; a relative one is meant from the working directory.

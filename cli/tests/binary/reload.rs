@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 
 use rustix::process::Signal;
 
-use crate::process::{get, health};
+use crate::process::{darter, get, health};
 use crate::serving::{Daemon, configuration, tunnel};
 
 /// Only signals count, so that each test knows what made it read again.
@@ -100,4 +100,35 @@ fn a_ca_that_is_exchanged_is_served() {
     let served = get(proxy, "/ca.crt");
     let file = daemon.dir.path().join("work/ca/ca.crt");
     assert!(served.ends_with(&std::fs::read_to_string(file).unwrap()), "{line}: {served}");
+}
+
+#[test]
+fn who_may_use_the_proxy_is_taken_over_and_explained() {
+    let mut daemon = Daemon::start(BY_SIGNAL);
+    let (probes, proxy) = (daemon.running.listening("health"), daemon.running.listening("proxy"));
+    health(probes, "200");
+    assert!(get(proxy, "/healthy").starts_with("HTTP/1.1 200 "));
+    let others = "whiteList: [{host: 127.0.0.0/8}], clients: [192.0.2.0/24], perClient: {connections: 5, requestsPerSecond: 9}";
+    rewrite(&daemon, BY_SIGNAL, ("whiteList: [{host: 127.0.0.0/8}]", others));
+    daemon.running.signal(Signal::HUP);
+    let line = daemon.running.line_with("the configuration was read again");
+    let keys = "changed=proxy.clients[0], proxy.perClient.connections, proxy.perClient.requestsPerSecond";
+    assert!(line.contains(keys), "{line}");
+    let answer = get(proxy, "/healthy");
+    assert!(answer.starts_with("HTTP/1.1 403 this proxy does not serve clients at 127.0.0.1"), "{answer}");
+
+    let file = daemon.dir.path().join("darter.yaml");
+    for (client, says) in [
+        (
+            "192.0.2.7",
+            "client  192.0.2.7 may use the proxy: proxy.clients[0] has it; 0 connections are open of at most 5; at most 9 requests per second, 9 at once",
+        ),
+        ("10.0.0.7", "client  10.0.0.7 may not use the proxy: no entry of proxy.clients has it"),
+    ] {
+        let ended =
+            darter(&["explain", "--config", file.to_str().unwrap(), "--client", client, "http://a.example/"]);
+        let told = ended.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+        let says = says.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(told.starts_with(&says), "{}", ended.stdout);
+    }
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use darter_certs::{Authority, Leaves};
 use darter_p2p::{Backoff, Engine, EngineConfig, HostConfig, StoreConfig};
-use darter_proxy::{Account, Accounts, BasicAuth, Limits, Marks, Proxy, ProxyConfig, Settings};
+use darter_proxy::{Account, Accounts, BasicAuth, Clients, Limits, Marks, Proxy, ProxyConfig, Settings};
 use darter_rules::{
     Destinations, HostPattern, Intercept, Mirror, Naming, Proxies, Rules, Target, WhiteListEntry,
 };
@@ -39,6 +39,7 @@ pub(crate) struct Setup {
     pub(crate) white_list: Vec<WhiteListEntry>,
     pub(crate) basic_auth: Option<BasicAuth>,
     pub(crate) accounts: Vec<Account>,
+    pub(crate) clients: Clients,
     pub(crate) limits: Limits,
     pub(crate) marks: Marks,
     /// Whom the proxy trusts as origin.
@@ -58,6 +59,7 @@ impl Default for Setup {
             ],
             basic_auth: None,
             accounts: Vec::new(),
+            clients: Clients::default(),
             limits: Limits::default(),
             marks: Marks::default(),
             origin_ca: Arc::new(Authority::generate().unwrap()),
@@ -84,6 +86,7 @@ impl Setup {
         Settings {
             rules,
             leaves: Some(leaves.clone()),
+            clients: self.clients,
             basic_auth: self.basic_auth,
             accounts: Accounts::new(self.accounts),
             limits: self.limits,

@@ -4,6 +4,7 @@
 mod accounts;
 mod answers;
 mod bodies;
+mod clients;
 mod connect;
 mod downgrade;
 mod entitle;
