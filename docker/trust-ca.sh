@@ -1,12 +1,12 @@
 #!/bin/sh
-# Makes this machine trust the authority of a Darter proxy, or stop trusting it.
+# Makes this machine trust the authority of a Darter proxy, and its clients use that proxy, or takes both back.
 #
-#   trust-ca.sh --proxy http://PROXY:65001 [--fingerprint SHA256] [--docker REGISTRY]...
+#   trust-ca.sh --proxy http://PROXY:65001 [--fingerprint SHA256] [--docker REGISTRY]... [--use CLIENT]... [--restart]
 #   trust-ca.sh --file ca.crt              [--fingerprint SHA256] [--docker REGISTRY]...
 #   trust-ca.sh --undo
 #
 # Works on Debian, Ubuntu, Alpine, RHEL, Fedora, SUSE and Arch, with nothing but a POSIX shell and what these systems have.
-# Running it again changes nothing.
+# Running it again changes nothing. A proxy hands this script out at /setup.sh, with its own address on the last line.
 set -eu
 
 usage() {
@@ -22,7 +22,10 @@ usage: trust-ca.sh --proxy http://HOST:PORT | --file FILE  [options]
                        it (colons or not); may be repeated. Over plain HTTP this is what tells the proxy from somebody
                        in between
   --docker REGISTRY    also trust it for this registry only in Docker's own folder (certs.d); may be repeated
-  --no-system          leave the system's store alone: for --docker only
+  --no-system          leave the system's store alone: for --docker and --use only
+  --use CLIENT         have CLIENT use the proxy; may be repeated. docker, containerd, crio: services of systemd;
+                       apt; shell: whatever reads HTTP_PROXY and HTTPS_PROXY, from the next login on
+  --restart            restart the services that were named with --use
   --root DIR           work on the system in DIR, as for an image that is being built; its stores are not rebuilt
   --undo               remove what this script has put anywhere
 USAGE
@@ -49,19 +52,21 @@ have() {
 }
 
 main() {
-    proxy='' file='' fingerprints='' registries='' system=yes root='' undo=no
+    proxy='' file='' fingerprints='' registries='' clients='' system=yes root='' undo=no restart=no
     while [ $# -gt 0 ]; do
         case $1 in
             --undo) undo=yes ;;
-            --no-system) system=no ;;
+            --restart) restart=yes ;;
             --help | -h) usage && exit 0 ;;
-            --proxy | --file | --fingerprint | --docker | --root)
+            --no-system) system=no ;;
+            --proxy | --file | --fingerprint | --docker | --use | --root)
                 [ $# -ge 2 ] || wrong_usage "$1 needs a value"
                 case $1 in
                     --proxy) proxy=$2 ;;
                     --file) file=$2 ;;
                     --fingerprint) fingerprints="$fingerprints $(printf '%s' "$2" | tr -d ': \n' | tr 'A-F' 'a-f')" ;;
                     --docker) registries="$registries $(registry_name "$2")" ;;
+                    --use) clients="$clients $(client_name "$2")" ;;
                     --root) root=${2%/} ;;
                 esac
                 shift
@@ -83,8 +88,11 @@ main() {
     if [ -n "$proxy" ] && [ -n "$file" ]; then
         wrong_usage "--proxy and --file exclude each other"
     fi
-    if [ $system = no ] && [ -z "$registries" ]; then
-        wrong_usage "--no-system without --docker leaves nothing to do"
+    if [ $system = no ] && [ -z "$registries$clients" ]; then
+        wrong_usage "--no-system without --docker or --use leaves nothing to do"
+    fi
+    if [ -n "$clients" ]; then
+        check_usable
     fi
 
     work=$(mktemp -d)
@@ -105,6 +113,10 @@ main() {
             echo "trusted by docker for $registry"
         fi
     done
+    for client in $clients; do
+        use_proxy "$client"
+    done
+    restart_services
 }
 
 # A registry as it stands in image names: it becomes the name of a folder.
@@ -113,6 +125,30 @@ registry_name() {
         '' | -* | .* | *[!A-Za-z0-9.:_-]*) wrong_usage "no registry: $1 (expected a host name, perhaps with a port)" ;;
     esac
     printf '%s' "$1"
+}
+
+client_name() {
+    case $1 in
+        docker | containerd | crio | apt | shell) printf '%s' "$1" ;;
+        *) wrong_usage "--use knows docker, containerd, crio, apt and shell, not $1" ;;
+    esac
+}
+
+# Before anything is changed. The URL goes into files that others read in languages of their own.
+check_usable() {
+    [ -n "$proxy" ] || wrong_usage "--use needs --proxy: a certificate alone does not say where the proxy is"
+    case $proxy in
+        http://* | https://*) ;;
+        *) wrong_usage "the proxy's URL begins with http:// or https://, not as $proxy" ;;
+    esac
+    case $proxy in
+        *[!]A-Za-z0-9.:/@_~%[-]*) wrong_usage "there is something in the proxy's URL that is in none: $proxy" ;;
+    esac
+    for client in $clients; do
+        case $client in
+            docker | containerd | crio) [ -d "$root/etc/systemd" ] || fail "this is not a system with systemd; set HTTPS_PROXY for $client by hand" ;;
+        esac
+    done
 }
 
 # fetch URL FILE: never by way of the very proxy that is not trusted yet.
@@ -219,6 +255,50 @@ rebuild_store() {
     $rebuild >/dev/null || fail "$rebuild failed"
 }
 
+# Where it is said to a client that there is a proxy. Of a service's files the last counts, and what other proxies' scripts
+# and docker's documentation call http-proxy.conf may stand there.
+place_of() {
+    case $1 in
+        apt) echo "$root/etc/apt/apt.conf.d/01darter" ;;
+        shell) echo "$root/etc/profile.d/darter.sh" ;;
+        *) echo "$root/etc/systemd/system/$1.service.d/zz-darter.conf" ;;
+    esac
+}
+
+use_proxy() {
+    url=${proxy%/}
+    case $1 in
+        apt) printf 'Acquire::http::Proxy "%s";\nAcquire::https::Proxy "%s";\n' "$url" "$url" ;;
+        shell) printf 'export HTTP_PROXY=%s HTTPS_PROXY=%s http_proxy=%s https_proxy=%s\n' "$url" "$url" "$url" "$url" ;;
+        *)
+            # To systemd %% is a percent sign.
+            url=$(printf '%s' "$url" | sed 's/%/%%/g')
+            printf '[Service]\nEnvironment="HTTP_PROXY=%s" "HTTPS_PROXY=%s"\n' "$url" "$url"
+            ;;
+    esac >"$work/use"
+    if put "$work/use" "$(place_of "$1")"; then
+        echo "uses the proxy: $1 ($(place_of "$1"))"
+    fi
+}
+
+# Also when nothing has changed here: it may have been started before the last time.
+restart_services() {
+    services=''
+    for client in $clients; do
+        case $client in docker | containerd | crio) services="$services $client.service" ;; esac
+    done
+    [ -n "$services" ] || return 0
+    if [ -n "$root" ] || [ $restart = no ]; then
+        echo "to have them read it: systemctl daemon-reload && systemctl restart$services"
+        return
+    fi
+    systemctl daemon-reload
+    # Split on purpose: one word a service.
+    # shellcheck disable=SC2086
+    systemctl restart $services
+    echo "restarted:$services"
+}
+
 # put FROM TO: false when it stands there already.
 put() {
     if cmp -s "$1" "$2"; then
@@ -254,6 +334,19 @@ remove() {
         rmdir "$(dirname "$certificate")" 2>/dev/null || true
         echo "removed: $certificate"
     done
+    reload=''
+    for client in docker containerd crio apt shell; do
+        place=$(place_of "$client")
+        [ -e "$place" ] || continue
+        rm "$place"
+        echo "removed: $place"
+        case $client in docker | containerd | crio)
+            reload="$reload $client.service"
+            rmdir "$(dirname "$place")" 2>/dev/null || true
+            ;;
+        esac
+    done
+    [ -z "$reload" ] || echo "to have them read it: systemctl daemon-reload && systemctl restart$reload"
 }
 
 main "$@"

@@ -106,6 +106,7 @@ async fn accept_all(socket: &TcpListener, mode: &Arc<Mode>, proxy: &Arc<Proxy>, 
             // A listener on :: shows IPv4 clients in IPv6 addresses.
             peer: SocketAddr::new(peer.ip().to_canonical(), peer.port()),
             side: Side::Port,
+            secure: false,
             scope: scope.clone(),
             slot: Arc::new(Slot::new(place, &proxy.metrics.connections)),
         };

@@ -56,6 +56,8 @@ pub(crate) struct Downstream {
     pub(crate) proxy: Arc<Proxy>,
     pub(crate) peer: SocketAddr,
     pub(crate) side: Side,
+    /// Whether it speaks TLS to the proxy port.
+    pub(crate) secure: bool,
     pub(crate) scope: Scope,
     /// Held by whatever is left of the connection.
     pub(crate) slot: Arc<Slot>,
@@ -111,6 +113,7 @@ async fn port(mut client: Rewound<TcpStream>, tls: Option<&PortTls>, downstream:
             let handshake = tls.handshake(client, &downstream).boxed();
             let Some(Some(client)) = downstream.scope.unless_draining(handshake).await else { return };
             let version = serve::Version::agreed(client.get_ref().1.alpn_protocol());
+            let downstream = Downstream { secure: true, ..downstream };
             serve(TokioIo::new(client), version, downstream).boxed().await;
         }
         (_, Some(_)) => listen::refuse_plain(client, &downstream).boxed().await,
@@ -158,7 +161,7 @@ async fn walk(
     admit::asking(downstream, &settings)?;
     let asked = Asked::by(&request, &downstream.side)?;
     if let Asked::Own(own) = asked {
-        let response = own.answer(request.method(), &settings)?;
+        let response = own.answer(&request, downstream.secure, &settings)?;
         return Ok(Answer::Body(response, Outcome::Own, None));
     }
     if asked == Asked::Forward
@@ -166,7 +169,7 @@ async fn walk(
         && sockets::names_own(request.uri()).await
     {
         // By its whole URL, as a client has it that uses this very proxy.
-        let response = own.answer(request.method(), &settings)?;
+        let response = own.answer(&request, downstream.secure, &settings)?;
         return Ok(Answer::Body(response, Outcome::Own, None));
     }
     proxy.pseudonym.check(request.headers())?;

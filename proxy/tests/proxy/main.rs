@@ -16,6 +16,7 @@ mod lab;
 mod lifecycle;
 mod marks;
 mod mirror;
+mod own;
 mod p2p;
 mod ranges;
 mod settings;
