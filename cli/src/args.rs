@@ -84,8 +84,32 @@ pub(crate) struct Up {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Daemon {
     /// The configuration, with the key names of Dragonfly's dfget.yaml
-    #[arg(long, short, value_name = "FILE")]
-    pub(crate) config: PathBuf,
+    #[arg(long, short, value_name = "FILE", required_unless_present = "from_environment")]
+    pub(crate) config: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) environment: Environment,
+}
+
+/// The daemon in docker-registry-proxy's place.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "In docker-registry-proxy's place")]
+pub(crate) struct Environment {
+    /// Read docker-registry-proxy's environment variables (REGISTRIES, AUTH_REGISTRIES, CACHE_MAX_SIZE, ...) instead of a file
+    #[arg(long, conflicts_with = "config")]
+    pub(crate) from_environment: bool,
+    /// Where clients reach the proxy
+    #[arg(long, value_name = "ADDR", conflicts_with = "config", default_value = "0.0.0.0:3128")]
+    pub(crate) proxy_addr: SocketAddr,
+    /// GET /healthy and /metrics
+    #[arg(long, value_name = "ADDR", conflicts_with = "config", default_value = "0.0.0.0:40901")]
+    pub(crate) health_addr: SocketAddr,
+    /// Where the CA (ca/) and this host's identity are kept [default: /var/lib/darter for root, otherwise
+    /// ~/.local/share/darter]
+    #[arg(long, value_name = "DIR", conflicts_with = "config")]
+    pub(crate) work_home: Option<PathBuf>,
+    /// Where content is kept [default: data/ in WORK_HOME]
+    #[arg(long, value_name = "DIR", conflicts_with = "config")]
+    pub(crate) data_dir: Option<PathBuf>,
 }
 
 /// What `darter scheduler` takes.

@@ -4,7 +4,7 @@ use prometheus_client::registry::Registry;
 
 use crate::args;
 use crate::components::{self, Components};
-use crate::config::{self, Loaded, directories};
+use crate::config::{Loaded, Place, Source, directories};
 use crate::exit::{self, Failure};
 use crate::health::{self, Health, Metrics};
 use crate::logging::Log;
@@ -14,9 +14,25 @@ use crate::{ca, identity, listen, process_metrics};
 
 const KEYS: Keys = Keys { proxy: "proxy.tcpListen", pieces: "upload.tcpListen" };
 
+/// Where the configuration comes from.
+fn source(args: args::Daemon) -> Source {
+    let args::Environment { proxy_addr, health_addr, work_home, data_dir, .. } = args.environment;
+    let work_home = work_home.unwrap_or_else(directories::work_home);
+    match args.config {
+        Some(file) => Source::File(file),
+        None => Source::Environment(Place {
+            proxy: proxy_addr,
+            health: health_addr,
+            data_dir: data_dir.unwrap_or_else(|| directories::content(&work_home)),
+            work_home,
+        }),
+    }
+}
+
 /// Runs until a signal or a failure.
 pub(crate) async fn run(args: args::Daemon, log: Log) -> exit::Result {
-    let Loaded { config, report, written, sources } = config::load(&args.config).map_err(|report| {
+    let source = source(args);
+    let Loaded { config, report, written, sources } = source.load().map_err(|report| {
         // What is wrong is what matters now; `config check` also tells what has no effect.
         Failure::configuration(report.error_lines().collect::<Vec<_>>().join("\n"))
     })?;
@@ -53,8 +69,7 @@ pub(crate) async fn run(args: args::Daemon, log: Log) -> exit::Result {
     sources.push(directories::ca(&config.work_home));
     let node = node::start(config, ca.as_ref(), sockets, &mut components, &mut registry).await?;
     let reloads = reload::Metrics::register(registry.sub_registry_with_prefix("darter"));
-    let reload =
-        Reload { file: args.config, node, log, hangups, written, sources, interval, metrics: reloads };
+    let reload = Reload { source, node, log, hangups, written, sources, interval, metrics: reloads };
     components.probe(reload.run());
     metrics.publish(registry);
     components.run(drain_timeout).await

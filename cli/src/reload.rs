@@ -22,7 +22,7 @@ use prometheus_client::registry::{Registry, Unit};
 use tokio::signal::unix::Signal;
 use tokio::time::sleep;
 
-use crate::config::{self, Loaded, Written, directories};
+use crate::config::{Loaded, Source, Written, directories};
 use crate::exit::Failure;
 use crate::logging::Log;
 use crate::node::Node;
@@ -36,10 +36,11 @@ const MAX_NAMED: usize = 12;
 
 /// The keys that are taken over, by the beginning of their paths. Everything else waits for the next start: so a key that
 /// nobody thought of is named in a warning, and not silently left out.
-const TAKEN_OVER: [&str; 18] = [
+const TAKEN_OVER: [&str; 20] = [
     "verbose",
     "download.transportOption",
     "proxy.accounts",
+    "proxy.allowPush",
     "proxy.basicAuth",
     "proxy.builtinRules",
     "proxy.clients",
@@ -53,13 +54,14 @@ const TAKEN_OVER: [&str; 18] = [
     "proxy.proxies",
     "proxy.registryMirror",
     "proxy.rulesDir",
+    "proxy.statusHeaders",
     "proxy.whiteList",
     "upstream",
 ];
 
 /// Keeps a node as its file says.
 pub(crate) struct Reload {
-    pub(crate) file: PathBuf,
+    pub(crate) source: Source,
     pub(crate) node: Node,
     pub(crate) log: Log,
     /// SIGHUP.
@@ -75,9 +77,9 @@ pub(crate) struct Reload {
 impl Reload {
     /// Runs for as long as it is polled.
     pub(crate) async fn run(mut self) -> Infallible {
-        let mut looked = look(&self.file, &self.sources);
+        let mut looked = look(self.source.file(), &self.sources);
         loop {
-            let is_different = || look(&self.file, &self.sources) != looked;
+            let is_different = || look(self.source.file(), &self.sources) != looked;
             let because = tokio::select! {
                 Some(()) = self.hangups.recv() => "SIGHUP",
                 () = changed(self.interval, is_different) => "a file has changed",
@@ -89,8 +91,8 @@ impl Reload {
     }
 
     async fn reload(&mut self, because: &str) {
-        let file = self.file.clone();
-        let loaded = tokio::task::spawn_blocking(move || config::load(&file)).await;
+        let source = self.source.clone();
+        let loaded = tokio::task::spawn_blocking(move || source.load()).await;
         let taken = match loaded {
             Ok(Ok(loaded)) => self.take(loaded, because).map_err(|failure| failure.to_string()),
             Ok(Err(report)) => Err(report.error_lines().collect::<Vec<_>>().join("; ")),
@@ -123,7 +125,7 @@ impl Reload {
 
     /// How the files are, once they stay so.
     async fn settled(&self) -> Stamps {
-        let look = || look(&self.file, &self.sources);
+        let look = || look(self.source.file(), &self.sources);
         let mut now = look();
         for _ in 0..MAX_SETTLES {
             sleep(SETTLE).await;
@@ -137,8 +139,8 @@ impl Reload {
 }
 
 /// How the files of a configuration are.
-fn look(file: &Path, sources: &[PathBuf]) -> Stamps {
-    let files = std::iter::once(file).chain(sources.iter().map(PathBuf::as_path));
+fn look(file: Option<&Path>, sources: &[PathBuf]) -> Stamps {
+    let files = file.into_iter().chain(sources.iter().map(PathBuf::as_path));
     files.flat_map(Stamp::all).collect()
 }
 

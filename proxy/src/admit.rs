@@ -6,11 +6,11 @@
 use crate::clients::PerClient;
 use crate::metrics::{Metrics, TurnedAway, TurnedAwayLabel};
 use crate::pipeline::Downstream;
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, Shape};
 use crate::request::Side;
 use crate::visitors::{TooMany, Visit};
 use crate::{Proxy, Settings};
-use http::HeaderMap;
+use http::{HeaderMap, Method, Request};
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -72,6 +72,20 @@ pub(crate) fn password(headers: &HeaderMap, side: &Side, settings: &Settings) ->
     match &settings.basic_auth {
         Some(auth) if *side == Side::Port && !auth.admits(headers) => Err(Refusal::unauthenticated()),
         _ => Ok(()),
+    }
+}
+
+/// Whether a request may be what it is: with a registry's contents, others than reading are pushes. What is asked of a token
+/// service is none, whatever its method.
+///
+/// # Errors
+/// When it is a push, and nobody may.
+pub(crate) fn push<B>(request: &Request<B>, settings: &Settings) -> Result<(), Refusal> {
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS | Method::CONNECT);
+    if settings.allow_push || reads || Shape::for_request(request) != Shape::Oci {
+        Ok(())
+    } else {
+        Err(Refusal::no_push())
     }
 }
 

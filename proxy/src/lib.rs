@@ -48,6 +48,7 @@ mod serve;
 mod slots;
 mod sniff;
 mod sockets;
+mod status_headers;
 mod tunnel;
 mod version;
 mod via;

@@ -33,6 +33,7 @@ use crate::scope::Scope;
 use crate::serve::{self, serve};
 use crate::sniff::{self, Protocol, Rewound, Speaks, Spoke};
 use crate::sockets;
+use crate::status_headers::Kind;
 use crate::tunnel::{self, Tunnel};
 use crate::via::Came;
 use crate::{Body, Proxy, Settings};
@@ -174,6 +175,7 @@ async fn walk(
     }
     proxy.pseudonym.check(request.headers())?;
     admit::password(request.headers(), &downstream.side, &settings)?;
+    admit::push(&request, &settings)?;
     let secure = matches!(downstream.side, Side::Inside { .. });
     let came = Came { from: downstream.peer, version: request.version(), secure };
     request.extensions_mut().insert(came);
@@ -204,7 +206,11 @@ async fn walk(
         }
         Decision::Refuse(_) => None,
     };
-    let answer = route(decision, request, proxy).await;
+    let kind = Kind::of(request.uri().path()).filter(|_| settings.marks.docker_registry_proxy);
+    let mut answer = route(decision, request, proxy).await;
+    if let (Some(kind), Ok(Answer::Body(response, outcome, _))) = (kind, &mut answer) {
+        kind.say(response, *outcome);
+    }
     if let (Some(target), Ok(Answer::Body(response, ..))) = (lent, &answer)
         && response.status() == StatusCode::UNAUTHORIZED
     {

@@ -53,6 +53,8 @@ pub struct Settings {
     pub basic_auth: Option<BasicAuth>,
     /// Credentials that are lent to clients that bring none.
     pub accounts: Accounts,
+    /// Whether clients may change what registries hold.
+    pub allow_push: bool,
     /// How much at once, and how long.
     pub limits: Limits,
     /// What messages say of the proxy.

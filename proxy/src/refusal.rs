@@ -89,6 +89,13 @@ impl Refusal {
         Self { header: Some((header::ALLOW, HeaderValue::from_static(allowed))), ..refusal }
     }
 
+    /// The client may read and not write.
+    pub(crate) fn no_push() -> Self {
+        let sentence = "pushing through this proxy is switched off (proxy.allowPush)";
+        let refusal = Self::new(StatusCode::METHOD_NOT_ALLOWED, "http_request_denied", sentence);
+        Self { header: Some((header::ALLOW, HeaderValue::from_static("GET, HEAD"))), ..refusal }
+    }
+
     /// The origin's answer is none to what was asked, or one that two parties could understand differently.
     pub(crate) fn bad_answer(target: &darter_rules::Target, what: &str) -> Self {
         let sentence = format!("{} {what}", target.authority());

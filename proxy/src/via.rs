@@ -22,6 +22,8 @@ pub struct Marks {
     pub via: bool,
     /// For whom a request is.
     pub forwarded: Forwarded,
+    /// How an answer came about, in docker-registry-proxy's headers.
+    pub docker_registry_proxy: bool,
 }
 
 /// In which headers an origin is told for whom a request is.

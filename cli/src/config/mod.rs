@@ -5,14 +5,16 @@
 //! reason; a key that nobody knows is an error.
 //!
 //! - `yaml`: the text as a tree with places; `section`: how that tree is read; `value`: what single values look like.
-//! - `proxy`, `accounts`, `rules`, `upstream`, `download`, `host`, `listen`, `entrances`, `directories`: one section each,
-//!   with its defaults.
+//! - `proxy`, `accounts`, `clients`, `rules`, `upstream`, `download`, `host`, `listen`, `entrances`, `directories`: one section
+//!   each, with its defaults.
+//! - `environment`: the same from the variables of docker-registry-proxy instead of a file.
 
 mod accounts;
 mod clients;
 pub(crate) mod directories;
 mod download;
 mod entrances;
+mod environment;
 mod host;
 mod listen;
 mod problem;
@@ -32,6 +34,7 @@ use std::time::Duration;
 
 pub(crate) use download::Download;
 pub(crate) use entrances::{Entrance, Kind, Security};
+pub(crate) use environment::Place;
 pub(crate) use host::Host;
 pub(crate) use listen::{Listen, Ports};
 pub(crate) use problem::Report;
@@ -110,6 +113,36 @@ pub(crate) struct Loaded {
     pub(crate) written: Written,
     /// The other files and folders that were read with it.
     pub(crate) sources: Vec<PathBuf>,
+}
+
+/// Where a configuration comes from.
+#[derive(Debug, Clone)]
+pub(crate) enum Source {
+    /// This file.
+    File(PathBuf),
+    /// docker-registry-proxy's environment variables.
+    Environment(Place),
+}
+
+impl Source {
+    /// Reads and checks it. Binds nothing and writes nothing.
+    ///
+    /// # Errors
+    /// With everything that is wrong.
+    pub(crate) fn load(&self) -> Result<Loaded, Report> {
+        match self {
+            Self::File(file) => load(file),
+            Self::Environment(place) => environment::load(place, &|name| std::env::var(name).ok()),
+        }
+    }
+
+    /// The file, where it is one.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        match self {
+            Self::File(file) => Some(file),
+            Self::Environment(_) => None,
+        }
+    }
 }
 
 /// Reads and checks `file`, together with the certificates that it names. Binds nothing and writes nothing.

@@ -39,6 +39,8 @@ pub(crate) struct Proxy {
     pub(crate) basic_auth: Option<BasicAuth>,
     /// Credentials that are lent to clients without any.
     pub(crate) accounts: Vec<Account>,
+    /// Whether clients may push.
+    pub(crate) allow_push: bool,
     /// How many requests may go through the peers at once; `None`: no limit.
     pub(crate) max_concurrency: Option<NonZeroUsize>,
     /// How long clients may take; the rest of it is said elsewhere.
@@ -132,11 +134,13 @@ pub(super) fn proxy(section: &mut Section<'_>, default_port: u16) -> Proxy {
         clients: clients::clients(section),
         basic_auth,
         accounts: accounts::accounts(section),
+        allow_push: section.value("allowPush", value::boolean).unwrap_or(true),
         max_concurrency: section.value("maxConcurrency", value::count).and_then(NonZeroUsize::new),
         limits: timeouts(&mut section.section("timeouts")),
         marks: Marks {
             via: section.value("via", value::boolean).unwrap_or_default(),
             forwarded: section.filled("forwarded", forwarded).unwrap_or_default(),
+            docker_registry_proxy: section.filled("statusHeaders", status_headers).is_some(),
         },
     }
 }
@@ -154,6 +158,13 @@ fn timeouts(section: &mut Section<'_>) -> Limits {
         body_idle_timeout: section.value("bodyIdle", or_never).unwrap_or(default.body_idle_timeout),
         tunnel_idle_timeout: section.value("tunnelIdle", or_never).unwrap_or(default.tunnel_idle_timeout),
         ..default
+    }
+}
+
+fn status_headers(text: &str) -> Read<()> {
+    match text {
+        "docker-registry-proxy" => Ok(()),
+        _ => Err(format!("expected docker-registry-proxy or nothing, found `{text}`")),
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod ca;
 mod command_line;
+mod environment;
 mod explain;
 mod process;
 mod reload;

@@ -40,6 +40,7 @@ pub(crate) struct Setup {
     pub(crate) basic_auth: Option<BasicAuth>,
     pub(crate) accounts: Vec<Account>,
     pub(crate) clients: Clients,
+    pub(crate) allow_push: bool,
     pub(crate) limits: Limits,
     pub(crate) marks: Marks,
     /// Whom the proxy trusts as origin.
@@ -60,6 +61,7 @@ impl Default for Setup {
             basic_auth: None,
             accounts: Vec::new(),
             clients: Clients::default(),
+            allow_push: true,
             limits: Limits::default(),
             marks: Marks::default(),
             origin_ca: Arc::new(Authority::generate().unwrap()),
@@ -87,6 +89,7 @@ impl Setup {
             rules,
             leaves: Some(leaves.clone()),
             clients: self.clients,
+            allow_push: self.allow_push,
             basic_auth: self.basic_auth,
             accounts: Accounts::new(self.accounts),
             limits: self.limits,

@@ -7,6 +7,7 @@ mod bodies;
 mod clients;
 mod connect;
 mod downgrade;
+mod drop_in;
 mod entitle;
 mod forward;
 mod grpc;

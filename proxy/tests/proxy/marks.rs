@@ -28,7 +28,7 @@ async fn nothing_is_said_of_the_proxy_unless_wanted() {
 #[tokio::test]
 async fn via_is_said_in_both_directions_and_what_comes_round_is_refused() {
     let origin = Origin::http(async |_| Response::new(full("ok"))).await;
-    let marks = Marks { via: true, forwarded: Forwarded::Standard };
+    let marks = Marks { via: true, forwarded: Forwarded::Standard, ..Marks::default() };
     let darter = Darter::start(Setup { marks, ..Setup::default() }).await;
     let url = format!("http://127.0.0.1:{}/", origin.port);
     let answer = ask(&darter, &url, &[("via", "1.0 before"), ("connection-id", "x")]).await;
