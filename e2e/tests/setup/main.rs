@@ -1,6 +1,8 @@
 //! Setting up a client as a new user would: by what `darter up` prints, and by the script that makes a machine trust it.
 #![forbid(unsafe_code)]
 
+mod handed_out;
+
 use anyhow::{Context, Result, ensure};
 use darter_e2e::ca::Ca;
 use darter_e2e::darter::{Up, workspace};
@@ -52,6 +54,15 @@ fn main() -> ExitCode {
             ("the_script_refuses_what_is_no_certificate", the_script_refuses_what_is_no_certificate),
             ("the_script_sets_up_docker_for_one_registry", the_script_sets_up_docker_for_one_registry),
             ("the_script_knows_the_stores_of_other_systems", the_script_knows_the_stores_of_other_systems),
+            (
+                "the_script_that_a_proxy_hands_out_sets_a_host_up",
+                handed_out::the_script_that_a_proxy_hands_out_sets_a_host_up,
+            ),
+            ("a_script_that_ends_early_does_nothing", handed_out::a_script_that_ends_early_does_nothing),
+            (
+                "what_docker_registry_proxys_users_have_works",
+                handed_out::what_docker_registry_proxys_users_have_works,
+            ),
             (
                 "the_script_follows_one_authority_that_takes_anothers_place",
                 the_script_follows_one_authority_that_takes_anothers_place,
