@@ -212,7 +212,8 @@ fn an_unmodified_client_of_this_host_is_turned_to_us(site: &Site) -> Result<()> 
         }
     }
     ensure!(site.sent(&path) == content.length, "{} bytes left the origin", site.sent(&path));
-    site.wait_logged(&["way=Transparent", &path, "outcome=Hit"])?;
+    // By the name that it was asked for, not by the address.
+    site.wait_logged(&["way=Transparent", "authority=\"origin.example\"", &path, "outcome=Hit"])?;
 
     // What is not opened up is seen as it is, and our own names are the origin's.
     let origin_ca = site.origin_host.folder().join("ca.crt").display().to_string();

@@ -62,6 +62,7 @@ fn fetch(folder: &Path) -> Result<()> {
     check(apt().args(["download", PACKAGE]))?;
     let mut files = std::fs::read_dir(work.path())?.flatten().map(|entry| entry.path());
     let package = files.find(|file| file.extension().is_some_and(|end| end == "deb"));
+    std::fs::create_dir_all(folder)?;
     check(Command::new("dpkg-deb").arg("--extract").arg(package.context("no package came")?).arg(folder))?;
     Ok(())
 }

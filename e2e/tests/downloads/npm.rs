@@ -21,7 +21,9 @@ fn publish(depot: &Depot, name: &str, payload: Content) -> Result<PathBuf> {
     std::fs::write(work.join("package.json"), description.to_string())?;
     std::io::copy(&mut payload.reader(0), &mut std::fs::File::create(work.join("payload"))?)?;
     let mut command = Command::new("npm");
-    let packed = works(command.current_dir(&work).env("HOME", &work).args(["pack", "--json"]))?.stdout;
+    // Its log, which grows, is no part of the package.
+    let home = depot.nodes[0].host.new_folder("home")?;
+    let packed = works(command.current_dir(&work).env("HOME", &home).args(["pack", "--json"]))?.stdout;
     let packed: serde_json::Value = serde_json::from_str(&packed)?;
     let integrity = packed[0]["integrity"].as_str().context("no integrity")?;
     let mut made = std::fs::read_dir(&work)?.flatten().map(|entry| entry.path());
