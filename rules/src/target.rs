@@ -318,14 +318,23 @@ pub(crate) fn canonical_encoding(text: &str) -> Cow<'_, str> {
     let bytes = text.as_bytes();
     let mut out = String::with_capacity(text.len());
     let mut at = 0;
+    // How much has just been written of an escape that is none, `%` or `%6`: a decoded digit would make it one.
+    let mut begun = 0;
     while let Some(&byte) = bytes.get(at) {
         let encoded = bytes.get(at + 1..at + 3).filter(|_| byte == b'%').and_then(decode_pair);
         match encoded {
-            Some(octet) if is_unreserved(octet) => out.push(char::from(octet)),
+            Some(octet) if is_unreserved(octet) && !(begun > 0 && octet.is_ascii_hexdigit()) => {
+                out.push(char::from(octet));
+            }
             Some(octet) => push_encoded(&mut out, octet),
             None if byte.is_ascii_graphic() => out.push(char::from(byte)),
             None => push_encoded(&mut out, byte),
         }
+        begun = match (encoded, byte) {
+            (None, b'%') => 1,
+            (None, byte) if begun == 1 && byte.is_ascii_hexdigit() => 2,
+            _ => 0,
+        };
         at += if encoded.is_some() { 3 } else { 1 };
     }
     Cow::Owned(out)
@@ -375,6 +384,8 @@ mod tests {
             ("https://example.org:80/a", "https://example.org:80/a"),
             ("https://example.org/%7euser/%2b%2F?q=%41#fragment", "https://example.org/~user/%2B%2F?q=A"),
             ("https://example.org/100%/%zz%4", "https://example.org/100%/%zz%4"),
+            // What is no escape does not become one.
+            ("https://example.org/%6%32%%36%62%%7a", "https://example.org/%6%32%%36b%z"),
             ("http://[2001:DB8:0::1]:8080/", "http://[2001:db8::1]:8080/"),
             ("http://10.0.0.7", "http://10.0.0.7/"),
             ("http://example.org?a=b", "http://example.org/?a=b"),
