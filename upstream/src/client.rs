@@ -6,6 +6,7 @@ use crate::connector::{Connector, Target, connect, reach};
 use crate::dial::{Dialer, Recent};
 use crate::error::{Kind, Stage, UpstreamError, io_reason};
 use crate::link::Link;
+use crate::metrics::{Counted, Metrics, Purpose};
 use crate::ready::Ready;
 use crate::resolve::Resolver;
 use crate::route::{HttpVersion, Route};
@@ -15,6 +16,7 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper_util::client::legacy::{self, Client};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use prometheus_client::registry::Registry;
 use std::error::Error as StdError;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -33,6 +35,7 @@ const MAX_HEADERS: usize = 256;
 #[derive(Clone)]
 pub struct Upstream {
     current: Arc<ArcSwap<Generation>>,
+    metrics: Metrics,
 }
 
 /// One configuration, with the connections that were made under it. Whatever changes how a host is reached or whom to
@@ -50,18 +53,26 @@ pub(crate) struct Ways {
     config: UpstreamConfig,
     pub(crate) dialer: Dialer,
     pub(crate) ready: Ready,
+    pub(crate) metrics: Metrics,
 }
 
 impl Upstream {
     /// An empty pool. Must be used within a tokio runtime.
     pub fn new(config: UpstreamConfig) -> Self {
-        Self { current: Arc::new(ArcSwap::from_pointee(Generation::new(config))) }
+        let metrics = Metrics::default();
+        let generation = Generation::new(config, metrics.clone());
+        Self { current: Arc::new(ArcSwap::from_pointee(generation)), metrics }
+    }
+
+    /// Shows its metrics under `upstream_`.
+    pub fn register(&self, registry: &mut Registry) {
+        self.metrics.register(registry);
     }
 
     /// From now on goes by `config`, in all clones. Requests and tunnels under way finish as they began; no idle connection
     /// is used again.
     pub fn replace(&self, config: UpstreamConfig) {
-        self.current.store(Arc::new(Generation::new(config)));
+        self.current.store(Arc::new(Generation::new(config, self.metrics.clone())));
     }
 
     /// Sends a request to the origin that its absolute URI names, and gives the answer when its head is there; the body
@@ -108,7 +119,9 @@ impl Upstream {
     pub async fn dial(&self, host: &str, port: u16) -> Result<Link, UpstreamError> {
         let target = Target::new(host, port, false);
         let ways = Arc::clone(&self.current.load().ways);
-        reach(&target, &ways.route(&target, false), &ways).await.map_err(|kind| target.error(kind))
+        let route = ways.route(&target, false);
+        let dialled = self.metrics.dial(Purpose::Tunnel, reach(&target, &route, &ways)).await;
+        dialled.map_err(|kind| target.error(kind))
     }
 
     /// Whether one of the last connections was made from `local` to `remote`. If it comes in again, the packet filter turned
@@ -132,7 +145,8 @@ impl Upstream {
         if ways.ready.has(&target) {
             return Ok(());
         }
-        let stream = connect(&target, &ways.route(&target, false), &ways).await;
+        let route = ways.route(&target, false);
+        let stream = self.metrics.dial(Purpose::Probe, connect(&target, &route, &ways)).await;
         let stream = stream.map_err(|kind| target.error(kind))?;
         ways.ready.keep(target, stream);
         Ok(())
@@ -152,7 +166,7 @@ impl Ways {
 // === impl Generation ===
 
 impl Generation {
-    fn new(config: UpstreamConfig) -> Self {
+    fn new(config: UpstreamConfig, metrics: Metrics) -> Self {
         let dialer = Dialer {
             permit: Arc::clone(&config.permit),
             resolver: Resolver::new(&config.dns),
@@ -160,7 +174,7 @@ impl Generation {
             mark: config.mark,
             recent: Recent::default(),
         };
-        let ways = Arc::new(Ways { config, dialer, ready: Ready::default() });
+        let ways = Arc::new(Ways { config, dialer, ready: Ready::default(), metrics });
         Self { pool: pool(&ways, false), http1_pool: pool(&ways, true), ways }
     }
 
@@ -189,6 +203,8 @@ impl Generation {
         request: Request<Body>,
         target: &Target,
     ) -> Result<Response<Incoming>, UpstreamError> {
+        self.ways.metrics.requests.inc();
+        let _waiting = Counted::one_of(&self.ways.metrics.waiting);
         let pool = if switches(request.headers()) { &self.http1_pool } else { &self.pool };
         let (parts, body) = request.into_parts();
         let (body, sent) = Watched::new(body);

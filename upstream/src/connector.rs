@@ -3,6 +3,7 @@
 use crate::client::Ways;
 use crate::error::{Kind, UpstreamError};
 use crate::link::{Hop, Link, Reached};
+use crate::metrics::Purpose;
 use crate::route::{HttpVersion, Route};
 use crate::tls::Polled;
 use http::Uri;
@@ -48,7 +49,8 @@ impl tower_service::Service<Uri> for Connector {
                 return Ok(stream);
             }
             let route = ways.route(&target, only_http1);
-            connect(&target, &route, &ways).await.map_err(|kind| target.error(kind))
+            let dialled = ways.metrics.dial(Purpose::Requests, connect(&target, &route, &ways)).await;
+            dialled.map_err(|kind| target.error(kind))
         })
     }
 }
@@ -58,7 +60,7 @@ pub(crate) async fn connect(target: &Target, route: &Route, ways: &Ways) -> Resu
     if let Some(parent) = route.forwarder(target.tls) {
         judge(target, ways)?;
         let hop = parent.connect(&ways.dialer).await?;
-        let link = parent.link(hop, Default::default());
+        let link = parent.link(hop, Default::default()).counted(ways.metrics.connection());
         return Ok(Stream::Plain { io: TokioIo::new(link), h2: false, forwarded: true });
     }
     let link = reach(target, route, ways).await?;
@@ -81,16 +83,17 @@ pub(crate) async fn connect(target: &Target, route: &Route, ways: &Ways) -> Resu
 
 /// A connection to `target` itself, straight or by a tunnel through a parent.
 pub(crate) async fn reach(target: &Target, route: &Route, ways: &Ways) -> Result<Link, Kind> {
-    match &route.parent {
+    let link = match &route.parent {
         Some(parent) => {
             judge(target, ways)?;
-            parent.tunnel(&target.host, target.port, &ways.dialer).await
+            parent.tunnel(&target.host, target.port, &ways.dialer).await?
         }
         None => {
             let tcp = ways.dialer.origin(&target.host, target.port, &route.addresses).await?;
-            Ok(Link::new(Hop::Tcp(tcp), Default::default(), None))
+            Link::new(Hop::Tcp(tcp), Default::default(), None)
         }
-    }
+    };
+    Ok(link.counted(ways.metrics.connection()))
 }
 
 /// Judges a destination that a parent connects to, by what is known of it here.

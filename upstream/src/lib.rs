@@ -21,6 +21,7 @@ mod connector;
 mod dial;
 mod error;
 mod link;
+mod metrics;
 mod no_proxy;
 mod parent;
 mod ready;

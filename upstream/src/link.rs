@@ -1,5 +1,6 @@
 //! [`Link`]: a connection to an origin, or to a parent proxy and through it to an origin.
 
+use crate::metrics::Counted;
 use bytes::{Buf as _, Bytes, BytesMut};
 use std::future::poll_fn;
 use std::io;
@@ -21,6 +22,7 @@ pub struct Link {
     /// What was read already, and comes first.
     early: Bytes,
     reached: Reached,
+    _counted: Option<Counted>,
 }
 
 /// What a connection really goes to. Stands in the extensions of every response.
@@ -46,7 +48,12 @@ impl Link {
     /// A connection whose first hop is `hop`, from which `early` was read already.
     pub(crate) fn new(hop: Hop, early: Bytes, parent: Option<Arc<str>>) -> Self {
         let reached = Reached { address: hop.tcp().peer_addr().ok(), parent };
-        Self { hop, early, reached }
+        Self { hop, early, reached, _counted: None }
+    }
+
+    /// Is counted as long as it is open.
+    pub(crate) fn counted(self, counted: Counted) -> Self {
+        Self { _counted: Some(counted), ..self }
     }
 
     /// What it really goes to.

@@ -1,6 +1,7 @@
 //! The way to origins, over real sockets on loopback.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod counts;
 mod dns;
 mod lab;
 mod origins;
