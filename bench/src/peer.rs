@@ -20,7 +20,7 @@ pub(crate) fn measure(folder: &Path, nginx: &Nginx, run: u64, length: u64) -> Re
     holder.warm(&blob)?;
     let load = Load { clients: 1, requests: 1, url: blob.path() };
     let measured = load.run(taker.address(), &[&holder, &taker])?;
-    let from_peer = taker.metric("darter_p2p_content_bytes_total{from=\"Peer\"}")?;
+    let from_peer = taker.metric("darter_p2p_content_bytes_total{from=\"peer\"}")?;
     ensure!(from_peer as u64 == blob.length(), "only {from_peer} bytes came from the peer");
     blob.remove()?;
     drop((holder, taker, scheduler));

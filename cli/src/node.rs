@@ -124,11 +124,12 @@ pub(crate) async fn start(
 ) -> exit::Result<Node> {
     let registry = registry.sub_registry_with_prefix("darter");
     let upstream = upstream(&config);
+    upstream.register(registry);
     let engine = engine(&config, &upstream, sockets.pieces, registry).await?;
     let leaves = ca.map(|ca| ca::leaves(ca, &config.proxy.signing)).transpose()?;
     let listeners = listeners(&config, sockets.proxy, sockets.listeners);
     let settings = settings(&config, leaves.clone());
-    let proxy = ProxyConfig { settings, upstream: upstream.clone(), engine: engine.clone() };
+    let proxy = ProxyConfig { settings, upstream: upstream.clone(), engine: engine.clone(), adopt: None };
     let proxy = Arc::new(Proxy::new(proxy, registry));
     let node = Node { proxy: proxy.clone(), upstream, leaves };
     // The store is open, so no other daemon works in this folder.

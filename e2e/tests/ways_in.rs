@@ -213,7 +213,7 @@ fn an_unmodified_client_of_this_host_is_turned_to_us(site: &Site) -> Result<()> 
     }
     ensure!(site.sent(&path) == content.length, "{} bytes left the origin", site.sent(&path));
     // By the name that it was asked for, not by the address.
-    site.wait_logged(&["way=Transparent", "authority=\"origin.example\"", &path, "outcome=Hit"])?;
+    site.wait_logged(&["way=transparent", "authority=\"origin.example\"", &path, "outcome=hit"])?;
 
     // What is not opened up is seen as it is, and our own names are the origin's.
     let origin_ca = site.origin_host.folder().join("ca.crt").display().to_string();
@@ -241,8 +241,8 @@ fn a_client_behind_this_host_is_turned_to_us(site: &Site) -> Result<()> {
     // The client is seen under its own address.
     site.wait_logged(&[
         &format!("client={}:", site.client.address()),
-        "way=Transparent",
-        "outcome=Intercepted",
+        "way=transparent",
+        "outcome=intercepted",
     ])?;
     turned.undo()
 }
@@ -284,7 +284,7 @@ fn a_server_that_speaks_first_is_reached(site: &Site) -> Result<()> {
     server.join().expect("the server does not panic")?;
     // The tunnel ends when both sides have.
     drop(stream);
-    site.wait_logged(&["way=Transparent", &address.to_string(), "outcome=Tunnel"])?;
+    site.wait_logged(&["way=transparent", &address.to_string(), "outcome=tunnel"])?;
     turned.undo()
 }
 
@@ -315,7 +315,7 @@ fn what_we_send_ourselves_never_goes_round(site: &Site) -> Result<()> {
     ensure!(answer.stdout == "there", "{}", answer.stdout);
     let passed = |line: &str| {
         let plain = strip_colours(line);
-        (plain.contains("way=Transparent") && plain.contains("/round") && plain.contains("status=200"))
+        (plain.contains("way=transparent") && plain.contains("/round") && plain.contains("status=200"))
             .then_some(())
     };
     daemon.process.wait_line("that it passed", LOG_LIMIT, passed)?;
@@ -396,8 +396,8 @@ fn the_name_in_the_greeting_is_enough(site: &Site) -> Result<()> {
             &["--resolve", &resolve, "--cacert", &ca, &format!("https://{name}{path}")],
         )?;
     }
-    site.wait_logged(&["way=Sni", "origin.example:443", "outcome=Intercepted"])?;
-    site.wait_logged(&["way=Sni", "blind.example:443", "outcome=Tunnel"])?;
+    site.wait_logged(&["way=sni", "origin.example:443", "outcome=intercepted"])?;
+    site.wait_logged(&["way=sni", "blind.example:443", "outcome=tunnel"])?;
     // Without a name there is no host to go to, and curl can say so.
     let address = format!("https://{}/", site.node.address());
     let refused = curl(&site.client, &["--insecure", &address])?.failed()?;

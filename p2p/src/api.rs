@@ -1,10 +1,12 @@
 //! What a caller asks of the engine, and what it gets.
 
+use crate::Supplied;
 use bytes::Bytes;
 use darter_protocol::{ByteRange, Digest, TaskId};
 use http::HeaderMap;
 use http_body_util::combinators::UnsyncBoxBody;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use url::Url;
 
@@ -104,11 +106,17 @@ pub enum Served {
 pub struct ContentBody {
     frames: UnsyncBoxBody<Bytes, ReadError>,
     rest: u64,
+    supplied: Arc<Supplied>,
 }
 
 impl ContentBody {
-    pub(crate) fn new(frames: UnsyncBoxBody<Bytes, ReadError>, length: u64) -> Self {
-        Self { frames, rest: length }
+    pub(crate) fn new(frames: UnsyncBoxBody<Bytes, ReadError>, length: u64, supplied: Arc<Supplied>) -> Self {
+        Self { frames, rest: length, supplied }
+    }
+
+    /// Where the bytes that have left it came from. What is given goes on counting when the body is gone.
+    pub fn supplied(&self) -> &Arc<Supplied> {
+        &self.supplied
     }
 }
 
@@ -149,13 +157,13 @@ pub enum OpenError {
     },
     /// The origin could not be asked.
     #[error(transparent)]
-    Upstream(#[from] std::sync::Arc<darter_upstream::UpstreamError>),
+    Upstream(#[from] Arc<darter_upstream::UpstreamError>),
     /// The origin does what HTTP does not allow; which host and what is in the text.
     #[error("{0}")]
     Origin(String),
     /// This host cannot keep the content (disk full, read-only, broken). The caller may still stream it past the engine.
     #[error("cannot store the content: {0}")]
-    Store(std::sync::Arc<std::io::Error>),
+    Store(Arc<std::io::Error>),
     /// The content cannot be cut into pieces. The caller may still stream it past the engine.
     #[error("the origin's answer cannot be shared in pieces")]
     NotShareable,
@@ -178,7 +186,7 @@ pub enum ReadError {
     Unavailable(String),
     /// The local copy cannot be read or written.
     #[error("local storage: {0}")]
-    Store(std::sync::Arc<std::io::Error>),
+    Store(Arc<std::io::Error>),
 }
 
 #[cfg(test)]

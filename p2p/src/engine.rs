@@ -6,7 +6,7 @@ use crate::peer::{self, Peers, Served as Given};
 use crate::reader::{Live, Reader};
 use crate::schedule::{InvalidAddress, Life, Schedulers};
 use crate::store::{Complete, Held, Store, StoreConfig, StoreError, TaskFile};
-use crate::{Content, ContentInfo, OpenError, OpenRequest, Opened, Served, Want};
+use crate::{Content, ContentInfo, OpenError, OpenRequest, Opened, Served, TRACE, Want};
 use darter_protocol::scheduler::Host;
 use darter_protocol::{ByteRange, HostId, PieceSet, TaskId};
 use darter_upstream::Upstream;
@@ -20,6 +20,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 
 /// Stopped downloads that this daemon still serves to others. Each holds a file open.
 const MAX_SUSPENDED: usize = 256;
@@ -281,7 +282,8 @@ impl Shared {
         let (running, download) = Active::new(self, request, checked);
         active.insert(request.task, running);
         let (first, answer) = oneshot::channel();
-        self.tracker.spawn(download.run(request.want, first));
+        let span = tracing::info_span!(target: TRACE, "download", task = %request.task);
+        self.tracker.spawn(download.run(request.want, first).instrument(span));
         Joined::First(answer)
     }
 

@@ -16,6 +16,9 @@
 mod api;
 mod download;
 mod engine;
+/// The target of spans that are traces: nobody logs them, and they cost nothing unless traces are sent somewhere.
+const TRACE: &str = "trace";
+
 mod http_range;
 mod metrics;
 mod origin;
@@ -26,6 +29,7 @@ mod schedule;
 mod sink;
 mod stat;
 mod store;
+mod supplier;
 mod swarm;
 mod verify;
 
@@ -36,6 +40,7 @@ pub use engine::{Engine, EngineConfig, EngineError, HostConfig};
 pub use schedule::InvalidAddress;
 pub use stat::{ClusterStat, LocalStat, TaskStat};
 pub use store::{StoreConfig, StoreError};
+pub use supplier::{Supplied, Supplier};
 
 /// How an origin's 206 is judged, for those who try it with bytes of their own making.
 #[doc(hidden)]

@@ -1,22 +1,15 @@
 //! [`Metrics`]: what an operator graphs of the engine.
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use crate::Supplier;
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-/// Where bytes came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-pub(crate) enum From {
-    Origin,
-    Peer,
-    Disk,
-}
-
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct FromLabel {
-    pub(crate) from: From,
+    pub(crate) from: Supplier,
 }
 
 /// Counters and gauges of the engine.
@@ -53,7 +46,7 @@ impl Metrics {
         metrics
     }
 
-    pub(crate) fn add_bytes(&self, from: From, bytes: u64) {
+    pub(crate) fn add_bytes(&self, from: Supplier, bytes: u64) {
         self.bytes.get_or_create(&FromLabel { from }).inc_by(bytes);
     }
 }

@@ -1,6 +1,6 @@
 //! [`Progress`]: how far a download has come, as its readers see it; and [`Demands`]: what its readers want.
 
-use crate::ReadError;
+use crate::{ReadError, Supplier};
 use darter_protocol::{PieceIndex, PieceLayout, PieceSet};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -14,6 +14,9 @@ pub(crate) struct Progress {
     have: PieceSet,
     /// Pieces that are arriving from the origin, and how many of their bytes are on disk from the start of each.
     growing: BTreeMap<PieceIndex, u64>,
+    /// Those of `have` that this download brought.
+    from_peers: PieceSet,
+    from_origin: PieceSet,
     pub(crate) state: State,
 }
 
@@ -28,17 +31,41 @@ pub(crate) enum State {
 
 impl Progress {
     pub(crate) fn new(layout: PieceLayout, have: PieceSet) -> Self {
-        Self { layout, have, growing: BTreeMap::new(), state: State::Running }
+        let none = PieceSet::empty(have.pieces());
+        Self {
+            layout,
+            have,
+            growing: BTreeMap::new(),
+            from_peers: none.clone(),
+            from_origin: none,
+            state: State::Running,
+        }
     }
 
     pub(crate) fn have(&self) -> &PieceSet {
         &self.have
     }
 
-    /// `piece` is there.
-    pub(crate) fn complete(&mut self, piece: PieceIndex) {
+    /// `piece` is there, and came from `supplier`.
+    pub(crate) fn complete(&mut self, piece: PieceIndex, supplier: Supplier) {
         self.growing.remove(&piece);
         self.have.insert(piece);
+        match supplier {
+            Supplier::Peer => self.from_peers.insert(piece),
+            Supplier::Origin => self.from_origin.insert(piece),
+            Supplier::Disk => false,
+        };
+    }
+
+    /// Where the readable bytes of `piece` came from; of one that both brought, who completed it.
+    pub(crate) fn supplier(&self, piece: PieceIndex) -> Supplier {
+        if self.from_peers.contains(piece) {
+            Supplier::Peer
+        } else if self.from_origin.contains(piece) || self.growing.contains_key(&piece) {
+            Supplier::Origin
+        } else {
+            Supplier::Disk
+        }
     }
 
     /// The bytes before `offset` of the piece that holds it are there.
@@ -169,13 +196,26 @@ mod tests {
         assert_eq!(progress.readable(0), 0);
         progress.grow(100);
         assert_eq!((progress.readable(0), progress.readable(40), progress.readable(200)), (100, 100, 200));
-        progress.complete(PieceIndex::new(0));
-        progress.complete(PieceIndex::new(1));
+        progress.complete(PieceIndex::new(0), Supplier::Origin);
+        progress.complete(PieceIndex::new(1), Supplier::Peer);
         progress.grow(2 * PIECE + 7);
         assert_eq!(progress.readable(5), 2 * PIECE + 7);
-        progress.complete(PieceIndex::new(2));
-        progress.complete(PieceIndex::new(3));
+        progress.complete(PieceIndex::new(2), Supplier::Origin);
+        progress.complete(PieceIndex::new(3), Supplier::Origin);
         assert_eq!(progress.readable(5), 3 * PIECE + 10);
+    }
+
+    #[test]
+    fn what_a_download_did_not_bring_was_on_disk() {
+        let mut had = PieceSet::empty(4);
+        had.insert(PieceIndex::new(0));
+        let mut progress = Progress::new(PieceLayout::new(4 * PIECE).unwrap(), had);
+        progress.complete(PieceIndex::new(1), Supplier::Peer);
+        progress.complete(PieceIndex::new(2), Supplier::Origin);
+        progress.grow(3 * PIECE + 1);
+        let suppliers: Vec<Supplier> =
+            (0..4).map(|piece| progress.supplier(PieceIndex::new(piece))).collect();
+        assert_eq!(suppliers, [Supplier::Disk, Supplier::Peer, Supplier::Origin, Supplier::Origin]);
     }
 
     #[test]

@@ -5,10 +5,10 @@
 //! a digest, whoever reads all of it gets the very last byte only when the whole was verified: a client that received
 //! everything received what it asked for, and one that did not has a short body.
 
-use crate::metrics::{From, Metrics};
+use crate::metrics::Metrics;
 use crate::progress::{Demand, Progress, State};
 use crate::store::TaskFile;
-use crate::{ContentBody, ReadError};
+use crate::{ContentBody, ReadError, Supplied, Supplier};
 use bytes::Bytes;
 use darter_protocol::ByteRange;
 use futures_util::stream;
@@ -39,25 +39,28 @@ impl Reader {
     /// The bytes as an HTTP body.
     pub(crate) fn into_body(self) -> ContentBody {
         let length = self.rest.map_or(0, ByteRange::len);
-        let frames = stream::unfold(Some(self), |reader| async {
-            let mut reader = reader?;
-            match reader.next().await {
-                Ok(bytes) => bytes.map(|bytes| (Ok(Frame::data(bytes)), Some(reader))),
+        let supplied = Arc::new(Supplied::default());
+        let counted = Arc::clone(&supplied);
+        let frames = stream::unfold(Some((self, counted)), |reading| async {
+            let (mut reader, counted) = reading?;
+            match reader.next(&counted).await {
+                Ok(bytes) => bytes.map(|bytes| (Ok(Frame::data(bytes)), Some((reader, counted)))),
                 Err(error) => Some((Err(error), None)),
             }
         });
-        ContentBody::new(StreamBody::new(frames).boxed_unsync(), length)
+        ContentBody::new(StreamBody::new(frames).boxed_unsync(), length, supplied)
     }
 
-    async fn next(&mut self) -> Result<Option<Bytes>, ReadError> {
+    async fn next(&mut self, supplied: &Supplied) -> Result<Option<Bytes>, ReadError> {
         let Some(rest) = self.rest else { return Ok(None) };
-        let ready = match &mut self.live {
+        let (ready, supplier) = match &mut self.live {
             Some(live) => live.ready(rest, &self.file).await?,
-            None => rest,
+            None => (rest, Supplier::Disk),
         };
         let bytes = self.file.read(ready).await.map_err(|error| ReadError::Store(Arc::new(error)))?;
-        if self.live.is_none() {
-            self.metrics.add_bytes(From::Disk, bytes.len() as u64);
+        supplied.add(supplier, bytes.len() as u64);
+        if supplier == Supplier::Disk {
+            self.metrics.add_bytes(supplier, bytes.len() as u64);
         }
         self.rest = ByteRange::new(rest.start() + bytes.len() as u64, rest.end());
         Ok(Some(bytes))
@@ -65,8 +68,10 @@ impl Reader {
 }
 
 impl Live {
-    /// Waits until the first byte of `rest` may be read; gives the part of `rest` that may.
-    async fn ready(&mut self, rest: ByteRange, file: &TaskFile) -> Result<ByteRange, ReadError> {
+    /// Waits until the first byte of `rest` may be read; gives the part of its piece that may, and where that came from.
+    async fn ready(&mut self, rest: ByteRange, file: &TaskFile) -> Result<(ByteRange, Supplier), ReadError> {
+        let piece = file.layout().piece_at(rest.start());
+        let piece_end = piece.map_or(rest.end(), |piece| file.layout().range(piece).end());
         let mut waited_for = None;
         loop {
             {
@@ -75,12 +80,11 @@ impl Live {
                     return Err(error.clone());
                 }
                 let held = self.last.filter(|_| matches!(progress.state, State::Running)).unwrap_or(u64::MAX);
-                let end = progress.readable(rest.start()).min(held);
+                let end = progress.readable(rest.start()).min(held).min(piece_end);
                 if let Some(ready) = ByteRange::new(rest.start(), end.min(rest.end())) {
-                    return Ok(ready);
+                    return Ok((ready, piece.map_or(Supplier::Disk, |piece| progress.supplier(piece))));
                 }
             }
-            let piece = file.layout().piece_at(rest.start());
             if let Some(piece) = piece.filter(|piece| waited_for != Some(*piece)) {
                 waited_for = Some(piece);
                 self.demand.wait_for(piece);

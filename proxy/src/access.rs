@@ -1,40 +1,64 @@
-//! [`Record`]: the one line and the one set of counts that every request leaves, written when its body has ended.
+//! [`Record`]: the one line and the one set of counts that every request leaves, written when its body has ended. What never
+//! became a request leaves a line, too: [`no_request`].
 
-use crate::idle::{self, Activity, Moving};
-use crate::metrics::{Cut, Metrics, Outcome, Traffic, Way};
+use crate::labels::{Cut, Misplaced, Outcome, Way};
+use crate::metrics::{Counted, Metrics, Traffic};
 use crate::pipeline::Downstream;
+use crate::recorded::Recorded;
 use crate::request::Side;
-use crate::{Body, BoxError};
-use bytes::Bytes;
+use crate::request_id::RequestId;
+use crate::shown;
+use crate::trail::{Trail, Upstream};
+use crate::{Body, TRACE};
+use darter_p2p::Supplier;
 use darter_rules::{Because, Decision};
 use http::{Method, Request, Response, StatusCode};
-use http_body::{Body as _, Frame, SizeHint};
-use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
+use prometheus_client::metrics::gauge::Gauge;
 use std::net::SocketAddr;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::Instant;
+use tracing::Span;
+use tracing::field::Empty;
 
-/// A request that is under way. Holds nothing that may not be logged: no query, no header.
+/// A request that is under way. Holds nothing that may not be logged.
 pub(crate) struct Record {
+    id: RequestId,
     client: SocketAddr,
     way: Way,
+    /// `None` where there was no HTTP.
+    version: Option<&'static str>,
     method: Method,
     /// Where it goes: `host:port`, or as the request names it.
     authority: String,
+    /// With the query; empty for a tunnel.
     path: String,
-    because: Option<Because>,
+    user_agent: Option<String>,
+    /// The name in a tunnel's TLS greeting.
+    sni: Option<String>,
+    decided: Option<Decided>,
     begun: Instant,
     /// What a tunnel's client was answered, if it was not 200.
     granted: Option<StatusCode>,
+    trail: Arc<Trail>,
+    span: Span,
     metrics: Metrics,
+    _in_flight: Counted,
+}
+
+/// What the rules said.
+#[derive(Debug, Clone, Copy)]
+struct Decided {
+    /// To go by the engine.
+    peers: bool,
+    because: Because,
 }
 
 impl Record {
     /// The record of a request whose head has just arrived.
     pub(crate) fn begin(request: &Request<Incoming>, downstream: &Downstream) -> Self {
-        let uri = request.uri();
+        let (uri, headers) = (request.uri(), request.headers());
         let authority = match (&downstream.side, uri.authority()) {
             (Side::Inside { host, port }, _) => format!("{host}:{port}"),
             // What stands before an @ is a password.
@@ -42,33 +66,77 @@ impl Record {
             (Side::Redirected { address }, None) => address.to_string(),
             (Side::Port, None) => String::new(),
         };
+        let record = Self::new(RequestId::of(headers), authority, Way::at(&downstream.side), downstream);
+        let span = tracing::info_span!(
+            target: TRACE, "request", otel.kind = "server", otel.status_code = Empty, request.id = %record.id,
+            http.request.method = %request.method(), server.address = Empty, url.path = Empty,
+            http.response.status_code = Empty, way = Empty, outcome = Empty, task = Empty,
+        );
+        if let Some(adopt) = &downstream.proxy.adopt
+            && !span.is_disabled()
+        {
+            adopt(&span, headers);
+        }
         Self {
-            client: downstream.peer,
-            way: Way::at(&downstream.side),
+            span,
+            version: Some(shown::version(request.version())),
             method: request.method().clone(),
-            authority,
-            path: uri.path().to_owned(),
-            because: None,
-            begun: Instant::now(),
-            granted: None,
-            metrics: downstream.proxy.metrics.clone(),
+            path: shown::path(uri.path(), uri.query()),
+            user_agent: shown::user_agent(headers),
+            ..record
         }
     }
 
     /// The record of a connection to `authority` that nobody asked for with a request: it was made there, as its client
     /// believes. It is logged as the CONNECT that another client would have sent.
     pub(crate) fn of_connection(authority: String, way: Way, downstream: &Downstream) -> Self {
+        Self::new(RequestId::new(), authority, way, downstream)
+    }
+
+    fn new(id: RequestId, authority: String, way: Way, downstream: &Downstream) -> Self {
+        let metrics = downstream.proxy.metrics.clone();
         Self {
+            id,
             client: downstream.peer,
             way,
+            version: None,
             method: Method::CONNECT,
             authority,
             path: String::new(),
-            because: None,
+            user_agent: None,
+            sni: None,
+            decided: None,
             begun: Instant::now(),
             granted: None,
-            metrics: downstream.proxy.metrics.clone(),
+            trail: Arc::default(),
+            span: Span::none(),
+            _in_flight: Counted::one_of(&metrics.in_flight),
+            metrics,
         }
+    }
+
+    /// The trace's part from its head to the end of its answer.
+    pub(crate) fn span(&self) -> Span {
+        self.span.clone()
+    }
+
+    pub(crate) fn id(&self) -> &RequestId {
+        &self.id
+    }
+
+    /// Where the request's handlers leave what they learn.
+    pub(crate) fn trail(&self) -> &Arc<Trail> {
+        &self.trail
+    }
+
+    /// How many tunnels are open, to be counted in.
+    pub(crate) fn tunnels(&self) -> &Gauge {
+        &self.metrics.tunnels
+    }
+
+    /// How long ago it began.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.begun.elapsed()
     }
 
     /// The rules have decided where it goes.
@@ -76,8 +144,25 @@ impl Record {
         self.way = way;
         if let Decision::Peers { target, because, .. } | Decision::Direct { target, because } = decision {
             self.authority = target.authority();
-            self.path = target.path().to_owned();
-            self.because = Some(*because);
+            self.path = shown::path(target.path(), target.query());
+            let peers = matches!(decision, Decision::Peers { .. });
+            self.decided = Some(Decided { peers, because: *because });
+        }
+    }
+
+    /// What its client's TLS asked for.
+    pub(crate) fn asks_for(&mut self, sni: Option<String>) {
+        self.sni = sni;
+    }
+
+    /// How the cache comes into an answer that is an error (RFC 9211): `None` of `hit` and `fwd` where the request has not
+    /// come so far.
+    pub(crate) fn cache_status(&self, is_failure: bool) -> &'static str {
+        match (self.decided, is_failure) {
+            (Some(Decided { peers: true, .. }), true) => "darter; fwd=miss",
+            (Some(Decided { peers: false, .. }), true) => "darter; fwd=bypass",
+            (Some(Decided { peers: true, .. }), false) => "darter",
+            _ => "darter; detail=refused",
         }
     }
 
@@ -85,10 +170,13 @@ impl Record {
     /// is worth a word.
     pub(crate) fn answered(
         self,
-        response: Response<Body>,
+        mut response: Response<Body>,
         outcome: Outcome,
         note: Option<String>,
     ) -> Response<Body> {
+        if outcome.is_answered_here() {
+            self.id.say(response.headers_mut());
+        }
         let status = response.status();
         // These carry a body's headers, but no body (RFC 9110 section 6.4.1).
         let bodiless = self.method == Method::HEAD
@@ -96,15 +184,8 @@ impl Record {
             || status == StatusCode::NO_CONTENT
             || (self.method == Method::CONNECT && status.is_success());
         response.map(|body| {
-            let expected = if bodiless { Some(0) } else { body.size_hint().exact() };
-            let traffic = Traffic::default();
-            Recorded {
-                body: Activity::current().body(idle::Kind::Answer, body),
-                expected,
-                traffic,
-                ending: Some(Ending { record: self, status: Some(status), outcome, note }),
-            }
-            .boxed_unsync()
+            let ending = Ending { record: self, status: Some(status), outcome, note };
+            Recorded::body(body, bodiless, ending)
         })
     }
 
@@ -120,21 +201,6 @@ impl Record {
         let status = self.granted.or(connected.then_some(StatusCode::OK));
         Ending { record: self, status, outcome, note }.write(traffic);
     }
-}
-
-/// The line and the counts of a request that ended its connection before it was one: its head was not understood, and the
-/// parser has answered it by itself. Nothing else is known of it.
-pub(crate) fn malformed(client: SocketAddr, way: Way, metrics: &Metrics, error: &hyper::Error) {
-    // As hyper answers; it tells the two lengths apart in its words alone.
-    let status = match error.is_parse_too_large() {
-        true if error.to_string() == "URI too long" => StatusCode::URI_TOO_LONG,
-        true => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-        false => StatusCode::BAD_REQUEST,
-    };
-    metrics.record(way, Outcome::Refused, Traffic::default());
-    metrics.malformed.inc();
-    let (status, outcome) = (status.as_u16(), Outcome::Refused);
-    tracing::info!(target: "access", %client, ?way, status, ?outcome, note = %error);
 }
 
 // === Pending ===
@@ -171,98 +237,129 @@ impl Drop for Pending {
 
 // === Ending ===
 
-struct Ending {
-    record: Record,
+/// A request with its answer, of which nothing is left to do but to be written down.
+pub(crate) struct Ending {
+    pub(crate) record: Record,
     /// `None`: the client never got one.
     status: Option<StatusCode>,
     outcome: Outcome,
-    note: Option<String>,
+    pub(crate) note: Option<String>,
 }
 
 impl Ending {
-    fn write(self, traffic: Traffic) {
-        let Record { client, way, method, authority, path, because, begun, metrics, .. } = self.record;
-        metrics.record(way, self.outcome, traffic);
+    pub(crate) fn write(self, traffic: Traffic) {
+        let Self { record, status, outcome, note } = self;
+        let trail = &record.trail;
+        record.metrics.record(record.way, outcome, traffic, trail);
+        record.trace(status, outcome);
+        let upstream = trail.upstream();
+        let address = upstream.and_then(|it| it.reached.address);
+        let parent = upstream.and_then(|it| it.reached.parent.as_deref());
+        let from = |supplier| Some(trail.bytes_from(supplier)).filter(|bytes| *bytes > 0);
         tracing::info!(
             target: "access",
-            %client,
-            ?way,
-            %method,
-            authority,
-            path,
-            status = self.status.map(|status| status.as_u16()),
-            outcome = ?self.outcome,
+            id = %record.id,
+            client = %record.client,
+            way = %record.way,
+            http = record.version.map(tracing::field::display),
+            method = %record.method,
+            authority = filled(&record.authority),
+            path = filled(&record.path),
+            status = status.map(|status| status.as_u16()),
+            %outcome,
             sent = traffic.sent,
-            received = traffic.received,
-            first_byte_ms = traffic.first_byte.map(|it| it.as_millis() as u64),
-            duration_ms = begun.elapsed().as_millis() as u64,
-            cut_by = traffic.cut.map(|by| format!("{by:?}")),
-            because = because.map(|because| format!("{because:?}")),
-            note = self.note,
+            received = traffic.received + trail.received(),
+            from_disk = from(Supplier::Disk),
+            from_peer = from(Supplier::Peer),
+            from_origin = from(Supplier::Origin),
+            upstream = address.map(tracing::field::display),
+            parent,
+            upstream_first_byte_ms = upstream.and_then(Upstream::first_byte_ms),
+            first_byte_ms = traffic.first_byte.map(milliseconds),
+            duration_ms = milliseconds(record.begun.elapsed()),
+            task = trail.task().map(tracing::field::display),
+            rule = record.decided.map(|decided| Rule(decided.because).to_string()),
+            sni = record.sni,
+            cut_by = traffic.cut.map(tracing::field::display),
+            user_agent = record.user_agent,
+            note,
         );
     }
 }
 
-// === Recorded ===
-
-/// A body that is counted on its way to the client.
-struct Recorded {
-    body: Moving<Body>,
-    /// How many bytes make it complete, where that is known: hyper drops a body that it takes for complete without asking
-    /// for its end.
-    expected: Option<u64>,
-    traffic: Traffic,
-    ending: Option<Ending>,
-}
-
-impl Recorded {
-    fn end(&mut self, cut: Option<Cut>, error: Option<&BoxError>) {
-        let Some(mut ending) = self.ending.take() else { return };
-        self.traffic.cut = cut;
-        self.traffic.first_byte.get_or_insert_with(|| ending.record.begun.elapsed());
-        ending.note = error.map(ToString::to_string).or(ending.note);
-        ending.write(self.traffic);
-    }
-}
-
-impl http_body::Body for Recorded {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let this = self.get_mut();
-        let frame = std::task::ready!(Pin::new(&mut this.body).poll_frame(cx));
-        match &frame {
-            Some(Ok(frame)) => {
-                if let Some(ending) = &this.ending {
-                    this.traffic.first_byte.get_or_insert_with(|| ending.record.begun.elapsed());
-                }
-                this.traffic.sent += frame.data_ref().map_or(0, |data| data.len() as u64);
-            }
-            Some(Err(error)) => this.end(Some(Cut::Upstream), Some(error)),
-            None => this.end(None, None),
+impl Record {
+    /// Says in the trace what came of it.
+    fn trace(&self, status: Option<StatusCode>, outcome: Outcome) {
+        let span = &self.span;
+        if span.is_disabled() {
+            return;
         }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-impl Drop for Recorded {
-    fn drop(&mut self) {
-        let complete = self.body.is_end_stream() || self.expected.is_some_and(|it| self.traffic.sent >= it);
-        match self.body.verdict() {
-            Some(quiet) if !complete => self.end(Some(Cut::Idle), Some(&quiet.to_string().into())),
-            _ => self.end((!complete).then_some(Cut::Client), None),
+        span.record("server.address", &self.authority);
+        span.record("url.path", &self.path);
+        span.record("way", self.way.as_str());
+        span.record("outcome", outcome.as_str());
+        span.record("http.response.status_code", status.map(|status| status.as_u16()));
+        span.record("task", self.trail.task().map(tracing::field::display));
+        if outcome == Outcome::Failed {
+            span.record("otel.status_code", "ERROR");
         }
     }
+}
+
+impl Upstream {
+    fn first_byte_ms(&self) -> Option<u64> {
+        self.first_byte.map(milliseconds)
+    }
+}
+
+/// What decided, by the name that the configuration has for it.
+struct Rule(Because);
+
+impl std::fmt::Display for Rule {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Because::Rule(index) => write!(f, "proxies[{index}]"),
+            Because::BuiltIn(name) => write!(f, "builtin:{name}"),
+            Because::Method => f.write_str("method"),
+            Because::MirrorDirect => f.write_str("registryMirror.direct"),
+            Because::Default => f.write_str("default"),
+        }
+    }
+}
+
+fn filled(text: &str) -> Option<&str> {
+    Some(text).filter(|text| !text.is_empty())
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+// === what never became a request ===
+
+/// The line and the counts of a request that ended its connection before it was one: its head was not understood, and the
+/// parser has answered it by itself. Nothing else is known of it.
+pub(crate) fn malformed(
+    id: &RequestId,
+    client: SocketAddr,
+    way: Way,
+    metrics: &Metrics,
+    error: &hyper::Error,
+) {
+    // As hyper answers; it tells the two lengths apart in its words alone.
+    let status = match error.is_parse_too_large() {
+        true if error.to_string() == "URI too long" => StatusCode::URI_TOO_LONG,
+        true => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        false => StatusCode::BAD_REQUEST,
+    };
+    metrics.malformed(way);
+    let (status, outcome) = (status.as_u16(), Outcome::Refused);
+    tracing::info!(target: "access", %id, %client, %way, status, %outcome, note = %error);
+}
+
+/// The line and the count of a connection that a listener cannot take, and on which there was no request.
+pub(crate) fn no_request(id: &RequestId, downstream: &Downstream, reason: Misplaced, note: &str) {
+    downstream.proxy.metrics.misplaced(reason);
+    let (client, outcome) = (downstream.peer, Outcome::Refused);
+    tracing::info!(target: "access", %id, %client, %outcome, %reason, note);
 }

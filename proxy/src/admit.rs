@@ -4,7 +4,8 @@
 //! connection that is opened up. What has become a tunnel stays one.
 
 use crate::clients::PerClient;
-use crate::metrics::{Metrics, TurnedAway, TurnedAwayLabel};
+use crate::labels::TurnedAway;
+use crate::metrics::Metrics;
 use crate::pipeline::Downstream;
 use crate::refusal::{Refusal, Shape};
 use crate::request::Side;
@@ -137,7 +138,7 @@ struct Told {
 
 impl Log {
     fn note(&self, reason: TurnedAway, client: IpAddr, metrics: &Metrics) {
-        metrics.turned_away.get_or_create(&TurnedAwayLabel { reason }).inc();
+        metrics.turned_away(reason);
         let Some(before) = self.due(reason, Instant::now()) else { return };
         let why = match reason {
             TurnedAway::Client => "is not in proxy.clients",

@@ -10,12 +10,13 @@
 use crate::expect;
 use crate::headers::{self, Switch};
 use crate::idle::{Activity, Kind};
-use crate::metrics::Outcome;
+use crate::labels::Outcome;
 use crate::pipeline::Answer;
 use crate::refusal::Refusal;
+use crate::trail::Trail;
 use crate::tunnel::Tunnel;
 use crate::via::Came;
-use crate::{Body, BoxError, Proxy};
+use crate::{Body, BoxError, Proxy, TRACE};
 use bytes::Bytes;
 use darter_rules::Target;
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue, TRANSFER_ENCODING};
@@ -26,6 +27,9 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use std::error::Error as StdError;
+use std::sync::Arc;
+use tokio::time::Instant;
+use tracing::Instrument as _;
 
 /// Sends a request on to `target`, and gives what comes back.
 ///
@@ -37,6 +41,7 @@ pub(crate) async fn answer(
     mut request: Request<Incoming>,
     outcome: Outcome,
 ) -> Result<Answer, Refusal> {
+    let trail = Trail::of(&request);
     // With a body in the way nobody knows where the other protocol begins.
     let switch = Switch::asked(&request).filter(|_| request.body().is_end_stream());
     let switch = switch.map(|asked| (asked, hyper::upgrade::on(&mut request)));
@@ -46,8 +51,8 @@ pub(crate) async fn answer(
     let settings = proxy.settings();
     let came = parts.extensions.get::<Came>().copied();
     let activity = Activity::current();
-    let mut request =
-        outgoing(target, parts, activity.body(Kind::Request, body), switch.as_ref().map(|it| &it.0))?;
+    let sending = activity.body(Kind::Request, body);
+    let mut request = outgoing(target, parts, sending, switch.as_ref().map(|it| &it.0), &trail)?;
     if let Some(came) = came {
         settings.marks.forwarded.say(request.headers_mut(), came);
         if settings.marks.via {
@@ -55,10 +60,13 @@ pub(crate) async fn answer(
         }
     }
     let (request, expecting) = expect::hold(request, version);
+    let asked = Instant::now();
+    let span = tracing::info_span!(target: TRACE, "origin", otel.kind = "client", server.address = %target.authority());
     let answer = tokio::select! {
-        answer = proxy.upstream.send(request) => answer?,
+        answer = proxy.upstream.send(request).instrument(span) => answer?,
         quiet = activity.quiet_for(settings.limits.body_idle_timeout) => return Err(quiet.into()),
     };
+    trail.answered(asked, &answer);
     if answer.status().is_informational() {
         return switched(answer, switch, target, proxy);
     }
@@ -102,6 +110,7 @@ fn outgoing(
     parts: Parts,
     body: impl http_body::Body<Data = Bytes, Error = BoxError> + Send + 'static,
     switch: Option<&Switch>,
+    trail: &Arc<Trail>,
 ) -> Result<Request<Body>, Refusal> {
     let Parts { method, mut headers, .. } = parts;
     headers::keep_for_origin(&mut headers);
@@ -109,7 +118,12 @@ fn outgoing(
     if let Some(switch) = switch {
         switch.clone().say(&mut headers);
     }
-    let mut request = Request::new(body.map_frame(end_to_end).boxed_unsync());
+    let trail = Arc::clone(trail);
+    let body = body.map_frame(move |frame| {
+        trail.receive(frame.data_ref().map_or(0, Bytes::len));
+        end_to_end(frame)
+    });
+    let mut request = Request::new(body.boxed_unsync());
     *request.method_mut() = method;
     *request.uri_mut() = uri(target)?;
     *request.headers_mut() = headers;

@@ -10,8 +10,8 @@
 //! and the log says so.
 
 use crate::genuine::Standing;
+use crate::labels::Handshake;
 use crate::listen;
-use crate::metrics::{Handshake, HandshakeLabel};
 use crate::refusal::Refusal;
 use crate::sniff::{Protocol, Rewound, Spoke, first_to_speak};
 use crate::{Proxy, Settings};
@@ -138,7 +138,7 @@ async fn accept<C: AsyncRead + AsyncWrite + Unpin>(
         Some(HandshakeKind::Resumed) => Handshake::Resumed,
         _ => Handshake::Full,
     };
-    proxy.metrics.handshakes.get_or_create(&HandshakeLabel { kind }).inc();
+    proxy.metrics.handshake(kind);
     Ok(opened)
 }
 

@@ -15,6 +15,9 @@
 
 #![forbid(unsafe_code)]
 
+/// The target of spans that are traces: nobody logs them, and they cost nothing unless traces are sent somewhere.
+const TRACE: &str = "trace";
+
 mod access;
 mod accounts;
 mod admit;
@@ -30,6 +33,7 @@ mod genuine;
 mod headers;
 mod idle;
 mod intercept;
+mod labels;
 mod listen;
 mod metrics;
 mod multipart;
@@ -40,19 +44,24 @@ mod port_tls;
 mod probe;
 mod proxy;
 mod range;
+mod recorded;
 mod redirected;
 mod refusal;
 mod request;
+mod request_id;
 mod scope;
 mod serve;
+mod shown;
 mod slots;
 mod sniff;
 mod sockets;
 mod status_headers;
+mod trail;
 mod tunnel;
 mod version;
 mod via;
 mod visitors;
+mod worded;
 
 pub use accounts::{Account, Accounts, Login};
 pub use auth::BasicAuth;
@@ -61,7 +70,7 @@ pub use darter_rules::Step;
 pub use explain::Inquiry;
 pub use listen::{Entrance, Listener, Mode, run};
 pub use port_tls::PortTls;
-pub use proxy::{Limits, Proxy, ProxyConfig, Settings};
+pub use proxy::{Adopt, Limits, Proxy, ProxyConfig, Settings};
 pub use sockets::check_not_own;
 pub use via::{Forwarded, Marks};
 

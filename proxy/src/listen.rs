@@ -1,11 +1,15 @@
 //! [`run`]: a way in, and [`identify`]: who comes by it, and where they believe to have come.
 
 use crate::Proxy;
-use crate::metrics::{Misplaced, MisplacedLabel};
+use crate::access;
+use crate::labels::Misplaced;
+use crate::metrics::Counted;
 use crate::pipeline::{self, Downstream};
 use crate::port_tls::PortTls;
 use crate::redirected::Meant;
+use crate::refusal::Refusal;
 use crate::request::Side;
+use crate::request_id::RequestId;
 use crate::scope::Scope;
 use crate::slots;
 use crate::sniff::Rewound;
@@ -163,7 +167,7 @@ async fn introduction(
         Ok(Err(error)) => error.to_string(),
         Err(_) => format!("there is no PROXY protocol header within {after:?}"),
     };
-    misplaced(downstream, Misplaced::NoProxyHeader);
+    access::no_request(&RequestId::new(), downstream, Misplaced::NoProxyHeader, &problem);
     tracing::warn!(client = %downstream.peer, "refused a connection from an address in proxyProtocol.from: {problem}");
     None
 }
@@ -178,36 +182,34 @@ fn canonical(ends: Ends) -> Ends {
 /// Tells a client that it has to speak plain HTTP here, in plain HTTP: a TLS client that finds it where it expects a
 /// ServerHello says so in words that people understand ("server gave HTTP response to HTTPS client"), or shows it.
 pub(crate) async fn refuse_tls(client: impl AsyncRead + AsyncWrite + Unpin, downstream: &Downstream) {
-    downstream.proxy.metrics.tls_on_plain_port.inc();
     tracing::warn!(
         client = %downstream.peer,
         "a client spoke TLS to the proxy port, which speaks plain HTTP; its proxy URL must begin with http://"
     );
-    refuse(client, "this proxy port speaks plain HTTP: the proxy's URL must begin with http://...").await;
+    let sentence = "this proxy port speaks plain HTTP: the proxy's URL must begin with http://...";
+    refuse(client, downstream, Misplaced::Tls, sentence).await;
 }
 
 /// Tells a client that it has to speak TLS here.
 pub(crate) async fn refuse_plain(client: impl AsyncRead + AsyncWrite + Unpin, downstream: &Downstream) {
-    misplaced(downstream, Misplaced::Plain);
     tracing::warn!(
         client = %downstream.peer,
         "a client spoke plain HTTP to a port that speaks TLS (proxy.security); its proxy URL must begin with https://"
     );
-    refuse(client, "this proxy port speaks TLS: the proxy's URL must begin with https://...").await;
+    let sentence = "this proxy port speaks TLS: the proxy's URL must begin with https://...";
+    refuse(client, downstream, Misplaced::Plain, sentence).await;
 }
 
-pub(crate) fn misplaced(downstream: &Downstream, reason: Misplaced) {
-    downstream.proxy.metrics.misplaced.get_or_create(&MisplacedLabel { reason }).inc();
-}
-
-/// Answers whatever the client says with a sentence for people.
-pub(crate) async fn refuse(client: impl AsyncRead + AsyncWrite + Unpin, sentence: &str) {
-    let answer = format!(
-        "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n\
-         Connection: close\r\n\r\n{sentence}\n",
-        sentence.len() + 1
-    );
-    say_and_close(client, answer.as_bytes()).await;
+/// Answers whatever the client says with a sentence for people, and writes the line.
+pub(crate) async fn refuse(
+    client: impl AsyncRead + AsyncWrite + Unpin,
+    downstream: &Downstream,
+    reason: Misplaced,
+    sentence: &str,
+) {
+    let id = RequestId::new();
+    access::no_request(&id, downstream, reason, sentence);
+    say_and_close(client, &Refusal::malformed(sentence).as_http1(&id)).await;
 }
 
 /// Writes some last words, and closes the connection so that they are not lost on their way.
@@ -225,26 +227,19 @@ pub(crate) async fn say_and_close(mut client: impl AsyncRead + AsyncWrite + Unpi
 /// One client's place among those that may be connected. A tunnel keeps it after its connection's HTTP has ended.
 pub(crate) struct Slot {
     _place: slots::Slot,
+    _connection: Counted,
     /// Its place among the connections of its client, once that is known.
     visit: OnceLock<Visit>,
-    connections: Gauge,
 }
 
 impl Slot {
     fn new(place: slots::Slot, connections: &Gauge) -> Self {
-        connections.inc();
-        Self { _place: place, visit: OnceLock::new(), connections: connections.clone() }
+        Self { _place: place, _connection: Counted::one_of(connections), visit: OnceLock::new() }
     }
 
     /// Counts for its client, too.
     pub(crate) fn belongs_to(&self, visit: Visit) {
         // It is said once, by who has accepted the connection.
         let _ = self.visit.set(visit);
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.connections.dec();
     }
 }

@@ -6,14 +6,15 @@
 use crate::condition::{self, Judged, Validators};
 use crate::entitle::Entitled;
 use crate::headers::Switch;
-use crate::metrics::Outcome;
+use crate::labels::Outcome;
 use crate::multipart::Envelope;
 use crate::pipeline::Answer;
 use crate::range::{self, Asked, Plan};
 use crate::refusal::Refusal;
 use crate::slots::Slot;
+use crate::trail::Trail;
 use crate::version::{NoVersion, Version};
-use crate::{BoxError, Proxy, direct, headers};
+use crate::{BoxError, Proxy, TRACE, direct, headers};
 use darter_p2p::{
     ByteRange, Content, ContentBody, ContentInfo, Engine, OpenError, OpenRequest, Opened, Served, Want,
 };
@@ -25,9 +26,12 @@ use http::{Request, Response, StatusCode};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
+use std::sync::Arc;
 use std::time::SystemTime;
+use tokio::time::Instant;
+use tracing::Instrument as _;
 
-const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+pub(crate) const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
 /// What a 304 says of the content: what RFC 9110 section 15.4.5 asks for, and the date of the last change, by which clients
@@ -92,10 +96,12 @@ pub(crate) async fn answer(
         // protocol there, and what it makes of a `..`.
         return direct::answer(proxy, &peers.target, request, Outcome::Direct).await;
     }
+    let trail = Trail::of(&request);
     let slot = proxy.p2p_slot().await;
     let length = match proxy
         .gate
         .check(&proxy.upstream, &peers.target, &mut peers.identity, request.headers())
+        .instrument(tracing::info_span!(target: TRACE, "entitle"))
         .await
     {
         Entitled::Yes => None,
@@ -111,6 +117,7 @@ pub(crate) async fn answer(
         Err(NoVersion::Unreachable(error)) => return Err(error.into()),
     };
     let wish = peers.wish(&proxy.engine, request.headers())?;
+    trail.of_task(wish.open.task);
     match wish.precondition(length).await {
         (Judged::Proceed, _) => {}
         (Judged::NotModified, headers) => return Ok(not_modified(headers)),
@@ -119,6 +126,7 @@ pub(crate) async fn answer(
             return direct::answer(proxy, &peers.target, request, Outcome::Direct).await;
         }
     }
+    let asked = Instant::now();
     match wish.open().await {
         Ok(Found::Content { content, .. }) if length.is_some_and(|length| length != content.info.length) => {
             direct::answer(proxy, &peers.target, request, Outcome::Relayed).await
@@ -132,9 +140,10 @@ pub(crate) async fn answer(
             if length.is_some() {
                 proxy.gate.believe(&peers.target, &mut peers.identity, request.headers());
             }
-            Ok(wish.respond(content, parts, slot))
+            Ok(wish.respond(content, parts, slot, &trail))
         }
         Ok(Found::Relay(answer)) => {
+            trail.answered(asked, &answer);
             let answer = direct::relay(answer, request.method(), &peers.target)?;
             Ok(Answer::Body(answer, Outcome::Relayed, None))
         }
@@ -249,8 +258,9 @@ impl Wish<'_> {
         Validators::new(known.map(|info| &info.headers), self.open.digest.as_ref())
     }
 
-    fn respond(&self, content: Content, parts: Vec<ByteRange>, slot: Slot) -> Answer {
+    fn respond(&self, content: Content, parts: Vec<ByteRange>, slot: Slot, trail: &Arc<Trail>) -> Answer {
         let Content { info, range, served, body } = content;
+        trail.supplied(body.supplied());
         let length = info.length;
         let (own, digest) = (info.headers.clone(), self.open.digest.as_ref());
         let (mut headers, cache_status, outcome) = match served {
@@ -271,7 +281,7 @@ impl Wish<'_> {
                 let envelope = Envelope::new(headers.get(header::CONTENT_TYPE).cloned(), length);
                 sent = envelope.length_of(&parts);
                 headers.insert(header::CONTENT_TYPE, envelope.content_type());
-                let bodies = stream::iter([Ok(body)]).chain(self.bodies(info, rest.to_vec()));
+                let bodies = stream::iter([Ok(body)]).chain(self.bodies(info, rest.to_vec(), trail));
                 envelope.body(parts.clone(), bodies)
             }
         };
@@ -294,16 +304,18 @@ impl Wish<'_> {
         &self,
         info: ContentInfo,
         parts: Vec<ByteRange>,
+        trail: &Arc<Trail>,
     ) -> impl Stream<Item = Result<ContentBody, BoxError>> + use<> {
-        let (engine, open) = (self.engine.clone(), self.open.clone());
+        let (engine, open, trail) = (self.engine.clone(), self.open.clone(), Arc::clone(trail));
         let opened = stream::iter(parts).map(move |part| {
-            let (engine, info) = (engine.clone(), info.clone());
+            let (engine, info, trail) = (engine.clone(), info.clone(), Arc::clone(&trail));
             let open = OpenRequest { want: Want::Range(part), ..open.clone() };
             async move {
                 match engine.open(open).await? {
                     Opened::Content(content)
                         if content.range == Some(part) && is_same_version(&content.info, &info) =>
                     {
+                        trail.supplied(content.body.supplied());
                         Ok(content.body)
                     }
                     Opened::Content(_) => Err("the content changed between two of its parts".into()),

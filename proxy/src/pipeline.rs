@@ -21,8 +21,9 @@ use crate::access::{Pending, Record};
 use crate::admit::{self, Verdict};
 use crate::direct;
 use crate::intercept;
+use crate::labels::{Outcome, Way};
 use crate::listen::{self, Entrance, Mode, Slot};
-use crate::metrics::{Outcome, Traffic, Way};
+use crate::metrics::Traffic;
 use crate::own::Own;
 use crate::p2p::{self, Peers};
 use crate::port_tls::PortTls;
@@ -50,6 +51,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tracing::Instrument as _;
 
 /// A client's connection, or one that was opened up inside it.
 #[derive(Clone)]
@@ -124,26 +126,34 @@ async fn port(mut client: Rewound<TcpStream>, tls: Option<&PortTls>, downstream:
 }
 
 /// admit > decide > route > body > log: a request on either side.
-pub(crate) async fn request(request: Request<Incoming>, downstream: Downstream) -> Response<Body> {
+pub(crate) async fn request(mut request: Request<Incoming>, downstream: Downstream) -> Response<Body> {
     let shape = Shape::for_request(&request);
-    let mut record = Pending::new(Record::begin(&request, &downstream));
+    let record = Record::begin(&request, &downstream);
+    request.extensions_mut().insert(Arc::clone(record.trail()));
+    let span = record.span();
+    let mut record = Pending::new(record);
     let last = request::is_last(&request, &downstream.side);
-    let answer = walk(request, &downstream, &mut record).await;
+    let answer = walk(request, &downstream, &mut record).instrument(span).await;
     let scope = downstream.scope.clone();
     let mut response = record.finish(|record| match answer {
         Ok(Answer::Body(response, outcome, note)) => record.answered(response, outcome, note),
-        Ok(Answer::Tunnel(granted, tunnel)) => {
+        Ok(Answer::Tunnel(mut granted, tunnel)) => {
+            record.id().say(granted.headers_mut());
             scope.spawn(tunnel.run(record.granted(granted.status()), downstream.slot));
             granted
         }
         Ok(Answer::Intercept { host, port, client }) => {
+            let mut granted = Response::new(crate::full(""));
+            record.id().say(granted.headers_mut());
             scope.spawn(intercepted(client, host, port, downstream, record));
-            Response::new(crate::full(""))
+            granted
         }
         Err(refusal) => {
             let outcome = if refusal.is_failure() { Outcome::Failed } else { Outcome::Refused };
-            let note = refusal.to_string();
-            record.answered(refusal.into_response(shape), outcome, Some(note))
+            let (note, cache) = (refusal.to_string(), record.cache_status(refusal.is_failure()));
+            let mut response = refusal.into_response(shape);
+            response.headers_mut().insert(p2p::CACHE_STATUS, HeaderValue::from_static(cache));
+            record.answered(response, outcome, Some(note))
         }
     });
     if last {
@@ -279,7 +289,7 @@ fn intercepted(
                 tunnel::connect_late(Rewound::new(prefix, client), &host, port, &proxy, record).boxed().await;
             }
             Ok(Spoke::Server(upstream)) => {
-                tunnel::carry(client, upstream, settings.limits.tunnel_idle_timeout, record).boxed().await;
+                tunnel::carry_link(client, upstream, &proxy, record).boxed().await;
             }
             Ok(Spoke::Nobody) => record.end(Outcome::Tunnel, Traffic::default(), None),
             Err(error) => record.end(Outcome::Failed, Traffic::default(), Some(error.to_string())),
@@ -293,11 +303,12 @@ pub(crate) async fn open_up(
     (host, port): (Host, u16),
     downstream: Downstream,
     settings: &Settings,
-    record: Record,
+    mut record: Record,
 ) {
     let handshake = intercept::handshake((hello, client), (&host, port), &downstream.proxy, settings).boxed();
     match handshake.await {
         Ok(tls) => {
+            record.asks_for(tls.get_ref().1.server_name().map(str::to_owned));
             record.end(Outcome::Intercepted, Traffic::default(), None);
             let version = serve::Version::agreed(tls.get_ref().1.alpn_protocol());
             let inside = Downstream { side: Side::Inside { host, port }, ..downstream };

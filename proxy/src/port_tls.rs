@@ -1,9 +1,10 @@
 //! [`PortTls`]: TLS on the proxy port itself, for clients whose proxy URL begins with https://.
 
 use crate::Settings;
-use crate::listen;
-use crate::metrics::Misplaced;
+use crate::access;
+use crate::labels::Misplaced;
 use crate::pipeline::Downstream;
+use crate::request_id::RequestId;
 use crate::sniff::Rewound;
 use darter_certs::LeafName;
 use rustls::ServerConfig;
@@ -42,7 +43,7 @@ impl PortTls {
             Ok(Err(problem)) => problem,
             Err(_) => format!("it did not finish the TLS handshake within {after:?}"),
         };
-        listen::misplaced(downstream, Misplaced::Handshake);
+        access::no_request(&RequestId::new(), downstream, Misplaced::Handshake, &problem);
         tracing::info!(client = %downstream.peer, "a client's TLS connection to the proxy port failed: {problem}");
         None
     }

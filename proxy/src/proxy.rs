@@ -20,6 +20,7 @@ use darter_certs::Leaves;
 use darter_p2p::Engine;
 use darter_rules::Rules;
 use darter_upstream::Upstream;
+use http::HeaderMap;
 use prometheus_client::registry::Registry;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -33,7 +34,12 @@ pub struct ProxyConfig {
     pub upstream: Upstream,
     /// The piece engine.
     pub engine: Engine,
+    /// How a request's trace goes on that of its client; `None`: nothing is traced.
+    pub adopt: Option<Adopt>,
 }
+
+/// Makes a span, which has just been made, part of the trace that a request's headers name, if they do.
+pub type Adopt = Arc<dyn Fn(&tracing::Span, &HeaderMap) + Send + Sync>;
 
 /// What an operator may change while the proxy runs: see [`Proxy::replace`].
 pub struct Settings {
@@ -110,6 +116,7 @@ pub struct Proxy {
     pub(crate) genuine: Genuine,
     pub(crate) metrics: Metrics,
     pub(crate) pseudonym: Pseudonym,
+    pub(crate) adopt: Option<Adopt>,
     pub(crate) connection_slots: Slots,
     pub(crate) visitors: Visitors,
     pub(crate) turned_away: admit::Log,
@@ -119,7 +126,7 @@ pub struct Proxy {
 impl Proxy {
     /// A proxy that serves nobody yet: see [`crate::run`]. Its metrics are registered under `proxy_`.
     pub fn new(config: ProxyConfig, registry: &mut Registry) -> Self {
-        let ProxyConfig { settings, upstream, engine } = config;
+        let ProxyConfig { settings, upstream, engine, adopt } = config;
         Self {
             connection_slots: Slots::new(settings.limits.connections),
             p2p_slots: Slots::new(settings.limits.p2p_slots()),
@@ -131,6 +138,7 @@ impl Proxy {
             genuine: Genuine::new(),
             metrics: Metrics::register(registry),
             pseudonym: Pseudonym::draw(),
+            adopt,
             visitors: Visitors::default(),
             turned_away: admit::Log::default(),
         }

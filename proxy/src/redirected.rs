@@ -6,14 +6,16 @@
 //! a client could put its own bytes into the cache under somebody else's name, or reach what the white list forbids by
 //! calling it by an allowed name.
 
-use crate::access::Record;
+use crate::access::{self, Record};
 use crate::admit;
 use crate::intercept;
+use crate::labels::{Misplaced, Outcome, Way};
 use crate::listen;
-use crate::metrics::{Misplaced, Outcome, Traffic, Way};
+use crate::metrics::Traffic;
 use crate::pipeline::{self, Downstream};
 use crate::refusal::Refusal;
 use crate::request::Side;
+use crate::request_id::RequestId;
 use crate::serve::{self, serve};
 use crate::sniff::{Protocol, Rewound, Spoke, first_to_speak};
 use crate::{Settings, tunnel};
@@ -104,15 +106,13 @@ pub(crate) async fn connection(mut client: Rewound<TcpStream>, meant: Meant, dow
         }
         (Spoke::Server(upstream), _) => {
             let record = Record::of_connection(authority(meant), Way::Transparent, &downstream);
-            let idle_timeout = downstream.proxy.settings().limits.tunnel_idle_timeout;
-            tunnel::carry(client, upstream, idle_timeout, record).await;
+            tunnel::carry_link(client, upstream, &downstream.proxy, record).await;
         }
         (Spoke::Client(..), None) => {
-            listen::misplaced(&downstream, Misplaced::Plain);
             let sentence =
                 "this port speaks TLS: the name in its greeting says for which host a connection is";
             tracing::warn!(client = %downstream.peer, "a client did not speak TLS to a port in hijackHTTPS.sni");
-            listen::refuse(client, sentence).await;
+            listen::refuse(client, &downstream, Misplaced::Plain, sentence).await;
         }
     }
 }
@@ -143,8 +143,9 @@ async fn tls(
         None => address.map(Host::from),
     };
     let Some(host) = host else {
-        listen::misplaced(&downstream, Misplaced::Nameless);
-        tracing::warn!(client = %downstream.peer, "a client's TLS greeting does not say for which host it is");
+        let note = "a client's TLS greeting does not say for which host it is";
+        tracing::warn!(client = %downstream.peer, "{note}");
+        access::no_request(&RequestId::new(), &downstream, Misplaced::Nameless, note);
         return alert(client, Alert::UnrecognizedName).await;
     };
     match intercept::opens((&host, port), &downstream.proxy, settings).await {
@@ -170,10 +171,7 @@ async fn blind(client: Rewound<TcpStream>, (host, port): (&Host, u16), way: Way,
         return alert(client, Alert::AccessDenied).await;
     }
     match downstream.proxy.upstream.dial(&host.to_string(), port).await {
-        Ok(upstream) => {
-            let idle_timeout = downstream.proxy.settings().limits.tunnel_idle_timeout;
-            tunnel::carry(client, upstream, idle_timeout, record).await;
-        }
+        Ok(upstream) => tunnel::carry_link(client, upstream, &downstream.proxy, record).await,
         Err(error) => turn_away(client, &Refusal::from(&error), record).await,
     }
 }
@@ -214,14 +212,13 @@ async fn alert(client: Rewound<TcpStream>, alert: Alert) {
 }
 
 async fn not_redirected(client: Rewound<TcpStream>, downstream: &Downstream) {
-    listen::misplaced(downstream, Misplaced::NotRedirected);
     tracing::warn!(
         client = %downstream.peer,
         "a client connected to the port for redirected connections itself; as a proxy, it has another"
     );
     let sentence =
         "this port takes connections to other hosts that the packet filter turned here; it is no proxy port";
-    listen::refuse(client, sentence).await;
+    listen::refuse(client, downstream, Misplaced::NotRedirected, sentence).await;
 }
 
 /// Both ends of a connection, as whoever made it sees them.
@@ -234,7 +231,8 @@ fn both_ends(stream: &TcpStream) -> Option<(SocketAddr, SocketAddr)> {
 
 /// Ends what would go round for ever.
 async fn came_back(client: Rewound<TcpStream>, to: &str, downstream: &Downstream) {
-    listen::misplaced(downstream, Misplaced::Loop);
+    let note = format!("our own connection to {to} came back to us");
+    access::no_request(&RequestId::new(), downstream, Misplaced::Loop, &note);
     tracing::warn!(
         "our own connection to {to} came back to us: the packet filter must leave out what this process sends (`darter setup \
          transparent`, with --uid where it has no CAP_NET_ADMIN), and a name in hijackHTTPS.sni must not lead here when \

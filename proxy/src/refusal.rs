@@ -3,6 +3,7 @@
 
 use crate::Body;
 use crate::idle::Quiet;
+use crate::request_id::{RequestId, X_REQUEST_ID};
 use darter_p2p::OpenError;
 use darter_rules::{DestinationRefused, InvalidTarget};
 use darter_upstream::{Fault, UpstreamError};
@@ -62,6 +63,20 @@ impl Refusal {
     /// The request is malformed or ambiguous.
     pub(crate) fn malformed(sentence: impl Into<String>) -> Self {
         Self { last: true, ..Self::new(StatusCode::BAD_REQUEST, "http_request_error", sentence) }
+    }
+
+    /// What came is no request's head, and the parser says `status`; `None` for one that it never says. The numbers are those
+    /// in `serve`, and hyper's own for the URL.
+    pub(crate) fn unread(status: StatusCode) -> Option<Self> {
+        let sentence = match status {
+            StatusCode::BAD_REQUEST => "what came is not the head of a request in HTTP/1.1",
+            StatusCode::URI_TOO_LONG => "request URI too long: it may have at most 65,534 bytes",
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
+                "request header fields too large: a head may have at most 128 KiB, in at most 200 lines"
+            }
+            _ => return None,
+        };
+        Some(Self { last: true, ..Self::new(status, "http_request_error", sentence) })
     }
 
     /// The request is well-formed, but asks for what is not done.
@@ -181,6 +196,22 @@ impl Refusal {
             response.extensions_mut().insert(reason);
         }
         response
+    }
+
+    /// The same for a client with which nobody speaks HTTP: the bytes of an answer behind which the connection closes.
+    pub(crate) fn as_http1(&self, id: &RequestId) -> Vec<u8> {
+        let (status, body) = (self.status, format!("{}\n", self.sentence));
+        let mut answer = format!(
+            "HTTP/1.1 {} {}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n{X_REQUEST_ID}: {id}\r\n{PROXY_STATUS}: ",
+            status.as_u16(),
+            status.canonical_reason().unwrap_or_default(),
+            body.len()
+        )
+        .into_bytes();
+        answer.extend_from_slice(self.proxy_status().as_bytes());
+        answer.extend_from_slice(b"\r\nConnection: close\r\n\r\n");
+        answer.extend_from_slice(body.as_bytes());
+        answer
     }
 
     /// Docker shows `code` in lower case before `message`.

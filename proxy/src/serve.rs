@@ -3,15 +3,16 @@
 use crate::Body;
 use crate::access;
 use crate::idle;
-use crate::metrics::Way;
+use crate::labels::Way;
 use crate::pipeline::{self, Downstream};
 use crate::scope::Scope;
+use crate::worded::{Owed, Worded};
 use futures_util::FutureExt as _;
-use http::Request;
+use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::rt::{Read, Write};
 use hyper::server::conn::{http1, http2};
-use hyper::service::{HttpService, service_fn};
+use hyper::service::{HttpService, Service, service_fn};
 use hyper_util::rt::TokioTimer;
 use std::convert::Infallible;
 use std::future::Future;
@@ -55,10 +56,12 @@ pub(crate) async fn serve(
     let (proxy, peer, way, scope) = (proxy.clone(), *peer, Way::at(side), scope.clone());
     let limits = proxy.settings().limits;
     let patience = limits.body_idle_timeout;
+    let owed = Owed::new();
     let ended = match version {
         Version::Http1 => {
-            let connection =
-                http1(limits.header_timeout).serve_connection(io, service(downstream)).with_upgrades();
+            let worded = Worded::new(io, owed.clone());
+            let service = answering(owed.clone(), service(downstream));
+            let connection = http1(limits.header_timeout).serve_connection(worded, service).with_upgrades();
             let ended = until_ended(connection, http1::UpgradeableConnection::graceful_shutdown, &scope);
             idle::watch(patience, ended).await
         }
@@ -70,7 +73,9 @@ pub(crate) async fn serve(
     };
     match ended {
         None | Some(Ok(())) => {}
-        Some(Err(error)) if error.is_parse() => access::malformed(peer, way, &proxy.metrics, &error),
+        Some(Err(error)) if error.is_parse() => {
+            access::malformed(owed.id(), peer, way, &proxy.metrics, &error)
+        }
         Some(Err(error)) => tracing::debug!(%peer, %error, "a client's connection ended with an error"),
     }
 }
@@ -78,9 +83,24 @@ pub(crate) async fn serve(
 /// Answers each request. Boxed, because a connection keeps room for what this returns also while it has no request.
 fn service(
     downstream: Downstream,
-) -> impl HttpService<Incoming, ResBody = Body, Error = Infallible, Future: Send> {
+) -> impl Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send> {
     service_fn(move |request: Request<Incoming>| {
         pipeline::request(request, downstream.clone()).map(Ok).boxed()
+    })
+}
+
+/// Keeps account of which answers are owed.
+fn answering<S>(
+    owed: Owed,
+    service: S,
+) -> impl HttpService<Incoming, ResBody = Body, Error = Infallible, Future: Send>
+where
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send>,
+{
+    service_fn(move |request: Request<Incoming>| {
+        let (owed, method) = (owed.clone(), request.method().clone());
+        owed.asked();
+        service.call(request).map(move |answer| answer.map(|answer| owed.answered(&method, answer)))
     })
 }
 

@@ -2,12 +2,17 @@
 
 use crate::access::Record;
 use crate::idle::{Activity, Kind};
+use crate::labels::{Cut, Outcome};
 use crate::listen::Slot;
-use crate::metrics::{Cut, Outcome, Traffic};
+use crate::metrics::{self, Traffic};
 use crate::pipeline::Downstream;
 use crate::refusal::Refusal;
 use crate::{BoxError, Proxy};
+use bytes::BytesMut;
+use darter_listen::Parsed;
+use darter_listen::client_hello;
 use darter_rules::Host;
+use darter_upstream::{Link, Reached};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use std::io;
@@ -25,6 +30,8 @@ impl<W: AsyncRead + AsyncWrite + Unpin + Send> Wire for W {}
 /// A tunnel whose far end is connected, and whose near end is about to be.
 pub(crate) struct Tunnel {
     upstream: Upstream,
+    /// What a connection of its own leads to.
+    reached: Option<Reached>,
     client: OnUpgrade,
     idle_timeout: Duration,
 }
@@ -50,18 +57,22 @@ impl Tunnel {
         let proxy = &downstream.proxy;
         let upstream = proxy.upstream.dial(&host.to_string(), port).await?;
         let idle_timeout = proxy.settings().limits.tunnel_idle_timeout;
-        Ok(Self { upstream: Upstream::Connected(Box::new(upstream)), client, idle_timeout })
+        let reached = Some(upstream.reached().clone());
+        Ok(Self { upstream: Upstream::Connected(Box::new(upstream)), reached, client, idle_timeout })
     }
 
     /// Of two connections whose HTTP has agreed to become something else.
     pub(crate) fn switched(client: OnUpgrade, upstream: OnUpgrade, proxy: &Proxy) -> Self {
         let idle_timeout = proxy.settings().limits.tunnel_idle_timeout;
-        Self { upstream: Upstream::Switching(upstream), client, idle_timeout }
+        Self { upstream: Upstream::Switching(upstream), reached: None, client, idle_timeout }
     }
 
     /// Carries bytes until both sides have finished, and writes the record. The client keeps its `slot` meanwhile.
     pub(crate) async fn run(self, record: Record, slot: Arc<Slot>) {
-        let Self { upstream, client, idle_timeout } = self;
+        let Self { upstream, reached, client, idle_timeout } = self;
+        if let Some(reached) = &reached {
+            record.trail().reached(reached);
+        }
         match ends(upstream, client).await {
             Ok((client, upstream)) => carry(client, upstream, idle_timeout, record).await,
             Err(error) => record.end(Outcome::Failed, Traffic::default(), Some(error.to_string())),
@@ -91,25 +102,41 @@ pub(crate) async fn connect_late(
     record: Record,
 ) {
     match proxy.upstream.dial(&host.to_string(), port).await {
-        Ok(upstream) => {
-            let idle_timeout = proxy.settings().limits.tunnel_idle_timeout;
-            carry(client, upstream, idle_timeout, record).await;
-        }
+        Ok(upstream) => carry_link(client, upstream, proxy, record).await,
         Err(error) => record.end(Outcome::Failed, Traffic::default(), Some(error.to_string())),
     }
 }
 
+/// As [`carry`], to the end of a connection that was made for this tunnel.
+pub(crate) async fn carry_link(
+    client: impl AsyncRead + AsyncWrite + Unpin,
+    upstream: Link,
+    proxy: &Proxy,
+    record: Record,
+) {
+    record.trail().reached(upstream.reached());
+    let idle_timeout = proxy.settings().limits.tunnel_idle_timeout;
+    carry(client, upstream, idle_timeout, record).await;
+}
+
 /// Carries bytes to and fro. A side that has finished sending is told to the other, which may go on (TCP's half-close).
 /// A tunnel through which nothing passes for `idle_timeout` is closed.
-pub(crate) async fn carry(
+async fn carry(
     mut client: impl AsyncRead + AsyncWrite + Unpin,
     upstream: impl AsyncRead + AsyncWrite + Unpin,
     idle_timeout: Duration,
-    record: Record,
+    mut record: Record,
 ) {
+    let _counted = metrics::Counted::one_of(record.tunnels());
     let activity = Activity::new();
     let _open = activity.open(Kind::Tunnel);
-    let mut upstream = Counted { stream: upstream, read: 0, written: 0, activity: activity.clone() };
+    let mut upstream = Counted {
+        stream: upstream,
+        read: 0,
+        written: 0,
+        greeting: Greeting::default(),
+        activity: activity.clone(),
+    };
     let (cut, note) = tokio::select! {
         carried = crate::carry::carry(&mut client, &mut upstream) => {
             (None, carried.err().map(|error| error.to_string()))
@@ -117,6 +144,7 @@ pub(crate) async fn carry(
         quiet = activity.quiet_for(idle_timeout) => (Some(Cut::Idle), Some(quiet.to_string())),
     };
     let traffic = Traffic { sent: upstream.read, received: upstream.written, cut, ..Traffic::default() };
+    record.asks_for(upstream.greeting.name);
     record.end(Outcome::Tunnel, traffic, note);
 }
 
@@ -127,6 +155,7 @@ struct Counted<S> {
     stream: S,
     read: u64,
     written: u64,
+    greeting: Greeting,
     activity: Activity,
 }
 
@@ -150,6 +179,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.stream).poll_write(cx, buf);
         if let Poll::Ready(Ok(written)) = result {
+            self.greeting.see(buf.get(..written).unwrap_or_default());
             self.written += written as u64;
             self.activity.moved();
         }
@@ -162,5 +192,31 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+// === Greeting ===
+
+/// Reads along until it is clear whether a client begins with TLS, and which name it asks for. Nothing waits for it.
+#[derive(Default)]
+struct Greeting {
+    seen: BytesMut,
+    decided: bool,
+    name: Option<String>,
+}
+
+impl Greeting {
+    fn see(&mut self, bytes: &[u8]) {
+        if self.decided {
+            return;
+        }
+        self.seen.extend_from_slice(bytes);
+        match client_hello::parse(&self.seen) {
+            Ok(Parsed::Partial) => return,
+            Ok(Parsed::Whole(hello)) => self.name = hello.server_name,
+            Err(_) => {}
+        }
+        self.decided = true;
+        self.seen = BytesMut::new();
     }
 }

@@ -8,6 +8,7 @@ mod lab;
 
 use crate::lab::{Darter, Origin, Setup, closed_port, full, h1, text};
 use http::{Request, Response};
+use regex::Regex;
 use std::io;
 use std::sync::{Arc, Mutex};
 use tracing_subscriber::fmt::MakeWriter;
@@ -39,15 +40,36 @@ impl Captured {
     }
 }
 
+/// Logs into what is given, on this thread.
+fn logging(log: &Captured) -> tracing::subscriber::DefaultGuard {
+    let lines =
+        tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_ansi(false).without_time();
+    tracing::subscriber::set_default(lines.with_writer(log.clone()).finish())
+}
+
+/// The access lines, with what differs from run to run replaced.
+fn lines(log: &Captured) -> Vec<String> {
+    let changing = [
+        (r"id=[0-9a-f]{12}-\d+", "id=ID"),
+        (r"client=127\.0\.0\.1:\d+", "client=CLIENT"),
+        (r"127\.0\.0\.1:\d+", "ORIGIN"),
+        (r"_ms=\d+", "_ms=N"),
+        (r"task=[0-9a-f]+", "task=TASK"),
+        (r"sha256:[0-9a-f]{64}", "DIGEST"),
+    ];
+    let masked = |line: &str| {
+        changing.iter().fold(line.to_owned(), |line, (pattern, word)| {
+            Regex::new(pattern).unwrap().replace_all(&line, *word).into_owned()
+        })
+    };
+    let text = log.text();
+    text.lines().filter_map(|line| line.strip_prefix(" INFO access: ")).map(masked).collect()
+}
+
 #[tokio::test]
 async fn every_request_leaves_one_line_and_no_secret() {
     let log = Captured::default();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_ansi(false)
-        .with_writer(log.clone());
-    let _logging = tracing::subscriber::set_default(subscriber.finish());
-
+    let _logging = logging(&log);
     let origin = Origin::http(async |_| Response::new(full("twelve bytes"))).await;
     let closed = closed_port().await;
     let darter = Darter::start(Setup::default()).await;
@@ -58,28 +80,101 @@ async fn every_request_leaves_one_line_and_no_secret() {
             .header("host", at.rsplit('@').next().unwrap())
             .header("authorization", "Bearer hunter2")
             .header("proxy-authorization", "Basic hunter2")
+            .header("x-request-id", "from-the-client")
+            .header("user-agent", "test/1 \"quoted\"")
             .header("cookie", "a=hunter2");
         text(client.send_request(request.body(full("")).unwrap()).await.unwrap()).await
     };
-    ask(format!("http://127.0.0.1:{}/a/b?X-Amz-Signature=hunter2", origin.port)).await;
+    ask(format!("http://127.0.0.1:{}/a/b?ns=docker.io&X-Amz-Signature=hunter2", origin.port)).await;
     ask(format!("http://127.0.0.1:{closed}/down?token=hunter2")).await;
     let refused = ask(format!("http://user:hunter2@127.0.0.1:{}/user", origin.port)).await;
-    for outcome in ["Direct", "Failed", "Refused"] {
-        darter.until(&format!("proxy_requests_total{{way=\"Forward\",outcome=\"{outcome}\"}}"), 1.0).await;
+    for outcome in ["direct", "failed", "refused"] {
+        darter.until(&format!("proxy_requests_total{{way=\"forward\",outcome=\"{outcome}\"}}"), 1.0).await;
     }
+    assert!(!log.text().contains("hunter2") && !refused.contains("hunter2"), "{}", log.text());
+    let agent = r#"user_agent="test/1 \"quoted\"""#;
+    assert_eq!(
+        lines(&log),
+        [
+            format!(
+                r#"id=from-the-client client=CLIENT way=forward http=1.1 method=GET authority="ORIGIN" path="/a/b?ns=docker.io&X-Amz-Signature=*" status=200 outcome=direct sent=12 received=0 upstream=ORIGIN upstream_first_byte_ms=N first_byte_ms=N duration_ms=N rule="default" {agent}"#
+            ),
+            format!(
+                r#"id=from-the-client client=CLIENT way=forward http=1.1 method=GET authority="ORIGIN" path="/down?token=*" status=502 outcome=failed sent=66 received=0 first_byte_ms=N duration_ms=N rule="default" {agent} note="cannot connect to ORIGIN (127.0.0.1): connection refused""#
+            ),
+            format!(
+                r#"id=from-the-client client=CLIENT way=forward http=1.1 method=GET authority="ORIGIN" path="/user" status=400 outcome=refused sent=95 received=0 first_byte_ms=N duration_ms=N {agent} note="the request's URL holds user information before the host; send an Authorization header instead""#
+            ),
+        ]
+    );
+}
 
-    let text = log.text();
-    assert!(!text.contains("hunter2") && !refused.contains("hunter2"), "{text}");
-    let lines: Vec<&str> = text.lines().filter(|line| line.contains(" access: ")).collect();
-    assert_eq!(lines.len(), 3, "{text}");
-    for words in ["method=GET", "path=\"/a/b\"", "status=200", "outcome=Direct", "sent=12", "first_byte_ms="]
-    {
-        assert!(lines[0].contains(words), "{words}: {}", lines[0]);
+#[tokio::test]
+async fn a_line_says_where_content_came_from_and_which_task_it_is() {
+    let log = Captured::default();
+    let _logging = logging(&log);
+    let origin = Origin::http(async |_| Response::new(full("content"))).await;
+    let mirror = format!("http://127.0.0.1:{}", origin.port);
+    let darter = Darter::start(Setup { mirror, ..Setup::default() }).await;
+    let digest = "ed7002b439e9ac845f22357d822bac1444730fbdb6016d3ec9432297b9ec9f73";
+    let get = format!("GET /v2/a/b/blobs/sha256:{digest} HTTP/1.1\r\nHost: m\r\nConnection: close\r\n\r\n");
+    while !darter.exchange(&get).await.contains("cache-status: darter; hit") {}
+    darter.until("proxy_requests_total{outcome=\"hit\"}", 1.0).await;
+    let line = |outcome: &str, from: &str| {
+        format!(
+            r#"id=ID client=CLIENT way=mirror http=1.1 method=GET authority="ORIGIN" path="/v2/a/b/blobs/DIGEST" status=200 outcome={outcome} sent=7 received=0 {from}=7 first_byte_ms=N duration_ms=N task=TASK rule="builtin:OCI blob""#
+        )
+    };
+    let lines = lines(&log);
+    assert_eq!(lines.first(), Some(&line("miss", "from_origin")));
+    assert_eq!(lines.last(), Some(&line("hit", "from_disk")));
+}
+
+#[tokio::test]
+async fn a_tunnels_line_has_the_bytes_of_both_sides_and_the_name_in_its_tls() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let log = Captured::default();
+    let _logging = logging(&log);
+    let origin = Origin::raw(async |mut stream| {
+        stream.write_all(b"welcome").await.unwrap();
+        let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+    })
+    .await;
+    let darter = Darter::start(Setup::default()).await;
+    let mut tunnel = darter.tunnel(&format!("127.0.0.1:{}", origin.port)).await;
+    tunnel.read_exact(&mut [0; 7]).await.unwrap();
+    let config = lab::client_config(darter.leaves.authority(), &[]);
+    let mut hello = Vec::new();
+    let name = "inside.example".try_into().unwrap();
+    rustls::ClientConnection::new(config, name).unwrap().write_tls(&mut hello).unwrap();
+    // In two parts, as networks do.
+    for part in hello.chunks(100) {
+        tunnel.write_all(part).await.unwrap();
+        tunnel.flush().await.unwrap();
     }
-    for words in ["status=502", "outcome=Failed", "connection refused"] {
-        assert!(lines[1].contains(words), "{words}: {}", lines[1]);
-    }
-    assert!(lines[2].contains("status=400") && lines[2].contains("outcome=Refused"), "{}", lines[2]);
+    drop(tunnel);
+    darter.until("proxy_requests_total{outcome=\"tunnel\"}", 1.0).await;
+    assert_eq!(
+        lines(&log),
+        [format!(
+            r#"id=ID client=CLIENT way=forward http=1.1 method=CONNECT authority="ORIGIN" status=200 outcome=tunnel sent=7 received={} upstream=ORIGIN duration_ms=N sni="inside.example""#,
+            hello.len()
+        )]
+    );
+}
+
+#[tokio::test]
+async fn what_never_became_a_request_leaves_a_line_too() {
+    let log = Captured::default();
+    let _logging = logging(&log);
+    let darter = Darter::start(Setup::default()).await;
+    darter.exchange("\x16\x03\x01\x02\x00\x01").await;
+    assert_eq!(
+        lines(&log),
+        [
+            r#"id=ID client=CLIENT outcome=refused reason=tls note="this proxy port speaks plain HTTP: the proxy's URL must begin with http://...""#
+        ]
+    );
 }
 
 #[tokio::test]
@@ -100,7 +195,7 @@ async fn a_request_that_is_not_understood_leaves_a_line_and_a_count() {
         darter.until("proxy_malformed_requests_total", (count + 1) as f64).await;
         let text = log.text();
         let line = text.lines().rfind(|line| line.contains(" access: ")).unwrap();
-        assert!(line.contains(&format!("status={status}")) && line.contains("outcome=Refused"), "{line}");
+        assert!(line.contains(&format!("status={status}")) && line.contains("outcome=refused"), "{line}");
         assert!(!text.contains("hunter2"), "{text}");
     }
 }

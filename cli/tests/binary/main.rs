@@ -7,6 +7,7 @@ mod ca;
 mod command_line;
 mod environment;
 mod explain;
+mod metrics;
 mod process;
 mod reload;
 mod serving;

@@ -49,7 +49,7 @@ fn the_log_can_be_json() {
 }
 
 /// `darter up` on free ports of loopback, keeping everything in `folder`.
-fn up(folder: &Path) -> Running {
+pub(crate) fn up(folder: &Path) -> Running {
     let mut args = vec!["up", "--data-dir", folder.to_str().unwrap()];
     for flag in ["--proxy-addr", "--scheduler-addr", "--piece-addr", "--health-addr"] {
         args.extend([flag, "127.0.0.1:0"]);

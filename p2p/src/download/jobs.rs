@@ -1,6 +1,7 @@
 //! What runs beside the driver: streams from the origin, pieces and have-maps from partners, reading back for the digest.
 //! Each job ends with an event, and holds nothing that its end would leave behind.
 
+use crate::Supplier;
 use crate::origin::{self, Answer, Ask, OriginError, Part, Source};
 use crate::peer::{PeerError, Peers};
 use crate::progress::Progress;
@@ -133,7 +134,7 @@ impl Report for RunReport<'_> {
     async fn report(&self, wrote: Wrote) {
         self.0.progress.send_modify(|progress| {
             for (piece, _) in &wrote.pieces {
-                progress.complete(*piece);
+                progress.complete(*piece, Supplier::Origin);
             }
             progress.grow(wrote.offset);
         });

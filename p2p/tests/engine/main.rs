@@ -446,7 +446,7 @@ async fn when_the_daemon_at_the_origin_dies_another_one_goes_on() {
     holder.body.frame().await.unwrap().unwrap();
     let follower = content(b.engine.open(request.clone()).await);
     let mut reading = tokio::task::JoinSet::from_iter([read(follower)]);
-    while b.metric("p2p_content_bytes_total{from=\"Peer\"}") < 20 * MIB as u64 {
+    while b.metric("p2p_content_bytes_total{from=\"peer\"}") < 20 * MIB as u64 {
         tokio::task::yield_now().await;
     }
     assert_eq!(origin.requests().len(), 1);
@@ -560,6 +560,6 @@ async fn readers_that_come_and_go_everywhere_get_right_bytes_and_come_to_an_end(
     futures_util::future::join_all((0..16).map(reader)).await;
     let all = futures_util::future::join_all(nodes.iter().map(|node| node.get(&request))).await;
     assert!(all.into_iter().all(|got| got.unwrap() == data));
-    let fetched: u64 = nodes.iter().map(|node| node.metric("p2p_content_bytes_total{from=\"Origin\"}")).sum();
+    let fetched: u64 = nodes.iter().map(|node| node.metric("p2p_content_bytes_total{from=\"origin\"}")).sum();
     assert!(fetched < data.len() as u64 * 3 / 2, "{fetched} of {}", data.len());
 }

@@ -308,7 +308,7 @@ async fn an_origin_that_does_not_go_on_with_its_answer_is_given_up() {
     let answer = darter.exchange(&format!("GET http://{at}/ HTTP/1.1\r\nHost: {at}\r\n\r\n")).await;
     // Cut short, and not made to look complete.
     assert!(answer.ends_with("\r\n\r\n3\r\nabc\r\n"), "{answer}");
-    darter.until("proxy_bodies_cut_total{by=\"Idle\"}", 1.0).await;
+    darter.until("proxy_bodies_cut_total{by=\"idle\"}", 1.0).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -331,7 +331,7 @@ async fn a_client_that_takes_nothing_is_given_up() {
     read_head(&mut stream).await;
     settled().await;
     tokio::time::sleep(IDLE * 2).await;
-    darter.until("proxy_bodies_cut_total{by=\"Idle\"}", 1.0).await;
+    darter.until("proxy_bodies_cut_total{by=\"idle\"}", 1.0).await;
     darter.until("proxy_connections", 0.0).await;
 }
 
@@ -351,7 +351,7 @@ async fn a_stream_that_takes_nothing_is_given_up_alone() {
     let stuck = client.send_request(get("/large")).await.unwrap();
     settled().await;
     tokio::time::sleep(IDLE * 2).await;
-    darter.until("proxy_bodies_cut_total{by=\"Idle\"}", 1.0).await;
+    darter.until("proxy_bodies_cut_total{by=\"idle\"}", 1.0).await;
     stuck.into_body().collect().await.unwrap_err();
     assert_eq!(text(client.send_request(get("/small")).await.unwrap()).await, "small");
 }

@@ -86,8 +86,8 @@ async fn an_answer_to_head_keeps_its_length() {
     let answer = client.send_request(request).await.unwrap();
     assert_eq!(answer.headers()["content-length"], "12345");
     assert_eq!(text(answer).await, "");
-    darter.until("proxy_requests_total{way=\"Forward\",outcome=\"Direct\"}", 1.0).await;
-    assert_eq!(darter.metric("proxy_bodies_cut_total{by=\"Client\"}"), 0.0);
+    darter.until("proxy_requests_total{way=\"forward\",outcome=\"direct\"}", 1.0).await;
+    assert_eq!(darter.metric("proxy_bodies_cut_total{by=\"client\"}"), 0.0);
 }
 
 #[tokio::test]
@@ -136,7 +136,7 @@ async fn a_refused_destination_is_403_with_a_sentence() {
         assert!(sentence.contains(host) && sentence.contains("proxy.whiteList"), "{sentence}");
         assert!(!sentence.contains("secret"), "{sentence}");
     }
-    darter.until("proxy_requests_total{way=\"Forward\",outcome=\"Refused\"}", 3.0).await;
+    darter.until("proxy_requests_total{way=\"forward\",outcome=\"refused\"}", 3.0).await;
 }
 
 #[tokio::test]
@@ -170,7 +170,7 @@ async fn an_origin_that_is_down_is_502_with_a_sentence() {
         text(answer).await,
         format!("cannot connect to 127.0.0.1:{port} (127.0.0.1): connection refused\n")
     );
-    darter.until("proxy_requests_total{way=\"Forward\",outcome=\"Failed\"}", 1.0).await;
+    darter.until("proxy_requests_total{way=\"forward\",outcome=\"failed\"}", 1.0).await;
 }
 
 #[tokio::test]

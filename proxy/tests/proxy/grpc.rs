@@ -86,5 +86,5 @@ async fn a_call_goes_through_a_connection_that_is_opened_up() {
     let darter = Darter::start(Setup { intercept: ".*", origin_ca: ca, ..Setup::default() }).await;
     let (mut client, _tasks) = h2(darter.intercepted("localhost", origin.port, &[b"h2"]).await).await;
     calls(&mut client, origin.port).await;
-    darter.until("proxy_requests_total{way=\"Intercepted\",outcome=\"Direct\"}", 2.0).await;
+    darter.until("proxy_requests_total{way=\"intercepted\",outcome=\"direct\"}", 2.0).await;
 }

@@ -108,5 +108,5 @@ async fn tls_on_the_plain_port_is_answered_in_plain_words() {
     stream.read_exact(&mut body).await.unwrap();
     head = String::from_utf8(body).unwrap();
     assert!(head.contains("http://") && head.ends_with('\n'), "{head:?}");
-    assert_eq!(darter.metric("proxy_tls_on_plain_port_total"), 1.0);
+    assert_eq!(darter.metric("proxy_misplaced_connections_total{reason=\"tls\"}"), 1.0);
 }

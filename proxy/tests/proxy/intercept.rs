@@ -52,8 +52,8 @@ async fn http1_inside_is_served_and_the_connection_kept() {
     let body = full(vec![7; 3 << 20]);
     let answer = client.send_request(request(Method::PUT, "/up".into(), host(), body)).await.unwrap();
     assert_eq!(text(answer).await, format!("HTTP/2.0 PUT /up {}", 3 << 20));
-    darter.until("proxy_requests_total{way=\"Intercepted\",outcome=\"Direct\"}", 3.0).await;
-    darter.until("proxy_requests_total{way=\"Forward\",outcome=\"Intercepted\"}", 1.0).await;
+    darter.until("proxy_requests_total{way=\"intercepted\",outcome=\"direct\"}", 3.0).await;
+    darter.until("proxy_requests_total{way=\"forward\",outcome=\"intercepted\"}", 1.0).await;
 }
 
 #[tokio::test]
@@ -156,7 +156,7 @@ async fn a_proof_is_used_for_the_first_request_and_asked_for_once() {
     }
     assert_eq!(accepted.load(Ordering::Relaxed), 1);
     assert_eq!(darter.metric("proxy_leaf_mints_total"), 1.0);
-    darter.until("proxy_handshakes_total{kind=\"Full\"}", 2.0).await;
+    darter.until("proxy_handshakes_total{kind=\"full\"}", 2.0).await;
 }
 
 #[tokio::test]
@@ -176,8 +176,8 @@ async fn a_client_resumes_its_session_with_a_host_and_with_no_other() {
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer).await;
     }
-    darter.until("proxy_handshakes_total{kind=\"Full\"}", 2.0).await;
-    darter.until("proxy_handshakes_total{kind=\"Resumed\"}", 1.0).await;
+    darter.until("proxy_handshakes_total{kind=\"full\"}", 2.0).await;
+    darter.until("proxy_handshakes_total{kind=\"resumed\"}", 1.0).await;
 }
 
 #[tokio::test]
@@ -259,7 +259,7 @@ async fn a_client_that_speaks_something_else_is_tunnelled() {
     stream.read_to_string(&mut echo).await.unwrap();
     assert_eq!(echo, "HELO x");
     drop(stream);
-    darter.until("proxy_received_bytes_total{outcome=\"Tunnel\"}", 6.0).await;
+    darter.until("proxy_received_bytes_total{outcome=\"tunnel\"}", 6.0).await;
 }
 
 #[tokio::test]

@@ -125,7 +125,8 @@ impl Darter {
         let store = tempfile::tempdir().unwrap();
         let engine = engine(&upstream, store.path()).await;
         let mut registry = Registry::default();
-        let proxy = Arc::new(Proxy::new(ProxyConfig { settings, engine, upstream }, &mut registry));
+        let proxy =
+            Arc::new(Proxy::new(ProxyConfig { settings, engine, upstream, adopt: None }, &mut registry));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
@@ -180,12 +181,22 @@ impl Darter {
         panic!("{line} stays at {}", self.metric(line));
     }
 
-    /// A counter or gauge in the metrics' text.
-    pub(crate) fn metric(&self, line: &str) -> f64 {
+    /// A counter or gauge in the metrics' text: the sum of those that have all the labels of `name{label="value",...}`.
+    pub(crate) fn metric(&self, wanted: &str) -> f64 {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
-        let found = text.lines().find_map(|it| it.strip_prefix(line)?.trim().parse().ok());
-        found.unwrap_or(0.0)
+        let parts = |line: &'_ str| {
+            let (name, labels) = line.split_once('{').unwrap_or((line, ""));
+            let labels = labels.trim_end_matches('}').split(',').filter(|label| !label.is_empty());
+            (name.to_owned(), labels.map(str::to_owned).collect::<Vec<_>>())
+        };
+        let (name, labels) = parts(wanted);
+        let samples = text.lines().filter_map(|line| line.rsplit_once(' '));
+        let matching = samples.filter(|(series, _)| {
+            let (its_name, its_labels) = parts(series);
+            its_name == name && labels.iter().all(|label| its_labels.contains(label))
+        });
+        matching.map(|(_, value)| value.parse::<f64>().unwrap_or(0.0)).sum()
     }
 }
 

@@ -110,7 +110,7 @@ async fn a_blob_comes_from_the_origin_once_and_then_from_the_disk() {
     };
     assert_eq!(bytes(warm).await, content());
     assert_eq!(origin.heads.lock().unwrap().len(), asked);
-    darter.until("proxy_requests_total{way=\"Mirror\",outcome=\"Hit\"}", 1.0).await;
+    darter.until("proxy_requests_total{way=\"mirror\",outcome=\"hit\"}", 1.0).await;
 }
 
 #[tokio::test]
@@ -190,7 +190,7 @@ async fn a_refusal_of_the_registry_comes_as_it_is() {
     assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
     assert!(answer.headers()["www-authenticate"].to_str().unwrap().contains("auth.example"));
     assert_eq!(text(answer).await, "{\"errors\":[{\"code\":\"UNAUTHORIZED\"}]}");
-    darter.until("proxy_requests_total{way=\"Mirror\",outcome=\"Relayed\"}", 1.0).await;
+    darter.until("proxy_requests_total{way=\"mirror\",outcome=\"relayed\"}", 1.0).await;
 }
 
 #[tokio::test]
@@ -202,7 +202,7 @@ async fn other_methods_go_to_the_registry() {
     let answer = ask(&darter, Method::HEAD, &blob(&content()), &[]).await;
     assert_eq!(answer.headers()["content-length"], "5");
     assert_eq!(origin.head(0).method, Method::HEAD);
-    darter.until("proxy_requests_total{way=\"Mirror\",outcome=\"Direct\"}", 1.0).await;
+    darter.until("proxy_requests_total{way=\"mirror\",outcome=\"direct\"}", 1.0).await;
 }
 
 #[tokio::test]
@@ -232,7 +232,7 @@ async fn what_cannot_be_kept_is_streamed_past_the_engine() {
     assert_eq!(answer.status(), StatusCode::PARTIAL_CONTENT);
     assert_eq!(bytes(answer).await, content().slice(5..10));
     assert_eq!(origin.heads.lock().unwrap().last().unwrap().headers["range"], "bytes=5-9");
-    darter.until("proxy_requests_total{way=\"Mirror\",outcome=\"Bypass\"}", 1.0).await;
+    darter.until("proxy_requests_total{way=\"mirror\",outcome=\"bypass\"}", 1.0).await;
     std::fs::remove_file(darter.store.path()).unwrap();
 }
 

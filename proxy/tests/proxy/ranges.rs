@@ -310,7 +310,7 @@ async fn an_open_ended_range_that_is_cut_short_stops_the_origin() {
         assert!(read_head(&mut client).await.starts_with("HTTP/1.1 206 "));
         client.read_exact(&mut vec![0; MIB / 4]).await.unwrap();
         drop(client);
-        darter.until("proxy_bodies_cut_total{by=\"Client\"}", 1.0).await;
+        darter.until("proxy_bodies_cut_total{by=\"client\"}", 1.0).await;
         cut.notify_one();
         wait.notified().await;
         let sent = sent.lock().unwrap().unwrap();

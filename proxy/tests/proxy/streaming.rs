@@ -106,7 +106,7 @@ async fn a_download_waits_for_its_client() {
     assert!((PART..IN_FLIGHT).contains(&in_flight), "{in_flight}");
     let received = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await.unwrap();
     assert!(received >= (PART * PARTS) as u64, "{received}");
-    darter.until("proxy_sent_bytes_total{outcome=\"Direct\"}", (PART * PARTS) as f64).await;
+    darter.until("proxy_sent_bytes_total{outcome=\"direct\"}", (PART * PARTS) as f64).await;
 }
 
 #[tokio::test]
@@ -126,7 +126,7 @@ async fn the_head_comes_before_the_body() {
     assert!(read_head(&mut stream).await.starts_with("HTTP/1.1 200 OK\r\n"));
     assert_eq!(stream.read_u8().await.unwrap(), b'a');
     drop(stream);
-    darter.until("proxy_bodies_cut_total{by=\"Client\"}", 1.0).await;
+    darter.until("proxy_bodies_cut_total{by=\"client\"}", 1.0).await;
 }
 
 #[tokio::test]
@@ -145,7 +145,7 @@ async fn a_body_that_the_origin_cuts_is_not_completed() {
         let answer = client.send_request(request).await.unwrap();
         assert_eq!(answer.status(), 200);
         answer.into_body().collect().await.unwrap_err();
-        darter.until("proxy_bodies_cut_total{by=\"Upstream\"}", 1.0).await;
+        darter.until("proxy_bodies_cut_total{by=\"upstream\"}", 1.0).await;
     }
 }
 
@@ -209,5 +209,5 @@ async fn a_client_that_goes_away_takes_its_request_along() {
     asked.notified().await;
     drop(stream);
     gone.notified().await;
-    darter.until("proxy_requests_total{way=\"Forward\",outcome=\"Abandoned\"}", 1.0).await;
+    darter.until("proxy_requests_total{way=\"forward\",outcome=\"abandoned\"}", 1.0).await;
 }

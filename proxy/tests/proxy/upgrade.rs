@@ -90,9 +90,9 @@ async fn a_websocket_goes_through_the_forward_proxy() {
         assert!(asked.contains(&format!("\r\n{line}\r\n")), "{line}: {asked}");
     }
     assert!(!asked.contains("keep-alive") && !asked.contains("proxy-connection"), "{asked}");
-    darter.until("proxy_requests_total{way=\"Forward\",outcome=\"Tunnel\"}", 1.0).await;
-    darter.until("proxy_received_bytes_total{outcome=\"Tunnel\"}", 9.0).await;
-    darter.until("proxy_sent_bytes_total{outcome=\"Tunnel\"}", 17.0).await;
+    darter.until("proxy_requests_total{way=\"forward\",outcome=\"tunnel\"}", 1.0).await;
+    darter.until("proxy_received_bytes_total{outcome=\"tunnel\"}", 9.0).await;
+    darter.until("proxy_sent_bytes_total{outcome=\"tunnel\"}", 17.0).await;
     darter.until("proxy_connections", 0.0).await;
 }
 
@@ -105,7 +105,7 @@ async fn a_websocket_goes_through_an_intercepted_connection() {
     let request = format!("GET /chat HTTP/1.1\r\nHost: localhost:{}\r\n{SWITCH}\r\n", origin.port);
     let head = converse(&mut stream, &request).await;
     assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
-    darter.until("proxy_requests_total{way=\"Intercepted\",outcome=\"Tunnel\"}", 1.0).await;
+    darter.until("proxy_requests_total{way=\"intercepted\",outcome=\"tunnel\"}", 1.0).await;
 }
 
 #[tokio::test]
@@ -215,5 +215,5 @@ async fn a_tunnel_through_which_nothing_passes_is_closed() {
     assert!(before.elapsed() >= tunnel_idle_timeout - Duration::from_secs(1), "{:?}", before.elapsed());
     let mut rest = Vec::new();
     let _ = switched.read_to_end(&mut rest).await;
-    darter.until("proxy_bodies_cut_total{by=\"Idle\"}", 2.0).await;
+    darter.until("proxy_bodies_cut_total{by=\"idle\"}", 2.0).await;
 }

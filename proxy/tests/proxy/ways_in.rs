@@ -99,7 +99,7 @@ async fn plain_http_on_a_port_with_tls_is_told_so() {
         answer.ends_with("\r\n\r\nthis proxy port speaks TLS: the proxy's URL must begin with https://...\n"),
         "{answer}"
     );
-    darter.until("proxy_misplaced_connections_total{reason=\"Plain\"}", 1.0).await;
+    darter.until("proxy_misplaced_connections_total{reason=\"plain\"}", 1.0).await;
 }
 
 #[tokio::test]
@@ -112,7 +112,7 @@ async fn our_own_ca_signs_for_the_ports_own_names_and_no_others() {
         let result = tls_connect(stream, name, darter.leaves.authority(), &[]).await;
         assert_eq!(result.is_ok(), accepted, "{name}");
     }
-    darter.until("proxy_misplaced_connections_total{reason=\"Handshake\"}", 1.0).await;
+    darter.until("proxy_misplaced_connections_total{reason=\"handshake\"}", 1.0).await;
 }
 
 // === SNI ===
@@ -129,7 +129,7 @@ async fn the_name_in_the_greeting_says_where_to_and_the_rules_whether_it_is_open
     let url = format!("https://localhost:{}/x", origin.port);
     let answer = client.send_request(Request::get(&url).body(full("")).unwrap()).await.unwrap();
     assert_eq!(text(answer).await, "hello");
-    open.until("proxy_requests_total{way=\"Sni\",outcome=\"Intercepted\"}", 1.0).await;
+    open.until("proxy_requests_total{way=\"sni\",outcome=\"intercepted\"}", 1.0).await;
 
     // Not opened up: the certificate is the origin's own.
     let blind_origin = Origin::https(&origin_ca, |_| async { Response::new(full("blind")) }).await;
@@ -141,7 +141,7 @@ async fn the_name_in_the_greeting_says_where_to_and_the_rules_whether_it_is_open
     let request = Request::get("/").header("host", "localhost").body(full("")).unwrap();
     assert_eq!(text(client.send_request(request).await.unwrap()).await, "blind");
     drop((client, task));
-    blind.until("proxy_requests_total{way=\"Sni\",outcome=\"Tunnel\"}", 1.0).await;
+    blind.until("proxy_requests_total{way=\"sni\",outcome=\"tunnel\"}", 1.0).await;
 }
 
 #[tokio::test]
@@ -159,8 +159,8 @@ async fn a_greeting_that_leads_nowhere_ends_with_an_alert() {
         let error = tls_connect(stream, name, darter.leaves.authority(), &[]).await.unwrap_err();
         assert!(error.to_string().contains(alert), "{name}: {error}");
     }
-    darter.until("proxy_requests_total{way=\"Sni\",outcome=\"Refused\"}", 2.0).await;
-    assert_eq!(darter.metric("proxy_misplaced_connections_total{reason=\"Nameless\"}"), 1.0);
+    darter.until("proxy_requests_total{way=\"sni\",outcome=\"refused\"}", 2.0).await;
+    assert_eq!(darter.metric("proxy_misplaced_connections_total{reason=\"nameless\"}"), 1.0);
 
     let mut stream = TcpStream::connect(addr).await.unwrap();
     stream.write_all(b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n").await.unwrap();
@@ -212,7 +212,7 @@ async fn redirected_http_goes_where_its_host_header_says() {
         assert_eq!(text(client.send_request(request).await.unwrap()).await, "hello", "{path} {host}");
         assert_eq!(origin.heads.lock().unwrap().pop().unwrap().uri, path);
     }
-    darter.until("proxy_requests_total{way=\"Transparent\",outcome=\"Direct\"}", 2.0).await;
+    darter.until("proxy_requests_total{way=\"transparent\",outcome=\"direct\"}", 2.0).await;
 }
 
 #[tokio::test]
@@ -265,7 +265,7 @@ async fn what_names_no_host_goes_to_the_address_that_the_client_called() {
     let mut stream = redirected(addr, &format!("127.0.0.1:{}", banner.port)).await;
     stream.write_all(b"EHLO\r\n").await.unwrap();
     assert_eq!(rest(stream).await, b"220 ready\r\nEHLO\r\n");
-    darter.until("proxy_requests_total{way=\"Transparent\",outcome=\"Tunnel\"}", 2.0).await;
+    darter.until("proxy_requests_total{way=\"transparent\",outcome=\"tunnel\"}", 2.0).await;
 
     // And what may not be reached is not.
     let mut stream = redirected(addr, "169.254.169.254:80").await;
@@ -291,7 +291,7 @@ async fn redirected_tls_goes_where_its_greeting_says() {
     let stream = redirected(addr, &format!("127.0.0.1:{}", origin.port)).await;
     let error = tls_connect(stream, "127.0.0.1", &origin_ca, &[]).await.unwrap_err();
     assert!(error.to_string().contains("not valid for name \"127.0.0.1\""), "{error}");
-    darter.until("proxy_requests_total{way=\"Transparent\",outcome=\"Tunnel\"}", 1.0).await;
+    darter.until("proxy_requests_total{way=\"transparent\",outcome=\"tunnel\"}", 1.0).await;
 }
 
 #[tokio::test]
@@ -302,7 +302,7 @@ async fn a_connection_that_nobody_redirected_is_refused() {
     stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
     let answer = String::from_utf8(rest(stream).await).unwrap();
     assert!(answer.contains("it is no proxy port"), "{answer}");
-    assert_eq!(darter.metric("proxy_misplaced_connections_total{reason=\"NotRedirected\"}"), 1.0);
+    assert_eq!(darter.metric("proxy_misplaced_connections_total{reason=\"not_redirected\"}"), 1.0);
 }
 
 // === load balancers ===
@@ -349,5 +349,5 @@ async fn a_load_balancer_that_does_not_introduce_its_client_is_not_served() {
         stream.write_all(said).await.unwrap();
         assert_eq!(rest(stream).await, b"");
     }
-    darter.until("proxy_misplaced_connections_total{reason=\"NoProxyHeader\"}", 2.0).await;
+    darter.until("proxy_misplaced_connections_total{reason=\"no_proxy_header\"}", 2.0).await;
 }

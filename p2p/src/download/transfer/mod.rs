@@ -35,6 +35,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
+use tracing::Instrument as _;
 
 /// Events that wait for the driver. Jobs wait when it is full.
 const EVENTS: usize = 64;
@@ -290,7 +291,7 @@ impl Transfer {
 
     fn spawn(&mut self, job: impl Future<Output = ()> + Send + 'static) {
         self.at_work += 1;
-        self.jobs.spawn(job);
+        self.jobs.spawn(job.in_current_span());
     }
 
     fn handle_event(&mut self, event: Event) -> Result<(), End> {

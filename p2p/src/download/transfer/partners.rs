@@ -2,14 +2,15 @@
 
 use super::{End, Transfer};
 use crate::download::jobs::{Fetch, PieceError};
-use crate::metrics::From;
 use crate::peer::PeerError;
+use crate::{Supplier, TRACE};
 use darter_protocol::scheduler::Partner;
 use darter_protocol::{HostId, PieceHash, PieceIndex, PieceSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use tokio::task::{AbortHandle, Id as JobId};
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
 /// Partners at once. A scheduler names about twenty, and more only to one that has everything already; each may cost a
 /// connection.
@@ -33,7 +34,10 @@ impl Transfer {
         };
         let keep_before = self.streams.rests.get(&piece).map_or(0, |rest| rest.offset);
         let fetch = Fetch { partner, address: neighbour.address, piece, expected, keep_before };
-        self.spawn(self.bench.clone().fetch_piece(fetch));
+        let peer = tracing::info_span!(
+            target: TRACE, "piece", otel.kind = "client", piece = piece.get(), network.peer.address = %neighbour.address,
+        );
+        self.spawn(self.bench.clone().fetch_piece(fetch).instrument(peer));
     }
 
     pub(super) fn handle_piece(
@@ -47,10 +51,10 @@ impl Transfer {
                 let bytes = self.layout.range(piece).len();
                 self.counts.from_peers += bytes;
                 self.check_version()?;
-                self.download.shared.metrics.add_bytes(From::Peer, bytes);
+                self.download.shared.metrics.add_bytes(Supplier::Peer, bytes);
                 self.streams.rests.remove(&piece);
                 self.take_piece(piece, &hash, Some(partner))?;
-                self.bench.progress.send_modify(|progress| progress.complete(piece));
+                self.bench.progress.send_modify(|progress| progress.complete(piece, Supplier::Peer));
                 self.outbox.progress(Instant::now(), self.counts.held, self.counts.under_lease);
                 Ok(())
             }

@@ -3,10 +3,10 @@
 use super::{End, Transfer};
 use crate::download::SourceId;
 use crate::download::jobs::{Rest, Run, RunError};
-use crate::metrics::From;
 use crate::origin::Part;
 use crate::sink::{Goal, Wrote};
 use crate::swarm::{MayAsk, RunId};
+use crate::{Supplier, TRACE};
 use darter_protocol::PieceIndex;
 use darter_protocol::scheduler::LeaseOutcome;
 use http::StatusCode;
@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 /// How long it takes at most until somebody who has a piece shows: he is named, connected to, and says so.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -92,7 +93,8 @@ impl Transfer {
             body: self.streams.first.take(),
             stop,
         };
-        self.spawn(self.bench.clone().fetch_origin(job));
+        let origin = tracing::info_span!(target: TRACE, "origin", otel.kind = "client", offset = start);
+        self.spawn(self.bench.clone().fetch_origin(job).instrument(origin));
     }
 
     pub(super) fn handle_wrote(&mut self, wrote: Wrote) -> Result<(), End> {
@@ -100,7 +102,7 @@ impl Transfer {
         self.right.handle_bytes();
         self.counts.from_origin += wrote.bytes;
         self.counts.under_lease += wrote.bytes;
-        self.download.shared.metrics.add_bytes(From::Origin, wrote.bytes);
+        self.download.shared.metrics.add_bytes(Supplier::Origin, wrote.bytes);
         for (piece, hash) in wrote.pieces {
             let known = self.hashes.pieces[piece.as_usize()].replace(hash);
             if known.is_some_and(|known| known != hash) {

@@ -1,0 +1,174 @@
+//! [`Worded`]: a connection on which a head that is no request's gets an answer with words.
+//!
+//! hyper answers such a head by itself, with a status and nothing else, and has no place where more could be said (1.12). But
+//! its answer can be told by the moment: it is what is written while no request is owed one and all that was owed before
+//! has left. Then our own is written in its place. HTTP/2 has only a stream to reset, and stays as it is.
+
+use crate::refusal::Refusal;
+use crate::request_id::RequestId;
+use crate::{Body, BoxError};
+use bytes::{Buf as _, Bytes};
+use http::{Method, Response, StatusCode};
+use http_body_util::BodyExt as _;
+use hyper::rt::{Read, ReadBufCursor, Write};
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+
+/// A connection that is served, and what is known of its answers.
+pub(crate) struct Worded<I> {
+    io: I,
+    owed: Owed,
+    /// Of our own answer, what is not written yet.
+    rest: Bytes,
+}
+
+/// Whose turn it is to write on one connection. Clones are the same.
+#[derive(Clone)]
+pub(crate) struct Owed(Arc<State>);
+
+struct State {
+    /// Requests whose answers are not over.
+    answers: AtomicUsize,
+    /// Something was asked for since all that was written had left.
+    unsent: AtomicBool,
+    id: RequestId,
+}
+
+/// An answer that is not over.
+struct Open(Owed);
+
+impl Owed {
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(State {
+            answers: AtomicUsize::new(0),
+            unsent: AtomicBool::new(false),
+            id: RequestId::new(),
+        }))
+    }
+
+    /// What the request is called whose head is none.
+    pub(crate) fn id(&self) -> &RequestId {
+        &self.0.id
+    }
+
+    /// A request has come.
+    pub(crate) fn asked(&self) {
+        self.0.unsent.store(true, Ordering::Relaxed);
+        self.0.answers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// It gets this answer. One behind which the connection is a tunnel is never over.
+    pub(crate) fn answered(&self, method: &Method, answer: Response<Body>) -> Response<Body> {
+        let status = answer.status();
+        if status == StatusCode::SWITCHING_PROTOCOLS || (method == Method::CONNECT && status.is_success()) {
+            return answer;
+        }
+        let open = Open(self.clone());
+        answer.map(|body| {
+            let body = body.map_err(move |error: BoxError| {
+                let _held = &open;
+                error
+            });
+            body.boxed_unsync()
+        })
+    }
+
+    fn nothing(&self) -> bool {
+        self.0.answers.load(Ordering::Relaxed) == 0 && !self.0.unsent.load(Ordering::Relaxed)
+    }
+
+    fn sent(&self) {
+        if self.0.answers.load(Ordering::Relaxed) == 0 {
+            self.0.unsent.store(false, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.0.answers.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl<I> Worded<I> {
+    pub(crate) fn new(io: I, owed: Owed) -> Self {
+        Self { io, owed, rest: Bytes::new() }
+    }
+
+    /// Our answer in the place of `written`, if that is hyper's own.
+    fn own(&self, written: &[u8]) -> Option<Bytes> {
+        if !self.owed.nothing() {
+            return None;
+        }
+        let status = written.strip_prefix(b"HTTP/1.1 ")?.get(..3)?;
+        let refusal = Refusal::unread(StatusCode::from_bytes(status).ok()?)?;
+        // It is whole, or it is not what we take it for.
+        written.ends_with(b"\r\n\r\n").then(|| refusal.as_http1(self.owed.id()).into())
+    }
+}
+
+impl<I: Write + Unpin> Worded<I> {
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.rest.has_remaining() {
+            let written = ready!(Pin::new(&mut self.io).poll_write(cx, &self.rest))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.rest.advance(written);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<I: Read + Unpin> Read for Worded<I> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_read(cx, buf)
+    }
+}
+
+impl<I: Write + Unpin> Write for Worded<I> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        ready!(this.poll_rest(cx))?;
+        if let Some(own) = this.own(buf) {
+            this.rest = own;
+            return Poll::Ready(Ok(buf.len()));
+        }
+        Pin::new(&mut this.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_rest(cx))?;
+        ready!(Pin::new(&mut this.io).poll_flush(cx))?;
+        this.owed.sent();
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_rest(cx))?;
+        Pin::new(&mut this.io).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if self.owed.nothing() {
+            let first = bufs.iter().find(|buf| !buf.is_empty()).map_or(&[][..], |buf| buf);
+            return self.poll_write(cx, first);
+        }
+        let this = self.get_mut();
+        ready!(this.poll_rest(cx))?;
+        Pin::new(&mut this.io).poll_write_vectored(cx, bufs)
+    }
+}
