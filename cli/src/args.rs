@@ -28,9 +28,9 @@ pub(crate) struct Logging {
     /// How much is logged to standard error. RUST_LOG says more finely what is logged, and is used when this is not given
     #[arg(long, global = true, value_name = "LEVEL")]
     pub(crate) log_level: Option<Level>,
-    /// How a line of the log looks
-    #[arg(long, global = true, value_name = "FORMAT", default_value = "text")]
-    pub(crate) log_format: Format,
+    /// How a line of the log looks [default: as `log.format` in the configuration says, otherwise text]
+    #[arg(long, global = true, value_name = "FORMAT")]
+    pub(crate) log_format: Option<Format>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -268,16 +268,15 @@ impl Args {
             Command::Config(Config::Check { file }) => check::run(&file),
             Command::Setup(Setup::Transparent(args)) => transparent::run(&args),
             Command::Explain(args) => run_async(explain::run(args)),
-            Command::Daemon(args) => {
-                let log = logging::start(self.logging);
-                run_async(daemon::run(args, log))
-            }
+            Command::Daemon(args) => run_async(daemon::run(args, self.logging)),
             Command::Scheduler(args) => {
-                logging::start(self.logging);
+                logging::start(self.logging, config::Log::default(), None);
+                limits::raise_open_files();
                 run_async(scheduler::run(args))
             }
             Command::Up(args) => {
-                logging::start(self.logging);
+                logging::start(self.logging, config::Log::default(), None);
+                limits::raise_open_files();
                 run_async(up::run(args))
             }
         }
@@ -286,7 +285,6 @@ impl Args {
 
 /// Runs a command that serves. When it has ended nothing is waited for any more: what had to finish has finished.
 fn run_async(command: impl Future<Output = exit::Result>) -> exit::Result {
-    limits::raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::unavailable(format!("cannot start threads: {error}")))?;
     let ended = runtime.block_on(command);

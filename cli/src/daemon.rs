@@ -7,10 +7,11 @@ use crate::components::{self, Components};
 use crate::config::{Loaded, Place, Source, directories};
 use crate::exit::{self, Failure};
 use crate::health::{self, Health, Metrics};
-use crate::logging::Log;
+use crate::logging;
 use crate::node::{self, Keys, Sockets};
 use crate::reload::{self, Reload};
-use crate::{ca, identity, listen, process_metrics};
+use crate::traces::Traces;
+use crate::{ca, identity, limits, listen, process_metrics};
 
 const KEYS: Keys = Keys { proxy: "proxy.tcpListen", pieces: "upload.tcpListen" };
 
@@ -30,13 +31,17 @@ fn source(args: args::Daemon) -> Source {
 }
 
 /// Runs until a signal or a failure.
-pub(crate) async fn run(args: args::Daemon, log: Log) -> exit::Result {
+pub(crate) async fn run(args: args::Daemon, wish: args::Logging) -> exit::Result {
     let source = source(args);
     let Loaded { config, report, written, sources } = source.load().map_err(|report| {
         // What is wrong is what matters now; `config check` also tells what has no effect.
         Failure::configuration(report.error_lines().collect::<Vec<_>>().join("\n"))
     })?;
+    // It says how the log looks, so nothing is logged before.
+    let traces = Traces::start(&config.tracing)?;
+    let log = logging::start(wish, config.log, traces.as_ref());
     log.verbose(config.verbose);
+    limits::raise_open_files();
     // From here on a SIGHUP does not end the process.
     let hangups = components::hangups()?;
     let health = Health::default();
@@ -72,5 +77,10 @@ pub(crate) async fn run(args: args::Daemon, log: Log) -> exit::Result {
     let reload = Reload { source, node, log, hangups, written, sources, interval, metrics: reloads };
     components.probe(reload.run());
     metrics.publish(registry);
-    components.run(drain_timeout).await
+    let ended = components.run(drain_timeout).await;
+    // A second signal is for an end at once.
+    if let (Some(traces), Ok(())) = (traces, &ended) {
+        traces.stop().await;
+    }
+    ended
 }

@@ -8,7 +8,7 @@
 //! - `listen`: sockets, bound before anything starts. `components`: what runs, and its end.
 //! - `control`: the daemon's own socket. `explain`: what it tells about a request.
 //! - `upstream`, `identity`, `limits`: how origins are reached, who this host is, what the system allows.
-//! - `health`, `process_metrics`, `logging`, `welcome`: what an operator sees.
+//! - `health`, `process_metrics`, `logging`, `traces`, `welcome`: what an operator sees.
 
 #![forbid(unsafe_code)]
 
@@ -30,6 +30,7 @@ mod node;
 mod process_metrics;
 mod reload;
 mod scheduler;
+mod traces;
 mod transparent;
 mod up;
 mod upstream;

@@ -3,12 +3,15 @@
 use std::io::{self, IsTerminal as _};
 
 use clap::ValueEnum;
+use tracing_subscriber::filter::{FilterExt as _, filter_fn};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _, Registry, fmt, reload};
 
 use crate::args::Logging;
+use crate::config;
 use crate::exit;
+use crate::traces::{self, Traces};
 
 /// How much is logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -33,6 +36,8 @@ pub(crate) enum Format {
 pub(crate) struct Log {
     /// `None` when the operator chose a level.
     filter: Option<reload::Handle<EnvFilter, Registry>>,
+    /// Whether requests leave lines.
+    access: bool,
 }
 
 impl Log {
@@ -41,24 +46,27 @@ impl Log {
         if let Some(filter) = &self.filter {
             let level = if verbose { Level::Debug } else { Level::Info };
             // Fails only when the subscriber is gone, and then nobody listens.
-            let _ = filter.reload(EnvFilter::new(directives(level)));
+            let _ = filter.reload(EnvFilter::new(directives(level, self.access)));
         }
     }
 }
 
-/// Starts logging: as `--log-level` says, else as `RUST_LOG` says, else at info level. Call it once.
-pub(crate) fn start(wish: Logging) -> Log {
-    let chosen = wish.log_level.map(directives).or_else(from_environment);
+/// Starts logging: as `--log-level` says, else as `RUST_LOG` says, else at info level. Sends `traces`, too. Call it once.
+pub(crate) fn start(wish: Logging, config: config::Log, traces: Option<&Traces>) -> Log {
+    let access = config.access;
+    let chosen = wish.log_level.map(|level| directives(level, access)).or_else(from_environment);
     let is_chosen = chosen.is_some();
-    let filter = EnvFilter::new(chosen.unwrap_or_else(|| directives(Level::Info)));
+    let filter = EnvFilter::new(chosen.unwrap_or_else(|| directives(Level::Info, access)));
     let (filter, handle) = reload::Layer::new(filter);
     let lines = fmt::layer().with_writer(io::stderr);
-    let lines = match wish.log_format {
+    let lines = match wish.log_format.unwrap_or(config.format) {
         Format::Text => lines.with_ansi(io::stderr().is_terminal()).boxed(),
         Format::Json => lines.json().flatten_event(true).boxed(),
     };
-    tracing_subscriber::registry().with(filter).with(lines).init();
-    Log { filter: (!is_chosen).then_some(handle) }
+    // A line of the log does not repeat the spans of a trace.
+    let lines = lines.with_filter(filter.and(filter_fn(|metadata| metadata.target() != traces::TARGET)));
+    tracing_subscriber::registry().with(lines).with(traces.map(Traces::layer)).init();
+    Log { filter: (!is_chosen).then_some(handle), access }
 }
 
 /// What `RUST_LOG` says, if it can be understood.
@@ -74,7 +82,7 @@ fn from_environment() -> Option<String> {
 }
 
 /// Ours at `level`. Libraries only warn at any level: below that some of them log headers, which hold credentials.
-fn directives(level: Level) -> String {
+fn directives(level: Level, access: bool) -> String {
     let level = match level {
         Level::Error => "error",
         Level::Warn => "warn",
@@ -84,7 +92,8 @@ fn directives(level: Level) -> String {
     };
     let libraries = if level == "error" { "error" } else { "warn" };
     // A directive holds for every target that begins like it: all our crates, and the access log.
-    format!("{libraries},darter={level},access={level}")
+    let access = if access { level } else { "off" };
+    format!("{libraries},darter={level},access={access}")
 }
 
 #[cfg(test)]
@@ -93,10 +102,11 @@ mod tests {
 
     #[test]
     fn libraries_never_log_below_warn_by_level() {
-        assert_eq!(directives(Level::Trace), "warn,darter=trace,access=trace");
-        assert_eq!(directives(Level::Error), "error,darter=error,access=error");
+        assert_eq!(directives(Level::Trace, true), "warn,darter=trace,access=trace");
+        assert_eq!(directives(Level::Error, true), "error,darter=error,access=error");
+        assert_eq!(directives(Level::Info, false), "warn,darter=info,access=off");
         for level in Level::value_variants() {
-            assert!(EnvFilter::try_new(directives(*level)).is_ok());
+            assert!(EnvFilter::try_new(directives(*level, true)).is_ok());
         }
     }
 }

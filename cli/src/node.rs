@@ -21,6 +21,7 @@ use crate::control;
 use crate::exit::{self, Failure};
 use crate::identity;
 use crate::listen::{self, Bound};
+use crate::traces::Traces;
 use crate::upstream::{self, upstream};
 
 /// How long a name may take to resolve when this host looks for its own address.
@@ -129,7 +130,8 @@ pub(crate) async fn start(
     let leaves = ca.map(|ca| ca::leaves(ca, &config.proxy.signing)).transpose()?;
     let listeners = listeners(&config, sockets.proxy, sockets.listeners);
     let settings = settings(&config, leaves.clone());
-    let proxy = ProxyConfig { settings, upstream: upstream.clone(), engine: engine.clone(), adopt: None };
+    let adopt = Some(Traces::adopt());
+    let proxy = ProxyConfig { settings, upstream: upstream.clone(), engine: engine.clone(), adopt };
     let proxy = Arc::new(Proxy::new(proxy, registry));
     let node = Node { proxy: proxy.clone(), upstream, leaves };
     // The store is open, so no other daemon works in this folder.

@@ -69,7 +69,9 @@ impl Refusal {
     /// in `serve`, and hyper's own for the URL.
     pub(crate) fn unread(status: StatusCode) -> Option<Self> {
         let sentence = match status {
-            StatusCode::BAD_REQUEST => "what came is not the head of a request in HTTP/1.1",
+            StatusCode::BAD_REQUEST => {
+                "what came is not the head of a request: a line, a header or a length in it is malformed"
+            }
             StatusCode::URI_TOO_LONG => "request URI too long: it may have at most 65,534 bytes",
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
                 "request header fields too large: a head may have at most 128 KiB, in at most 200 lines"

@@ -5,8 +5,8 @@
 //! reason; a key that nobody knows is an error.
 //!
 //! - `yaml`: the text as a tree with places; `section`: how that tree is read; `value`: what single values look like.
-//! - `proxy`, `accounts`, `clients`, `rules`, `upstream`, `download`, `host`, `listen`, `entrances`, `directories`: one section
-//!   each, with its defaults.
+//! - `proxy`, `accounts`, `clients`, `rules`, `upstream`, `download`, `host`, `listen`, `entrances`, `log`, `tracing`,
+//!   `directories`: one section each, with its defaults.
 //! - `environment`: the same from the variables of docker-registry-proxy instead of a file.
 
 mod accounts;
@@ -17,11 +17,13 @@ mod entrances;
 mod environment;
 mod host;
 mod listen;
+mod log;
 mod problem;
 mod proxy;
 mod rules;
 mod section;
 mod suggest;
+mod tracing;
 mod upstream;
 pub(crate) mod value;
 mod written;
@@ -37,8 +39,10 @@ pub(crate) use entrances::{Entrance, Kind, Security};
 pub(crate) use environment::Place;
 pub(crate) use host::Host;
 pub(crate) use listen::{Listen, Ports};
+pub(crate) use log::Log;
 pub(crate) use problem::Report;
 pub(crate) use proxy::{Ca, Proxy, Signing, Trust};
+pub(crate) use tracing::Tracing;
 pub(crate) use upstream::{Through, Upstream, UpstreamHost, Way};
 pub(crate) use written::Written;
 
@@ -74,6 +78,8 @@ const RELOAD_INTERVAL: Duration = Duration::from_secs(10);
 pub(crate) struct Config {
     /// Log at debug level.
     pub(crate) verbose: bool,
+    pub(crate) log: Log,
+    pub(crate) tracing: Tracing,
     /// Where the CA and this host's identity are kept.
     pub(crate) work_home: PathBuf,
     /// Whether this daemon is asked first for a first copy.
@@ -194,9 +200,12 @@ fn config(top: &mut Section<'_>) -> Config {
     let work_home = top.filled("workHome", value::path).unwrap_or_else(directories::work_home);
     let data = top.filled("dataDir", value::path).unwrap_or_else(|| directories::content(&work_home));
     let mut scheduler = top.section("scheduler");
+    let service = top.filled("service-name", value::text);
     let seed_of_manager = manager(&mut scheduler.section("manager"));
     Config {
         verbose: top.value("verbose", value::boolean).unwrap_or(false),
+        log: log::log(&mut top.section("log")),
+        tracing: tracing::tracing(&mut top.section("tracing"), service),
         seed: top.value("seed", value::boolean).or(seed_of_manager).unwrap_or(false),
         drain_timeout: top.value("drainTimeout", value::duration).unwrap_or(DRAIN_TIMEOUT),
         schedulers: schedulers(&mut scheduler),
@@ -240,10 +249,7 @@ fn without_effect(top: &mut Section<'_>) {
         top.unused(key, value::text, "folders are made for this user alone");
     }
     top.always("pprof-port", -1.0, value::number, "there is no profiler port");
-    let no_traces = "traces are not sent anywhere in this version";
-    top.unused("jaeger", value::text, no_traces);
-    top.unused("service-name", value::text, no_traces);
-    top.no_effect("tracing", no_traces);
+    top.unused("jaeger", value::text, "traces are sent by OTLP, which Jaeger takes too: see tracing");
     top.unused("metrics", value::text, "metrics are served on the health port, at /metrics");
     top.section("announcer").unused(
         "schedulerInterval",

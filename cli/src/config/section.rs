@@ -122,6 +122,26 @@ impl<'a> Section<'a> {
             .collect()
     }
 
+    /// The single values of the mapping under `key`, whose own keys are the operator's to choose; empty when it is absent.
+    pub(super) fn texts(&mut self, key: &'static str) -> Vec<(String, String)> {
+        let path = self.path_of(key);
+        let entries = match self.entry(key).map(|entry| &entry.value) {
+            None => &[],
+            Some(Node { data: Data::Map(entries), .. }) => entries.as_slice(),
+            Some(other) => {
+                let text = format!("expected a mapping (key: value), found {}", other.kind());
+                self.findings.error(other.at, &path, text);
+                &[]
+            }
+        };
+        let text = |entry: &Entry| {
+            let key = format!("{path}.{}", entry.key);
+            let value = self.read(&entry.value, &key, |text| Ok::<_, String>(text.to_owned()))?;
+            Some((entry.key.clone(), value))
+        };
+        entries.iter().filter_map(text).collect()
+    }
+
     /// `key` is known and changes nothing: a warning when something is written there. `reason` completes "has no effect".
     pub(super) fn no_effect(&mut self, key: &'static str, reason: &str) {
         let Some(entry) = self.entry(key) else { return };

@@ -11,3 +11,4 @@ mod metrics;
 mod process;
 mod reload;
 mod serving;
+mod traces;
