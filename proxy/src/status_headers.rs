@@ -2,7 +2,7 @@
 //! what was asked for, and `X-Docker-Registry-Proxy-Cache-Upstream-Status`, where the answer comes from. As there, only
 //! answers to requests for manifests and blobs have them, and only good ones. Cache-Status (RFC 9211) says more.
 
-use crate::metrics::Outcome;
+use crate::labels::Outcome;
 use http::{HeaderName, HeaderValue, Response};
 
 const TYPE: HeaderName = HeaderName::from_static("x-docker-registry-proxy-cache-type");

@@ -79,7 +79,7 @@ pub(crate) fn fetches_the_missing_parts_of_a_layer(cluster: &Cluster) -> Result<
         let layer = blobs[1].last().context("no layer")?;
         let log = node.daemon.process.log();
         let answers =
-            log.lines().filter(|line| line.contains("way=Intercepted") && line.contains(&layer.digest));
+            log.lines().filter(|line| line.contains("way=intercepted") && line.contains(&layer.digest));
         let sent_to_podman: Vec<u64> = answers.filter_map(sent).collect();
         let too_much = sent_to_podman.iter().find(|sent| **sent > layer.size * 3 / 4);
         ensure!(!sent_to_podman.is_empty() && too_much.is_none(), "{sent_to_podman:?} of {layer:?}");
