@@ -1,13 +1,13 @@
 //! [`Accounts`]: the operator's own credentials for registries, lent to clients that bring none.
 //!
 //! Lent only for reading (GET and HEAD), only to requests without Authorization, only for the repositories that the account
-//! is for. Whoever may use the proxy can then read these repositories: that is what the operator asks for by configuring it.
+//! is for, and only over TLS unless the account says otherwise: which scheme a request has is its client's choice. Whoever may use the proxy can then read these repositories: that is what the operator asks for by configuring it.
 //!
 //! A registry says by a challenge how it wants to be asked. With Basic, the account goes along. With Bearer there are two
 //! ways: a request to the registry itself gets a token that is fetched here, for pulling from that one repository; and a
 //! client that asks the token service itself, as dockerd does, gets the account added there, if all that it asks for is
-//! pulling from repositories of the account. Credentials go to a token service only when the registry has named it, whose
-//! certificate was verified, and never in the clear on behalf of a registry that speaks TLS.
+//! pulling from repositories of the account now: no token that gets other tokens. Credentials go to a token service only when
+//! the registry has named it, whose certificate was verified, and never in the clear on behalf of a registry that speaks TLS.
 
 use darter_rules::oci::{self, Resource};
 use darter_rules::{Scheme, Target};
@@ -35,6 +35,9 @@ const RENEW_BEFORE: Duration = Duration::from_secs(30);
 const MAX_TOKEN_LIFE: Duration = Duration::from_secs(3600);
 /// The answer of a token service, in bytes. Tokens reach tens of KiB.
 const MAX_ANSWER: usize = 256 << 10;
+/// How long a token service may take for all of its answer. All who want that token wait for it, and containerd gives up
+/// after 30 s.
+const TOKEN_TIMEOUT: Duration = Duration::from_secs(15);
 /// Tokens and challenges that are kept.
 const MAX_KEPT: u64 = 10_000;
 
@@ -47,6 +50,8 @@ pub struct Account {
     pub repositories: Regex,
     /// Name and password.
     pub login: Login,
+    /// Also to a registry without TLS: whoever is on the way there reads the password.
+    pub insecure: bool,
 }
 
 /// A name and a password. Never shown.
@@ -65,8 +70,25 @@ pub struct Accounts {
 
 /// Who has named a token service.
 struct Realm {
-    /// `host:port` of the registry.
-    registry: String,
+    registry: Place,
+}
+
+/// A registry, as `hosts` of an account sees it.
+struct Place {
+    /// `host:port`.
+    host_port: String,
+    /// It is asked over TLS.
+    secure: bool,
+}
+
+/// What an account did for a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lent {
+    /// Nothing: none is meant for it, or it could not be used.
+    Nothing,
+    Credentials,
+    /// Nothing, because the registry is known to answer everybody.
+    Needless,
 }
 
 /// How a registry wants to be asked.
@@ -136,48 +158,56 @@ impl Accounts {
         }
     }
 
-    /// Adds an account's credentials to a request that brings none, where one is meant for it; tells whether it did. Whatever
-    /// goes wrong, the request goes on without, and the registry says what it thinks of that.
+    /// Adds an account's credentials to a request that brings none, where one is meant for it. Whatever goes wrong, the
+    /// request goes on without, and the registry says what it thinks of that.
     pub(crate) async fn lend(
         &self,
         upstream: &Upstream,
         target: &Target,
         method: &Method,
         headers: &mut HeaderMap,
-    ) -> bool {
+    ) -> Lent {
         let reads = *method == Method::GET || *method == Method::HEAD;
         if self.accounts.is_empty() || !reads || headers.contains_key(header::AUTHORIZATION) {
-            return false;
+            return Lent::Nothing;
         }
         match self.credentials(upstream, target).await {
-            Ok(Some(credentials)) => headers.insert(header::AUTHORIZATION, credentials).is_none(),
-            Ok(None) => false,
+            Ok(Some(Some(credentials))) => {
+                headers.insert(header::AUTHORIZATION, credentials);
+                Lent::Credentials
+            }
+            Ok(Some(None)) => Lent::Needless,
+            Ok(None) => Lent::Nothing,
             Err(why) => {
                 tracing::warn!(host = target.authority(), "no account is lent: {why}");
-                false
+                Lent::Nothing
             }
         }
     }
 
-    /// The registry has refused what was lent: the next request gets something new.
-    pub(crate) fn refused(&self, target: &Target) {
-        let Some(repository) = repository(target) else { return };
+    /// The registry has refused a request, in spite of what was lent or without it: the next one gets something new.
+    pub(crate) async fn refused(&self, target: &Target, lent: Lent) {
+        if lent == Lent::Needless {
+            self.challenges.invalidate(&registry(target)).await;
+        }
+        let Some(repository) = repository(target).filter(|_| lent == Lent::Credentials) else { return };
         let repository = oci::repository_identity(target.host(), repository);
         let _ = self.tokens.invalidate_entries_if(move |key, _| key.repository == repository);
     }
 
+    /// What a request gets where an account is meant for it; the inner `None`: its registry answers everybody.
     async fn credentials(
         &self,
         upstream: &Upstream,
         target: &Target,
-    ) -> Result<Option<HeaderValue>, Arc<str>> {
+    ) -> Result<Option<Option<HeaderValue>>, Arc<str>> {
         let Some(repository) = repository(target) else {
-            return self.for_others(upstream, target).await;
+            return Ok(self.for_others(upstream, target).await?.map(Some));
         };
-        let Some((index, account)) = self.account(&host_port(target), repository) else { return Ok(None) };
+        let Some((index, account)) = self.account(&Place::of(target), repository) else { return Ok(None) };
         match self.challenge(upstream, target).await? {
-            Challenge::Open => Ok(None),
-            Challenge::Basic => Ok(Some(account.login.0.clone())),
+            Challenge::Open => Ok(Some(None)),
+            Challenge::Basic => Ok(Some(Some(account.login.0.clone()))),
             Challenge::Bearer { realm, service } => {
                 let key = TokenKey {
                     account: index,
@@ -186,7 +216,7 @@ impl Accounts {
                     repository: oci::repository_identity(target.host(), repository),
                 };
                 let fetched = fetch_token(upstream, account, (realm, service), repository);
-                self.tokens.get_with(key, fetched).await.value.map(Some)
+                self.tokens.get_with(key, fetched).await.value.map(|token| Some(Some(token)))
             }
         }
     }
@@ -198,9 +228,8 @@ impl Accounts {
         target: &Target,
     ) -> Result<Option<HeaderValue>, Arc<str>> {
         if matches!(target.path(), "/v2" | "/v2/") {
-            let host_port = host_port(target);
-            let Some(account) = self.accounts.iter().find(|account| account.hosts.is_match(&host_port))
-            else {
+            let place = Place::of(target);
+            let Some(account) = self.accounts.iter().find(|account| account.is_for(&place)) else {
                 return Ok(None);
             };
             // A client that is let in without asking for a password then asks for repositories without one.
@@ -217,53 +246,76 @@ impl Accounts {
         Ok(lent.flatten().and_then(|index| self.accounts.get(index)).map(|account| account.login.0.clone()))
     }
 
-    fn account(&self, host_port: &str, repository: &str) -> Option<(usize, &Account)> {
-        self.accounts.iter().enumerate().find(|(_, account)| {
-            account.hosts.is_match(host_port) && account.repositories.is_match(repository)
-        })
+    fn account(&self, place: &Place, repository: &str) -> Option<(usize, &Account)> {
+        self.accounts
+            .iter()
+            .enumerate()
+            .find(|(_, account)| account.is_for(place) && account.repositories.is_match(repository))
     }
 
     async fn challenge(&self, upstream: &Upstream, target: &Target) -> Result<Challenge, Arc<str>> {
-        let registry = format!("{}://{}:{}", target.scheme().as_str(), target.host(), target.port());
         let ping = target.clone().with_path_and_query("/v2/");
-        let learned = self.challenges.get_with(registry, learn_challenge(upstream, ping)).await;
+        let learned = self.challenges.get_with(registry(target), learn_challenge(upstream, ping)).await;
         if let Ok(Challenge::Bearer { realm, .. }) = &learned.value
             && let Ok(service) = Target::parse(realm.as_str())
         {
-            let registry = Arc::new(Realm { registry: host_port(target) });
+            let registry = Arc::new(Realm { registry: Place::of(target) });
             self.realms.insert(service.without_query(), registry).await;
         }
         learned.value
     }
 }
 
-/// `host:port`, as `hosts` of an account sees it.
-fn host_port(target: &Target) -> String {
-    format!("{}:{}", target.host(), target.port())
+impl Account {
+    fn is_for(&self, place: &Place) -> bool {
+        (place.secure || self.insecure) && self.hosts.is_match(&place.host_port)
+    }
 }
 
-/// The repository that a request to a registry is about.
+impl Place {
+    fn of(registry: &Target) -> Self {
+        Self {
+            host_port: format!("{}:{}", registry.host(), registry.port()),
+            secure: registry.scheme() == Scheme::Https,
+        }
+    }
+}
+
+/// `scheme://host:port`.
+fn registry(target: &Target) -> String {
+    format!("{}://{}:{}", target.scheme().as_str(), target.host(), target.port())
+}
+
+/// The repository that a request to a registry is about. What comes close to such a request is none: its server may
+/// understand another repository.
 fn repository(target: &Target) -> Option<&str> {
     if let Some(resource) = Resource::parse(target.path()) {
         return Some(resource.name);
     }
     // The other things that can be read of a repository.
     let path = target.path().strip_prefix("/v2/")?;
-    let (name, _) = path.rsplit_once("/tags/list").or_else(|| path.rsplit_once("/referrers/"))?;
-    (!name.is_empty()).then_some(name)
+    let referrers = || {
+        let (name, digest) = path.rsplit_once("/referrers/")?;
+        oci::Digest::parse(digest).map(|_| name)
+    };
+    path.strip_suffix("/tags/list").or_else(referrers).filter(|name| oci::is_name(name))
 }
 
-/// The repositories of a token request that asks for nothing but pulling.
+/// The repositories of a token request that asks for nothing but pulling, now. What other parameters would bring, each
+/// token service decides: `offline_token` a token that gets tokens of every scope, without end.
 fn scopes(query: &str) -> Option<Vec<String>> {
     let mut names = Vec::new();
     for (key, value) in url::form_urlencoded::parse(query.as_bytes()) {
-        if key != "scope" {
-            continue;
-        }
-        // One parameter may hold several, separated by spaces.
-        for scope in value.split_ascii_whitespace() {
-            let name = scope.strip_prefix("repository:")?.strip_suffix(":pull")?;
-            names.push(name.to_owned());
+        match &*key {
+            // One parameter may hold several, separated by spaces.
+            "scope" => {
+                for scope in value.split_ascii_whitespace() {
+                    let name = scope.strip_prefix("repository:")?.strip_suffix(":pull")?;
+                    names.push(oci::is_name(name).then(|| name.to_owned())?);
+                }
+            }
+            "service" | "client_id" | "account" if !value.contains(char::is_control) => {}
+            _ => return None,
         }
     }
     (!names.is_empty()).then_some(names)
@@ -280,12 +332,17 @@ async fn learn_challenge(upstream: &Upstream, ping: Target) -> Known<Challenge> 
 
 async fn ask_challenge(upstream: &Upstream, ping: &Target) -> Result<Challenge, String> {
     let answer = get(upstream, &ping.url(), None).await?;
-    if answer.status() != StatusCode::UNAUTHORIZED {
-        return Ok(Challenge::Open);
+    challenge(answer.status(), answer.headers(), ping.scheme() == Scheme::Https)
+}
+
+/// What a registry's answer to a ping says. One that has other troubles at the moment says nothing.
+fn challenge(status: StatusCode, headers: &HeaderMap, secure: bool) -> Result<Challenge, String> {
+    match status {
+        StatusCode::UNAUTHORIZED => {}
+        status if status.is_success() => return Ok(Challenge::Open),
+        status => return Err(format!("the registry answers {status} to /v2/")),
     }
-    let values = answer.headers().get_all(header::WWW_AUTHENTICATE);
-    let texts = values.iter().filter_map(|value| value.to_str().ok());
-    let secure = ping.scheme() == Scheme::Https;
+    let texts = headers.get_all(header::WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
     let challenges: Vec<Challenge> = texts.flat_map(|text| parse_challenges(text, secure)).collect();
     let bearer = challenges.iter().find(|challenge| matches!(challenge, Challenge::Bearer { .. }));
     let chosen = bearer.or_else(|| challenges.iter().find(|challenge| **challenge == Challenge::Basic));
@@ -317,7 +374,11 @@ async fn fetch_token(
     (realm, service): (Url, Option<String>),
     repository: &str,
 ) -> Known<HeaderValue> {
-    match ask_token(upstream, account, (realm, service), repository).await {
+    let of = realm.host_str().unwrap_or_default().to_owned();
+    let asked =
+        tokio::time::timeout(TOKEN_TIMEOUT, ask_token(upstream, account, (realm, service), repository));
+    let late = |_| Err(format!("the token service {of} does not answer within {TOKEN_TIMEOUT:?}"));
+    match asked.await.unwrap_or_else(late) {
         Ok((token, lives)) => Known { value: Ok(token), lives },
         Err(why) => Known { value: Err(why.into()), lives: FAILURE_FRESH },
     }
@@ -389,6 +450,7 @@ mod tests {
         assert_eq!(names("service=s&scope=repository:a/b:pull").as_deref(), Some("a/b"));
         assert_eq!(names("scope=repository%3Aa%3Apull+repository%3Ab%3Apull").as_deref(), Some("a b"));
         assert_eq!(names("scope=repository:a:pull&scope=repository:b:pull").as_deref(), Some("a b"));
+        assert_eq!(names("account=u&client_id=docker&scope=repository:a:pull").as_deref(), Some("a"));
         for other in [
             "",
             "service=s",
@@ -398,6 +460,11 @@ mod tests {
             "scope=repository:a:*",
             "scope=registry:catalog:*",
             "scope=repository:a:pull&scope=repository:b:delete",
+            "scope=repository:a:pull&offline_token=true",
+            "scope=repository:a:pull&grant_type=password",
+            "scope=repository:a:pull&service=a%0ab",
+            "scope=repository:a/../b:pull",
+            "scope=repository::pull",
         ] {
             assert_eq!(names(other), None, "{other}");
         }
@@ -421,6 +488,15 @@ mod tests {
     }
 
     #[test]
+    fn a_registry_in_trouble_is_not_open_to_all() {
+        let said = |status: u16| challenge(StatusCode::from_u16(status).unwrap(), &HeaderMap::new(), true);
+        assert_eq!(said(200), Ok(Challenge::Open));
+        for status in [302, 401, 404, 429, 503] {
+            assert!(said(status).is_err(), "{status}");
+        }
+    }
+
+    #[test]
     fn a_token_is_used_until_shortly_before_its_end() {
         let life = |body: &str| token(body.as_bytes()).map(|(_, life)| life.as_secs());
         assert_eq!(life(r#"{"token":"t","expires_in":300}"#), Some(270));
@@ -438,10 +514,21 @@ mod tests {
             let target = Target::parse(&format!("https://registry.example{path}")).unwrap();
             repository(&target).map(str::to_owned)
         };
-        for path in ["manifests/latest", "tags/list?n=1", "referrers/sha256:00"] {
+        let referrers = format!("referrers/sha256:{}?artifactType=a", "0a".repeat(32));
+        for path in ["manifests/latest", "tags/list?n=1", &referrers] {
             assert_eq!(name(&format!("/v2/team/app/{path}")).as_deref(), Some("team/app"), "{path}");
         }
-        for path in ["/", "/v2/", "/v2/_catalog", "/token?scope=repository:a:pull"] {
+        let long = format!("/v2/{}/tags/list", "a".repeat(60_000));
+        for path in [
+            "/",
+            "/v2/",
+            "/v2/_catalog",
+            "/token?scope=repository:a:pull",
+            "/v2/team/app/tags/list/../../../../b/manifests/latest",
+            "/v2/team/x/../../b/tags/list",
+            "/v2/team/app/referrers/sha256:00",
+            &long,
+        ] {
             assert_eq!(name(path), None, "{path}");
         }
     }

@@ -18,6 +18,7 @@
 //! CONNECT: `redirected` finds out whom it is for, and then goes the same way.
 
 use crate::access::{Pending, Record};
+use crate::accounts::Lent;
 use crate::admit::{self, Verdict};
 use crate::direct;
 use crate::intercept;
@@ -37,7 +38,7 @@ use crate::sockets;
 use crate::status_headers::Kind;
 use crate::tunnel::{self, Tunnel};
 use crate::via::Came;
-use crate::{Body, Proxy, Settings};
+use crate::{Accounts, Body, Proxy, Settings};
 use bytes::Bytes;
 use darter_rules::{Decision, Host, Request as Seen};
 use futures_util::FutureExt as _;
@@ -207,29 +208,40 @@ async fn walk(
     let seen = Seen { method: request.method(), way, uri: request.uri(), headers: request.headers() };
     let decision = settings.rules.decide(&seen);
     record.note(|record| record.goes_to(recorded, &decision));
-    let lent = match &decision {
-        Decision::Direct { target, .. } | Decision::Peers { target, .. } => {
-            let method = request.method().clone();
-            let accounts = &settings.accounts;
-            let lent = accounts.lend(&proxy.upstream, target, &method, request.headers_mut()).await;
-            lent.then(|| target.clone())
-        }
-        Decision::Refuse(_) => None,
-    };
     let kind = Kind::of(request.uri().path()).filter(|_| settings.marks.docker_registry_proxy);
-    let mut answer = route(decision, request, proxy).await;
+    let mut answer = lend_and_route(decision, request, proxy, &settings.accounts).await;
     if let (Some(kind), Ok(Answer::Body(response, outcome, _))) = (kind, &mut answer) {
         kind.say(response, *outcome);
-    }
-    if let (Some(target), Ok(Answer::Body(response, ..))) = (lent, &answer)
-        && response.status() == StatusCode::UNAUTHORIZED
-    {
-        settings.accounts.refused(&target);
     }
     if let (Err(refusal), Side::Inside { host, port }) = (&answer, &downstream.side)
         && refusal.is_distrust()
     {
         proxy.genuine.forget(host, *port).await;
+    }
+    answer
+}
+
+/// lend > route.
+async fn lend_and_route(
+    decision: Decision,
+    mut request: Request<Incoming>,
+    proxy: &Proxy,
+    accounts: &Accounts,
+) -> Result<Answer, Refusal> {
+    let (Decision::Direct { target, .. } | Decision::Peers { target, .. }) = &decision else {
+        return route(decision, request, proxy).await;
+    };
+    let method = request.method().clone();
+    let lent = accounts.lend(&proxy.upstream, target, &method, request.headers_mut()).await;
+    if lent == Lent::Nothing {
+        return route(decision, request, proxy).await;
+    }
+    let target = target.clone();
+    let answer = route(decision, request, proxy).await;
+    if let Ok(Answer::Body(response, ..)) = &answer
+        && response.status() == StatusCode::UNAUTHORIZED
+    {
+        accounts.refused(&target, lent).await;
     }
     answer
 }

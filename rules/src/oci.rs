@@ -60,7 +60,7 @@ impl<'a> Resource<'a> {
 
 impl<'a> Digest<'a> {
     /// `sha256:<hex>`. Some clients encode the colon, and registries do not mind.
-    fn parse(text: &'a str) -> Option<Self> {
+    pub fn parse(text: &'a str) -> Option<Self> {
         let (algorithm, len) = match text.get(..6)? {
             "sha256" => ("sha256", 64),
             "sha512" => ("sha512", 128),
@@ -79,8 +79,8 @@ impl fmt::Display for Digest<'_> {
     }
 }
 
-/// distribution-spec, "Pulling manifests": `<name>`.
-fn is_name(name: &str) -> bool {
+/// Whether this is a repository's name: `<name>` of distribution-spec, "Pulling manifests".
+pub fn is_name(name: &str) -> bool {
     const COMPONENT: &str = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*";
     static NAME: LazyLock<Regex> =
         LazyLock::new(|| Regex::new(&format!("^{COMPONENT}(?:/{COMPONENT})*$")).expect("a constant"));

@@ -18,6 +18,7 @@ fn account(section: &mut Section<'_>) -> Option<Account> {
     let hosts = section.filled("regx", value::regex);
     let repositories = section.filled("repositories", value::regex);
     let file = section.file("credentials");
+    let insecure = section.value("insecure", value::boolean).unwrap_or(false);
     let login = file.and_then(|file| login(&file).map_err(|why| section.error("credentials", why)).ok());
     for (key, what) in [
         ("regx", "needed: a regular expression for host:port of the registry"),
@@ -31,7 +32,7 @@ fn account(section: &mut Section<'_>) -> Option<Account> {
             section.error(key, what);
         }
     }
-    Some(Account { hosts: hosts?, repositories: repositories?, login: login? })
+    Some(Account { hosts: hosts?, repositories: repositories?, login: login?, insecure })
 }
 
 /// What stands in the file is never repeated.
@@ -66,6 +67,9 @@ mod tests {
         let (accounts, report) = read(&item);
         assert_eq!((accounts.len(), report.as_str()), (1, ""));
         assert!(accounts[0].repositories.is_match("team/app") && accounts[0].hosts.is_match("r:443"));
+        assert!(!accounts[0].insecure);
+        let (accounts, _) = read(&item.replace('}', ", insecure: true}"));
+        assert!(accounts[0].insecure);
     }
 
     #[test]

@@ -174,6 +174,7 @@ fn account(entry: &str, within: &str) -> Read<Account> {
         hosts: Regex::new(&hosts).map_err(|error| error.to_string())?,
         repositories: Regex::new("").map_err(|error| error.to_string())?,
         login: Login::new(user, password)?,
+        insecure: false,
     })
 }
 

@@ -1,13 +1,15 @@
 //! Credentials of the operator's, lent to clients that bring none.
 
-use crate::lab::{Body, Darter, Origin, Setup, full, text};
+use crate::lab::{Body, Darter, Origin, Setup, full, text, ticking};
 use crate::p2p::ask;
 use darter_proxy::{Account, Login};
 use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Incoming;
 use regex::Regex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 
 /// `user:secret`.
 const ACCOUNT: &str = "Basic dXNlcjpzZWNyZXQ=";
@@ -21,6 +23,10 @@ struct Registry {
     log: Mutex<Vec<String>>,
     /// The token that is good at the moment is `t<this>`.
     token: AtomicUsize,
+    /// It lets everybody in.
+    open: AtomicBool,
+    /// The token service begins its answers and does not end them.
+    stuck: AtomicBool,
 }
 
 struct Lab {
@@ -31,12 +37,19 @@ struct Lab {
 }
 
 impl Lab {
+    /// A registry without TLS, as the account allows.
     async fn start(basic: bool) -> Self {
+        Self::with(basic, true).await
+    }
+
+    async fn with(basic: bool, insecure: bool) -> Self {
         let registry = Arc::new(Registry {
             basic,
             realm: OnceLock::new(),
             log: Mutex::default(),
             token: AtomicUsize::new(1),
+            open: AtomicBool::new(false),
+            stuck: AtomicBool::new(false),
         });
         let serve = |answer: fn(&Registry, &Request<Incoming>) -> Response<Body>| {
             let registry = registry.clone();
@@ -51,6 +64,7 @@ impl Lab {
             hosts: Regex::new(&format!("^127\\.0\\.0\\.1:{}$", origin.port)).unwrap(),
             repositories: Regex::new("^team/").unwrap(),
             login: Login::new("user", "secret").unwrap(),
+            insecure,
         };
         let mirror = format!("http://127.0.0.1:{}", origin.port);
         let darter = Darter::start(Setup { mirror, accounts: vec![account], ..Setup::default() }).await;
@@ -74,7 +88,7 @@ impl Registry {
         let shown = self.note(request);
         let good = format!("Bearer t{}", self.token.load(Ordering::SeqCst));
         let wanted = if self.basic { ACCOUNT } else { &good };
-        if shown.as_deref() == Some(wanted) {
+        if shown.as_deref() == Some(wanted) || self.open.load(Ordering::SeqCst) {
             return Response::new(full("{\"schemaVersion\":2}"));
         }
         let realm = self.realm.get().unwrap();
@@ -88,6 +102,9 @@ impl Registry {
     fn token(&self, request: &Request<Incoming>) -> Response<Body> {
         if self.note(request).as_deref() != Some(ACCOUNT) {
             return Response::builder().status(200).body(full("{\"token\":\"anonymous\"}")).unwrap();
+        }
+        if self.stuck.load(Ordering::SeqCst) {
+            return Response::new(StreamBody::new(futures_util::stream::pending()).boxed_unsync());
         }
         let token = self.token.load(Ordering::SeqCst);
         Response::new(full(format!("{{\"token\":\"t{token}\",\"expires_in\":300}}")))
@@ -148,9 +165,68 @@ async fn a_client_that_asks_for_a_token_itself_gets_one_for_pulling_alone() {
     assert_eq!(token("team/app:pull").await, "{\"token\":\"anonymous\"}");
     assert_eq!(lab.get("/v2/", &[]).await, 401);
     assert_eq!(token("team/app:pull").await, "{\"token\":\"t1\",\"expires_in\":300}");
-    for other in ["team/app:pull,push", "others/app:pull", "team/app:pull&scope=repository:others/app:pull"] {
+    assert_eq!(
+        token("team/app:pull&account=me&client_id=docker").await,
+        "{\"token\":\"t1\",\"expires_in\":300}"
+    );
+    for other in [
+        "team/app:pull,push",
+        "others/app:pull",
+        "team/app:pull&scope=repository:others/app:pull",
+        // A token for other tokens, of any scope and without end.
+        "team/app:pull&offline_token=true",
+        "team/app:pull&access_type=offline",
+        "team/../others/app:pull",
+    ] {
         assert_eq!(token(other).await, "{\"token\":\"anonymous\"}", "{other}");
     }
+}
+
+#[tokio::test]
+async fn a_password_goes_to_no_registry_without_tls_unless_the_account_says_so() {
+    let lab = Lab::with(true, false).await;
+    for path in ["/v2/", "/v2/team/app/manifests/latest"] {
+        assert_eq!(lab.get(path, &[]).await, 401);
+        assert_eq!(lab.registry.asked(), [format!("GET {path} -")]);
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_lent_for_what_only_begins_or_ends_like_a_request_for_the_repository() {
+    let lab = Lab::start(true).await;
+    for path in [
+        "/v2/team/app/tags/list/../../../../others/app/manifests/latest",
+        "/v2/team/app/tags/list/%2e%2e/%2e%2e/%2e%2e/%2e%2e/others/app/manifests/latest",
+        "/v2/team/x/../../others/app/tags/list",
+        "/v2/team/app/referrers/../../../others/app/manifests/latest",
+        "/v2/team/app/referrers/sha256:00",
+        "/v2/team/App/tags/list",
+    ] {
+        assert_eq!(lab.get(path, &[]).await, 401, "{path}");
+        assert!(lab.registry.asked().iter().all(|line| line.ends_with(" -")), "{path}");
+    }
+    let referrers = format!("/v2/team/app/referrers/sha256:{}", "0a".repeat(32));
+    assert_eq!(lab.get(&referrers, &[]).await, 200);
+}
+
+#[tokio::test]
+async fn a_registry_that_was_open_to_all_is_asked_again_when_it_refuses() {
+    let lab = Lab::start(false).await;
+    let path = "/v2/team/app/manifests/latest";
+    lab.registry.open.store(true, Ordering::SeqCst);
+    assert_eq!(lab.get(path, &[]).await, 200);
+    lab.registry.open.store(false, Ordering::SeqCst);
+    assert_eq!(lab.get(path, &[]).await, 401);
+    assert_eq!(lab.get(path, &[]).await, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_service_that_stops_in_the_middle_holds_nobody_up() {
+    let lab = Lab::start(false).await;
+    lab.registry.stuck.store(true, Ordering::SeqCst);
+    let answer = lab.get("/v2/team/app/manifests/latest", &[]);
+    let answer = ticking(tokio::time::timeout(Duration::from_secs(60), answer)).await;
+    assert_eq!(answer.expect("an answer within a minute"), 401);
 }
 
 async fn ask_forward(lab: &Lab, url: &str) -> Response<Incoming> {
