@@ -9,6 +9,7 @@
 
 use crate::probe::probe;
 use darter_p2p::ContentInfo;
+use darter_protocol::TaskId;
 use darter_rules::{Identity, Target};
 use darter_upstream::{Upstream, UpstreamError};
 use http::Method;
@@ -43,10 +44,10 @@ pub(crate) enum NoVersion {
     Unreachable(UpstreamError),
 }
 
-/// What origins said not long ago.
+/// What origins said not long ago, by the content's name: hashed, since its parts may be as long as a head.
 pub(crate) struct Versions {
-    fresh: moka::future::Cache<String, Version>,
-    last: moka::sync::Cache<String, Version>,
+    fresh: moka::future::Cache<TaskId, Version>,
+    last: moka::sync::Cache<TaskId, Version>,
 }
 
 impl Versions {
@@ -70,7 +71,7 @@ impl Versions {
         headers: &HeaderMap,
     ) -> Result<Option<Version>, NoVersion> {
         let Identity::Url { canonical, tag, application } = identity else { return Ok(None) };
-        let key = format!("{canonical}\0{tag}\0{application}");
+        let key = TaskId::of_url(canonical, tag, application);
         let asked = self.fresh.try_get_with_by_ref(&key, ask(upstream, target, headers)).await;
         let version = match asked.map_err(Arc::unwrap_or_clone) {
             Ok(version) => {
