@@ -19,6 +19,7 @@ pub(crate) struct Bound {
 }
 
 /// Binds the first free port of `listen` for `component`. `setting` is the key or flag that an operator would change.
+/// Clients of the proxy get there only as clients of what listens there: not through the proxy.
 ///
 /// # Errors
 /// When no port is free, or the address is not this host's.
@@ -31,6 +32,7 @@ pub(crate) async fn bind(component: &'static str, listen: &Listen, setting: &str
                 // Tests and scripts read this line to learn the port.
                 let namespace = listen.namespace.as_ref().map(|path| path.display().to_string());
                 tracing::info!(%component, %addr, namespace, "listening");
+                darter_proxy::reserve(addr);
                 return Ok(Bound { listener, addr });
             }
             Err(error) => failed = Some(error),

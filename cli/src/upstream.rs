@@ -21,8 +21,15 @@ pub(crate) fn upstream(config: &Config) -> Upstream {
 pub(crate) fn settings(config: &Config) -> UpstreamConfig {
     let destinations = config.proxy.rules.destinations.clone();
     let routing = Routing::new(config);
+    let pieces = config.pieces.ports;
     UpstreamConfig {
         permit: Arc::new(move |host, port, ip| {
+            // A node gives its pieces to whoever asks there. All nodes of a cluster use the same port, as a rule.
+            if pieces.contains(port) {
+                return Err(format!(
+                    "destination port {port} is where daemons give each other what they hold"
+                ));
+            }
             let verdict = match ip {
                 Some(ip) => destinations.check_address(host, port, ip),
                 None => destinations.check_unresolved(host, port),
@@ -226,6 +233,21 @@ mod tests {
     fn source(routing: &Routing, host: &str, port: u16) -> Source {
         let host = host.parse().unwrap();
         routing.trust.source(&host, port, routing.entry_for(Some(&host), port))
+    }
+
+    #[test]
+    fn no_request_goes_where_daemons_talk_to_each_other() {
+        let source =
+            "upload: {tcpListen: {port: {start: 7000, end: 7002}}}\nproxy: {whiteList: [{regx: .*}]}\n";
+        let settings = settings(&config::parse(Path::new("f"), source).unwrap().config);
+        let ip = |port| (settings.permit)("10.0.0.6", port, Some([10, 0, 0, 6].into()));
+        let name = |port| (settings.permit)("node.example", port, None);
+        for port in 7000..=7002 {
+            assert!(ip(port).is_err() && name(port).is_err(), "{port}");
+        }
+        for port in [6999, 7003, 443] {
+            assert!(ip(port).is_ok() && name(port).is_ok(), "{port}");
+        }
     }
 
     fn parent(routing: &Routing, host: &str, port: u16) -> String {

@@ -71,7 +71,7 @@ pub use explain::Inquiry;
 pub use listen::{Entrance, Listener, Mode, run};
 pub use port_tls::PortTls;
 pub use proxy::{Adopt, Limits, Proxy, ProxyConfig, Settings};
-pub use sockets::check_not_own;
+pub use sockets::{check_not_own, reserve};
 pub use via::{Forwarded, Marks};
 
 use darter_upstream::{Body, BoxError};

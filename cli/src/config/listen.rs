@@ -33,6 +33,10 @@ impl Ports {
     pub(crate) const fn one(port: u16) -> Self {
         Self { first: port, last: port }
     }
+
+    pub(crate) fn contains(self, port: u16) -> bool {
+        (self.first..=self.last).contains(&port)
+    }
 }
 
 /// Reads `tcpListen` of `section`.

@@ -152,6 +152,23 @@ pub(crate) fn tunnel(proxy: SocketAddr) -> (TcpStream, TcpStream) {
 }
 
 #[test]
+fn a_daemons_other_ports_are_not_reached_through_its_proxy() {
+    let mut daemon = Daemon::start("");
+    let health = daemon.running.listening("health");
+    let proxy = daemon.running.listening("proxy");
+    let pieces = daemon.running.listening("pieces");
+    for to in [health, pieces] {
+        for request in [format!("GET http://{to}/metrics"), format!("CONNECT {to}")] {
+            let mut client = TcpStream::connect(proxy).unwrap();
+            write!(client, "{request} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\n\r\n").unwrap();
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).unwrap();
+            assert!(answer.starts_with("HTTP/1.1 403 "), "{request}: {answer}");
+        }
+    }
+}
+
+#[test]
 fn a_daemon_that_drains_says_so_and_waits_for_what_is_under_way() {
     let Daemon { mut running, dir: _dir } = Daemon::start("");
     let (probes, proxy) = (running.listening("health"), running.listening("proxy"));

@@ -68,6 +68,25 @@ async fn the_proxy_does_not_ask_itself_but_answers_for_itself() {
 }
 
 #[tokio::test]
+async fn what_the_process_serves_beside_the_proxy_is_not_reached_through_it() {
+    let darter = Darter::start(Setup::default()).await;
+    let pieces = Origin::http(async |_| Response::new(full("a private layer"))).await;
+    darter_proxy::reserve(std::net::SocketAddr::from(([0, 0, 0, 0], pieces.port)));
+    for at in ["127.0.0.1", "127.0.0.2", "localhost"] {
+        let at = format!("{at}:{}", pieces.port);
+        let answer = ask(&darter, &format!("http://{at}/tasks/x/data"), &[]).await;
+        assert_eq!(answer.status(), StatusCode::FORBIDDEN);
+        let sentence = text(answer).await;
+        assert!(sentence.contains("is this daemon's own port"), "{sentence}");
+        let refused = darter
+            .exchange(&format!("CONNECT {at} HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\n\r\n"))
+            .await;
+        assert!(refused.starts_with("HTTP/1.1 403 "), "{refused}");
+    }
+    assert!(pieces.heads.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn a_mirror_that_is_its_own_registry_is_told_so() {
     // The port is known only when the proxy is there.
     let darter = Darter::start(Setup::default()).await;
