@@ -89,9 +89,12 @@ impl Facts {
         }
     }
 
-    /// The registry says that the repository does not contain the digest.
-    pub fn forget_member(&mut self, place: &Place, digest: &str) {
-        self.members.remove(&(place.clone(), digest.to_owned()));
+    /// The registry says to this caller that the repository does not contain the digest. It says the same to those who may
+    /// not know: what a stranger is told is nothing that others have to ask about.
+    pub fn forget_member(&mut self, now: Instant, place: &Place, digest: &str, caller: Caller) {
+        if self.reads(now, place, caller, [GRACE, GRACE]) {
+            self.members.remove(&(place.clone(), digest.to_owned()));
+        }
     }
 
     /// Whether this caller may have this content, as far as is known.
@@ -117,19 +120,30 @@ impl Facts {
         caller: Caller,
         ages: [Duration; 2],
     ) -> Verdict {
-        let within = |at: Instant, age: Duration| now.saturating_duration_since(at) < age;
-        let [reader, public] = ages;
-        let member =
-            self.members.get(&(place.clone(), digest.to_owned())).is_some_and(|at| within(*at, MEMBER_FRESH));
-        if !member {
-            return Verdict::Ask;
-        }
+        let member = self.members.get(&(place.clone(), digest.to_owned()));
+        let member = member.is_some_and(|at| within(now, *at, MEMBER_FRESH));
+        if member && self.reads(now, place, caller, ages) { Verdict::Allowed } else { Verdict::Ask }
+    }
+
+    /// Whether a proof that is not older than this says that the caller may read the repository.
+    fn reads(
+        &mut self,
+        now: Instant,
+        place: &Place,
+        caller: Caller,
+        [reader, public]: [Duration; 2],
+    ) -> bool {
+        let within = |at, age| within(now, at, age);
         let anybody = self.public.get(place).is_some_and(|at| within(*at, public));
         let proof = self.readers.get(&(place.clone(), caller));
         let himself =
             proof.is_some_and(|proof| within(proof.at, reader) && proof.ends.is_none_or(|ends| now < ends));
-        if anybody || himself { Verdict::Allowed } else { Verdict::Ask }
+        anybody || himself
     }
+}
+
+fn within(now: Instant, at: Instant, age: Duration) -> bool {
+    now.saturating_duration_since(at) < age
 }
 
 #[cfg(test)]
@@ -193,6 +207,15 @@ mod tests {
         facts.learn_reader(now, &place("private"), caller("right"), Some(now + Duration::from_secs(5)));
         assert_eq!(ask(&mut facts, Duration::from_secs(4)), Verdict::Allowed);
         assert_eq!(ask(&mut facts, Duration::from_secs(5)), Verdict::Ask);
+    }
+
+    #[test]
+    fn what_is_gone_is_gone_when_a_reader_is_told_so() {
+        let (mut facts, now) = known();
+        for (who, verdict) in [("stranger", Verdict::Allowed), ("right", Verdict::Ask)] {
+            facts.forget_member(now, &place("private"), LAYER, caller(who));
+            assert_eq!(facts.verdict(now, &place("private"), LAYER, caller("right")), verdict, "{who}");
+        }
     }
 
     #[test]

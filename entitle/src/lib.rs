@@ -2,7 +2,7 @@
 //!
 //! A cache that a whole cluster shares must not turn a private image into a public one. So content is served from it only
 //! when two things are known: that the repository which was asked for *contains* it ([`Facts::learn_member`]), and that the
-//! caller may *read* that repository ([`Facts::learn_reader`], or anybody may: [`Facts::learn_public`]). The second alone is
+//! caller may *read* that repository ([`Facts::learn_reader`], by himself or as anybody). The second alone is
 //! not enough: who may read one repository must not get another one's layer by asking for its digest there.
 //!
 //! The manifest request that precedes every pull proves both, so a normal pull costs the registry nothing extra. When a

@@ -15,6 +15,9 @@ const MAX_MEMBERS: usize = 1024;
 /// list that it does not know (an artifact's `blobs`, say) it may have let pass.
 #[derive(Deserialize)]
 struct Manifest {
+    /// Of all manifests; of hardly anything else.
+    #[serde(rename = "schemaVersion")]
+    schema_version: u8,
     config: Option<Descriptor>,
     #[serde(default)]
     layers: Vec<Descriptor>,
@@ -37,24 +40,28 @@ struct Descriptor {
 /// Whether a reader that does not mind the case of keys, as Go's JSON, may have understood something else: the registry
 /// would then have checked other digests than stand here.
 fn is_ambiguous(rest: &HashMap<String, IgnoredAny>) -> bool {
-    const KEYS: [&str; 5] = ["config", "layers", "manifests", "digest", "urls"];
+    const KEYS: [&str; 6] = ["schemaVersion", "config", "layers", "manifests", "digest", "urls"];
     rest.keys().any(|key| !key.is_ascii() || KEYS.iter().any(|known| known.eq_ignore_ascii_case(key)))
 }
 
-/// The digests that `manifest` says are in its repository, as `algorithm:hex`. Nothing for what is no manifest.
-pub fn members(manifest: &[u8]) -> Vec<String> {
-    let Ok(manifest) = serde_json::from_slice::<Manifest>(manifest) else { return Vec::new() };
-    let Manifest { config, layers, manifests, rest } = manifest;
+/// The digests that `manifest` says are in its repository, as `algorithm:hex`. `None` for what is no manifest.
+pub fn members(manifest: &[u8]) -> Option<Vec<String>> {
+    let manifest = serde_json::from_slice::<Manifest>(manifest).ok()?;
+    let Manifest { schema_version, config, layers, manifests, rest } = manifest;
+    if !matches!(schema_version, 1 | 2) {
+        return None;
+    }
     let all: Vec<Descriptor> = config.into_iter().chain(layers).chain(manifests).collect();
     if is_ambiguous(&rest) || all.iter().any(|descriptor| is_ambiguous(&descriptor.rest)) {
-        return Vec::new();
+        return Some(Vec::new());
     }
-    all.into_iter()
+    let contained = all
+        .into_iter()
         .filter(|descriptor| descriptor.urls.is_empty())
         .map(|descriptor| descriptor.digest)
         .filter(|digest| digest.len() <= 160)
-        .take(MAX_MEMBERS)
-        .collect()
+        .take(MAX_MEMBERS);
+    Some(contained.collect())
 }
 
 #[cfg(test)]
@@ -67,33 +74,44 @@ mod tests {
             "config":{"mediaType":"a","digest":"sha256:c","size":1},
             "layers":[{"digest":"sha256:l1","size":2},{"digest":"sha256:l2"},{"digest":"sha256:f","urls":["https://x/"]}],
             "annotations":{"k":"v"}}"#;
-        assert_eq!(members(manifest), ["sha256:c", "sha256:l1", "sha256:l2"]);
+        assert_eq!(members(manifest).unwrap(), ["sha256:c", "sha256:l1", "sha256:l2"]);
     }
 
     #[test]
     fn an_index_names_its_manifests() {
-        assert_eq!(
-            members(br#"{"manifests":[{"digest":"sha256:m1"},{"digest":"sha256:m2"}]}"#),
-            ["sha256:m1", "sha256:m2"]
-        );
+        let index = br#"{"schemaVersion":2,"manifests":[{"digest":"sha256:m1"},{"digest":"sha256:m2"}]}"#;
+        assert_eq!(members(index).unwrap(), ["sha256:m1", "sha256:m2"]);
     }
 
     #[test]
     fn what_a_registry_may_have_read_otherwise_names_nothing() {
         for manifest in [
-            r#"{"layers":[{"digest":"sha256:victim"}],"Layers":[{"digest":"sha256:own"}]}"#,
-            r#"{"layers":[{"digest":"sha256:victim","Digest":"sha256:own"}]}"#,
-            r#"{"layers":[{"digest":"sha256:victim"}],"layers":[{"digest":"sha256:own"}]}"#,
-            r#"{"blobs":[{"digest":"sha256:victim"}]}"#,
+            r#""layers":[{"digest":"sha256:victim"}],"Layers":[{"digest":"sha256:own"}]"#,
+            r#""layers":[{"digest":"sha256:victim","Digest":"sha256:own"}]"#,
+            r#""layers":[{"digest":"sha256:victim"}],"layers":[{"digest":"sha256:own"}]"#,
+            r#""layers":[{"digest":"sha256:victim"}],"schemaversion":1"#,
+            r#""blobs":[{"digest":"sha256:victim"}]"#,
         ] {
-            assert!(members(manifest.as_bytes()).is_empty(), "{manifest}");
+            let manifest = format!(r#"{{"schemaVersion":2,{manifest}}}"#);
+            assert!(members(manifest.as_bytes()).unwrap_or_default().is_empty(), "{manifest}");
         }
     }
 
     #[test]
     fn what_is_no_manifest_names_nothing() {
-        for bytes in ["", "[]", "<html>", "{\"layers\":7}", "{\"config\":{}}", "{}", "null"] {
-            assert!(members(bytes.as_bytes()).is_empty(), "{bytes}");
+        for bytes in [
+            "",
+            "[]",
+            "<html>",
+            r#"{"schemaVersion":2,"layers":7}"#,
+            r#"{"schemaVersion":2,"config":{}}"#,
+            r#"{"schemaVersion":3}"#,
+            r#"{"layers":[{"digest":"sha256:a"}]}"#,
+            r#"{"error":"who are you?"}"#,
+            "{}",
+            "null",
+        ] {
+            assert_eq!(members(bytes.as_bytes()), None, "{bytes}");
         }
     }
 }

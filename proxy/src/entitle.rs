@@ -6,6 +6,9 @@
 //! not, the registry is asked once, with the caller's own credential; a refusal sends the caller's request itself to the
 //! registry, so that he gets its own answer and can do its token dance.
 //!
+//! A 200 alone proves nothing: there are portals that answer it to strangers, with a page for signing in. An answer counts
+//! when it bears out what was asked for: a manifest by its content, a blob by its length.
+//!
 //! Other content by digest (an index of apt or dnf, a git-lfs object) follows the same rule, with its URL as the repository: to
 //! know a digest is not to be entitled to what it names, so the place that is asked for it must have it for this caller.
 //!
@@ -14,29 +17,24 @@
 //! answer may be meant for one person.
 
 use crate::probe::{Said, probe};
-use bytes::{Bytes, BytesMut};
-use darter_entitle::{
-    Caller, Credentials, Facts, MAX_MANIFEST_BYTES, Place, Verdict, bearer_lifetime, members,
-};
+use crate::watched::{Proof, Watched};
+use darter_entitle::{Caller, Credentials, Facts, Place, Verdict, bearer_lifetime};
 use darter_rules::oci::{self, Kind, Resource};
 use darter_rules::{Identity, Target};
 use darter_upstream::{Upstream, UpstreamError};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Response, StatusCode};
-use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use std::collections::HashMap;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, Semaphore};
 
 const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
 /// Headers that say nothing about who asks. Every other one may be somebody's key: registries and file servers have their
 /// own names for it (Private-Token, X-JFrog-Art-Api ...).
-const HARMLESS: [&str; 31] = [
+const HARMLESS: [&str; 39] = [
     "accept",
     "accept-charset",
     "accept-encoding",
@@ -62,6 +60,8 @@ const HARMLESS: [&str; 31] = [
     "proxy-connection",
     "range",
     "referer",
+    "sec-gpc",
+    "sec-purpose",
     "te",
     "traceparent",
     "tracestate",
@@ -69,13 +69,22 @@ const HARMLESS: [&str; 31] = [
     "user-agent",
     "via",
     "want-digest",
+    // One by one: by X-Forwarded-User and X-Forwarded-Access-Token portals let people in.
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-prefix",
+    "x-forwarded-proto",
+    "x-request-id",
 ];
 /// The same, by how their names begin. What begins with ours goes to no origin.
-const HARMLESS_PREFIXES: [&str; 6] = ["if-", "pacote-", "sec-", "x-dragonfly-", "x-forwarded-", "x-request-"];
+const HARMLESS_PREFIXES: [&str; 5] = ["if-", "pacote-", "sec-ch-", "sec-fetch-", "x-dragonfly-"];
 /// A query with one of these in it lets whoever has it in.
 const SIGNED: [&str; 8] = ["sig", "token", "key", "credential", "auth", "policy", "verify", "expires"];
 /// A longer URL is not worth a fact.
 const MAX_URL: usize = 2048;
+/// Manifests that are read at once while they pass, each of up to 4 MiB. More pass by unread, and prove less.
+const MAX_READ: usize = 64;
 
 /// What is known of entitlements, and the way to learn more.
 pub(crate) struct Gate {
@@ -83,6 +92,7 @@ pub(crate) struct Gate {
     credentials: Credentials,
     /// Questions to registries that are under way: those who ask the same share the answer.
     asking: Mutex<HashMap<Question, Arc<OnceCell<Answered>>>>,
+    reading: Arc<Semaphore>,
 }
 
 /// Whether a caller may have some content from the engine.
@@ -118,8 +128,8 @@ enum Asking {
 /// What an origin said.
 #[derive(Debug, Clone)]
 enum Answered {
-    /// He may have it; it is so long, where that was said.
-    Granted(Option<u64>),
+    /// He may have it, if it is so long.
+    Granted(u64),
     Refused,
     /// It has other troubles: too many requests, an error of its own.
     Troubled,
@@ -130,7 +140,12 @@ impl Gate {
     pub(crate) fn new() -> Self {
         let mut key = [0; 32];
         aws_lc_rs::rand::fill(&mut key).expect("the system gives random bytes");
-        Self { facts: Mutex::default(), credentials: Credentials::new(key), asking: Mutex::default() }
+        Self {
+            facts: Mutex::default(),
+            credentials: Credentials::new(key),
+            asking: Mutex::default(),
+            reading: Arc::new(Semaphore::new(MAX_READ)),
+        }
     }
 
     /// Whether the caller may have this content from the engine. Content that is named by its URL and asked for with a
@@ -152,8 +167,7 @@ impl Gate {
             return Entitled::Yes;
         }
         match self.ask(upstream, target, headers, &question).await {
-            Answered::Granted(None) => Entitled::Yes,
-            Answered::Granted(Some(length)) => Entitled::IfLong(length),
+            Answered::Granted(length) => Entitled::IfLong(length),
             Answered::Refused => Entitled::No,
             Answered::Troubled if self.in_grace(&question) => Entitled::Yes,
             Answered::Troubled => Entitled::No,
@@ -187,7 +201,8 @@ impl Gate {
         }
     }
 
-    /// What an origin's answer to a caller proves. The body of a manifest is read on its way.
+    /// What an origin's answer to a caller proves. The body of a manifest is read on its way. A blob's answer proves nothing:
+    /// its bytes are looked at by nobody here.
     pub(crate) fn watch(
         self: &Arc<Self>,
         target: &Target,
@@ -206,22 +221,23 @@ impl Gate {
         if answer.status() != StatusCode::OK {
             return answer.map(Watched::unwatched);
         }
-        let named = match resource.kind {
-            Kind::Blob(digest) | Kind::Manifest(digest) => Some(digest.to_string()),
-            Kind::Tag(_) => answer.headers().get(DOCKER_CONTENT_DIGEST).and_then(known_digest),
+        let digest = match resource.kind {
+            Kind::Blob(_) => return answer.map(Watched::unwatched),
+            Kind::Manifest(digest) => Some(digest.to_string()),
+            Kind::Tag(_) => None,
         };
-        self.learn(&place, named.as_deref(), caller, request);
         let whole = *method == Method::GET && !answer.headers().contains_key(header::CONTENT_ENCODING);
-        match resource.kind {
-            Kind::Manifest(_) | Kind::Tag(_) if whole => {
-                let gate = Arc::clone(self);
-                answer.map(|body| Watched {
-                    body,
-                    watching: Some(Watching { gate, place, seen: BytesMut::new() }),
-                })
-            }
-            _ => answer.map(Watched::unwatched),
+        let reading = whole.then(|| Arc::clone(&self.reading).try_acquire_owned().ok()).flatten();
+        if let Some(reading) = reading {
+            let proof = Proof { place, caller, ends: ends(request), digest };
+            let gate = Arc::clone(self);
+            return answer.map(|body| Watched::new(body, gate, proof, reading));
         }
+        if is_manifest(answer.headers()) {
+            let said = || answer.headers().get(DOCKER_CONTENT_DIGEST).and_then(known_digest);
+            self.learn(&place, digest.or_else(said), caller, ends(request));
+        }
+        answer.map(Watched::unwatched)
     }
 
     fn question(&self, target: &Target, identity: &mut Identity, headers: &HeaderMap) -> Asking {
@@ -241,6 +257,7 @@ impl Gate {
         }
         let (canonical, application) = match identity {
             Identity::Url { canonical, application, .. } => (canonical, application),
+            Identity::Digest(_) if target.path().len() > MAX_URL => return Asking::Unshared,
             Identity::Digest(digest) => {
                 let place = Place { registry: registry(target), repository: target.path().to_owned() };
                 let caller = self.caller(headers, target.query());
@@ -264,17 +281,18 @@ impl Gate {
         self.credentials.caller(shown.chain(query.map(str::as_bytes)))
     }
 
-    fn learn(&self, place: &Place, digest: Option<&str>, caller: Caller, request: &HeaderMap) {
+    /// The caller, whose credential ends when it is known to, may read the place, and these are in it.
+    pub(crate) fn learn(
+        &self,
+        place: &Place,
+        digests: impl IntoIterator<Item = String>,
+        caller: Caller,
+        ends: Option<Instant>,
+    ) {
         let now = Instant::now();
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let authorization = request.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let lifetime = authorization.and_then(|authorization| bearer_lifetime(authorization, unix));
-        let ends = lifetime.and_then(|lifetime| now.checked_add(lifetime));
         let mut facts = self.lock();
         facts.learn_reader(now, place, caller, ends);
-        if let Some(digest) = digest {
-            facts.learn_member(now, place, digest);
-        }
+        digests.into_iter().for_each(|digest| facts.learn_member(now, place, &digest));
     }
 
     fn in_grace(&self, question: &Question) -> bool {
@@ -310,20 +328,18 @@ impl Gate {
             Ok(said) => said,
             Err(error) => return Answered::Unreachable(error),
         };
-        if status.is_success() && digest.is_empty() {
-            self.learn(place, Some(digest), *caller, headers);
-            return Answered::Granted(None);
-        }
         if status.is_success() {
-            // Believed when the content has this length; a registry always says it.
-            return length.map_or(Answered::Refused, |length| Answered::Granted(Some(length)));
+            // Believed when the content has this length; whoever has content that can be shared says it.
+            return length.map_or(Answered::Refused, Answered::Granted);
         }
         if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
             return Answered::Troubled;
         }
         let mut facts = self.lock();
         match status {
-            StatusCode::NOT_FOUND | StatusCode::GONE => facts.forget_member(place, digest),
+            StatusCode::NOT_FOUND | StatusCode::GONE => {
+                facts.forget_member(Instant::now(), place, digest, *caller);
+            }
             _ => facts.forget_reader(place, *caller),
         }
         Answered::Refused
@@ -332,7 +348,7 @@ impl Gate {
     /// The content has the length that the origin said: it did speak of this content.
     pub(crate) fn believe(&self, target: &Target, identity: &mut Identity, headers: &HeaderMap) {
         if let Asking::About(Question { place, digest, caller }) = self.question(target, identity, headers) {
-            self.learn(&place, Some(&digest), caller, headers);
+            self.learn(&place, [digest], caller, ends(headers));
         }
     }
 
@@ -355,8 +371,10 @@ struct Asked<'a> {
 impl Drop for Asked<'_> {
     fn drop(&mut self) {
         let mut asking = self.gate.lock_asking();
+        // Who comes after an answer asks anew, beside those who have it.
+        let current = asking.get(self.question).is_some_and(|cell| Arc::ptr_eq(cell, &self.cell));
         // This one and the map's.
-        if Arc::strong_count(&self.cell) <= 2 || self.cell.initialized() {
+        if current && (Arc::strong_count(&self.cell) <= 2 || self.cell.initialized()) {
             asking.remove(self.question);
         }
     }
@@ -375,6 +393,24 @@ fn is_signed(query: &str) -> bool {
     SIGNED.iter().any(|word| query.contains(word))
 }
 
+/// When the credential in a request says that it ends.
+fn ends(request: &HeaderMap) -> Option<Instant> {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let authorization = request.get(header::AUTHORIZATION)?.to_str().ok()?;
+    Instant::now().checked_add(bearer_lifetime(authorization, unix)?)
+}
+
+/// Whether an answer calls itself a manifest, by the media types of OCI's image-spec and of Docker.
+fn is_manifest(headers: &HeaderMap) -> bool {
+    const TYPES: [&str; 3] = [
+        "application/vnd.oci.image.",
+        "application/vnd.oci.artifact.",
+        "application/vnd.docker.distribution.manifest.",
+    ];
+    let said = headers.get(header::CONTENT_TYPE).and_then(|said| said.to_str().ok());
+    said.is_some_and(|said| TYPES.iter().any(|known| said.starts_with(known)))
+}
+
 /// A digest that may stand in a fact: no registry makes a longer one.
 fn known_digest(value: &HeaderValue) -> Option<String> {
     value.to_str().ok().filter(|digest| digest.len() <= 160).map(str::to_owned)
@@ -386,77 +422,6 @@ fn registry(target: &Target) -> String {
 
 fn place(target: &Target, name: &str) -> Place {
     Place { registry: registry(target), repository: oci::repository_identity(target.host(), name) }
-}
-
-/// An origin's body on its way to a client, and what is read of it in passing.
-pub(crate) struct Watched {
-    body: Incoming,
-    watching: Option<Watching>,
-}
-
-/// A manifest that passes by.
-struct Watching {
-    gate: Arc<Gate>,
-    place: Place,
-    seen: BytesMut,
-}
-
-impl Watched {
-    fn unwatched(body: Incoming) -> Self {
-        Self { body, watching: None }
-    }
-
-    /// Takes what passes; at the end, before the client has all of it, learns what the repository contains.
-    fn see(&mut self, data: &Bytes) {
-        let Some(watching) = &mut self.watching else { return };
-        if watching.seen.len() + data.len() > MAX_MANIFEST_BYTES {
-            self.watching = None;
-            return;
-        }
-        watching.seen.extend_from_slice(data);
-        if self.body.is_end_stream() {
-            self.learn();
-        }
-    }
-
-    fn learn(&mut self) {
-        if let Some(Watching { gate, place, seen }) = self.watching.take() {
-            let now = Instant::now();
-            let mut facts = gate.lock();
-            members(&seen).iter().for_each(|digest| facts.learn_member(now, &place, digest));
-        }
-    }
-}
-
-impl Body for Watched {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let this = self.get_mut();
-        let polled = Pin::new(&mut this.body).poll_frame(cx);
-        match &polled {
-            Poll::Ready(Some(Ok(frame))) => {
-                if let Some(data) = frame.data_ref() {
-                    this.see(data);
-                }
-            }
-            Poll::Ready(None) => this.learn(),
-            Poll::Ready(Some(Err(_))) | Poll::Pending => {}
-        }
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
 }
 
 #[cfg(test)]
@@ -477,10 +442,38 @@ mod tests {
             headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
         assert_eq!(credentials(&headers).count(), 0);
-        for secret in ["npm-otp", "authorization", "private-token"] {
+        for secret in [
+            "npm-otp",
+            "authorization",
+            "private-token",
+            "sec-websocket-protocol",
+            "x-forwarded-access-token",
+            "x-forwarded-client-cert",
+            "x-forwarded-user",
+        ] {
             let mut headers = headers.clone();
             headers.insert(HeaderName::from_static(secret), HeaderValue::from_static("x"));
             assert_eq!(credentials(&headers).count(), 1, "{secret}");
         }
+    }
+
+    #[test]
+    fn who_has_his_answer_does_not_take_away_the_question_of_who_came_after_him() {
+        let gate = Gate::new();
+        let place = Place { registry: String::new(), repository: String::new() };
+        let question = Question { place, digest: String::new(), caller: Caller::Anonymous };
+        let ask = || {
+            let cell = Arc::clone(gate.lock_asking().entry(question.clone()).or_default());
+            Asked { gate: &gate, question: &question, cell }
+        };
+        let (first, second) = (ask(), ask());
+        first.cell.set(Answered::Refused).unwrap();
+        drop(first);
+        let later = ask();
+        assert!(!later.cell.initialized());
+        drop(second);
+        assert!(Arc::ptr_eq(&later.cell, &ask().cell));
+        drop(later);
+        assert!(gate.lock_asking().is_empty());
     }
 }

@@ -61,6 +61,7 @@ mod tunnel;
 mod version;
 mod via;
 mod visitors;
+mod watched;
 mod worded;
 
 pub use accounts::{Account, Accounts, Login};

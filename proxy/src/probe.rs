@@ -1,6 +1,5 @@
 //! [`probe`]: what an origin says of some content to a caller, without the content.
 
-use crate::entitle::credentials;
 use crate::headers;
 use darter_rules::Target;
 use darter_upstream::{Upstream, UpstreamError, empty_body};
@@ -11,6 +10,9 @@ use url::Url;
 
 /// Redirects that are followed to see whether the content is there.
 const MAX_REDIRECTS: usize = 5;
+/// What another origin than the one that was asked for gets to see.
+const ELSEWHERE: [HeaderName; 5] =
+    [header::ACCEPT, header::ACCEPT_ENCODING, header::ACCEPT_LANGUAGE, header::RANGE, header::USER_AGENT];
 
 /// What an origin said.
 pub(crate) struct Said {
@@ -64,9 +66,10 @@ async fn follow(
         *request.uri_mut() = uri;
         *request.headers_mut() = question_headers(headers, method);
         if url.origin() != first.origin() {
-            for (name, _) in credentials(headers) {
-                request.headers_mut().remove(name);
-            }
+            // As the engine does: only what certainly is nobody's key goes elsewhere.
+            let keeps = |name: &HeaderName| ELSEWHERE.contains(name);
+            let kept = request.headers().iter().filter(|(name, _)| keeps(name));
+            *request.headers_mut() = kept.map(|(name, value)| (name.clone(), value.clone())).collect();
         }
         let answer = upstream.send(request).await?;
         let location = answer.headers().get(header::LOCATION).and_then(|to| url.join(to.to_str().ok()?).ok());

@@ -5,6 +5,7 @@ use crate::p2p::{ask, bytes, digest_of};
 use bytes::Bytes;
 use darter_proxy::Limits;
 use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Incoming;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -53,22 +54,31 @@ impl Registry {
         if path == "/login" {
             return answer.body(full("<html>who are you?</html>")).unwrap();
         }
+        if path.starts_with("/v2/portal/") && !allowed {
+            let answer = answer.header("content-type", "text/html");
+            return answer.body(full("<html>who are you?</html>")).unwrap();
+        }
+        if path.starts_with("/v2/hidden/") && !allowed {
+            return answer.status(404).body(full("what do you mean?")).unwrap();
+        }
+        if path.starts_with("/v2/slow/") {
+            return answer.body(StreamBody::new(futures_util::stream::pending()).boxed_unsync()).unwrap();
+        }
         if path.starts_with("/v2/guarded/") && !allowed {
             return answer.status(302).header("location", "/login").body(full("")).unwrap();
         }
-        if path == format!("/v2/guarded/blobs/{layer}") {
-            return answer.body(full(self.layer.clone())).unwrap();
-        }
-        if path == format!("/v2/private/blobs/{layer}") {
+        let of_team = ["private", "guarded", "portal", "hidden"]
+            .iter()
+            .find_map(|name| path.strip_prefix("/v2/")?.strip_prefix(name)?.strip_prefix('/'));
+        if of_team == Some(&*format!("blobs/{layer}")) {
             return answer.body(full(self.layer.clone())).unwrap();
         }
         if path.ends_with("/manifests/latest") {
-            let layers = if path.starts_with("/v2/private/") || path.starts_with("/v2/guarded/") {
-                format!("{{\"digest\":\"{layer}\"}}")
-            } else {
-                String::new()
-            };
-            return answer.body(full(format!("{{\"schemaVersion\":2,\"layers\":[{layers}]}}"))).unwrap();
+            let layers = of_team.map(|_| format!("{{\"digest\":\"{layer}\"}}")).unwrap_or_default();
+            return answer
+                .header("content-type", "application/vnd.oci.image.manifest.v1+json")
+                .body(full(format!("{{\"schemaVersion\":2,\"layers\":[{layers}]}}")))
+                .unwrap();
         }
         if let Some(place) = path.strip_suffix(&*by_hash(&layer)) {
             return match place {
@@ -130,6 +140,10 @@ async fn other_content_by_digest_is_shared_with_those_whom_the_place_that_they_a
     assert_eq!(get("locked", &[RIGHT]).await, (200, true, "HEAD".into(), true));
     assert_eq!(get("locked", &[]).await, (401, false, "HEAD GET ".into(), false));
     assert_eq!(get("empty", &[]).await, (404, false, "HEAD GET ".into(), false));
+    // What is known of places is bounded in bytes, too.
+    for _ in 0..2 {
+        assert_eq!(get(&"x".repeat(3000), &[]).await, (200, false, "GET ".into(), true));
+    }
 }
 
 #[tokio::test]
@@ -206,6 +220,58 @@ async fn a_page_for_signing_in_lets_nobody_in() {
 }
 
 #[tokio::test]
+async fn a_page_that_is_no_refusal_lets_nobody_in() {
+    let (registry, _origin, darter) = Registry::start().await;
+    registry.warm(&darter).await;
+    let page = "<html>who are you?</html>";
+    let shown = async || bytes(ask(&darter, Method::GET, &registry.blob("portal"), &[]).await).await == page;
+    for _ in 0..3 {
+        assert!(shown().await);
+    }
+    ask(&darter, Method::HEAD, &registry.blob("portal"), &[]).await;
+    assert!(shown().await);
+    // What says that the repository contains the layer says nothing of strangers.
+    bytes(ask(&darter, Method::GET, "/v2/portal/manifests/latest", &[RIGHT]).await).await;
+    for method in [Method::GET, Method::HEAD] {
+        bytes(ask(&darter, method, "/v2/portal/manifests/latest", &[]).await).await;
+        assert!(shown().await);
+    }
+    let reader = ask(&darter, Method::GET, &registry.blob("portal"), &[RIGHT]).await;
+    assert_eq!(bytes(reader).await, registry.layer);
+}
+
+#[tokio::test]
+async fn what_a_stranger_is_not_shown_stays_known_to_the_reader() {
+    let (registry, _origin, darter) = Registry::start().await;
+    registry.warm(&darter).await;
+    bytes(ask(&darter, Method::GET, "/v2/hidden/manifests/latest", &[RIGHT]).await).await;
+    let stranger = ask(&darter, Method::GET, &registry.blob("hidden"), &[WRONG]).await;
+    assert_eq!(stranger.status(), StatusCode::NOT_FOUND);
+    registry.asked();
+    let reader = ask(&darter, Method::GET, &registry.blob("hidden"), &[RIGHT]).await;
+    assert_eq!(bytes(reader).await, registry.layer);
+    assert_eq!(registry.asked(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn only_so_many_manifests_are_read_at_once() {
+    let (registry, _origin, darter) = Registry::start().await;
+    registry.warm(&darter).await;
+    let slow = (0..64).map(|_| ask(&darter, Method::GET, "/v2/slow/manifests/latest", &[]));
+    let slow = futures_util::future::join_all(slow).await;
+    let questions = async || {
+        bytes(ask(&darter, Method::GET, "/v2/portal/manifests/latest", &[RIGHT]).await).await;
+        registry.asked();
+        let reader = ask(&darter, Method::GET, &registry.blob("portal"), &[RIGHT]).await;
+        assert_eq!(bytes(reader).await, registry.layer);
+        registry.asked().len()
+    };
+    assert_eq!(questions().await, 1, "the manifest passed by unread");
+    drop(slow);
+    assert_eq!(questions().await, 0);
+}
+
+#[tokio::test]
 async fn a_revoked_credential_ends_with_the_first_refusal() {
     let (registry, _origin, darter) = Registry::start().await;
     registry.warm(&darter).await;
@@ -271,4 +337,9 @@ async fn what_was_fetched_with_a_credential_is_not_what_everybody_gets() {
     registry.asked();
     get(&[("private-token", "x")]).await;
     assert_eq!(registry.asked(), ["GET /file"], "what may be for one person is not");
+    // A portal in front of a server lets people in by such a name.
+    get(&[("x-forwarded-user", "x")]).await;
+    assert_eq!(registry.asked(), ["GET /file"], "nor what a portal says of its caller");
+    get(&[("x-forwarded-for", "192.0.2.1"), ("sec-fetch-mode", "navigate")]).await;
+    assert_eq!(registry.asked(), Vec::<String>::new());
 }
