@@ -11,7 +11,7 @@ use crate::ready::Ready;
 use crate::resolve::Resolver;
 use crate::route::{HttpVersion, Route};
 use arc_swap::ArcSwap;
-use http::{HeaderMap, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper_util::client::legacy::{self, Client};
@@ -24,6 +24,10 @@ use std::time::Duration;
 
 /// An HTTP/2 connection that answers no ping within this time is dead: requests on it fail instead of hanging.
 const PING_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How long an answer's head may take at least where the request made work: a registry hashes and copies a layer of many
+/// gigabytes between its last byte and the answer. Docker's own recipe for a proxy before a registry says as much.
+const WORK_TIMEOUT: Duration = Duration::from_secs(900);
 
 /// A head of an answer that is larger than this is refused, in bytes.
 const MAX_HEAD_BYTES: usize = 256 << 10;
@@ -178,8 +182,14 @@ impl Generation {
         Self { pool: pool(&ways, false), http1_pool: pool(&ways, true), ways }
     }
 
-    fn timeouts(&self) -> &Timeouts {
-        &self.ways.config.timeouts
+    /// How long the head of an answer may take. Whoever reads has all that he wants there already.
+    fn head_timeout(&self, method: &Method) -> Duration {
+        let Timeouts { response_header, .. } = self.ways.config.timeouts;
+        if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) {
+            response_header
+        } else {
+            response_header.max(WORK_TIMEOUT)
+        }
     }
 
     async fn send(
@@ -208,7 +218,7 @@ impl Generation {
         let pool = if switches(request.headers()) { &self.http1_pool } else { &self.pool };
         let (parts, body) = request.into_parts();
         let (body, sent) = Watched::new(body);
-        let after = self.timeouts().response_header;
+        let after = self.head_timeout(&parts.method);
         let silence = async {
             // An error means that the body was dropped, which is as good as sent.
             let _ = sent.await;

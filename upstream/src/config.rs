@@ -56,7 +56,7 @@ pub struct Timeouts {
     /// The TLS handshake (`tlsHandshakeTimeout`).
     pub tls_handshake: Duration,
     /// From the last byte of the request to the head of the answer (`responseHeaderTimeout`). An upload may take as long
-    /// as it likes before that.
+    /// as it likes before that, and its answer 15 minutes at least.
     pub response_header: Duration,
     /// After this long without traffic the kernel probes the connection (`keepAlive`).
     pub keep_alive: Duration,
