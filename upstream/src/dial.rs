@@ -62,7 +62,8 @@ impl Dialer {
             None => found,
         };
         let targets = permitted.into_iter().map(|address| SocketAddr::new(address, port)).collect();
-        let stream = timeout_at(deadline, connect(interleaved(targets), self.mark))
+        let mark = self.mark;
+        let stream = timeout_at(deadline, connect(interleaved(targets), move |to| connect_to(to, mark)))
             .await
             .map_err(expired(Stage::Connect))??;
         self.recent.add(&stream);
@@ -113,12 +114,22 @@ fn interleaved(addresses: Vec<SocketAddr>) -> VecDeque<SocketAddr> {
     order
 }
 
-async fn connect(mut untried: VecDeque<SocketAddr>, mark: Option<u32>) -> Result<TcpStream, Kind> {
+/// The first connection that `to` makes to one of these.
+async fn connect<F>(
+    mut untried: VecDeque<SocketAddr>,
+    to: impl Fn(SocketAddr) -> F,
+) -> Result<TcpStream, Kind>
+where
+    F: Future<Output = io::Result<TcpStream>> + Send + 'static,
+{
     let mut under_way = JoinSet::new();
     let mut failed = Vec::new();
+    // The last reason why there was no address to connect from, and for how many.
+    let mut homeless = (String::new(), 0);
     loop {
         if let Some(address) = untried.pop_front() {
-            under_way.spawn(async move { (address, connect_to(address, mark).await) });
+            let attempt = to(address);
+            under_way.spawn(async move { (address, attempt.await) });
         }
         tokio::select! {
             ended = under_way.join_next() => match ended {
@@ -128,10 +139,16 @@ async fn connect(mut untried: VecDeque<SocketAddr>, mark: Option<u32>) -> Result
                     return Err(Kind::Exhausted { reason: io_reason(&error) });
                 }
                 Some(Ok((address, Err(error)))) => {
+                    if Errno::from_io_error(&error) == Some(Errno::ADDRNOTAVAIL) {
+                        homeless = (io_reason(&error), homeless.1 + 1);
+                    }
                     failed.push(Attempt { address: address.ip(), reason: io_reason(&error) });
                 }
                 // An attempt neither panics nor is aborted while it is waited for.
                 Some(Err(_)) => {}
+                None if homeless.1 > 0 && homeless.1 == failed.len() => {
+                    return Err(Kind::Exhausted { reason: homeless.0 });
+                }
                 None => return Err(Kind::Connect { attempts: failed }),
             },
             () = sleep(ATTEMPT_DELAY), if !untried.is_empty() => {}
@@ -139,10 +156,11 @@ async fn connect(mut untried: VecDeque<SocketAddr>, mark: Option<u32>) -> Result
     }
 }
 
-/// Whether a socket could not even be made (socket(2), connect(2)): the process or the host has no file descriptor, no
-/// memory, or no local port left.
+/// Whether a socket could not even be made (socket(2)): the process or the host has no file descriptor or no memory. That
+/// there is no address or port to connect from (connect(2), EADDRNOTAVAIL) is said of one address: a host whose IPv6 is
+/// switched off says it of every address of IPv6, and of no other.
 fn is_lack_of_ours(error: &io::Error) -> bool {
-    let ours = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL];
+    let ours = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
     Errno::from_io_error(error).is_some_and(|errno| ours.contains(&errno))
 }
 
@@ -227,8 +245,29 @@ mod tests {
         let good = listener.local_addr().unwrap();
         // Nothing listens on this address at that port: the listener above is bound to 127.0.0.1 alone.
         let bad = SocketAddr::new("127.0.0.2".parse().unwrap(), good.port());
-        let stream = connect(VecDeque::from([bad, good]), None).await.unwrap();
+        let stream = connect(VecDeque::from([bad, good]), |to| connect_to(to, None)).await.unwrap();
         assert_eq!(stream.peer_addr().unwrap(), good);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_family_that_this_host_lacks_does_not_end_attempts_of_the_other() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let good = listener.local_addr().unwrap();
+        let off = SocketAddr::new("2001:db8::1".parse().unwrap(), good.port());
+        // As connect(2) with net.ipv6.conf.all.disable_ipv6, and with an origin that takes half a second.
+        let to = move |address: SocketAddr| async move {
+            if address == off {
+                return Err(Errno::ADDRNOTAVAIL.into());
+            }
+            sleep(ATTEMPT_DELAY * 2).await;
+            connect_to(address, None).await
+        };
+        for order in [[good, off], [off, good]] {
+            let stream = connect(VecDeque::from(order), to).await.unwrap();
+            assert_eq!(stream.peer_addr().unwrap(), good);
+        }
+        let nothing = connect(VecDeque::from([off, off]), to).await.unwrap_err();
+        assert!(matches!(nothing, Kind::Exhausted { .. }), "{nothing:?}");
     }
 
     #[tokio::test]
