@@ -54,9 +54,8 @@ impl Dialer {
         let deadline = Instant::now() + after;
         let expired = |stage| move |_| Kind::Timeout { stage, after };
 
-        let found = timeout_at(deadline, self.addresses(host, port, given))
-            .await
-            .map_err(expired(Stage::Resolve))??;
+        let found =
+            timeout_at(deadline, self.addresses(host, given)).await.map_err(expired(Stage::Resolve))??;
         let permitted = match permit {
             Some(permit) => permitted(host, port, &found, permit)?,
             None => found,
@@ -71,13 +70,13 @@ impl Dialer {
         Ok(stream)
     }
 
-    async fn addresses(&self, host: &str, port: u16, given: &[IpAddr]) -> Result<Vec<IpAddr>, Kind> {
+    async fn addresses(&self, host: &str, given: &[IpAddr]) -> Result<Vec<IpAddr>, Kind> {
         if !given.is_empty() {
             return Ok(given.to_vec());
         }
         match host.parse() {
             Ok(address) => Ok(vec![address]),
-            Err(_) => self.resolver.resolve(host, port).await,
+            Err(_) => self.resolver.resolve(host).await,
         }
     }
 }

@@ -2,14 +2,19 @@
 
 use crate::config::Dns;
 use crate::error::{Kind, io_reason};
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, Shared};
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{
     ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
 };
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use std::net::{IpAddr, SocketAddr};
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio::sync::Semaphore;
 
 /// How long one server is waited for. Two tries fit in the time that connecting may take (5 s unless configured).
 const SERVER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -17,12 +22,16 @@ const SERVER_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often a server that says nothing is asked again.
 const RETRIES: usize = 1;
 
+/// How many of the system's answers are waited for at once: of the 512 threads that tokio has for what blocks.
+const MAX_THREADS: usize = 64;
+
 /// How many answers are remembered, for as long as they say themselves.
 const REMEMBERED: u64 = 1024;
 
 /// Resolves names.
 pub(crate) struct Resolver {
     servers: Option<TokioResolver>,
+    system: System,
     ipv6: bool,
 }
 
@@ -30,20 +39,19 @@ impl Resolver {
     /// Must be used within a tokio runtime.
     pub(crate) fn new(dns: &Dns) -> Self {
         let servers = (!dns.servers.is_empty()).then(|| asking(&dns.servers, dns.ipv6));
-        Self { servers, ipv6: dns.ipv6 }
+        Self { servers, system: System::new(ask_system), ipv6: dns.ipv6 }
     }
 
     /// The addresses of a name, in the order of preference; never none.
-    pub(crate) async fn resolve(&self, name: &str, port: u16) -> Result<Vec<IpAddr>, Kind> {
+    pub(crate) async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, Kind> {
         let mut found: Vec<IpAddr> = match &self.servers {
             Some(servers) => {
                 let lookup = servers.lookup_ip(absolute(name)).await;
                 lookup.map_err(|error| Kind::Resolve { reason: servers_reason(&error) })?.iter().collect()
             }
             None => {
-                let lookup = tokio::net::lookup_host((name, port)).await;
-                let found = lookup.map_err(|error| Kind::Resolve { reason: system_reason(&error) })?;
-                found.map(|address| address.ip()).collect()
+                let found = self.system.resolve(name).await;
+                found.map_err(|reason| Kind::Resolve { reason: reason.to_string() })?
             }
         };
         found.retain(|address| self.ipv6 || address.is_ipv4());
@@ -52,6 +60,63 @@ impl Resolver {
         }
         Ok(found)
     }
+}
+
+// === System ===
+
+/// The system's resolver, which keeps a thread for as long as a name takes: nobody can take that back. The disk's threads
+/// come from the same pool, so names get a few of them, and a name that is asked for by many gets one.
+#[derive(Clone)]
+struct System {
+    ask: fn(&str) -> Answer,
+    threads: Arc<Semaphore>,
+    under_way: Arc<Mutex<HashMap<String, Shared<Asking>>>>,
+}
+
+type Answer = Result<Vec<IpAddr>, Arc<str>>;
+type Asking = BoxFuture<'static, Answer>;
+
+impl System {
+    fn new(ask: fn(&str) -> Answer) -> Self {
+        Self { ask, threads: Arc::new(Semaphore::new(MAX_THREADS)), under_way: Arc::default() }
+    }
+
+    /// # Cancel safety
+    /// A question goes on without those who asked it; when it waits for a thread still, it goes with the last of them.
+    async fn resolve(&self, name: &str) -> Answer {
+        let asking = {
+            let mut under_way = lock(&self.under_way);
+            // Those who all went away.
+            under_way.retain(|_, asking| asking.strong_count().is_some_and(|others| others > 1));
+            under_way.entry(name.to_owned()).or_insert_with(|| self.ask(name.to_owned()).shared()).clone()
+        };
+        asking.await
+    }
+
+    fn ask(&self, name: String) -> Asking {
+        let (ask, threads, under_way) = (self.ask, Arc::clone(&self.threads), Arc::clone(&self.under_way));
+        Box::pin(async move {
+            // Nobody closes it.
+            let thread = threads.acquire_owned().await.map_err(|_| Arc::from(NO_ADDRESS))?;
+            let asked = name.clone();
+            let answer = tokio::task::spawn_blocking(move || {
+                let _thread = thread;
+                ask(&asked)
+            });
+            let answer = answer.await.unwrap_or_else(|_| Err(NO_ADDRESS.into()));
+            lock(&under_way).remove(&name);
+            answer
+        })
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn ask_system(name: &str) -> Answer {
+    let found = (name, 0).to_socket_addrs().map_err(|error| system_reason(&error))?;
+    Ok(found.map(|address| address.ip()).collect())
 }
 
 const NO_ADDRESS: &str = "it has no address";
@@ -96,4 +161,45 @@ fn servers_reason(error: &NetError) -> String {
 fn system_reason(error: &std::io::Error) -> String {
     let text = io_reason(error);
     text.strip_prefix("failed to lookup address information: ").map(str::to_owned).unwrap_or(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Condvar;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    static ASKED: AtomicUsize = AtomicUsize::new(0);
+    static ANSWERED: (Mutex<bool>, Condvar) = (Mutex::new(false), Condvar::new());
+
+    /// A resolver whose servers say nothing for a long time.
+    fn tarpit(name: &str) -> Answer {
+        ASKED.fetch_add(1, Ordering::SeqCst);
+        let (answered, changed) = &ANSWERED;
+        drop(changed.wait_while(lock(answered), |answered| !*answered));
+        Err(name.into())
+    }
+
+    #[tokio::test]
+    async fn slow_names_leave_threads_for_the_disk_and_one_name_takes_one() {
+        let system = System::new(tarpit);
+        let mut asking = tokio::task::JoinSet::new();
+        for number in 0..1000 {
+            // Each name twice.
+            let (name, system) = (format!("{}.example", number / 2), system.clone());
+            asking.spawn(async move { system.resolve(&name).await == Err(name.into()) });
+        }
+        while ASKED.load(Ordering::SeqCst) < MAX_THREADS {
+            tokio::task::yield_now().await;
+        }
+        // As many as tokio has, less those of the names.
+        let disk = (0..400).map(|_| tokio::task::spawn_blocking(|| ()));
+        futures_util::future::join_all(disk).await;
+        assert_eq!(ASKED.load(Ordering::SeqCst), MAX_THREADS);
+        *lock(&ANSWERED.0) = true;
+        ANSWERED.1.notify_all();
+        assert!(asking.join_all().await.into_iter().all(|right| right));
+        assert_eq!(ASKED.load(Ordering::SeqCst), 500);
+        assert!(lock(&system.under_way).is_empty());
+    }
 }
