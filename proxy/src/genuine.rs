@@ -102,12 +102,17 @@ impl Known {
         let now = Instant::now();
         match answer {
             Ok(()) => Self { standing: Standing::Genuine, until: now + PROVEN, proven: Some(now) },
-            Err(error) if speaks_otherwise(&error, port) => {
-                Self { standing: Standing::OtherProtocol, until: now + PROVEN, proven: None }
-            }
-            // Down is not dishonest.
-            Err(error) if error.is_retryable() && proven.is_some_and(|it| now - it < GRACE) => {
+            // Down is not dishonest, and who says nothing for a moment speaks no other protocol than before.
+            Err(error)
+                if (error.is_retryable() || is_silence(&error))
+                    && proven.is_some_and(|it| now - it < GRACE) =>
+            {
                 Self { standing: Standing::Genuine, until: now + REFUSED, proven }
+            }
+            Err(error) if speaks_otherwise(&error, port) => {
+                // What was said holds; what was not may be said the next time.
+                let holds = if is_silence(&error) { REFUSED } else { PROVEN };
+                Self { standing: Standing::OtherProtocol, until: now + holds, proven: None }
             }
             Err(error) => {
                 // Whoever failed a check has to pass it again; whoever is down keeps what it proved.
@@ -125,11 +130,13 @@ impl Known {
 /// Whether a server that did not answer a TLS handshake as TLS does is to be left to its clients. At the port of HTTPS
 /// silence is a failure, which is better told in our words than waited for in a tunnel.
 fn speaks_otherwise(error: &UpstreamError, port: u16) -> bool {
-    match &error.kind {
-        Kind::NoTls { silent, .. } => !silent || port != HTTPS,
-        Kind::Timeout { stage: Stage::TlsHandshake, .. } => port != HTTPS,
-        _ => false,
-    }
+    matches!(&error.kind, Kind::NoTls { silent: false, .. }) || (is_silence(error) && port != HTTPS)
+}
+
+/// Whether the server let a TLS handshake begin and said nothing: it waits for its client to speak another protocol, or has
+/// too much to do, or is about to start behind something that accepts for it.
+fn is_silence(error: &UpstreamError) -> bool {
+    matches!(&error.kind, Kind::NoTls { silent: true, .. } | Kind::Timeout { stage: Stage::TlsHandshake, .. })
 }
 
 #[cfg(test)]
@@ -210,6 +217,29 @@ mod tests {
         server.at(443, Err(expired())).await;
         tokio::time::advance(REFUSED).await;
         assert_eq!(server.at(443, Err(down())).await, Standing::Refused(error(down())));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_says_nothing_for_a_moment_is_asked_again_soon() {
+        let closed = || Kind::NoTls { reason: "closed".to_owned(), silent: true };
+        let late = || Kind::Timeout { stage: Stage::TlsHandshake, after: Duration::from_secs(5) };
+        for silence in [closed, late] as [fn() -> Kind; 2] {
+            let server = Server::new();
+            assert_eq!(server.at(5000, Err(silence())).await, Standing::OtherProtocol);
+            tokio::time::advance(REFUSED).await;
+            assert_eq!(server.at(5000, Ok(())).await, Standing::Genuine);
+            // What it has proven holds while it restarts.
+            tokio::time::advance(PROVEN).await;
+            assert_eq!(server.at(5000, Err(silence())).await, Standing::Genuine);
+            tokio::time::advance(REFUSED).await;
+            assert_eq!(server.at(5000, Err(expired())).await, Standing::Refused(error(expired())));
+        }
+        // Who answers in another protocol is believed at once.
+        let server = Server::new();
+        server.at(5000, Ok(())).await;
+        tokio::time::advance(PROVEN).await;
+        let plain = || Err(Kind::NoTls { reason: "plain".to_owned(), silent: false });
+        assert_eq!(server.at(5000, plain()).await, Standing::OtherProtocol);
     }
 
     #[tokio::test(start_paused = true)]
