@@ -71,8 +71,9 @@ pub(crate) enum Answer {
     Content { info: ContentInfo, part: Part },
     /// The range lies outside content of this length.
     Outside { length: u64 },
-    /// The origin's own word, or a success that cannot be cut into pieces.
-    Other { response: Response<Incoming>, refused: bool },
+    /// The origin's own word, or a success that cannot be cut into pieces or is not for all. `elsewhere`: it is the word of
+    /// another origin than the one that was asked, to which that led.
+    Other { response: Response<Incoming>, refused: bool, elsewhere: bool },
 }
 
 /// Why there is no answer that can be used.
@@ -103,7 +104,20 @@ pub(crate) async fn fetch(
         let response = upstream.send(request).await.map_err(Arc::new)?;
         match redirect(&response, &url, source.verified)? {
             Some(next) => url = next,
-            None => return classify(response, ask, &url),
+            // What has a digest is the same for all.
+            None if response.status().is_success()
+                && !source.verified
+                && !is_for_all(&source.headers, response.headers()) =>
+            {
+                return Ok(Answer::Other { response, refused: false, elsewhere: false });
+            }
+            None => {
+                let elsewhere = url.origin() != source.url.origin();
+                return Ok(match classify(response, ask, &url)? {
+                    Answer::Other { response, refused, .. } => Answer::Other { response, refused, elsewhere },
+                    content => content,
+                });
+            }
         }
     }
     Err(invalid(&source.url, "redirects too many times"))
@@ -172,12 +186,35 @@ fn redirect(response: &Response<Incoming>, url: &Url, verified: bool) -> Result<
     }
 }
 
+/// Whether an answer to a request with these headers is for everybody who may have it (RFC 9111 sections 3 and 4.1): it
+/// says nothing else, and does not depend on anything in the request by which one caller differs from another. A cookie that
+/// comes with it does not matter, since it is not kept (section 7.3): networks in front of package repositories set one on
+/// every answer.
+fn is_for_all(asked: &HeaderMap, answer: &HeaderMap) -> bool {
+    let items = |name: HeaderName| answer.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
+    let items = |name| items(name).flat_map(|value| value.split(',')).map(str::trim);
+    let says = |directive: &str, known: &str| {
+        directive.split('=').next().unwrap_or_default().trim().eq_ignore_ascii_case(known)
+    };
+    let kept_from_others = items(header::CACHE_CONTROL).any(|it| says(it, "private") || says(it, "no-store"));
+    !kept_from_others && items(header::VARY).all(|name| is_without(asked, name))
+}
+
+/// Whether a request is like most as far as this header goes: it has none, or one that makes no difference to files. The
+/// coding is what we ask for, and nothing with a credential is shared.
+fn is_without(asked: &HeaderMap, name: &str) -> bool {
+    let Ok(name) = name.parse::<HeaderName>() else { return false };
+    let indifferent = [header::ACCEPT_ENCODING, header::USER_AGENT, header::RANGE].contains(&name);
+    let anything = |value: &HeaderValue| name == header::ACCEPT && value == "*/*";
+    name != "*" && (indifferent || asked.get(&name).is_none_or(anything))
+}
+
 fn classify(response: Response<Incoming>, ask: Ask, url: &Url) -> Result<Answer, OriginError> {
     match (response.status(), ask) {
         (StatusCode::OK, _) => {
             match content_length(response.headers()).filter(|_| !is_coded(response.headers())) {
                 Some(length) => Ok(content(response, length, (0, length))),
-                None => Ok(Answer::Other { response, refused: false }),
+                None => Ok(Answer::Other { response, refused: false, elsewhere: false }),
             }
         }
         (StatusCode::PARTIAL_CONTENT, Ask::From(_) | Ask::Range(_)) => {
@@ -187,11 +224,13 @@ fn classify(response: Response<Incoming>, ask: Ask, url: &Url) -> Result<Answer,
         (StatusCode::RANGE_NOT_SATISFIABLE, Ask::From(_) | Ask::Range(_)) => {
             match content_range(response.headers()) {
                 Some(ContentRange::Outside { total }) => Ok(Answer::Outside { length: total }),
-                _ => Ok(Answer::Other { response, refused: true }),
+                _ => Ok(Answer::Other { response, refused: true, elsewhere: false }),
             }
         }
-        (status, _) if status.is_success() => Ok(Answer::Other { response, refused: false }),
-        _ => Ok(Answer::Other { response, refused: true }),
+        (status, _) if status.is_success() => {
+            Ok(Answer::Other { response, refused: false, elsewhere: false })
+        }
+        _ => Ok(Answer::Other { response, refused: true, elsewhere: false }),
     }
 }
 

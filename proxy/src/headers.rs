@@ -70,6 +70,16 @@ pub(crate) fn keep_for_origin(headers: &mut HeaderMap) {
     remove_all(headers, ours);
 }
 
+/// Drops what proxies before this one, or a caller who pretends to be one, say of the way to the caller (RFC 7239).
+pub(crate) fn drop_forwarded(headers: &mut HeaderMap) {
+    let said: Vec<HeaderName> = headers.keys().filter(|name| is_of_the_way(name.as_str())).cloned().collect();
+    remove_all(headers, said);
+}
+
+fn is_of_the_way(name: &str) -> bool {
+    name == "forwarded" || name.starts_with("x-forwarded-")
+}
+
 /// Leaves in an answer's headers what is meant for the client.
 pub(crate) fn keep_for_client(headers: &mut HeaderMap) {
     keep_end_to_end(headers);

@@ -144,10 +144,14 @@ pub(crate) async fn answer(
         }
         Ok(Found::Relay(answer)) => {
             trail.answered(asked, &answer);
+            let answer = proxy.gate.watch(&peers.target, request.method(), request.headers(), answer);
             let answer = direct::relay(answer, request.method(), &peers.target)?;
             Ok(Answer::Body(answer, Outcome::Relayed, None))
         }
-        Err(OpenError::NotShareable) => direct::answer(proxy, &peers.target, request, Outcome::Bypass).await,
+        // What the engine does not follow (from https to http, say), the client may.
+        Err(OpenError::NotShareable | OpenError::Origin(_)) => {
+            direct::answer(proxy, &peers.target, request, Outcome::Bypass).await
+        }
         Err(OpenError::Store(error)) => {
             tracing::warn!(%error, "content cannot be stored on this host, so it is streamed past the engine");
             direct::answer(proxy, &peers.target, request, Outcome::Bypass).await
@@ -174,6 +178,8 @@ impl Peers {
     fn wish<'a>(&self, engine: &'a Engine, request: &'a HeaderMap) -> Result<Wish<'a>, Refusal> {
         let mut headers = request.clone();
         headers::keep_for_origin(&mut headers);
+        // Who is on the way to this caller is nothing that the content of all may depend on.
+        headers::drop_forwarded(&mut headers);
         let asked = Asked::by(request);
         let open = OpenRequest {
             task: task(&self.identity)?,
@@ -358,20 +364,40 @@ fn not_modified(mut headers: HeaderMap) -> Answer {
     Answer::Body(response, Outcome::Hit, None)
 }
 
-/// The content's own headers, and what follows from its digest.
+/// The content's own headers, or what follows from its digest.
 fn content_headers(mut headers: HeaderMap, digest: Option<&Digest>) -> HeaderMap {
     headers::keep_end_to_end(&mut headers);
-    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     if let Some(digest) = digest {
-        let octets = HeaderValue::from_static("application/octet-stream");
-        headers.entry(header::CONTENT_TYPE).or_insert(octets);
-        // So that a client can resume or ask again, at any host; registries do the same.
-        headers.entry(header::ETAG).or_insert_with(|| condition::etag_of(digest));
-        if let Ok(digest) = HeaderValue::try_from(digest.to_string()) {
-            headers.entry(DOCKER_CONTENT_DIGEST).or_insert(digest);
-        }
+        headers = headers_by_digest(&headers, digest);
+    }
+    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    headers
+}
+
+/// What is shared by its digest is shared over all hosts that have it: what one of them said beside it (how to name it, its
+/// own digests, how long to keep it) is not for all the others to say.
+fn headers_by_digest(said: &HeaderMap, digest: &Digest) -> HeaderMap {
+    let kept = [header::DATE, header::LAST_MODIFIED].into_iter();
+    let mut headers: HeaderMap =
+        kept.filter_map(|name| said.get(&name).cloned().map(|value| (name, value))).collect();
+    let media_type = said.get(header::CONTENT_TYPE).filter(|said| is_inert(said)).cloned();
+    let octets = HeaderValue::from_static("application/octet-stream");
+    headers.insert(header::CONTENT_TYPE, media_type.unwrap_or(octets));
+    // So that a client can resume or ask again, at any host; registries do the same.
+    headers.insert(header::ETAG, condition::etag_of(digest));
+    if let Ok(digest) = HeaderValue::try_from(digest.to_string()) {
+        headers.insert(DOCKER_CONTENT_DIGEST, digest);
     }
     headers
+}
+
+/// Whether no client would do more with content of this media type than keep it or unpack it. A browser shows pages, and
+/// runs the scripts in them, and in what is made of XML.
+fn is_inert(media_type: &HeaderValue) -> bool {
+    let Some(media_type) = media_type.to_str().ok() else { return false };
+    let essence = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let active = essence.ends_with("xml") || essence.ends_with("script");
+    essence.starts_with("application/") && !active
 }
 
 /// The same of content that has been here for a while: its Date is its origin's, and Age says how long ago that was (RFC

@@ -126,10 +126,11 @@ impl Download {
                 self.return_lease(LeaseOutcome::Refused);
                 Err(Ended::answered(Err(OpenError::NotSatisfiable { length })))
             }
-            Ok(Answer::Other { response, refused }) => {
+            Ok(Answer::Other { response, refused, elsewhere }) => {
                 self.return_lease(if refused { LeaseOutcome::Refused } else { LeaseOutcome::Unshareable });
-                // A part that was asked for in our words is no answer to the caller's.
-                let relay = ask == Ask::All || refused;
+                // A part that was asked for in our words is no answer to the caller's. Nor is what another host says, who
+                // may set cookies and ask for logins in its own name alone.
+                let relay = (ask == Ask::All || refused) && !elsewhere;
                 Err(Ended::answered(if relay {
                     Ok(Opened::Relay(response))
                 } else {

@@ -74,7 +74,10 @@ impl Registry {
             return answer.body(full(self.layer.clone())).unwrap();
         }
         if path.ends_with("/manifests/latest") {
-            let layers = of_team.map(|_| format!("{{\"digest\":\"{layer}\"}}")).unwrap_or_default();
+            // And one that is never there.
+            let other = digest_of(b"other");
+            let layers = of_team.map(|_| format!("{{\"digest\":\"{layer}\"}},{{\"digest\":\"{other}\"}}"));
+            let layers = layers.unwrap_or_default();
             return answer
                 .header("content-type", "application/vnd.oci.image.manifest.v1+json")
                 .body(full(format!("{{\"schemaVersion\":2,\"layers\":[{layers}]}}")))
@@ -278,6 +281,18 @@ async fn a_revoked_credential_ends_with_the_first_refusal() {
     registry.revoked.store(true, Ordering::SeqCst);
     let manifest = ask(&darter, Method::GET, "/v2/private/manifests/latest", &[RIGHT]).await;
     assert_eq!(manifest.status(), StatusCode::UNAUTHORIZED);
+    let answer = ask(&darter, Method::GET, &registry.blob("private"), &[RIGHT]).await;
+    assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn a_refusal_that_comes_through_the_engine_ends_a_credential_too() {
+    let (registry, _origin, darter) = Registry::start().await;
+    registry.warm(&darter).await;
+    bytes(ask(&darter, Method::GET, "/v2/private/manifests/latest", &[RIGHT]).await).await;
+    registry.revoked.store(true, Ordering::SeqCst);
+    let other = format!("/v2/private/blobs/{}", digest_of(b"other"));
+    assert_eq!(ask(&darter, Method::GET, &other, &[RIGHT]).await.status(), StatusCode::UNAUTHORIZED);
     let answer = ask(&darter, Method::GET, &registry.blob("private"), &[RIGHT]).await;
     assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
 }

@@ -169,16 +169,15 @@ async fn conditions_are_answered_from_what_is_here() {
         assert!(!answer.headers().contains_key("x-origin"));
         if status == 304 {
             let got = answer.headers().clone();
-            for (name, value) in [
-                ("etag", "\"v1\""),
-                ("last-modified", CHANGED),
-                ("cache-control", "max-age=60"),
-                ("vary", "accept-encoding"),
-                ("expires", LATER),
-                ("date", LATER),
-            ] {
+            for (name, value) in [("etag", digest_tag.as_str()), ("last-modified", CHANGED), ("date", LATER)]
+            {
                 assert_eq!(got[name], value, "{name}");
             }
+            // How long to keep it is not for one of the hosts that have it to say.
+            assert!(
+                !["cache-control", "vary", "expires"].iter().any(|name| got.contains_key(*name)),
+                "{got:?}"
+            );
             assert!(got["age"].to_str().unwrap().parse::<u64>().unwrap() > 0);
             assert!(!got.contains_key("content-length") && !got.contains_key("content-type"), "{got:?}");
         }
