@@ -25,7 +25,6 @@ use crate::intercept;
 use crate::labels::{Outcome, Way};
 use crate::listen::{self, Entrance, Mode, Slot};
 use crate::metrics::Traffic;
-use crate::own::Own;
 use crate::p2p::{self, Peers};
 use crate::port_tls::PortTls;
 use crate::redirected;
@@ -171,16 +170,11 @@ async fn walk(
     let proxy = &*downstream.proxy;
     let settings = proxy.settings();
     admit::asking(downstream, &settings)?;
-    let asked = Asked::by(&request, &downstream.side)?;
-    if let Asked::Own(own) = asked {
-        let response = own.answer(&request, downstream.secure, &settings)?;
-        return Ok(Answer::Body(response, Outcome::Own, None));
+    let mut asked = Asked::by(&request, &downstream.side)?;
+    if asked == Asked::Forward && sockets::names_own(request.uri()).await {
+        asked = request::by_whole_url(&mut request, &downstream.side)?;
     }
-    if asked == Asked::Forward
-        && let Some(own) = Own::of(request.uri(), request.headers())
-        && sockets::names_own(request.uri()).await
-    {
-        // By its whole URL, as a client has it that uses this very proxy.
+    if let Asked::Own(own) = asked {
         let response = own.answer(&request, downstream.secure, &settings)?;
         return Ok(Answer::Body(response, Outcome::Own, None));
     }

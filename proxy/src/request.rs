@@ -7,7 +7,10 @@
 use crate::own::Own;
 use crate::refusal::Refusal;
 use darter_rules::{Host, InvalidTarget, Scheme, split_authority};
-use http::header::{CONTENT_LENGTH, HOST, HeaderMap, TRANSFER_ENCODING};
+use http::header::{
+    ACCEPT_LANGUAGE, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, ORIGIN, REFERER, TRANSFER_ENCODING,
+    USER_AGENT,
+};
 use http::{Method, Request, Uri, Version};
 use std::net::SocketAddr;
 
@@ -70,7 +73,7 @@ impl Asked {
             _ if request.method() == Method::CONNECT => tunnel(request, named, side),
             Side::Port | Side::Redirected { .. } if uri.scheme().is_some() => forward(uri, named),
             Side::Port if uri.path().starts_with('/') && uri.authority().is_none() => {
-                Ok(Own::of(uri, request.headers()).map_or(Self::Mirror, Self::Own))
+                mirror(uri, request.headers(), named.as_ref().map(|(host, _)| host))
             }
             Side::Redirected { address } if uri.path().starts_with('/') && uri.authority().is_none() => {
                 Ok(redirected(named, *address))
@@ -81,6 +84,52 @@ impl Asked {
             _ => Err(Refusal::malformed("the request's target is neither a URL nor a path")),
         }
     }
+}
+
+/// What a request asks for whose URL names this very proxy. In HTTP/2 every request has the whole URL, also when it is for the
+/// server at the other end of the connection; in HTTP/1.1 that is how a client asks that uses this proxy for all of its URLs.
+///
+/// # Errors
+/// As of [`Asked::by`].
+pub(crate) fn by_whole_url<B>(request: &mut Request<B>, side: &Side) -> Result<Asked, Refusal> {
+    let uri = request.uri();
+    let own = Own::of(uri, request.headers()).map(Asked::Own);
+    if own.is_some() || request.version() != Version::HTTP_2 || *side != Side::Port {
+        return Ok(own.unwrap_or(Asked::Forward));
+    }
+    let (host, _) = authority(uri)?;
+    let asked = mirror(uri, request.headers(), Some(&host))?;
+    let path = uri.path_and_query().cloned();
+    *request.uri_mut() = path.map_or_else(|| Uri::from_static("/"), Uri::from);
+    Ok(asked)
+}
+
+/// A path that is asked of us: for a name of our own, or as of a registry.
+fn mirror(uri: &Uri, headers: &HeaderMap, named: Option<&Host>) -> Result<Asked, Refusal> {
+    if let Some(own) = Own::of(uri, headers) {
+        return Ok(Asked::Own(own));
+    }
+    match named {
+        Some(Host::Name(name)) if name != "localhost" && is_of_a_page(headers) => Err(Refusal::misdirected(
+            "a browser gets the registry mirror by its address alone, or as localhost",
+        )),
+        _ => Ok(Asked::Mirror),
+    }
+}
+
+/// Whether a request seems to come from a page in a browser. A page's host can be made to lead here after the page was loaded
+/// (DNS rebinding); to the browser the mirror is then that host, so that the page may read what this proxy may. Container
+/// engines and package managers show none of this, and reach a mirror by whatever name leads to it: host.docker.internal, a
+/// service's name. A language alone is no mark, since NuGet has one, and npm once wrote into Referer what it was doing.
+fn is_of_a_page(headers: &HeaderMap) -> bool {
+    let begins = |name: HeaderName, with: &str| {
+        headers.get(name).is_some_and(|value| value.as_bytes().starts_with(with.as_bytes()))
+    };
+    let browser = begins(USER_AGENT, "Mozilla/") && headers.contains_key(ACCEPT_LANGUAGE);
+    browser
+        || begins(REFERER, "http")
+        || headers.contains_key(ORIGIN)
+        || headers.contains_key("sec-fetch-site")
 }
 
 /// Whether no other request may follow on the connection of this one. Who stands in front of the proxy port and gathers the

@@ -98,3 +98,37 @@ async fn the_proxys_own_names_are_served_without_a_password() {
     let named = get("/ca.crt", &[("x-dragonfly-registry", "a.example")]);
     assert_eq!(send(&darter, named).await.status(), StatusCode::PROXY_AUTHENTICATION_REQUIRED);
 }
+
+#[tokio::test]
+async fn a_page_in_a_browser_does_not_get_the_mirror_for_its_own_host() {
+    let registry = Origin::http(async |_| Response::new(full("private"))).await;
+    let mirror = format!("http://127.0.0.1:{}", registry.port);
+    let darter = Darter::start(Setup { mirror, ..Setup::default() }).await;
+    let ask = async |host: &str, shown: &[(&str, &str)]| {
+        let head: String = shown.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let request =
+            format!("GET /v2/a/tags/list HTTP/1.1\r\nHost: {host}\r\n{head}Connection: close\r\n\r\n");
+        darter.exchange(&request).await[9..12].to_owned()
+    };
+    let marks: [&[(&str, &str)]; 4] = [
+        &[("user-agent", "Mozilla/5.0"), ("accept-language", "eo")],
+        &[("origin", "http://evil.example")],
+        &[("referer", "http://evil.example/")],
+        &[("sec-fetch-site", "same-origin")],
+    ];
+    // A name that was made to lead here (DNS rebinding).
+    for shown in marks {
+        assert_eq!(ask("evil.example:65001", shown).await, "421", "{shown:?}");
+    }
+    for host in ["127.0.0.1:65001", "[::1]:65001", "localhost:65001", "10.0.0.6"] {
+        assert_eq!(ask(host, &marks.concat()).await, "200", "{host}");
+    }
+    // Container engines and package managers reach a mirror by whatever name leads there.
+    for host in ["host.docker.internal:65001", "darter.kube-system.svc:65001", "node1"] {
+        for shown in
+            [("user-agent", "containerd/2.0"), ("accept-language", "en-US"), ("referer", "install a")]
+        {
+            assert_eq!(ask(host, &[shown]).await, "200", "{host} {shown:?}");
+        }
+    }
+}

@@ -87,6 +87,29 @@ async fn a_proxy_port_with_tls_speaks_http1_and_http2() {
 }
 
 #[tokio::test]
+async fn a_port_with_tls_is_a_mirror_for_clients_of_http2_too() {
+    let registry = Origin::http(async |request: Request<hyper::body::Incoming>| {
+        Response::new(full(request.uri().to_string()))
+    })
+    .await;
+    let mirror = format!("http://127.0.0.1:{}", registry.port);
+    let mut darter = Darter::start(Setup { mirror, ..Setup::default() }).await;
+    let tls = Some(PortTls::OwnCa { names: vec!["127.0.0.1".parse().unwrap()] });
+    let addr = listen(&mut darter, mode(Entrance::Proxy { tls })).await;
+    let stream = TcpStream::connect(addr).await.unwrap();
+    let stream = tls_connect(stream, "127.0.0.1", darter.leaves.authority(), &[b"h2"]).await.unwrap();
+    let (mut client, _task) = h2(stream).await;
+    let at = format!("https://{addr}");
+    let mut get = async |path: &str| {
+        let request = Request::get(format!("{at}{path}")).body(full("")).unwrap();
+        let answer = client.send_request(request).await.unwrap();
+        (answer.status().as_u16(), text(answer).await)
+    };
+    assert_eq!(get("/v2/a/tags/list?n=1").await, (200, "/v2/a/tags/list?n=1".to_owned()));
+    assert_eq!(get("/healthy").await, (200, "ok\n".to_owned()));
+}
+
+#[tokio::test]
 async fn plain_http_on_a_port_with_tls_is_told_so() {
     let mut darter = Darter::start(Setup::default()).await;
     let tls = Some(PortTls::OwnCa { names: vec!["proxy.example".parse().unwrap()] });
