@@ -1,7 +1,8 @@
 //! [`Accounts`]: the operator's own credentials for registries, lent to clients that bring none.
 //!
 //! Lent only for reading (GET and HEAD), only to requests without Authorization, only for the repositories that the account
-//! is for, and only over TLS unless the account says otherwise: which scheme a request has is its client's choice. Whoever may use the proxy can then read these repositories: that is what the operator asks for by configuring it.
+//! is for, and only over TLS unless the account says otherwise: which scheme a request has is its client's choice. Whoever
+//! may use the proxy can then read these repositories: that is what the operator asks for by configuring it.
 //!
 //! A registry says by a challenge how it wants to be asked. With Basic, the account goes along. With Bearer there are two
 //! ways: a request to the registry itself gets a token that is fetched here, for pulling from that one repository; and a
@@ -38,6 +39,8 @@ const MAX_ANSWER: usize = 256 << 10;
 /// How long a token service may take for all of its answer. All who want that token wait for it, and containerd gives up
 /// after 30 s.
 const TOKEN_TIMEOUT: Duration = Duration::from_secs(15);
+/// Registries that are kept of those which name the same token service.
+const MAX_REGISTRIES: usize = 16;
 /// Tokens and challenges that are kept.
 const MAX_KEPT: u64 = 10_000;
 
@@ -64,16 +67,17 @@ pub struct Accounts {
     /// By `scheme://host:port` of the registry.
     challenges: Cache<String, Known<Challenge>>,
     tokens: Cache<TokenKey, Known<HeaderValue>>,
-    /// Which registry has named a token service: by the service's `scheme://host:port` and path.
+    /// Which registries have named a token service: by the service's `scheme://host:port` and path.
     realms: Cache<String, Arc<Realm>>,
 }
 
-/// Who has named a token service.
+/// Who has named a token service, the last one first.
 struct Realm {
-    registry: Place,
+    registries: Vec<Place>,
 }
 
 /// A registry, as `hosts` of an account sees it.
+#[derive(Clone, PartialEq, Eq)]
 struct Place {
     /// `host:port`.
     host_port: String,
@@ -84,11 +88,21 @@ struct Place {
 /// What an account did for a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Lent {
-    /// Nothing: none is meant for it, or it could not be used.
+    /// Nothing: none is meant for it.
     Nothing,
     Credentials,
     /// Nothing, because the registry is known to answer everybody.
     Needless,
+    /// Nothing, because what it takes could not be had.
+    Failed,
+}
+
+/// What is meant for a request.
+enum Meant {
+    Nothing,
+    /// Its registry answers everybody.
+    Needless,
+    Credentials(HeaderValue),
 }
 
 /// How a registry wants to be asked.
@@ -135,6 +149,13 @@ impl Login {
     }
 }
 
+impl Login {
+    /// What tells one login from another, as secret as the password.
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
 impl fmt::Debug for Login {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("[redacted]")
@@ -167,22 +188,43 @@ impl Accounts {
         method: &Method,
         headers: &mut HeaderMap,
     ) -> Lent {
-        let reads = *method == Method::GET || *method == Method::HEAD;
-        if self.accounts.is_empty() || !reads || headers.contains_key(header::AUTHORIZATION) {
+        if self.accounts.is_empty() || !takes(method, headers) {
             return Lent::Nothing;
         }
         match self.credentials(upstream, target).await {
-            Ok(Some(Some(credentials))) => {
+            Ok(Meant::Credentials(credentials)) => {
                 headers.insert(header::AUTHORIZATION, credentials);
                 Lent::Credentials
             }
-            Ok(Some(None)) => Lent::Needless,
-            Ok(None) => Lent::Nothing,
+            Ok(Meant::Needless) => Lent::Needless,
+            Ok(Meant::Nothing) => Lent::Nothing,
             Err(why) => {
                 tracing::warn!(host = target.authority(), "no account is lent: {why}");
-                Lent::Nothing
+                Lent::Failed
             }
         }
+    }
+
+    /// The account that is meant for a request, with its number.
+    pub(crate) fn of(
+        &self,
+        target: &Target,
+        method: &Method,
+        headers: &HeaderMap,
+    ) -> Option<(usize, &Login)> {
+        let meant = takes(method, headers).then(|| repository(target)).flatten();
+        let (index, account) = self.account(&Place::of(target), meant?)?;
+        Some((index, &account.login))
+    }
+
+    /// For whom a request is made, after that was done for it: for the account, also when its token could not be had.
+    /// Nobody, where the registry answers everybody.
+    pub(crate) fn lender(&self, target: &Target, lent: Lent) -> Option<Login> {
+        if !matches!(lent, Lent::Credentials | Lent::Failed) {
+            return None;
+        }
+        let (_, account) = self.account(&Place::of(target), repository(target)?)?;
+        Some(account.login.clone())
     }
 
     /// The registry has refused a request, in spite of what was lent or without it: the next one gets something new.
@@ -195,19 +237,17 @@ impl Accounts {
         let _ = self.tokens.invalidate_entries_if(move |key, _| key.repository == repository);
     }
 
-    /// What a request gets where an account is meant for it; the inner `None`: its registry answers everybody.
-    async fn credentials(
-        &self,
-        upstream: &Upstream,
-        target: &Target,
-    ) -> Result<Option<Option<HeaderValue>>, Arc<str>> {
+    async fn credentials(&self, upstream: &Upstream, target: &Target) -> Result<Meant, Arc<str>> {
         let Some(repository) = repository(target) else {
-            return Ok(self.for_others(upstream, target).await?.map(Some));
+            let credentials = self.for_others(upstream, target).await?;
+            return Ok(credentials.map_or(Meant::Nothing, Meant::Credentials));
         };
-        let Some((index, account)) = self.account(&Place::of(target), repository) else { return Ok(None) };
+        let Some((index, account)) = self.account(&Place::of(target), repository) else {
+            return Ok(Meant::Nothing);
+        };
         match self.challenge(upstream, target).await? {
-            Challenge::Open => Ok(Some(None)),
-            Challenge::Basic => Ok(Some(Some(account.login.0.clone()))),
+            Challenge::Open => Ok(Meant::Needless),
+            Challenge::Basic => Ok(Meant::Credentials(account.login.0.clone())),
             Challenge::Bearer { realm, service } => {
                 let key = TokenKey {
                     account: index,
@@ -216,7 +256,7 @@ impl Accounts {
                     repository: oci::repository_identity(target.host(), repository),
                 };
                 let fetched = fetch_token(upstream, account, (realm, service), repository);
-                self.tokens.get_with(key, fetched).await.value.map(|token| Some(Some(token)))
+                self.tokens.get_with(key, fetched).await.value.map(Meant::Credentials)
             }
         }
     }
@@ -237,13 +277,26 @@ impl Accounts {
             return Ok(basic.then(|| account.login.0.clone()));
         }
         let Some(realm) = self.realms.get(&target.without_query()).await else { return Ok(None) };
-        let wanted = scopes(target.query().unwrap_or_default());
-        let lent = wanted.map(|names| {
-            let mut accounts = names.iter().map(|name| self.account(&realm.registry, name).map(|(i, _)| i));
-            let first = accounts.next().flatten()?;
-            accounts.all(|account| account == Some(first)).then_some(first)
-        });
-        Ok(lent.flatten().and_then(|index| self.accounts.get(index)).map(|account| account.login.0.clone()))
+        let Some(names) = scopes(target.query().unwrap_or_default()) else { return Ok(None) };
+        let account = realm.registries.iter().find_map(|registry| self.account_for_all(registry, &names));
+        Ok(account.map(|account| account.login.0.clone()))
+    }
+
+    /// A registry has named a token service.
+    async fn named(&self, service: String, registry: Place) {
+        let known = self.realms.get(&service).await;
+        let mut registries = known.map_or_else(Vec::new, |realm| realm.registries.clone());
+        registries.retain(|known| *known != registry);
+        registries.insert(0, registry);
+        registries.truncate(MAX_REGISTRIES);
+        self.realms.insert(service, Arc::new(Realm { registries })).await;
+    }
+
+    /// The one account that is for all of these repositories.
+    fn account_for_all(&self, registry: &Place, names: &[String]) -> Option<&Account> {
+        let mut accounts = names.iter().map(|name| self.account(registry, name));
+        let (index, account) = accounts.next()??;
+        accounts.all(|other| other.is_some_and(|(other, _)| other == index)).then_some(account)
     }
 
     fn account(&self, place: &Place, repository: &str) -> Option<(usize, &Account)> {
@@ -259,8 +312,7 @@ impl Accounts {
         if let Ok(Challenge::Bearer { realm, .. }) = &learned.value
             && let Ok(service) = Target::parse(realm.as_str())
         {
-            let registry = Arc::new(Realm { registry: Place::of(target) });
-            self.realms.insert(service.without_query(), registry).await;
+            self.named(service.without_query(), Place::of(target)).await;
         }
         learned.value
     }
@@ -279,6 +331,11 @@ impl Place {
             secure: registry.scheme() == Scheme::Https,
         }
     }
+}
+
+/// Whether a request is of a kind for which something may be lent.
+fn takes(method: &Method, headers: &HeaderMap) -> bool {
+    matches!(*method, Method::GET | Method::HEAD) && !headers.contains_key(header::AUTHORIZATION)
 }
 
 /// `scheme://host:port`.

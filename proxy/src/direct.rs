@@ -7,6 +7,8 @@
 //! A request may ask its connection to become something else (WebSocket, SPDY, tcp): when the origin agrees, both
 //! connections become a tunnel. RFC 8441 (WebSocket inside a stream of HTTP/2) is not spoken; clients fall back to HTTP/1.1.
 
+use crate::accounts::Login;
+use crate::entitle::Asker;
 use crate::expect;
 use crate::headers::{self, Switch};
 use crate::idle::{Activity, Kind};
@@ -50,6 +52,7 @@ pub(crate) async fn answer(
     let version = parts.version;
     let settings = proxy.settings();
     let came = parts.extensions.get::<Came>().copied();
+    let account = parts.extensions.get::<Login>().cloned();
     let activity = Activity::current();
     let sending = activity.body(Kind::Request, body);
     let mut request = outgoing(target, parts, sending, switch.as_ref().map(|it| &it.0), &trail)?;
@@ -71,7 +74,8 @@ pub(crate) async fn answer(
         return switched(answer, switch, target, proxy);
     }
     let answered = answer.version();
-    let answer = proxy.gate.watch(target, &method, &headers, answer);
+    let asker = Asker { headers: &headers, account: account.as_ref() };
+    let answer = proxy.gate.watch(target, &method, asker, answer);
     let mut answer = relay(answer, &method, target)?;
     if settings.marks.via {
         proxy.pseudonym.say(answer.headers_mut(), answered);

@@ -16,6 +16,7 @@
 //! is another task, for which each caller is checked; with a credential in a header it is not shared at all, since the
 //! answer may be meant for one person.
 
+use crate::accounts::Login;
 use crate::probe::{Said, probe};
 use crate::watched::{Proof, Watched};
 use darter_entitle::{Caller, Credentials, Facts, Place, Verdict, bearer_lifetime};
@@ -23,7 +24,7 @@ use darter_rules::oci::{self, Kind, Resource};
 use darter_rules::{Identity, Target};
 use darter_upstream::{Upstream, UpstreamError};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -95,6 +96,14 @@ pub(crate) struct Gate {
     reading: Arc<Semaphore>,
 }
 
+/// Who asks for some content.
+#[derive(Clone, Copy)]
+pub(crate) struct Asker<'a> {
+    pub(crate) headers: &'a HeaderMap,
+    /// The operator's account in whose name he asks. What it may read does not change with its tokens.
+    pub(crate) account: Option<&'a Login>,
+}
+
 /// Whether a caller may have some content from the engine.
 #[derive(Debug)]
 pub(crate) enum Entitled {
@@ -155,9 +164,9 @@ impl Gate {
         upstream: &Upstream,
         target: &Target,
         identity: &mut Identity,
-        headers: &HeaderMap,
+        asker: Asker<'_>,
     ) -> Entitled {
-        let question = match self.question(target, identity, headers) {
+        let question = match self.question(target, identity, asker) {
             Asking::Nothing => return Entitled::Yes,
             Asking::Unshared => return Entitled::No,
             Asking::About(question) => question,
@@ -166,7 +175,7 @@ impl Gate {
         if self.lock().verdict(Instant::now(), place, digest, *caller) == Verdict::Allowed {
             return Entitled::Yes;
         }
-        match self.ask(upstream, target, headers, &question).await {
+        match self.ask(upstream, target, asker, &question).await {
             Answered::Granted(length) => Entitled::IfLong(length),
             Answered::Refused => Entitled::No,
             Answered::Troubled if self.in_grace(&question) => Entitled::Yes,
@@ -177,8 +186,8 @@ impl Gate {
     }
 
     /// What [`Self::check`] would do at this moment, in words. Asks nobody.
-    pub(crate) fn explain(&self, target: &Target, identity: &mut Identity, headers: &HeaderMap) -> String {
-        let question = match self.question(target, identity, headers) {
+    pub(crate) fn explain(&self, target: &Target, identity: &mut Identity, asker: Asker<'_>) -> String {
+        let question = match self.question(target, identity, asker) {
             Asking::Nothing => {
                 return "it is asked for without credentials, so anybody may have it".to_owned();
             }
@@ -207,15 +216,15 @@ impl Gate {
         self: &Arc<Self>,
         target: &Target,
         method: &Method,
-        request: &HeaderMap,
+        asker: Asker<'_>,
         answer: Response<Incoming>,
     ) -> Response<Watched> {
         let resource = Resource::parse(target.path());
         let (Some(resource), true) = (resource, matches!(*method, Method::GET | Method::HEAD)) else {
             return answer.map(Watched::unwatched);
         };
-        let (place, caller) = (place(target, resource.name), self.caller(request, target.query()));
-        if matches!(answer.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+        let (place, caller) = (place(target, resource.name), self.caller(asker, target.query()));
+        if matches!(answer.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) && asker.is_himself() {
             self.lock().forget_reader(&place, caller);
         }
         if answer.status() != StatusCode::OK {
@@ -229,18 +238,18 @@ impl Gate {
         let whole = *method == Method::GET && !answer.headers().contains_key(header::CONTENT_ENCODING);
         let reading = whole.then(|| Arc::clone(&self.reading).try_acquire_owned().ok()).flatten();
         if let Some(reading) = reading {
-            let proof = Proof { place, caller, ends: ends(request), digest };
+            let proof = Proof { place, caller, ends: asker.ends(), digest };
             let gate = Arc::clone(self);
             return answer.map(|body| Watched::new(body, gate, proof, reading));
         }
         if is_manifest(answer.headers()) {
             let said = || answer.headers().get(DOCKER_CONTENT_DIGEST).and_then(known_digest);
-            self.learn(&place, digest.or_else(said), caller, ends(request));
+            self.learn(&place, digest.or_else(said), caller, asker.ends());
         }
         answer.map(Watched::unwatched)
     }
 
-    fn question(&self, target: &Target, identity: &mut Identity, headers: &HeaderMap) -> Asking {
+    fn question(&self, target: &Target, identity: &mut Identity, asker: Asker<'_>) -> Asking {
         let of_digest = match Resource::parse(target.path()) {
             Some(Resource { name, kind: Kind::Blob(digest) | Kind::Manifest(digest) }) => {
                 Some((name, digest))
@@ -248,7 +257,7 @@ impl Gate {
             _ => None,
         };
         if let Some((name, digest)) = of_digest {
-            let caller = self.caller(headers, target.query());
+            let caller = self.caller(asker, target.query());
             return Asking::About(Question {
                 place: place(target, name),
                 digest: digest.to_string(),
@@ -260,11 +269,11 @@ impl Gate {
             Identity::Digest(_) if target.path().len() > MAX_URL => return Asking::Unshared,
             Identity::Digest(digest) => {
                 let place = Place { registry: registry(target), repository: target.path().to_owned() };
-                let caller = self.caller(headers, target.query());
+                let caller = self.caller(asker, target.query());
                 return Asking::About(Question { place, digest: digest.clone(), caller });
             }
         };
-        if credentials(headers).next().is_some() || canonical.len() > MAX_URL {
+        if credentials(asker.headers).next().is_some() || canonical.len() > MAX_URL {
             return Asking::Unshared;
         }
         // What lets a caller in may stand in the query, in the content's name or filtered out of it.
@@ -272,13 +281,16 @@ impl Gate {
         let Some(signed) = signed else { return Asking::Nothing };
         application.push_str("\0signed");
         let place = Place { registry: registry(target), repository: canonical.clone() };
-        Asking::About(Question { place, digest: String::new(), caller: self.caller(headers, Some(signed)) })
+        Asking::About(Question { place, digest: String::new(), caller: self.caller(asker, Some(signed)) })
     }
 
-    fn caller(&self, headers: &HeaderMap, query: Option<&str>) -> Caller {
+    fn caller(&self, Asker { headers, account }: Asker<'_>, query: Option<&str>) -> Caller {
+        // The account's token stands for the account.
         let shown =
-            credentials(headers).flat_map(|(name, value)| [name.as_str().as_bytes(), value.as_bytes()]);
-        self.credentials.caller(shown.chain(query.map(str::as_bytes)))
+            credentials(headers).filter(|(name, _)| account.is_none() || *name != header::AUTHORIZATION);
+        let shown = shown.flat_map(|(name, value)| [name.as_str().as_bytes(), value.as_bytes()]);
+        let account = account.into_iter().flat_map(|login| [b"account".as_slice(), login.as_bytes()]);
+        self.credentials.caller(shown.chain(account).chain(query.map(str::as_bytes)))
     }
 
     /// The caller, whose credential ends when it is known to, may read the place, and these are in it.
@@ -305,26 +317,26 @@ impl Gate {
         &self,
         upstream: &Upstream,
         target: &Target,
-        headers: &HeaderMap,
+        asker: Asker<'_>,
         question: &Question,
     ) -> Answered {
         let cell = Arc::clone(self.lock_asking().entry(question.clone()).or_default());
         let asked = Asked { gate: self, question, cell };
-        asked.cell.get_or_init(|| self.ask_origin(upstream, target, headers, question)).await.clone()
+        asked.cell.get_or_init(|| self.ask_origin(upstream, target, asker, question)).await.clone()
     }
 
     async fn ask_origin(
         &self,
         upstream: &Upstream,
         target: &Target,
-        headers: &HeaderMap,
+        asker: Asker<'_>,
         question: &Question,
     ) -> Answered {
         let Question { place, digest, caller } = question;
         // A signature in a query may be for GET alone.
         let signed = target.query().is_some() && Resource::parse(target.path()).is_none();
         let method = if digest.is_empty() || signed { Method::GET } else { Method::HEAD };
-        let Said { status, length, .. } = match probe(upstream, target, headers, method).await {
+        let Said { status, length, .. } = match probe(upstream, target, asker.headers, method).await {
             Ok(said) => said,
             Err(error) => return Answered::Unreachable(error),
         };
@@ -332,7 +344,8 @@ impl Gate {
             // Believed when the content has this length; whoever has content that can be shared says it.
             return length.map_or(Answered::Refused, Answered::Granted);
         }
-        if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+        let ours = status == StatusCode::UNAUTHORIZED && !asker.is_himself();
+        if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS || ours {
             return Answered::Troubled;
         }
         let mut facts = self.lock();
@@ -346,9 +359,9 @@ impl Gate {
     }
 
     /// The content has the length that the origin said: it did speak of this content.
-    pub(crate) fn believe(&self, target: &Target, identity: &mut Identity, headers: &HeaderMap) {
-        if let Asking::About(Question { place, digest, caller }) = self.question(target, identity, headers) {
-            self.learn(&place, [digest], caller, ends(headers));
+    pub(crate) fn believe(&self, target: &Target, identity: &mut Identity, asker: Asker<'_>) {
+        if let Asking::About(Question { place, digest, caller }) = self.question(target, identity, asker) {
+            self.learn(&place, [digest], caller, asker.ends());
         }
     }
 
@@ -393,11 +406,22 @@ fn is_signed(query: &str) -> bool {
     SIGNED.iter().any(|word| query.contains(word))
 }
 
-/// When the credential in a request says that it ends.
-fn ends(request: &HeaderMap) -> Option<Instant> {
-    let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let authorization = request.get(header::AUTHORIZATION)?.to_str().ok()?;
-    Instant::now().checked_add(bearer_lifetime(authorization, unix)?)
+impl<'a> Asker<'a> {
+    pub(crate) fn of<B>(request: &'a Request<B>) -> Self {
+        Self { headers: request.headers(), account: request.extensions().get() }
+    }
+
+    /// Whether the request shows whose it is. An account's may not: then a refusal says nothing of the account.
+    fn is_himself(&self) -> bool {
+        self.account.is_none() || self.headers.contains_key(header::AUTHORIZATION)
+    }
+
+    /// When his credential says that it ends. An account does not.
+    fn ends(&self) -> Option<Instant> {
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let authorization = self.headers.get(header::AUTHORIZATION).filter(|_| self.account.is_none())?;
+        Instant::now().checked_add(bearer_lifetime(authorization.to_str().ok()?, unix)?)
+    }
 }
 
 /// Whether an answer calls itself a manifest, by the media types of OCI's image-spec and of Docker.

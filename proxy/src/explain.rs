@@ -1,7 +1,9 @@
 //! What a request would meet, step by step, for `darter explain`. Nothing is fetched, and no origin is asked: the steps are
-//! those of the pipeline, with what is known at this moment.
+//! those of the pipeline, with what is known at this moment. What only a real request shows (a body, a wish to switch
+//! protocols, a password for the proxy, whether the host proves itself) is left out.
 
 use crate::Proxy;
+use crate::entitle::Asker;
 use crate::p2p;
 use darter_p2p::{ClusterStat, LocalStat, TaskStat};
 use darter_rules::{Decision, Explanation, Host, Identity, Request as Seen, Step, Target, Way};
@@ -60,7 +62,13 @@ impl Proxy {
         let Explanation { decision, steps: told } = settings.rules.explain(&seen);
         steps.extend(told);
         if let Decision::Peers { target, mut identity, settled, .. } = decision {
-            let caller = self.gate.explain(&target, &mut identity, &inquiry.headers);
+            let account = settings.accounts.of(&target, &inquiry.method, &inquiry.headers);
+            if let Some((index, _)) = account {
+                let text = format!("proxy.accounts[{index}] is lent, unless the registry answers everybody");
+                steps.push(Step { subject: "account", text });
+            }
+            let asker = Asker { headers: &inquiry.headers, account: account.map(|(_, login)| login) };
+            let caller = self.gate.explain(&target, &mut identity, asker);
             steps.push(Step { subject: "caller", text: caller });
             if settled {
                 steps.extend(self.whereabouts(&identity).await);

@@ -4,7 +4,7 @@
 //! request that is sent in case the content has changed must not download it.
 
 use crate::condition::{self, Judged, Validators};
-use crate::entitle::Entitled;
+use crate::entitle::{Asker, Entitled};
 use crate::headers::Switch;
 use crate::labels::Outcome;
 use crate::multipart::Envelope;
@@ -100,7 +100,7 @@ pub(crate) async fn answer(
     let slot = proxy.p2p_slot().await;
     let length = match proxy
         .gate
-        .check(&proxy.upstream, &peers.target, &mut peers.identity, request.headers())
+        .check(&proxy.upstream, &peers.target, &mut peers.identity, Asker::of(&request))
         .instrument(tracing::info_span!(target: TRACE, "entitle"))
         .await
     {
@@ -138,13 +138,13 @@ pub(crate) async fn answer(
         }
         Ok(Found::Content { content, parts }) => {
             if length.is_some() {
-                proxy.gate.believe(&peers.target, &mut peers.identity, request.headers());
+                proxy.gate.believe(&peers.target, &mut peers.identity, Asker::of(&request));
             }
             Ok(wish.respond(content, parts, slot, &trail))
         }
         Ok(Found::Relay(answer)) => {
             trail.answered(asked, &answer);
-            let answer = proxy.gate.watch(&peers.target, request.method(), request.headers(), answer);
+            let answer = proxy.gate.watch(&peers.target, request.method(), Asker::of(&request), answer);
             let answer = direct::relay(answer, request.method(), &peers.target)?;
             Ok(Answer::Body(answer, Outcome::Relayed, None))
         }

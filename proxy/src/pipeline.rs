@@ -231,6 +231,9 @@ async fn lend_and_route(
         return route(decision, request, proxy).await;
     }
     let target = target.clone();
+    if let Some(lender) = accounts.lender(&target, lent) {
+        request.extensions_mut().insert(lender);
+    }
     let answer = route(decision, request, proxy).await;
     if let Ok(Answer::Body(response, ..)) = &answer
         && response.status() == StatusCode::UNAUTHORIZED

@@ -1,7 +1,7 @@
 //! Credentials of the operator's, lent to clients that bring none.
 
 use crate::lab::{Body, Darter, Origin, Setup, full, text, ticking};
-use crate::p2p::ask;
+use crate::p2p::{ask, bytes, digest_of};
 use darter_proxy::{Account, Login};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, StreamBody};
@@ -10,6 +10,8 @@ use regex::Regex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
+
+const LAYER: &[u8] = b"a private layer";
 
 /// `user:secret`.
 const ACCOUNT: &str = "Basic dXNlcjpzZWNyZXQ=";
@@ -60,20 +62,26 @@ impl Lab {
         };
         let (origin, tokens) = (serve(Registry::answer).await, serve(Registry::token).await);
         registry.realm.set(format!("http://127.0.0.1:{}/token", tokens.port)).unwrap();
-        let account = Account {
-            hosts: Regex::new(&format!("^127\\.0\\.0\\.1:{}$", origin.port)).unwrap(),
-            repositories: Regex::new("^team/").unwrap(),
-            login: Login::new("user", "secret").unwrap(),
-            insecure,
-        };
-        let mirror = format!("http://127.0.0.1:{}", origin.port);
-        let darter = Darter::start(Setup { mirror, accounts: vec![account], ..Setup::default() }).await;
+        let darter = Darter::start(setup(origin.port, vec![account(origin.port, "^team/", insecure)])).await;
         Self { registry, darter, tokens, origin }
     }
 
     async fn get(&self, path: &str, headers: &[(&str, &str)]) -> StatusCode {
         ask(&self.darter, Method::GET, path, headers).await.status()
     }
+}
+
+fn account(port: u16, repositories: &str, insecure: bool) -> Account {
+    Account {
+        hosts: Regex::new(&format!("^127\\.0\\.0\\.1:{port}$")).unwrap(),
+        repositories: Regex::new(repositories).unwrap(),
+        login: Login::new("user", "secret").unwrap(),
+        insecure,
+    }
+}
+
+fn setup(registry: u16, accounts: Vec<Account>) -> Setup {
+    Setup { mirror: format!("http://127.0.0.1:{registry}"), accounts, ..Setup::default() }
 }
 
 impl Registry {
@@ -89,7 +97,10 @@ impl Registry {
         let good = format!("Bearer t{}", self.token.load(Ordering::SeqCst));
         let wanted = if self.basic { ACCOUNT } else { &good };
         if shown.as_deref() == Some(wanted) || self.open.load(Ordering::SeqCst) {
-            return Response::new(full("{\"schemaVersion\":2}"));
+            let manifest =
+                format!("{{\"schemaVersion\":2,\"layers\":[{{\"digest\":\"{}\"}}]}}", digest_of(LAYER));
+            let blob = request.uri().path().contains("/blobs/");
+            return Response::new(if blob { full(LAYER) } else { full(manifest) });
         }
         let realm = self.realm.get().unwrap();
         let challenge = match self.basic {
@@ -218,6 +229,53 @@ async fn a_registry_that_was_open_to_all_is_asked_again_when_it_refuses() {
     lab.registry.open.store(false, Ordering::SeqCst);
     assert_eq!(lab.get(path, &[]).await, 401);
     assert_eq!(lab.get(path, &[]).await, 200);
+}
+
+#[tokio::test]
+async fn what_the_account_reads_is_served_while_registry_and_token_service_are_down() {
+    let Lab { darter, tokens, origin, .. } = Lab::start(false).await;
+    let (manifest, blob) =
+        ("/v2/team/app/manifests/latest", format!("/v2/team/app/blobs/{}", digest_of(LAYER)));
+    bytes(ask(&darter, Method::GET, manifest, &[]).await).await;
+    loop {
+        let answer = ask(&darter, Method::GET, &blob, &[]).await;
+        let hit = answer.headers()["cache-status"] == "darter; hit";
+        assert!(bytes(answer).await == LAYER);
+        if hit {
+            break;
+        }
+    }
+    // The token is forgotten, and there is no other.
+    let port = origin.port;
+    drop((origin, tokens));
+    darter.proxy.replace(setup(port, vec![account(port, "^team/", true)]).settings(&darter.leaves));
+    let answer = ask(&darter, Method::GET, &blob, &[]).await;
+    assert_eq!(answer.status(), 200);
+    assert!(bytes(answer).await == LAYER);
+    // That is the account's business alone.
+    darter.proxy.replace(setup(port, Vec::new()).settings(&darter.leaves));
+    assert_eq!(ask(&darter, Method::GET, &blob, &[]).await.status(), 502);
+}
+
+#[tokio::test]
+async fn several_registries_may_name_the_same_token_service() {
+    let lab = Lab::start(false).await;
+    let registry = lab.registry.clone();
+    let second = Origin::http(move |request: Request<Incoming>| {
+        let response = registry.answer(&request);
+        async move { response }
+    })
+    .await;
+    let accounts = vec![account(lab.origin.port, "^team/", true), account(second.port, "^second/", true)];
+    lab.darter.proxy.replace(setup(lab.origin.port, accounts).settings(&lab.darter.leaves));
+    assert_eq!(lab.get("/v2/team/app/manifests/latest", &[]).await, 200);
+    let other = format!("http://127.0.0.1:{}/v2/second/app/manifests/latest", second.port);
+    assert_eq!(ask_forward(&lab, &other).await.status(), 200);
+    let service = format!("http://127.0.0.1:{}/token?service=s&scope=repository:", lab.tokens.port);
+    for (of, good) in [("team/app", true), ("second/app", true), ("third/app", false)] {
+        let token = text(ask_forward(&lab, &format!("{service}{of}:pull")).await).await;
+        assert_eq!(token.contains("t1"), good, "{of}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
