@@ -36,7 +36,7 @@ const MAX_NAMED: usize = 12;
 
 /// The keys that are taken over, by the beginning of their paths. Everything else waits for the next start: so a key that
 /// nobody thought of is named in a warning, and not silently left out.
-const TAKEN_OVER: [&str; 20] = [
+const TAKEN_OVER: [&str; 23] = [
     "verbose",
     "download.transportOption",
     "proxy.accounts",
@@ -46,6 +46,7 @@ const TAKEN_OVER: [&str; 20] = [
     "proxy.clients",
     "proxy.defaultFilter",
     "proxy.defaultTag",
+    "proxy.forwarded",
     "proxy.hijackHTTPS.cert",
     "proxy.hijackHTTPS.hosts",
     "proxy.hijackHTTPS.key",
@@ -55,6 +56,8 @@ const TAKEN_OVER: [&str; 20] = [
     "proxy.registryMirror",
     "proxy.rulesDir",
     "proxy.statusHeaders",
+    "proxy.timeouts",
+    "proxy.via",
     "proxy.whiteList",
     "upstream",
 ];

@@ -1,7 +1,9 @@
 //! Which headers go through the proxy, and which trailers.
 //!
 //! Hop-by-hop headers end here, in both directions (RFC 9110 section 7.6.1). Two of them are made anew where the connection
-//! itself is asked to become something else ([`Switch`]).
+//! itself is asked to become something else ([`Switch`]). The wish for trailers goes on without being named by Connection,
+//! which section 10.1.4 asks for in HTTP/1.1: which version the origin will speak is not known here, and gRPC needs the wish
+//! in HTTP/2, from which everything that Connection names is taken away.
 
 use http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,

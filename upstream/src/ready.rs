@@ -6,7 +6,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How long one waits. Servers drop a connection without a request after 5 to 60 seconds; who asked is about to use it.
+/// How long one waits. Servers drop a connection without a request after 5 to 60 seconds; who asked is about to use it. One
+/// that nobody took is closed when the next comes or is asked for, so that a few may stay open until then.
 const WAIT: Duration = Duration::from_secs(4);
 
 /// How many wait. Whoever finds none only makes another.
