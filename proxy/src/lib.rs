@@ -7,9 +7,9 @@
 //!
 //! The ways in on a proxy port, plain or over TLS: requests in absolute form (forward proxy), CONNECT (a blind tunnel, or
 //! opened up where the rules say so), requests in origin form (registry mirror, or a name of our own). A client speaks
-//! HTTP/1.1 or HTTP/2; HTTP/2 on the proxy port itself is a forward proxy's. Clients that know of no proxy come by listeners
-//! of their own: for TLS with SNI, and for whatever the packet filter redirects. Load balancers introduce their clients by
-//! the PROXY protocol.
+//! HTTP/1.1 or HTTP/2; in HTTP/2, where every request has a whole URL, one that names this proxy is the mirror's. Clients that
+//! know of no proxy come by listeners of their own: for TLS with SNI, and for whatever the packet filter redirects. Load
+//! balancers introduce their clients by the PROXY protocol.
 //!
 //! The proxy judges, routes and streams. What content is made of, it does not know: it asks the engine for a range.
 
