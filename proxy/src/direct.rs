@@ -44,11 +44,15 @@ pub(crate) async fn answer(
     outcome: Outcome,
 ) -> Result<Answer, Refusal> {
     let trail = Trail::of(&request);
+    let method = request.method().clone();
+    if !headers::count_down(&method, request.headers_mut()) {
+        return last_hop(&method);
+    }
     // With a body in the way nobody knows where the other protocol begins.
     let switch = Switch::asked(&request).filter(|_| request.body().is_end_stream());
     let switch = switch.map(|asked| (asked, hyper::upgrade::on(&mut request)));
     let (parts, body) = request.into_parts();
-    let (method, headers) = (parts.method.clone(), parts.headers.clone());
+    let headers = parts.headers.clone();
     let version = parts.version;
     let settings = proxy.settings();
     let came = parts.extensions.get::<Came>().copied();
@@ -85,6 +89,16 @@ pub(crate) async fn answer(
         None => answer,
     };
     Ok(Answer::Body(answer, outcome, None))
+}
+
+/// A request that was to come as far as this. What it held is not sent back, as TRACE asks for: credentials may stand in it.
+fn last_hop(method: &Method) -> Result<Answer, Refusal> {
+    if method == Method::TRACE {
+        return Err(Refusal::method("OPTIONS"));
+    }
+    let mut response = Response::new(crate::full(""));
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    Ok(Answer::Body(response, Outcome::Own, None))
 }
 
 /// The origin has agreed to another protocol.

@@ -11,7 +11,7 @@ use http::header::{
     IF_RANGE, IF_UNMODIFIED_SINCE, MAX_FORWARDS, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, RANGE, SET_COOKIE,
     TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
-use http::{Request, Response, Version};
+use http::{Method, Request, Response, Version};
 
 /// What concerns one connection only, whether or not a Connection header names it (RFC 9110 section 7.6.1). `TE` is
 /// treated apart. `HTTP2-Settings` belongs to `Upgrade: h2c` (RFC 7540 section 3.2.1).
@@ -70,6 +70,17 @@ pub(crate) fn keep_for_origin(headers: &mut HeaderMap) {
     let ours: Vec<HeaderName> =
         headers.keys().filter(|name| name.as_str().starts_with(OURS)).cloned().collect();
     remove_all(headers, ours);
+}
+
+/// Counts a request down that traces its way by Max-Forwards (RFC 9110 section 7.6.2); tells whether it may go on.
+pub(crate) fn count_down(method: &Method, headers: &mut HeaderMap) -> bool {
+    if !matches!(*method, Method::OPTIONS | Method::TRACE) {
+        return true;
+    }
+    let left = headers.get(MAX_FORWARDS).and_then(|left| left.to_str().ok()?.trim().parse::<u64>().ok());
+    let Some(left) = left else { return true };
+    headers.insert(MAX_FORWARDS, HeaderValue::from(left.saturating_sub(1)));
+    left > 0
 }
 
 /// Drops what proxies before this one, or a caller who pretends to be one, say of the way to the caller (RFC 7239).

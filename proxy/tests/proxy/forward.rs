@@ -75,6 +75,31 @@ async fn the_origin_gets_what_is_meant_for_it() {
 }
 
 #[tokio::test]
+async fn a_request_that_traces_its_way_is_counted_down_and_ends_here() {
+    let origin = Origin::http(async |_| Response::new(full("ok"))).await;
+    let darter = Darter::start(Setup::default()).await;
+    let (mut client, _tasks) = h1(darter.connect().await).await;
+    for (method, left, status, reaches) in [
+        (Method::OPTIONS, "5", 200, Some("4")),
+        (Method::OPTIONS, "0", 204, None),
+        (Method::TRACE, "1", 200, Some("0")),
+        (Method::TRACE, "0", 405, None),
+        // Of other methods it says nothing.
+        (Method::GET, "0", 200, Some("0")),
+    ] {
+        let mut request = get(format!("http://127.0.0.1:{}/x", origin.port));
+        *request.method_mut() = method.clone();
+        request.headers_mut().insert("max-forwards", left.parse().unwrap());
+        let answer = client.send_request(request).await.unwrap();
+        assert_eq!(answer.status(), status, "{method} {left}");
+        let _ = answer.into_body().collect().await;
+        let head = origin.heads.lock().unwrap().pop();
+        let seen = head.map(|head| head.headers["max-forwards"].to_str().unwrap().to_owned());
+        assert_eq!(seen.as_deref(), reaches, "{method} {left}");
+    }
+}
+
+#[tokio::test]
 async fn an_answer_to_head_keeps_its_length() {
     let origin =
         Origin::http(async |_| Response::builder().header("content-length", "12345").body(full("")).unwrap())
