@@ -2,6 +2,7 @@
 
 use super::CaFolder;
 use crate::pem::{FileError, FileProblem};
+use rustix::fs::OFlags;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::Path;
@@ -12,17 +13,22 @@ impl CaFolder {
         let failed = |error| FileProblem::Write(error).at(&self.path);
         DirBuilder::new().recursive(true).mode(0o700).create(&self.path).map_err(failed)?;
         let path = self.path.join("ca.lock");
-        OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(&path)
-            .and_then(|file| {
-                give_to_owner_of(&self.path, &file)?;
-                file.lock().map(|()| file)
-            })
+        open_lock(&self.path, &path)
+            .and_then(|file| file.lock().map(|()| file))
             .map_err(|error| FileProblem::Write(error).at(&path))
+    }
+}
+
+/// The folder is the daemon's, and who opens the file may be root: what stands in its place is not followed, not waited for,
+/// and given away only if it was made here.
+fn open_lock(folder: &Path, path: &Path) -> std::io::Result<File> {
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Ok(made) => give_to_owner_of(folder, &made).map(|()| made),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            let as_it_is = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+            OpenOptions::new().write(true).custom_flags(as_it_is.bits().cast_signed()).open(path)
+        }
+        Err(error) => Err(error),
     }
 }
 
@@ -40,13 +46,14 @@ mod tests {
     use super::super::tests::at;
     use super::*;
     use crate::constraints::PermittedNames;
+    use std::os::unix::fs::{chown, symlink};
 
     #[test]
     fn what_root_writes_belongs_to_the_owner_of_the_folder() {
         let dir = tempfile::tempdir().unwrap();
         // Only root can give a folder away; whoever else runs this test owns it.
         let somebody = if fs::metadata(dir.path()).unwrap().uid() == 0 { Some(65_534) } else { None };
-        std::os::unix::fs::chown(dir.path(), somebody, somebody).unwrap();
+        chown(dir.path(), somebody, somebody).unwrap();
         let owner = fs::metadata(dir.path()).unwrap().uid();
         at(dir.path());
         let folder = CaFolder::at(dir.path());
@@ -56,5 +63,32 @@ mod tests {
             let entry = entry.unwrap();
             assert_eq!(entry.metadata().unwrap().uid(), owner, "{:?}", entry.file_name());
         }
+    }
+
+    /// The folder is the daemon's, and it may be the one that wants what is root's.
+    #[test]
+    fn what_stands_in_the_locks_place_is_neither_followed_nor_given_away() {
+        let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        at(dir.path());
+        let (lock, theirs) = (dir.path().join("ca.lock"), elsewhere.path().join("shadow"));
+        fs::write(&theirs, "secret").unwrap();
+        let owner = fs::metadata(&theirs).unwrap().uid();
+        let somebody = (owner == 0).then_some(65_534);
+        chown(dir.path(), somebody, somebody).unwrap();
+        let folder = CaFolder::at(dir.path());
+        let announced = |link: &dyn Fn()| {
+            fs::remove_file(&lock).unwrap();
+            link();
+            let announced = folder.announce(&PermittedNames::default(), None);
+            assert_eq!(fs::metadata(&theirs).unwrap().uid(), owner);
+            announced.map(drop).map_err(|error| error.to_string())
+        };
+        let error = announced(&|| symlink(&theirs, &lock).unwrap()).unwrap_err();
+        assert!(error.contains("ca.lock: cannot write it: "), "{error}");
+        let error =
+            announced(&|| rustix::fs::mkfifoat(rustix::fs::CWD, &lock, 0o600.into()).unwrap()).unwrap_err();
+        assert!(error.contains("ca.lock: cannot write it: "), "{error}");
+        // Who may link to a file is the kernel's to say; but it stays its owner's.
+        announced(&|| fs::hard_link(&theirs, &lock).unwrap()).unwrap();
     }
 }
