@@ -130,7 +130,10 @@ impl Authority {
     /// # Errors
     /// When the system gives no randomness.
     pub fn generate_for(permitted: &PermittedNames) -> Result<Self, SigningError> {
-        let now = OffsetDateTime::now_utc();
+        Self::generate_at(permitted, OffsetDateTime::now_utc())
+    }
+
+    pub(crate) fn generate_at(permitted: &PermittedNames, now: OffsetDateTime) -> Result<Self, SigningError> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();

@@ -116,7 +116,10 @@ impl CaSet {
 
     pub(crate) fn signer_at(&self, now: OffsetDateTime) -> &Arc<Authority> {
         match &self.successor {
-            Some(Successor { authority, from: Some(from) }) if *from <= now => authority,
+            // Nobody can use the one before it any more once that has ended.
+            Some(Successor { authority, from: Some(from) }) if *from <= now || self.current.end() < now => {
+                authority
+            }
             _ => &self.current,
         }
     }
@@ -160,6 +163,16 @@ mod tests {
         assert!(Arc::ptr_eq(set.signer_at(after), &new));
         assert_eq!(names(&set, after), [new.certificate_der(), old.certificate_der()]);
         assert_eq!(set.view()[1].role, CaRole::Next(from.map(SystemTime::from)));
+    }
+
+    #[test]
+    fn a_successor_with_a_date_does_not_wait_for_it_beyond_the_end_of_the_ca() {
+        let (old, new, now) = (authority(), authority(), OffsetDateTime::now_utc());
+        let end = old.end();
+        let next = Successor { authority: new.clone(), from: Some(end + Duration::days(9)) };
+        let set = CaSet::new(old.clone(), Some(next), Vec::new());
+        assert!(Arc::ptr_eq(set.signer_at(now), &old));
+        assert!(Arc::ptr_eq(set.signer_at(end + Duration::seconds(1)), &new));
     }
 
     #[test]

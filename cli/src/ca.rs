@@ -87,7 +87,7 @@ pub(crate) fn show(args: &args::CaPlace) -> exit::Result {
     let ca = match source {
         Source::Operator(ca, _) => ca,
         Source::Own(folder) => {
-            Ca { authorities: folder.load().map_err(unusable)?, file: folder.certificate().to_owned() }
+            Ca { authorities: folder.read().map_err(unusable)?, file: folder.certificate().to_owned() }
         }
     };
     let text = description(&ca.authorities.publishing(publish));
@@ -110,7 +110,7 @@ pub(crate) fn rotate(args: &args::Rotate) -> exit::Result {
         }
     };
     // Nothing is made where no daemon has ever been: that would be another folder than the one that is meant.
-    let set = folder.load().map_err(unusable)?;
+    let set = folder.read().map_err(unusable)?;
     let (set, said) = if args.activate {
         (folder.activate(), "the successor signs; clients are still told of its predecessor")
     } else if args.finish {

@@ -89,17 +89,27 @@ impl CaFolder {
         Ok(self.load()?)
     }
 
-    /// What is in the folder: the CA that signs, and the others that clients are to trust. Blocks for the disk.
+    /// What is in the folder, to sign with it: the CA that signs, and the others that clients are to trust. Blocks for the
+    /// disk.
     ///
     /// # Errors
-    /// When a file that counts cannot be used. The error names it; nothing is repaired.
+    /// When a file that counts cannot be used, or it is not the time of the CA that signs. The error names the file; nothing
+    /// is repaired.
     pub fn load(&self) -> Result<CaSet, FileError> {
         self.load_at(OffsetDateTime::now_utc())
     }
 
-    fn load_at(&self, now: OffsetDateTime) -> Result<CaSet, FileError> {
+    /// As [`Self::load`], to look at, whatever the time: a CA that has ended can still be shown and replaced.
+    ///
+    /// # Errors
+    /// When a file that counts cannot be used.
+    pub fn read(&self) -> Result<CaSet, FileError> {
         let Found { current, successor, old } = self.find()?;
-        let set = CaSet::new(current, successor, old.into_iter().collect());
+        Ok(CaSet::new(current, successor, old.into_iter().collect()))
+    }
+
+    fn load_at(&self, now: OffsetDateTime) -> Result<CaSet, FileError> {
+        let set = self.read()?;
         let signer = set.signer_at(now);
         signer.check_time(now).map_err(|problem| {
             let at = if Arc::ptr_eq(signer, set.current()) { &self.certificate } else { &self.next };

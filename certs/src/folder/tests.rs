@@ -47,6 +47,20 @@ pub(super) fn announced(folder: &Path) -> (String, String) {
     (old, set.view()[1].fingerprint_sha256.clone())
 }
 
+/// Puts a CA that ended a while ago in the place of the one that signs; its fingerprint.
+pub(super) fn expired(folder: &Path) -> String {
+    let authority = of_the_past();
+    fs::write(folder.join(CRT), authority.certificate_pem()).unwrap();
+    fs::write(folder.join(KEY), authority.key_text()).unwrap();
+    authority.fingerprint_sha256()
+}
+
+/// A CA that ended a while ago.
+pub(super) fn of_the_past() -> Authority {
+    let then = OffsetDateTime::now_utc() - time::Duration::days(3700);
+    Authority::generate_at(&PermittedNames::default(), then).unwrap()
+}
+
 #[test]
 fn what_cannot_be_used_stops_the_start_and_is_named() {
     let dir = tempfile::tempdir().unwrap();
