@@ -299,14 +299,11 @@ impl Shared {
     }
 }
 
-/// The name that people see first: the widest, if it is short enough.
-fn common_name(names: &[SanType]) -> Option<String> {
-    let text = match names.last()? {
-        SanType::DnsName(name) => name.to_string(),
-        SanType::IpAddress(address) => address.to_string(),
-        _ => return None,
-    };
-    (text.len() <= MAX_COMMON_NAME).then_some(text)
+/// The name that people see first: the widest, if it is short enough. None for an address: where there is no DNS name beside
+/// it, OpenSSL takes a common name for one, and a CA that is constrained to other names would not be believed.
+fn common_name(names: &[SanType]) -> Option<&str> {
+    let SanType::DnsName(name) = names.last()? else { return None };
+    (name.as_str().len() <= MAX_COMMON_NAME).then_some(name.as_str())
 }
 
 impl From<rcgen::Error> for LeafError {
@@ -407,6 +404,20 @@ mod tests {
             assert!(usage.server_auth && !usage.client_auth && !usage.any);
             assert!(x509.key_usage().unwrap().unwrap().value.digital_signature());
             assert!(!x509.is_ca());
+        }
+    }
+
+    /// OpenSSL takes a common name that could be a DNS name for one where there is no other, and holds it against the CA's
+    /// constraints.
+    #[test]
+    fn a_leaf_for_an_address_has_no_common_name() {
+        let leaves = leaves();
+        for host in ["192.0.2.7", "2001:db8::7"] {
+            let der = der(&leaves, host, OffsetDateTime::now_utc());
+            let (_, x509) = X509Certificate::from_der(&der).unwrap();
+            assert_eq!(x509.subject().to_string(), "", "{host}");
+            // RFC 5280 section 4.1.2.6: critical where the subject is empty.
+            assert!(x509.subject_alternative_name().unwrap().unwrap().critical, "{host}");
         }
     }
 

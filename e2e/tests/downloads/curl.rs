@@ -1,9 +1,12 @@
 //! curl: both schemes, both versions of HTTP, resumed downloads, and what it shows when something is wrong.
 
 use crate::{Depot, FILE_SIZE, TLS_PORT, check_file, fails_with, works};
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
+use darter_e2e::ca::Ca;
 use darter_e2e::content::Content;
+use darter_e2e::darter::{Daemon, loopback_config};
 use darter_e2e::node::Node;
+use darter_e2e::origin::{Origin, Page};
 use darter_e2e::site::{CREDENTIALS, FILES};
 use std::path::Path;
 use std::process::Command;
@@ -52,6 +55,33 @@ pub(crate) fn through_an_https_proxy(depot: &Depot) -> Result<()> {
     };
     downloads(depot, "https", "2", Content::new(106, FILE_SIZE), client)?;
     downloads(depot, "http", "1.1", Content::new(107, FILE_SIZE), client)
+}
+
+/// OpenSSL holds more of a certificate against a CA's constraints than others do.
+pub(crate) fn believes_a_ca_that_is_for_some_addresses(_depot: &Depot) -> Result<()> {
+    let site = tempfile::tempdir()?;
+    let ca = Ca::new("origin test authority")?;
+    let trust = site.path().join("origin.crt");
+    ca.write(&trust)?;
+    let origin = Origin::start(Some(ca.issue(&["127.0.0.1"])?.server()?))?;
+    origin.put("/page", Page::Fixed { status: 200, headers: Vec::new(), body: "there".into() });
+    for permitted in ["127.0.0.0/8", "example.org, 127.0.0.0/8"] {
+        let folder = tempfile::tempdir()?;
+        let hosts = format!("[{{ regx: '.*', certs: ['{}'] }}]", trust.display());
+        let proxy = format!("  hijackHTTPS: {{ nameConstraints: [{permitted}], hosts: {hosts} }}\n");
+        let daemon = Daemon::start("constrained", folder.path(), &loopback_config(folder.path(), &proxy))?;
+        let ours = folder.path().join("ca.crt");
+        std::fs::write(&ours, daemon.ca()?)?;
+        let mut command = Command::new("curl");
+        command.args(["--silent", "--show-error", "--fail", "--cacert"]).arg(&ours);
+        command.args([
+            "--proxy",
+            &format!("http://{}", daemon.proxy),
+            &format!("https://{}/page", origin.address()),
+        ]);
+        ensure!(works(&mut command).context(permitted)?.stdout == "there", "another page came");
+    }
+    Ok(())
 }
 
 fn downloads(

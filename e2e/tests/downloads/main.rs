@@ -58,6 +58,7 @@ fn main() -> ExitCode {
             ("curl_over_https_with_http_1", curl::over_https_with_http_1),
             ("curl_over_https_with_http_2", curl::over_https_with_http_2),
             ("curl_through_an_https_proxy", curl::through_an_https_proxy),
+            ("curl_believes_a_ca_that_is_for_some_addresses", curl::believes_a_ca_that_is_for_some_addresses),
             ("curl_goes_on_where_it_stopped", curl::goes_on_where_it_stopped),
             ("curl_shows_what_is_wrong", curl::shows_what_is_wrong),
             ("wget_over_http_and_https", wget::over_http_and_https),
