@@ -5,7 +5,7 @@ use crate::identity::{Identity, Naming, expected_digest};
 use crate::immutable::{Immutable, Sure};
 use crate::intercept::Intercept;
 use crate::mirror::{InvalidRegistry, Mirror};
-use crate::oci::Resource;
+use crate::oci::{Kind, Resource};
 use crate::proxies::{Proxies, RedirectFailed, Ruled};
 use crate::target::{Host, InvalidTarget, Scheme, Target, canonical_encoding, query_parts};
 use crate::trace::{Explanation, Nobody, Witness};
@@ -227,13 +227,26 @@ impl Rules {
             if target != asked {
                 witness.tell("redirect", || described(&target));
             }
-            let known = Immutable::of(&canonical_encoding(target.path()));
+            let path = canonical_encoding(target.path());
+            let known = Immutable::of(&path);
+            let is_manifest = is_manifest(&path);
+            if is_manifest && !direct {
+                witness.tell("manifest", || "goes to its registry all the same".to_owned());
+            }
+            let direct = direct || is_manifest;
             return Ok(Routed { target, direct, because: Because::Rule(rule), known });
         }
         let known = self.proxies.built_in(&canonical_encoding(asked.path()), mirrored, witness);
         let because = known.as_ref().map_or(Because::Default, |known| Because::BuiltIn(known.name));
         Ok(Routed { target: asked, direct: known.is_none(), because, known })
     }
+}
+
+/// What no rule sends through the peers: a tag means something else tomorrow, and the request for a manifest, by tag or by
+/// digest, is what shows that its caller may have the layers.
+fn is_manifest(path: &str) -> bool {
+    let kind = Resource::parse(path).map(|resource| resource.kind);
+    matches!(kind, Some(Kind::Tag(_) | Kind::Manifest(_)))
 }
 
 /// What the proxy's gate will want to know before it gives cached content to the caller.
@@ -392,6 +405,23 @@ mod tests {
         );
     }
 
+    /// A tag means something else tomorrow, and the request for a manifest is what shows that the caller may have the layers.
+    #[test]
+    fn no_rule_sends_a_manifest_through_the_peers() {
+        let base = rule("^https://old.example(.*)");
+        let redirect = Redirect::parse("https://registry.example$1", &base.regex).unwrap();
+        let rules = with_rules(vec![ProxyRule { redirect: Some(redirect), ..base }, rule(".*")]);
+        for reference in ["latest", &format!("sha256:{HEX}"), &format!("sha256%3A{HEX}")] {
+            for host in ["registry.example", "old.example"] {
+                let url = format!("https://{host}/v2/team/app/manifests/{reference}");
+                let (peers, url, because) = routed(get(&rules, &url));
+                assert!(!peers && url.starts_with("https://registry.example/"), "{url}");
+                assert!(matches!(because, Because::Rule(_)), "{because:?}");
+            }
+        }
+        assert!(routed(get(&rules, "https://registry.example/v2/team/app/tags/list")).0);
+    }
+
     #[test]
     fn a_direct_rule_keeps_even_a_blob_from_the_peers() {
         let rules = with_rules(vec![ProxyRule { direct: true, ..rule("registry.example") }]);
@@ -448,7 +478,9 @@ mod tests {
         assert!(routed(mirrored(&never, &blob())).0);
         assert!(!routed(mirrored(&asks, &blob())).0);
         assert!(!routed(mirrored(&never, "/v2/a/manifests/1")).0);
-        assert!(routed(mirrored(&asks, "/v2/a/manifests/1")).0);
+        let anything = Rules { proxies: Proxies::new(vec![rule("list")]).unwrap(), ..asks.clone() };
+        assert!(!routed(mirrored(&never, "/v2/a/tags/list")).0);
+        assert!(routed(mirrored(&anything, "/v2/a/tags/list")).0);
         // A blob that no rule matches is still a blob.
         let other = Rules { proxies: Proxies::new(vec![rule("nothing")]).unwrap(), ..asks };
         assert!(routed(mirrored(&other, &blob())).0);
