@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use darter_certs::{ClientIdentity, Verification, client_config_as};
-use darter_rules::{Host, Intercept, Target};
+use darter_rules::{Host, Intercept, Mirror};
 use darter_upstream::{HttpVersion, NoProxy, Parent, Route, Upstream, UpstreamConfig};
 use rustls::ClientConfig;
 
@@ -131,7 +131,7 @@ impl Routing {
 /// Whom we believe, and what we show of ourselves, by host and port.
 struct Trust {
     /// The registry behind `registryMirror`, when it has settings of its own.
-    mirror: Option<(Target, Verification)>,
+    mirror: Option<(Mirror, Verification)>,
     /// Of each entry of `upstream.hosts`.
     hosts: Vec<(Option<Verification>, Option<ClientIdentity>)>,
     /// `hijackHTTPS.hosts`, and the settings of each entry.
@@ -163,7 +163,7 @@ impl Trust {
         let rules = &config.proxy.rules;
         let own = config.upstream.hosts.iter();
         Self {
-            mirror: mirror.as_ref().map(|settings| (rules.mirror.url.clone(), settings.clone())),
+            mirror: mirror.as_ref().map(|settings| (rules.mirror.clone(), settings.clone())),
             hosts: own.map(|host| (host.verification.clone(), host.identity.clone())).collect(),
             intercept: rules.intercept.clone(),
             intercepted: hosts.clone(),
@@ -185,12 +185,11 @@ impl Trust {
         Arc::clone(made.entry(key).or_insert_with(make))
     }
 
-    /// The mirror's own settings name exactly one host, so they come before an expression that happens to match it. An entry
+    /// The mirror's own settings name exactly one registry, so they come before an expression that happens to match it. An entry
     /// that says nothing leaves it to the next.
     fn source(&self, host: &Host, port: u16, entry: Option<usize>) -> Source {
         if let Some((mirror, _)) = &self.mirror
-            && mirror.host() == host
-            && mirror.port() == port
+            && mirror.is_at(host, port)
         {
             return Source::Mirror;
         }
@@ -280,6 +279,21 @@ upstream:
             assert_eq!(source(&routing, host, port), expected, "{host}:{port}");
         }
         assert_eq!(routing.route("a", 444).http, HttpVersion::Http1);
+    }
+
+    #[test]
+    fn the_mirrors_trust_holds_where_its_registry_is_served() {
+        for (url, host, port, expected) in [
+            ("https://index.docker.io", "registry-1.docker.io", 443, Source::Mirror),
+            ("https://docker.io", "registry-1.docker.io", 443, Source::Mirror),
+            ("https://registry-1.docker.io", "docker.io", 443, Source::Mirror),
+            ("https://index.docker.io", "registry-1.docker.io", 5000, Source::Default),
+            ("https://index.docker.io:5000", "index.docker.io", 5000, Source::Mirror),
+            ("https://index.docker.io:5000", "registry-1.docker.io", 5000, Source::Default),
+        ] {
+            let routing = routing(&format!("proxy: {{registryMirror: {{url: '{url}', insecure: true}}}}"));
+            assert_eq!(source(&routing, host, port), expected, "{url}: {host}:{port}");
+        }
     }
 
     #[test]

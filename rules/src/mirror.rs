@@ -70,6 +70,12 @@ pub enum InvalidRegistry {
 }
 
 impl Mirror {
+    /// Whether the registry behind `url` is what is served at `host` and `port`, by whatever name either calls it.
+    pub fn is_at(&self, host: &Host, port: u16) -> bool {
+        let served_at = |host| served_at(&self.url, host);
+        self.url.port() == port && served_at(self.url.host()) == served_at(host)
+    }
+
     /// Where a request for `uri` goes, and how that was found, for people. What names the registry does not go along, for
     /// it is meant for us; docker.io is asked where its content is served.
     ///
@@ -141,11 +147,16 @@ fn without_parameter(path_and_query: &str) -> String {
     if others.is_empty() { path.to_owned() } else { format!("{path}?{}", others.join("&")) }
 }
 
+/// Where `host`, a name of this registry, is served. docker.io's aliases are only that where the registry itself is meant,
+/// not some port beside it.
+fn served_at(registry: &Target, host: &Host) -> Host {
+    let default = registry.scheme() == Scheme::Https && registry.port() == 443;
+    if default { registry_host(host.clone()) } else { host.clone() }
+}
+
 fn below(registry: &Target, path_and_query: &str) -> Target {
     let prefix = registry.path().trim_end_matches('/');
-    // docker.io's aliases are only that where the registry itself is meant, not some port beside it.
-    let default = registry.scheme() == Scheme::Https && registry.port() == 443;
-    let host = if default { registry_host(registry.host().clone()) } else { registry.host().clone() };
+    let host = served_at(registry, registry.host());
     let slash = if path_and_query.starts_with('/') { "" } else { "/" };
     registry
         .clone()
