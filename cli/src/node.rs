@@ -123,10 +123,21 @@ pub(crate) async fn start(
     components: &mut Components,
     registry: &mut Registry,
 ) -> exit::Result<Node> {
+        port_tls: entrances(config).filter_map(security).map(|it| port_tls(it, &config.host)).collect(),
     let registry = registry.sub_registry_with_prefix("darter");
     let upstream = upstream(&config);
     upstream.register(registry);
     let engine = engine(&config, &upstream, sockets.pieces, registry).await?;
+/// All ways into the proxy, the proxy port first.
+fn entrances(config: &Config) -> impl Iterator<Item = &Entrance> {
+    std::iter::once(&config.proxy.port).chain(&config.proxy.listeners)
+}
+
+/// How TLS is spoken there, where it is.
+fn security(entrance: &Entrance) -> Option<&Security> {
+    if let Kind::Proxy(security) = &entrance.kind { security.as_ref() } else { None }
+}
+
     let leaves = ca.map(|ca| ca::leaves(ca, &config.proxy.signing)).transpose()?;
     let listeners = listeners(&config, sockets.proxy, sockets.listeners);
     let settings = settings(&config, leaves.clone());
@@ -156,19 +167,20 @@ pub(crate) async fn start(
 
 /// The bound sockets with what comes by each.
 fn listeners(config: &Config, proxy: Bound, others: Vec<Bound>) -> Vec<Listener> {
-    let entrances = std::iter::once(&config.proxy.port).chain(&config.proxy.listeners);
     let sockets = std::iter::once(proxy).chain(others);
-    let mode = |entrance: &Entrance| Mode {
+    // As `settings` counts them.
+    let mut numbers = 0..;
+    let mut mode = |entrance: &Entrance| Mode {
         entrance: match &entrance.kind {
-            Kind::Proxy(security) => {
-                darter_proxy::Entrance::Proxy { tls: security.as_ref().map(|it| port_tls(it, &config.host)) }
+            Kind::Proxy(_) => {
+                darter_proxy::Entrance::Proxy { tls: security(entrance).and_then(|_| numbers.next()) }
             }
             Kind::Sni { port } => darter_proxy::Entrance::Sni { port: *port },
             Kind::Transparent => darter_proxy::Entrance::Transparent,
         },
         balancers: entrance.balancers.clone(),
     };
-    let pairs = sockets.zip(entrances);
+    let pairs = sockets.zip(entrances(config));
     pairs.map(|(bound, entrance)| Listener { socket: bound.listener, mode: mode(entrance) }).collect()
 }
 

@@ -5,7 +5,6 @@ use crate::access;
 use crate::labels::Misplaced;
 use crate::metrics::Counted;
 use crate::pipeline::{self, Downstream};
-use crate::port_tls::PortTls;
 use crate::redirected::Meant;
 use crate::refusal::Refusal;
 use crate::request::Side;
@@ -49,8 +48,8 @@ pub struct Mode {
 pub enum Entrance {
     /// A proxy, or a registry.
     Proxy {
-        /// How TLS is spoken on it; `None`: plain HTTP.
-        tls: Option<PortTls>,
+        /// How TLS is spoken on it: this one of [`Settings::port_tls`](crate::Settings::port_tls); `None`: plain HTTP.
+        tls: Option<usize>,
     },
     /// Any host, over TLS: the ClientHello says which.
     Sni {

@@ -26,7 +26,7 @@ use crate::labels::{Outcome, Way};
 use crate::listen::{self, Entrance, Mode, Slot};
 use crate::metrics::Traffic;
 use crate::p2p::{self, Peers};
-use crate::port_tls::PortTls;
+use crate::port_tls;
 use crate::redirected;
 use crate::refusal::{Refusal, Shape};
 use crate::request::{self, Asked, Side};
@@ -85,7 +85,7 @@ pub(crate) async fn connection(stream: TcpStream, mode: Arc<Mode>, mut downstrea
     let verdict = admit::connection(&downstream);
     let slot = downstream.slot.clone();
     let served = match (&mode.entrance, meant) {
-        (Entrance::Proxy { tls }, _) => port(client, tls.as_ref(), downstream).boxed(),
+        (Entrance::Proxy { tls }, _) => port(client, *tls, downstream).boxed(),
         (Entrance::Sni { .. } | Entrance::Transparent, meant) => {
             redirected::connection(client, meant, downstream).boxed()
         }
@@ -104,7 +104,7 @@ pub(crate) async fn connection(stream: TcpStream, mode: Arc<Mode>, mut downstrea
 
 /// sniff > serve: a connection to the proxy port. What follows the sniffing is boxed: a client that says nothing is not to
 /// keep room for all that it might say (29 KB each, measured with 5,000 of them).
-async fn port(mut client: Rewound<TcpStream>, tls: Option<&PortTls>, downstream: Downstream) {
+async fn port(mut client: Rewound<TcpStream>, tls: Option<usize>, downstream: Downstream) {
     let patience = downstream.proxy.settings().limits.header_timeout;
     let sniffed = tokio::time::timeout(patience, sniff::speaks(&mut client));
     let Some(Ok(Ok((speaks, prefix)))) = downstream.scope.unless_draining(sniffed).await else { return };
@@ -113,7 +113,7 @@ async fn port(mut client: Rewound<TcpStream>, tls: Option<&PortTls>, downstream:
         (Speaks::Nothing, _) => {}
         (Speaks::Tls, None) => listen::refuse_tls(client, &downstream).boxed().await,
         (Speaks::Tls, Some(tls)) => {
-            let handshake = tls.handshake(client, &downstream).boxed();
+            let handshake = port_tls::handshake(tls, client, &downstream).boxed();
             let Some(Some(client)) = downstream.scope.unless_draining(handshake).await else { return };
             let version = serve::Version::agreed(client.get_ref().1.alpn_protocol());
             let downstream = Downstream { secure: true, ..downstream };

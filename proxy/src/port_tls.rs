@@ -29,25 +29,29 @@ pub enum PortTls {
     },
 }
 
-impl PortTls {
-    /// Ends a client's TLS. `None`: that failed, and has been reported.
-    pub(crate) async fn handshake(
-        &self,
-        client: Rewound<TcpStream>,
-        downstream: &Downstream,
-    ) -> Option<TlsStream<Rewound<TcpStream>>> {
-        let settings = downstream.proxy.settings();
-        let after = settings.limits.handshake_timeout;
-        let problem = match tokio::time::timeout(after, self.accept(client, &settings)).await {
-            Ok(Ok(client)) => return Some(client),
-            Ok(Err(problem)) => problem,
-            Err(_) => format!("it did not finish the TLS handshake within {after:?}"),
-        };
-        access::no_request(&RequestId::new(), downstream, Misplaced::Handshake, &problem);
-        tracing::info!(client = %downstream.peer, "a client's TLS connection to the proxy port failed: {problem}");
-        None
-    }
+/// Ends a client's TLS as this one of [`Settings::port_tls`] says at the moment. `None`: that failed, and has been reported.
+pub(crate) async fn handshake(
+    number: usize,
+    client: Rewound<TcpStream>,
+    downstream: &Downstream,
+) -> Option<TlsStream<Rewound<TcpStream>>> {
+    let settings = downstream.proxy.settings();
+    let after = settings.limits.handshake_timeout;
+    let accept = async {
+        let tls = settings.port_tls.get(number).ok_or("the proxy port has no certificate")?;
+        tls.accept(client, &settings).await
+    };
+    let problem = match tokio::time::timeout(after, accept).await {
+        Ok(Ok(client)) => return Some(client),
+        Ok(Err(problem)) => problem,
+        Err(_) => format!("it did not finish the TLS handshake within {after:?}"),
+    };
+    access::no_request(&RequestId::new(), downstream, Misplaced::Handshake, &problem);
+    tracing::info!(client = %downstream.peer, "a client's TLS connection to the proxy port failed: {problem}");
+    None
+}
 
+impl PortTls {
     async fn accept(
         &self,
         client: Rewound<TcpStream>,

@@ -10,6 +10,7 @@ use crate::clients::Clients;
 use crate::entitle::Gate;
 use crate::genuine::Genuine;
 use crate::metrics::Metrics;
+use crate::port_tls::PortTls;
 use crate::slots::{Slot, Slots};
 use crate::version::Versions;
 use crate::via::{Marks, Pseudonym};
@@ -47,6 +48,9 @@ pub struct Settings {
     pub rules: Rules,
     /// What intercepted clients are shown; `None`: nothing is intercepted, whatever the rules say.
     pub leaves: Option<Leaves>,
+    /// How TLS is spoken on proxy ports, by the number in [`Entrance::Proxy`](crate::Entrance::Proxy). A renewed certificate
+    /// is shown from the next handshake on.
+    pub port_tls: Vec<PortTls>,
     /// Whom the proxy serves by their addresses, and how much of it each of them may have. Holds on every way in.
     pub clients: Clients,
     /// Whom the proxy serves by a password; `None`: everybody.

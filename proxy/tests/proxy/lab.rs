@@ -3,7 +3,9 @@
 use bytes::Bytes;
 use darter_certs::{Authority, Leaves};
 use darter_p2p::{Backoff, Engine, EngineConfig, HostConfig, StoreConfig};
-use darter_proxy::{Account, Accounts, BasicAuth, Clients, Limits, Marks, Proxy, ProxyConfig, Settings};
+use darter_proxy::{
+    Account, Accounts, BasicAuth, Clients, Limits, Marks, PortTls, Proxy, ProxyConfig, Settings,
+};
 use darter_rules::{
     Destinations, HostPattern, Intercept, Mirror, Naming, Proxies, Rules, Target, WhiteListEntry,
 };
@@ -43,6 +45,7 @@ pub(crate) struct Setup {
     pub(crate) allow_push: bool,
     pub(crate) limits: Limits,
     pub(crate) marks: Marks,
+    pub(crate) port_tls: Vec<PortTls>,
     /// Whom the proxy trusts as origin.
     pub(crate) origin_ca: Arc<Authority>,
 }
@@ -64,6 +67,7 @@ impl Default for Setup {
             allow_push: true,
             limits: Limits::default(),
             marks: Marks::default(),
+            port_tls: Vec::new(),
             origin_ca: Arc::new(Authority::generate().unwrap()),
         }
     }
@@ -94,6 +98,7 @@ impl Setup {
             accounts: Accounts::new(self.accounts),
             limits: self.limits,
             marks: self.marks,
+            port_tls: self.port_tls,
         }
     }
 }

@@ -5,6 +5,7 @@ use crate::lab::{Darter, Origin, Setup, full, h1, h2, listed, read_head, text, t
 use darter_certs::{Authority, Leaves};
 use darter_proxy::{Entrance, Limits, Listener, Mode, PortTls};
 use http::{Request, Response, Version};
+use rustls::ServerConfig;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,14 +55,43 @@ async fn hello_origin() -> Origin {
 
 // === TLS on the proxy port ===
 
+const TLS: Entrance = Entrance::Proxy { tls: Some(0) };
+
+fn with_tls(tls: PortTls) -> Setup {
+    Setup { port_tls: vec![tls], ..Setup::default() }
+}
+
+fn own_ca() -> PortTls {
+    PortTls::OwnCa { names: vec!["proxy.example".parse().unwrap()] }
+}
+
+/// A certificate for the proxy by this CA.
+async fn certified(authority: &Arc<Authority>) -> Arc<ServerConfig> {
+    let leaves = Leaves::new(authority.clone()).unwrap();
+    leaves.config_for(&"proxy.example".parse().unwrap()).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_renewed_certificate_is_shown_at_the_next_handshake_and_connections_stay() {
+    let [first, second] = [(); 2].map(|()| Arc::new(Authority::generate().unwrap()));
+    let mut darter = Darter::start(with_tls(PortTls::Certificate(certified(&first).await))).await;
+    let addr = listen(&mut darter, mode(TLS)).await;
+    let connect = async |authority: &Arc<Authority>| {
+        tls_connect(TcpStream::connect(addr).await.unwrap(), "proxy.example", authority, &[]).await
+    };
+    let mut kept = connect(&first).await.unwrap();
+    let renewed = with_tls(PortTls::Certificate(certified(&second).await));
+    darter.proxy.replace(renewed.settings(&darter.leaves));
+    assert!(connect(&second).await.is_ok() && connect(&first).await.is_err());
+    kept.write_all(b"GET /healthy HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    assert!(read_head(&mut kept).await.starts_with("HTTP/1.1 200 "));
+}
+
 #[tokio::test]
 async fn a_proxy_port_with_tls_speaks_http1_and_http2() {
-    let mut darter = Darter::start(Setup::default()).await;
     let (origin, authority) = (hello_origin().await, Arc::new(Authority::generate().unwrap()));
-    let certificate = Leaves::new(authority.clone()).unwrap();
-    let config = certificate.config_for(&"proxy.example".parse().unwrap()).await.unwrap();
-    let tls = Some(PortTls::Certificate(config));
-    let addr = listen(&mut darter, mode(Entrance::Proxy { tls })).await;
+    let mut darter = Darter::start(with_tls(PortTls::Certificate(certified(&authority).await))).await;
+    let addr = listen(&mut darter, mode(TLS)).await;
     let url = format!("http://127.0.0.1:{}/x", origin.port);
     let connect = async |alpn: &[&[u8]]| {
         let stream = TcpStream::connect(addr).await.unwrap();
@@ -93,9 +123,8 @@ async fn a_port_with_tls_is_a_mirror_for_clients_of_http2_too() {
     })
     .await;
     let mirror = format!("http://127.0.0.1:{}", registry.port);
-    let mut darter = Darter::start(Setup { mirror, ..Setup::default() }).await;
-    let tls = Some(PortTls::OwnCa { names: vec!["127.0.0.1".parse().unwrap()] });
-    let addr = listen(&mut darter, mode(Entrance::Proxy { tls })).await;
+    let mut darter = Darter::start(Setup { mirror, ..with_tls(own_ca()) }).await;
+    let addr = listen(&mut darter, mode(TLS)).await;
     let stream = TcpStream::connect(addr).await.unwrap();
     let stream = tls_connect(stream, "127.0.0.1", darter.leaves.authority(), &[b"h2"]).await.unwrap();
     let (mut client, _task) = h2(stream).await;
@@ -111,9 +140,8 @@ async fn a_port_with_tls_is_a_mirror_for_clients_of_http2_too() {
 
 #[tokio::test]
 async fn plain_http_on_a_port_with_tls_is_told_so() {
-    let mut darter = Darter::start(Setup::default()).await;
-    let tls = Some(PortTls::OwnCa { names: vec!["proxy.example".parse().unwrap()] });
-    let addr = listen(&mut darter, mode(Entrance::Proxy { tls })).await;
+    let mut darter = Darter::start(with_tls(own_ca())).await;
+    let addr = listen(&mut darter, mode(TLS)).await;
     let mut stream = TcpStream::connect(addr).await.unwrap();
     stream.write_all(b"GET /healthy HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     let answer = String::from_utf8(rest(stream).await).unwrap();
@@ -127,9 +155,8 @@ async fn plain_http_on_a_port_with_tls_is_told_so() {
 
 #[tokio::test]
 async fn our_own_ca_signs_for_the_ports_own_names_and_no_others() {
-    let mut darter = Darter::start(Setup::default()).await;
-    let tls = Some(PortTls::OwnCa { names: vec!["proxy.example".parse().unwrap()] });
-    let addr = listen(&mut darter, mode(Entrance::Proxy { tls })).await;
+    let mut darter = Darter::start(with_tls(own_ca())).await;
+    let addr = listen(&mut darter, mode(TLS)).await;
     for (name, accepted) in [("proxy.example", true), ("127.0.0.1", true), ("bank.example", false)] {
         let stream = TcpStream::connect(addr).await.unwrap();
         let result = tls_connect(stream, name, darter.leaves.authority(), &[]).await;
