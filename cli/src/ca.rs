@@ -33,19 +33,31 @@ enum Source {
 
 // === a daemon's start ===
 
-/// The CAs for intercepted hosts: the operator's, or our own, made at the first start. `None` when no host is intercepted,
-/// and it does not sign for the proxy port either.
+/// What happens where there is no CA of our own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Missing {
+    /// One is made: clients know of none yet.
+    Made,
+    /// That is an error: clients trust the one that was there.
+    Error,
+}
+
+/// The CAs for intercepted hosts: the operator's, or our own. `None` when no host is intercepted, and it does not sign for the
+/// proxy port either.
 ///
 /// # Errors
 /// When our own can be neither read nor made.
-pub(crate) fn authorities(config: &Config) -> exit::Result<Option<Ca>> {
+pub(crate) fn authorities(config: &Config, missing: Missing) -> exit::Result<Option<Ca>> {
     let Signing { ca, permitted, publish, .. } = &config.proxy.signing;
     let ca = match ca {
         Some(ca) => ca.clone(),
         None if !config.proxy.intercepts() && !config.proxy.signs_for_port() => return Ok(None),
         None => {
             let folder = CaFolder::at(&directories::ca(&config.work_home));
-            let authorities = folder.load_or_generate(permitted).map_err(unusable)?;
+            let authorities = match missing {
+                Missing::Made => folder.load_or_generate(permitted).map_err(unusable)?,
+                Missing::Error => folder.load().map_err(unusable)?,
+            };
             Ca { authorities, file: folder.certificate().to_owned() }
         }
     };
@@ -70,6 +82,11 @@ pub(crate) fn tell(ca: &Ca, signing: &Signing) {
         let role = role(&other.role);
         tracing::info!(fingerprint = other.fingerprint_sha256, role, "a CA that clients are told of, too");
     }
+    tell_names(ca, signing);
+}
+
+/// Tells the log when the CA is for other names than the configuration says: it says so when one is made.
+pub(crate) fn tell_names(ca: &Ca, signing: &Signing) {
     let made_for = ca.authorities.signer().permitted();
     if signing.ca.is_none() && made_for != signing.permitted {
         tracing::warn!(
@@ -222,11 +239,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut config = config::defaults();
         config.keep_in(dir.path().to_owned());
-        assert!(authorities(&config).unwrap().is_none(), "nothing is intercepted");
+        assert!(authorities(&config, Missing::Made).unwrap().is_none(), "nothing is intercepted");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
         config.proxy.intercept_everything();
         config.proxy.signing.permitted = PermittedNames::new(["example.org".parse().unwrap()]);
-        let ca = authorities(&config).unwrap().unwrap();
+        assert!(authorities(&config, Missing::Error).is_err());
+        let ca = authorities(&config, Missing::Made).unwrap().unwrap();
         assert_eq!(ca.authorities.signer().permitted(), config.proxy.signing.permitted);
         let text = description(&ca.authorities);
         assert!(text.contains(", signs\n  SHA-256 ") && text.ends_with(", for example.org"), "{text}");

@@ -58,7 +58,7 @@ pub(crate) async fn run(args: args::Daemon, wish: args::Logging) -> exit::Result
     process_metrics::register(&mut registry);
     identity::make_folder(&config.work_home)?;
     let drain_timeout = config.drain_timeout;
-    let ca = ca::authorities(&config)?;
+    let ca = ca::authorities(&config, ca::Missing::Made)?;
     if let Some(ca) = &ca {
         ca::tell(ca, &config.proxy.signing);
     }
@@ -69,12 +69,12 @@ pub(crate) async fn run(args: args::Daemon, wish: args::Logging) -> exit::Result
         );
     }
     let interval = config.reload_interval;
-    // `darter ca rotate` changes files there.
-    let mut sources = sources;
-    sources.push(directories::ca(&config.work_home));
     let node = node::start(config, ca.as_ref(), sockets, &mut components, &mut registry).await?;
+    let mut sources = sources;
+    sources.push(node.ca_folder());
     let reloads = reload::Metrics::register(registry.sub_registry_with_prefix("darter"));
-    let reload = Reload { source, node, log, hangups, written, sources, interval, metrics: reloads };
+    let reload =
+        Reload { source, node, log, hangups, written, sources, interval, metrics: reloads, refused: None };
     components.probe(reload.run());
     metrics.publish(registry);
     let ended = components.run(drain_timeout).await;

@@ -4,7 +4,7 @@
 //! - `args`: the command line. `exit`: how the process ends.
 //! - `config`: the daemon's file.
 //! - `up`, `daemon`, `scheduler`, `check`, `ca`: one command each. `node`: what `up` and `daemon` share.
-//! - `reload`: the configuration, read again. `transparent`: the packet filter's rules.
+//! - `reload`: the configuration, read again; `started`: what of it stays. `transparent`: the packet filter's rules.
 //! - `listen`: sockets, bound before anything starts. `components`: what runs, and its end.
 //! - `control`: the daemon's own socket. `explain`: what it tells about a request.
 //! - `upstream`, `identity`, `limits`: how origins are reached, who this host is, what the system allows.
@@ -30,6 +30,7 @@ mod node;
 mod process_metrics;
 mod reload;
 mod scheduler;
+mod started;
 mod traces;
 mod transparent;
 mod up;

@@ -3,6 +3,7 @@
 
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,13 +15,14 @@ use prometheus_client::registry::Registry;
 use tokio::net::ToSocketAddrs;
 use tokio_util::sync::CancellationToken;
 
-use crate::ca;
+use crate::ca::{self, Missing};
 use crate::components::Components;
-use crate::config::{Ca, Config, Entrance, Host, Kind, Security};
+use crate::config::{Ca, Config, Entrance, Host, Kind, Security, directories};
 use crate::control;
 use crate::exit::{self, Failure};
 use crate::identity;
 use crate::listen::{self, Bound};
+use crate::started::Started;
 use crate::traces::Traces;
 use crate::upstream::{self, upstream};
 
@@ -71,6 +73,9 @@ pub(crate) struct Node {
     proxy: Arc<Proxy>,
     upstream: Upstream,
     leaves: Option<Leaves>,
+    started: Started,
+    /// Whether a CA of our own has been in force.
+    had_own_ca: bool,
 }
 
 impl Node {
@@ -79,8 +84,10 @@ impl Node {
     /// # Errors
     /// When the CA cannot be used. Then nothing has changed.
     pub(crate) fn apply(&mut self, config: &Config) -> exit::Result {
-        let ca = ca::authorities(config)?;
+        let config = &self.started.over(config);
+        let ca = ca::authorities(config, if self.had_own_ca { Missing::Error } else { Missing::Made })?;
         let signing = &config.proxy.signing;
+        self.had_own_ca |= ca.is_some() && signing.ca.is_none();
         // Leaves that are made stay, and so do the sessions that clients resume.
         let leaves = match (&ca, &self.leaves) {
             (Some(ca), Some(leaves)) => Some(leaves.with(ca.authorities.clone(), signing.options)),
@@ -91,11 +98,18 @@ impl Node {
             && leaves.as_ref().map(Leaves::bundle_pem) != self.leaves.as_ref().map(Leaves::bundle_pem)
         {
             ca::tell(ca, signing);
+        } else if let Some(ca) = &ca {
+            ca::tell_names(ca, signing);
         }
         self.leaves = leaves;
         self.upstream.replace(upstream::settings(config));
         self.proxy.replace(settings(config, self.leaves.clone()));
         Ok(())
+    }
+
+    /// The folder of our own CA, which `darter ca rotate` changes.
+    pub(crate) fn ca_folder(&self) -> PathBuf {
+        directories::ca(self.started.work_home())
     }
 }
 
@@ -109,7 +123,18 @@ fn settings(config: &Config, leaves: Option<Leaves>) -> Settings {
         allow_push: config.proxy.allow_push,
         limits: Limits { p2p_requests: config.proxy.max_concurrency, ..config.proxy.limits },
         marks: config.proxy.marks,
+        port_tls: entrances(config).filter_map(security).map(|it| port_tls(it, &config.host)).collect(),
     }
+}
+
+/// All ways into the proxy, the proxy port first.
+fn entrances(config: &Config) -> impl Iterator<Item = &Entrance> {
+    std::iter::once(&config.proxy.port).chain(&config.proxy.listeners)
+}
+
+/// How TLS is spoken there, where it is.
+fn security(entrance: &Entrance) -> Option<&Security> {
+    if let Kind::Proxy(security) = &entrance.kind { security.as_ref() } else { None }
 }
 
 /// Starts a node as parts of `components`; its metrics stand under `darter_`.
@@ -123,29 +148,18 @@ pub(crate) async fn start(
     components: &mut Components,
     registry: &mut Registry,
 ) -> exit::Result<Node> {
-        port_tls: entrances(config).filter_map(security).map(|it| port_tls(it, &config.host)).collect(),
     let registry = registry.sub_registry_with_prefix("darter");
     let upstream = upstream(&config);
     upstream.register(registry);
     let engine = engine(&config, &upstream, sockets.pieces, registry).await?;
-/// All ways into the proxy, the proxy port first.
-fn entrances(config: &Config) -> impl Iterator<Item = &Entrance> {
-    std::iter::once(&config.proxy.port).chain(&config.proxy.listeners)
-}
-
-/// How TLS is spoken there, where it is.
-fn security(entrance: &Entrance) -> Option<&Security> {
-    if let Kind::Proxy(security) = &entrance.kind { security.as_ref() } else { None }
-}
-
     let leaves = ca.map(|ca| ca::leaves(ca, &config.proxy.signing)).transpose()?;
     let listeners = listeners(&config, sockets.proxy, sockets.listeners);
     let settings = settings(&config, leaves.clone());
     let adopt = Some(Traces::adopt());
     let proxy = ProxyConfig { settings, upstream: upstream.clone(), engine: engine.clone(), adopt };
     let proxy = Arc::new(Proxy::new(proxy, registry));
-    let node = Node { proxy: proxy.clone(), upstream, leaves };
-    // The store is open, so no other daemon works in this folder.
+    let had_own_ca = ca.is_some() && config.proxy.signing.ca.is_none();
+    let node = Node { proxy: proxy.clone(), upstream, leaves, started: Started::with(&config), had_own_ca };
     components.probe(control::run(control::bind(&config.work_home)?, Arc::clone(&proxy)));
     let shutdown = components.shutdown();
     let drained = CancellationToken::new();

@@ -1,8 +1,9 @@
 //! Reading the configuration again while the daemon runs: on SIGHUP, and when a file of it has changed.
 //!
-//! A configuration that has something wrong is refused whole and the old one stays. What is taken over is swapped at once
-//! for all that comes after; connections and what is under way stay. Sockets, folders and the engine are made at the start:
-//! a change of theirs is named in a warning and waits for the next start.
+//! A configuration that has something wrong is refused whole and the old one stays; it is tried again until it is right.
+//! What is taken over is swapped at once for all that comes after; connections and what is under way stay. Sockets, folders
+//! and the engine are made at the start: a change of theirs is named in a warning and waits for the next start
+//! ([`crate::started`]).
 //!
 //! Files are looked at (size, time, inode) instead of watched: that also sees what is swapped behind a symbolic link, as
 //! Kubernetes does with ConfigMaps and Secrets, and what another host changes on a network file system.
@@ -22,7 +23,7 @@ use prometheus_client::registry::{Registry, Unit};
 use tokio::signal::unix::Signal;
 use tokio::time::sleep;
 
-use crate::config::{Loaded, Source, Written, directories};
+use crate::config::{self, Loaded, Source, Written};
 use crate::exit::Failure;
 use crate::logging::Log;
 use crate::node::Node;
@@ -31,12 +32,15 @@ use crate::node::Node;
 const SETTLE: Duration = Duration::from_millis(500);
 const MAX_SETTLES: usize = 10;
 
+/// Why it is read again, in the log.
+const SIGNAL: &str = "SIGHUP";
+
 /// As many changed keys are named; of more, the number.
 const MAX_NAMED: usize = 12;
 
-/// The keys that are taken over, by the beginning of their paths. Everything else waits for the next start: so a key that
-/// nobody thought of is named in a warning, and not silently left out.
-const TAKEN_OVER: [&str; 23] = [
+/// The keys that are taken over, by the beginning of their paths, with `[]` for an item of a list. Everything else waits for
+/// the next start: so a key that nobody thought of is named in a warning, and not silently left out.
+const TAKEN_OVER: &[&str] = &[
     "verbose",
     "download.transportOption",
     "proxy.accounts",
@@ -50,11 +54,27 @@ const TAKEN_OVER: [&str; 23] = [
     "proxy.hijackHTTPS.cert",
     "proxy.hijackHTTPS.hosts",
     "proxy.hijackHTTPS.key",
+    // It counts when a CA is made; one that was made for other names is named in a warning.
+    "proxy.hijackHTTPS.nameConstraints",
+    "proxy.hijackHTTPS.publish",
+    "proxy.hijackHTTPS.wildcard",
+    "proxy.listeners[].security.caCert",
+    "proxy.listeners[].security.cacert",
+    "proxy.listeners[].security.cert",
+    "proxy.listeners[].security.key",
+    "proxy.listeners[].security.names",
+    "proxy.listeners[].security.tlsVerify",
     "proxy.maxConcurrency",
     "proxy.perClient",
     "proxy.proxies",
     "proxy.registryMirror",
     "proxy.rulesDir",
+    "proxy.security.caCert",
+    "proxy.security.cacert",
+    "proxy.security.cert",
+    "proxy.security.key",
+    "proxy.security.names",
+    "proxy.security.tlsVerify",
     "proxy.statusHeaders",
     "proxy.timeouts",
     "proxy.via",
@@ -75,6 +95,8 @@ pub(crate) struct Reload {
     /// How often the files are looked at; `None`: only SIGHUP counts.
     pub(crate) interval: Option<Duration>,
     pub(crate) metrics: Metrics,
+    /// Why what stands in the file now is not in force; `None`: it is.
+    pub(crate) refused: Option<String>,
 }
 
 impl Reload {
@@ -84,10 +106,12 @@ impl Reload {
         loop {
             let is_different = || look(self.source.file(), &self.sources) != looked;
             let because = tokio::select! {
-                Some(()) = self.hangups.recv() => "SIGHUP",
-                () = changed(self.interval, is_different) => "a file has changed",
+                Some(()) = self.hangups.recv() => SIGNAL,
+                // What was refused may become right by a file that it names and that nobody could read, or by itself.
+                () = changed(self.interval, || self.refused.is_some() || is_different()) => {
+                    "a file has changed"
+                }
             };
-            // Whatever comes of it is not looked at again until it changes again.
             looked = self.settled().await;
             self.reload(because).await;
         }
@@ -101,15 +125,20 @@ impl Reload {
             Ok(Err(report)) => Err(report.error_lines().collect::<Vec<_>>().join("; ")),
             Err(error) => Err(error.to_string()),
         };
-        if let Err(why) = &taken {
-            tracing::error!(because, "the configuration is refused, and the old one stays: {why}");
+        let refused = taken.err();
+        // What is refused again and again in the same way is said once.
+        if refused.is_none() || refused != self.refused || because == SIGNAL {
+            self.metrics.loaded(refused.is_none());
+            if let Some(why) = &refused {
+                tracing::error!(because, "the configuration is refused, and the old one stays: {why}");
+            }
         }
-        self.metrics.loaded(taken.is_ok());
+        self.refused = refused;
     }
 
     fn take(&mut self, loaded: Loaded, because: &str) -> Result<(), Failure> {
         let Loaded { config, report, written, mut sources } = loaded;
-        sources.push(directories::ca(&config.work_home));
+        sources.push(self.node.ca_folder());
         self.node.apply(&config)?;
         self.log.verbose(config.verbose);
         for line in report.warning_lines() {
@@ -117,7 +146,7 @@ impl Reload {
         }
         let differences = self.written.differences(&written);
         let (taken, waiting): (Vec<&str>, Vec<&str>) =
-            differences.into_iter().partition(|key| TAKEN_OVER.iter().any(|known| is_under(key, known)));
+            differences.into_iter().partition(|key| is_taken_over(key));
         tracing::info!(because, changed = %Named(&taken), "the configuration was read again");
         if !waiting.is_empty() {
             tracing::warn!(keys = %Named(&waiting), "these changes come into force at the next start");
@@ -145,6 +174,11 @@ impl Reload {
 fn look(file: Option<&Path>, sources: &[PathBuf]) -> Stamps {
     let files = file.into_iter().chain(sources.iter().map(PathBuf::as_path));
     files.flat_map(Stamp::all).collect()
+}
+
+fn is_taken_over(key: &str) -> bool {
+    let key = config::general(key);
+    TAKEN_OVER.iter().any(|known| is_under(&key, known))
 }
 
 /// Whether `key` is `known` or stands in it.
@@ -288,6 +322,86 @@ mod tests {
             ("proxy", "proxy.proxies", false),
         ] {
             assert_eq!(is_under(key, known), under, "{key} {known}");
+        }
+    }
+
+    /// What [`Node::apply`] takes from a configuration when the node was started with `base`, as text.
+    fn in_force(base: &str, source: &str) -> String {
+        let parsed = |source| config::parse(Path::new("f"), source).unwrap().config;
+        let now = crate::started::Started::with(&parsed(base)).over(&parsed(source));
+        let config::Config { verbose, download, upstream, proxy, .. } = now;
+        format!("{verbose} {:?} {:?} {upstream:?} {proxy:?}", download.timeouts, download.pool)
+    }
+
+    #[test]
+    fn what_is_said_to_be_in_force_is_what_comes_into_force() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, ca) = (dir.path().join("file"), dir.path().join("ca"));
+        std::fs::write(&file, "name:password").unwrap();
+        darter_certs::CaFolder::at(&ca).load_or_generate(&darter_certs::PermittedNames::default()).unwrap();
+        let (file, ca) = (file.display().to_string(), ca.join("ca.crt").display().to_string());
+        for changed in [
+            "verbose: true",
+            "seed: true",
+            "workHome: /other",
+            "dataDir: /other",
+            "drainTimeout: 1s",
+            "gcInterval: 1h",
+            "reload: {interval: 1h}",
+            "host: {advertiseIP: 192.0.2.7}",
+            "scheduler: {netAddrs: [{type: tcp, addr: 'a:1'}]}",
+            "storage: {taskExpireTime: 1h}",
+            "upload: {tcpListen: {port: 7}}",
+            "health: {tcpListen: {port: 7}}",
+            "download: {prefetch: true}",
+            "download: {pieceDownloadTimeout: 1s}",
+            "download: {concurrent: {maxAttempts: 9}}",
+            "download: {transportOption: {dialTimeout: 1s}}",
+            "download: {transportOption: {maxIdleConns: 1}}",
+            "upstream: {ipv6: false}",
+            "upstream: {hosts: [{regx: a, insecure: true}]}",
+            "proxy: {defaultFilter: a}",
+            "proxy: {defaultTag: a}",
+            "proxy: {maxConcurrency: 7}",
+            "proxy: {basicAuth: {username: a, password: b}}",
+            "proxy: {accounts: [{regx: a, repositories: b, credentials: FILE}]}",
+            "proxy: {builtinRules: false}",
+            "proxy: {proxies: [{regx: a}]}",
+            "proxy: {whiteList: [{host: a}]}",
+            "proxy: {registryMirror: {insecure: true}}",
+            "proxy: {registryMirror: {url: 'https://a'}}",
+            "proxy: {timeouts: {header: 1s}}",
+            "proxy: {timeouts: {tunnelIdle: 1s}}",
+            "proxy: {via: true}",
+            "proxy: {clients: [10.0.0.0/8]}",
+            "proxy: {perClient: {connections: 5}}",
+            "proxy: {allowPush: false}",
+            "proxy: {forwarded: forwarded}",
+            "proxy: {hijackHTTPS: {hosts: [{regx: a}]}}",
+            "proxy: {hijackHTTPS: {publish: [CA]}}",
+            "proxy: {hijackHTTPS: {wildcard: true}}",
+            "proxy: {hijackHTTPS: {nameConstraints: [a.example]}}",
+            "proxy: {hijackHTTPS: {sni: [{port: 7}]}}",
+            "proxy: {tcpListen: {port: 7}}",
+            "proxy: {proxyProtocol: {from: [10.0.0.0/8]}}",
+            "proxy: {security: {insecure: false}}",
+            "proxy: {security: {insecure: false, names: [a.example]}}",
+            "proxy: {listeners: [{port: 7, security: {insecure: false, names: [a.example]}}]}",
+            "proxy: {listeners: [{port: 7, security: {insecure: true}}]}",
+        ] {
+            let changed = changed.replace("FILE", &file).replace("CA", &ca);
+            // Certificates are renewed where there is TLS.
+            let base = match changed.contains("names:") || changed.contains("insecure: true}}]") {
+                true if changed.contains("listeners") => {
+                    "proxy: {listeners: [{port: 7, security: {insecure: false}}]}"
+                }
+                true => "proxy: {security: {insecure: false}}",
+                false => "",
+            };
+            let written = |source: &str| config::parse(Path::new("f"), source).unwrap().written;
+            let (before, now) = (written(base), written(&changed));
+            let said = before.differences(&now).into_iter().any(is_taken_over);
+            assert_eq!(said, in_force(base, base) != in_force(base, &changed), "{changed}");
         }
     }
 

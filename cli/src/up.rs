@@ -39,7 +39,8 @@ pub(crate) async fn run(args: args::Up) -> exit::Result {
     let mut registry = Registry::default();
     process_metrics::register(&mut registry);
     identity::make_folder(&config.work_home)?;
-    let ca = ca::authorities(&config)?.ok_or_else(|| Failure::software("there is no CA"))?;
+    let ca =
+        ca::authorities(&config, ca::Missing::Made)?.ok_or_else(|| Failure::software("there is no CA"))?;
     let welcome = Welcome {
         proxy: local(sockets.proxy.addr),
         scheduler: local(daemons.addr),

@@ -44,7 +44,7 @@ pub(crate) use problem::Report;
 pub(crate) use proxy::{Ca, Proxy, Signing, Trust};
 pub(crate) use tracing::Tracing;
 pub(crate) use upstream::{Through, Upstream, UpstreamHost, Way};
-pub(crate) use written::Written;
+pub(crate) use written::{Written, general};
 
 use darter_p2p::StoreConfig;
 

@@ -97,17 +97,7 @@ impl Findings {
     /// Notes that somebody reads `key`.
     #[cfg(test)]
     pub(super) fn note(&self, key: &str) {
-        let parts = key.split('[').enumerate();
-        let general: String = parts
-            .map(|(i, part)| {
-                if i == 0 {
-                    part.to_owned()
-                } else {
-                    format!("[{}", part.trim_start_matches(|c: char| c.is_ascii_digit()))
-                }
-            })
-            .collect();
-        self.asked.borrow_mut().insert(general);
+        self.asked.borrow_mut().insert(super::general(key));
     }
 
     /// The keys that were asked for, items of lists as `[]`.

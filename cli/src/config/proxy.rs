@@ -267,7 +267,7 @@ fn signing(section: &mut Section<'_>) -> Signing {
 
 fn publish(section: &mut Section<'_>) -> Vec<CertificateDer<'static>> {
     let mut all = Vec::new();
-    for file in section.values("publish", value::path) {
+    for file in section.files("publish") {
         match darter_certs::read_certificates(&file.value) {
             Ok(certificates) => all.extend(certificates),
             Err(error) => section.findings().error(file.at, &file.key, error.to_string()),

@@ -32,6 +32,13 @@ impl fmt::Debug for Written {
     }
 }
 
+/// The path of a key with `[]` for each item of a list, like `proxy.proxies[].regx`.
+pub(crate) fn general(key: &str) -> String {
+    let mut parts = key.split('[');
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |general, part| general + "[" + part.trim_start_matches(|c: char| c.is_ascii_digit()))
+}
+
 fn gather(node: &Node, path: String, values: &mut BTreeMap<String, String>) {
     match &node.data {
         _ if node.is_null() => {}
@@ -68,6 +75,12 @@ mod tests {
         let new = written("a: 1\nb: {c: z}\ne: [1, 2, 3]\ng: true\n");
         assert_eq!(old.differences(&new), ["b.c", "b.d", "e[2]", "g"]);
         assert!(old.differences(&old).is_empty());
+    }
+
+    #[test]
+    fn a_key_in_general_counts_no_items() {
+        assert_eq!(general("proxy.hijackHTTPS.hosts[17].certs[0]"), "proxy.hijackHTTPS.hosts[].certs[]");
+        assert_eq!(general("proxy.via"), "proxy.via");
     }
 
     #[test]

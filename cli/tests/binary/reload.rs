@@ -1,7 +1,10 @@
 //! A configuration that changes while the daemon runs.
 
 use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 
+use darter_certs::{CaFolder, PermittedNames, Verification, client_config};
 use rustix::process::Signal;
 
 use crate::process::{darter, get, health};
@@ -85,15 +88,26 @@ fn a_file_that_changes_is_read_without_a_signal() {
     assert!(line.contains("cannot read the configuration"), "{line}");
 }
 
+/// Interception of every host, in front of the white list.
+const INTERCEPTED: &str = "hijackHTTPS: {hosts: [{regx: .*}]}, whiteList";
+
+/// A daemon that intercepts every host, what it hands out as its CA, and where it serves.
+fn intercepting(more: &str) -> (Daemon, String, SocketAddr) {
+    let mut daemon = Daemon::start_with(more, ("whiteList", INTERCEPTED));
+    let (probes, proxy) = (daemon.running.listening("health"), daemon.running.listening("proxy"));
+    health(probes, "200");
+    let served = get(proxy, "/ca.crt");
+    assert!(served.starts_with("HTTP/1.1 200 "), "{served}");
+    (daemon, served, proxy)
+}
+
 #[test]
-fn a_ca_that_is_exchanged_is_served() {
-    let more = "reload: {interval: 0s}\n";
-    let mut daemon = Daemon::start(more);
+fn a_ca_that_interception_needs_is_made_while_it_runs() {
+    let mut daemon = Daemon::start(BY_SIGNAL);
     let (probes, proxy) = (daemon.running.listening("health"), daemon.running.listening("proxy"));
     health(probes, "200");
     assert!(get(proxy, "/ca.crt").starts_with("HTTP/1.1 404 "));
-    let hosts = "hijackHTTPS: {hosts: [{regx: .*}]}, whiteList";
-    rewrite(&daemon, more, ("whiteList", hosts));
+    rewrite(&daemon, BY_SIGNAL, ("whiteList", INTERCEPTED));
     daemon.running.signal(Signal::HUP);
     let line = daemon.running.line_with("the CA that clients must trust");
     daemon.running.line_with("the configuration was read again");
@@ -131,4 +145,129 @@ fn who_may_use_the_proxy_is_taken_over_and_explained() {
         let says = says.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(told.starts_with(&says), "{}", ended.stdout);
     }
+}
+
+#[test]
+fn a_ca_that_is_exchanged_signs_at_once() {
+    let (mut daemon, before, proxy) = intercepting(BY_SIGNAL);
+    let ca = |step: &[&str]| {
+        let work = daemon.dir.path().join("work");
+        let ended = darter(&[&["ca", "rotate"], step, &["--data-dir", work.to_str().unwrap()]].concat());
+        assert_eq!(ended.code, 0, "{}", ended.stderr);
+    };
+    ca(&[]);
+    ca(&["--activate"]);
+    assert_eq!(get(proxy, "/ca.crt"), before, "nobody has said that it is to be read again");
+    daemon.running.signal(Signal::HUP);
+    daemon.running.line_with("the configuration was read again");
+    let after = get(proxy, "/ca.crt");
+    let current = std::fs::read_to_string(daemon.dir.path().join("work/ca/ca.crt")).unwrap();
+    assert!(after.contains(&current) && !before.contains(&current), "{after}");
+    assert_eq!(after.matches("BEGIN CERTIFICATE").count(), 2, "{after}");
+}
+
+#[test]
+fn another_folder_waits_for_the_next_start() {
+    let (mut daemon, before, proxy) = intercepting(BY_SIGNAL);
+    let file = daemon.dir.path().join("darter.yaml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replacen("/work\n", "/other\n", 1)).unwrap();
+    daemon.running.signal(Signal::HUP);
+    let line = daemon.running.line_with("these changes come into force at the next start");
+    assert!(line.contains("keys=workHome"), "{line}");
+    assert_eq!(get(proxy, "/ca.crt"), before);
+    assert!(!daemon.dir.path().join("other").exists());
+}
+
+#[test]
+fn no_ca_is_made_where_one_has_been() {
+    let (mut daemon, before, proxy) = intercepting(BY_SIGNAL);
+    let (folder, away) = (daemon.dir.path().join("work/ca"), daemon.dir.path().join("away"));
+    std::fs::rename(&folder, &away).unwrap();
+    daemon.running.signal(Signal::HUP);
+    let line = daemon.running.line_with("the configuration is refused, and the old one stays");
+    assert!(line.contains("ca/ca.crt: cannot read it"), "{line}");
+    assert_eq!(get(proxy, "/ca.crt"), before);
+    assert!(!folder.exists());
+    std::fs::rename(&away, &folder).unwrap();
+    daemon.running.signal(Signal::HUP);
+    daemon.running.line_with("the configuration was read again");
+    assert_eq!(get(proxy, "/ca.crt"), before);
+}
+
+#[test]
+fn a_file_that_was_missing_is_looked_for_again() {
+    const OFTEN: &str = "reload: {interval: 20ms}\n";
+    let (mut daemon, _, proxy) = intercepting(OFTEN);
+    let folder = daemon.dir.path().join("others");
+    CaFolder::at(&folder).load_or_generate(&PermittedNames::default()).unwrap();
+    let (there, wanted) = (folder.join("ca.crt"), daemon.dir.path().join("new.pem"));
+    let publish =
+        format!("hijackHTTPS: {{hosts: [{{regx: .*}}], publish: [{}]}}, whiteList", wanted.display());
+    rewrite(&daemon, OFTEN, ("whiteList", &publish));
+    let line = daemon.running.line_with("is refused, and the old one stays");
+    assert!(line.contains("new.pem: cannot read it"), "{line}");
+    // The file that is named comes a while after the one that names it.
+    std::fs::copy(&there, &wanted).unwrap();
+    let line = daemon.running.line_with("the configuration was read again");
+    assert!(line.contains("proxy.hijackHTTPS.publish[0]"), "{line}");
+    assert_eq!(get(proxy, "/ca.crt").matches("BEGIN CERTIFICATE").count(), 2);
+    // And it is watched from then on.
+    let successor = CaFolder::at(&folder).announce(&PermittedNames::default(), None).unwrap();
+    std::fs::write(&wanted, successor.bundle_pem()).unwrap();
+    daemon.running.line_with("the configuration was read again");
+    assert_eq!(get(proxy, "/ca.crt").matches("BEGIN CERTIFICATE").count(), 3);
+}
+
+// === TLS on the proxy port ===
+
+/// The certificate that is shown on a port, in DER form.
+fn shown(port: SocketAddr) -> Vec<u8> {
+    let config = client_config(&Verification::Insecure, &[]);
+    let name = "proxy.example".try_into().unwrap();
+    let mut tls = rustls::ClientConnection::new(config, name).unwrap();
+    let mut stream = TcpStream::connect(port).unwrap();
+    while tls.is_handshaking() {
+        tls.complete_io(&mut stream).unwrap();
+    }
+    tls.peer_certificates().unwrap()[0].to_vec()
+}
+
+/// A certificate and its key in these two files; the certificate in DER form.
+fn identity(folder: &Path) -> Vec<u8> {
+    let made = CaFolder::at(folder).load_or_generate(&PermittedNames::default()).unwrap();
+    made.signer().certificate_der().to_vec()
+}
+
+#[test]
+fn a_renewed_certificate_of_the_proxy_port_is_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let (used, renewed) = (dir.path().join("used"), dir.path().join("renewed"));
+    let (first, second) = (identity(&used), identity(&renewed));
+    let path = |name: &str| used.join(name).display().to_string();
+    let security =
+        format!("security: {{insecure: false, cert: {}, key: {}}}", path("ca.crt"), path("ca.key"));
+    let mut daemon = Daemon::start_with(BY_SIGNAL, ("whiteList", &format!("{security}, whiteList")));
+    let (probes, proxy) = (daemon.running.listening("health"), daemon.running.listening("proxy"));
+    health(probes, "200");
+    assert_eq!(shown(proxy), first);
+    for name in ["ca.crt", "ca.key"] {
+        std::fs::copy(renewed.join(name), used.join(name)).unwrap();
+    }
+    daemon.running.signal(Signal::HUP);
+    daemon.running.line_with("the configuration was read again");
+    assert_eq!(shown(proxy), second);
+}
+
+#[test]
+fn a_port_keeps_its_tls_until_the_next_start() {
+    let mut daemon = Daemon::start_with(BY_SIGNAL, ("whiteList", "security: {insecure: false}, whiteList"));
+    let (probes, proxy) = (daemon.running.listening("health"), daemon.running.listening("proxy"));
+    health(probes, "200");
+    let before = shown(proxy);
+    rewrite(&daemon, BY_SIGNAL, ("whiteList", "security: {insecure: true}, whiteList"));
+    daemon.running.signal(Signal::HUP);
+    let line = daemon.running.line_with("these changes come into force at the next start");
+    assert!(line.contains("keys=proxy.security.insecure"), "{line}");
+    assert_eq!(shown(proxy), before);
 }

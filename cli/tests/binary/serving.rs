@@ -130,6 +130,11 @@ pub(crate) fn configuration(dir: &Path, more: &str) -> String {
     std::fs::write(&file, text).unwrap();
     file.to_str().unwrap().to_owned()
 }
+        Self::start_with(more, ("", ""))
+    }
+
+    /// With `to` for `from` in its configuration.
+    pub(crate) fn start_with(more: &str, (from, to): (&str, &str)) -> Self {
 
 impl Daemon {
     pub(crate) fn start(more: &str) -> Self {
