@@ -5,7 +5,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,9 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::fs::Mode;
 use serde::{Deserialize, Serialize};
+use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 
@@ -24,6 +26,9 @@ use crate::exit::{self, Failure};
 
 /// Where the socket stands in the daemon's folder.
 const SOCKET: &str = "darter.sock";
+
+/// People ask one after the other.
+const BACKLOG: i32 = 16;
 
 /// The longest question, in bytes: a URL and a token.
 const MAX_QUESTION: usize = 256 << 10;
@@ -62,11 +67,24 @@ pub(crate) fn path(work_home: &Path) -> PathBuf {
 
 // === the daemon's side ===
 
-/// Binds the socket in `work_home`, which no other daemon uses: its content store is open.
+/// The socket, taken away again when this is dropped.
+pub(crate) struct Control {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        // The next daemon does it otherwise.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Binds the socket in `work_home`, where no other daemon works ([`crate::identity::take`]).
 ///
 /// # Errors
 /// When it cannot be made.
-pub(crate) fn bind(work_home: &Path) -> exit::Result<UnixListener> {
+pub(crate) fn bind(work_home: &Path) -> exit::Result<Control> {
     let path = path(work_home);
     let fail = |error: io::Error| {
         Failure::own_files(format!("cannot make the daemon's socket {}: {error}", path.display()))
@@ -76,19 +94,29 @@ pub(crate) fn bind(work_home: &Path) -> exit::Result<UnixListener> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fail(error)),
         _ => {}
     }
-    let listener = UnixListener::bind(&path).map_err(fail)?;
-    // The folder lets nobody else in either, unless the operator has opened it.
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(fail)?;
-    Ok(listener)
+    let listener = private(&path).map_err(fail)?;
+    Ok(Control { listener, path })
+}
+
+/// A socket that is this user's alone from the first moment. The folder lets nobody else in either, unless the operator has
+/// opened it.
+fn private(path: &Path) -> io::Result<UnixListener> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // Linux gives the file the mode that its socket has when it is bound.
+    rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    UnixListener::from_std(OwnedFd::from(socket).into())
 }
 
 /// Serves for as long as it is polled.
-pub(crate) async fn run(listener: UnixListener, proxy: Arc<Proxy>) -> Infallible {
+pub(crate) async fn run(control: Control, proxy: Arc<Proxy>) -> Infallible {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             Some(_) = connections.join_next() => {}
-            accepted = listener.accept() => match accepted {
+            accepted = control.listener.accept() => match accepted {
                 Ok((stream, _)) => drop(connections.spawn(serve(stream, Arc::clone(&proxy)))),
                 // Out of files, most likely: others close theirs.
                 Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,

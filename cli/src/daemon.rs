@@ -57,6 +57,7 @@ pub(crate) async fn run(args: args::Daemon, wish: args::Logging) -> exit::Result
     let mut registry = Registry::default();
     process_metrics::register(&mut registry);
     identity::make_folder(&config.work_home)?;
+    identity::take(&config.work_home)?;
     let drain_timeout = config.drain_timeout;
     let ca = ca::authorities(&config, ca::Missing::Made)?;
     if let Some(ca) = &ca {

@@ -1,6 +1,6 @@
 //! This host's identity among others: made at the first start and kept, so that it is the same after a restart.
 
-use std::fs;
+use std::fs::{self, TryLockError};
 use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -23,6 +23,28 @@ pub(crate) fn make_folder(folder: &Path) -> exit::Result {
         .mode(0o700)
         .create(folder)
         .map_err(|error| Failure::own_files(format!("cannot make the folder {}: {error}", folder.display())))
+}
+
+/// Keeps other daemons out of `folder` until this process has ended: two would answer for one another there, and call
+/// themselves by one name among others.
+///
+/// # Errors
+/// When another one is there, or the folder cannot be written to.
+pub(crate) fn take(folder: &Path) -> exit::Result {
+    let path = folder.join("darter.lock");
+    let fail =
+        |error: io::Error| Failure::own_files(format!("{}: cannot be locked: {error}", path.display()));
+    let options = &mut fs::OpenOptions::new();
+    let file = options.write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(fail)?;
+    match file.try_lock() {
+        // Whatever is cleared up at the end is cleared up before somebody else comes.
+        Ok(()) => std::mem::forget(file),
+        Err(TryLockError::WouldBlock) => {
+            return Err(Failure::own_files(format!("another daemon works in {}", folder.display())));
+        }
+        Err(TryLockError::Error(error)) => return Err(fail(error)),
+    }
+    Ok(())
 }
 
 /// The id in `folder`; a new one when there is none. It begins with `hostname`, so that people recognise it, and ends with

@@ -39,6 +39,7 @@ pub(crate) async fn run(args: args::Up) -> exit::Result {
     let mut registry = Registry::default();
     process_metrics::register(&mut registry);
     identity::make_folder(&config.work_home)?;
+    identity::take(&config.work_home)?;
     let ca =
         ca::authorities(&config, ca::Missing::Made)?.ok_or_else(|| Failure::software("there is no CA"))?;
     let welcome = Welcome {

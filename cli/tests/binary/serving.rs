@@ -93,11 +93,8 @@ fn what_another_process_uses_is_said_to_be_in_use() {
     first.printed_until("Stop it");
     let (code, log) = up(dir.path()).end();
     assert_eq!(code, 74, "{log}");
-    let last = log.lines().last().unwrap();
-    assert!(
-        last.contains("cannot open the content store") && last.contains("another process uses it"),
-        "{log}"
-    );
+    let expected = format!("another daemon works in {}", dir.path().display());
+    assert_eq!(log.lines().last().unwrap(), expected, "{log}");
 }
 
 #[test]
@@ -130,16 +127,19 @@ pub(crate) fn configuration(dir: &Path, more: &str) -> String {
     std::fs::write(&file, text).unwrap();
     file.to_str().unwrap().to_owned()
 }
+
+impl Daemon {
+    pub(crate) fn start(more: &str) -> Self {
         Self::start_with(more, ("", ""))
     }
 
     /// With `to` for `from` in its configuration.
     pub(crate) fn start_with(more: &str, (from, to): (&str, &str)) -> Self {
-
-impl Daemon {
-    pub(crate) fn start(more: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let running = Running::start(&["daemon", "--config", &configuration(dir.path(), more)]);
+        let file = configuration(dir.path(), more);
+        let text = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, text.replacen(from, to, 1)).unwrap();
+        let running = Running::start(&["daemon", "--config", &file]);
         Self { running, dir }
     }
 }
@@ -222,6 +222,24 @@ fn a_daemon_says_what_has_no_effect_and_goes_on() {
         line.contains("WARN") && line.contains("darter.yaml:5:1: warning: jaeger: has no effect: "),
         "{line}"
     );
+}
+
+#[test]
+fn a_folder_serves_one_daemon_and_keeps_no_socket_of_an_ended_one() {
+    let mut first = Daemon::start("");
+    health(first.running.listening("health"), "200");
+    let other = format!("dataDir: {}\n", first.dir.path().join("content").display());
+    let file = configuration(first.dir.path(), &other);
+    let second = darter(&["--log-level", "error", "daemon", "--config", &file]);
+    assert_eq!(second.code, 74);
+    let expected = format!("another daemon works in {}\n", first.dir.path().join("work").display());
+    assert_eq!(second.stderr, expected);
+
+    let socket = first.dir.path().join("work/darter.sock");
+    assert!(socket.exists());
+    first.running.signal(Signal::TERM);
+    assert_eq!(first.running.end().0, 0);
+    assert!(!socket.exists());
 }
 
 #[test]
