@@ -209,8 +209,9 @@ pub(crate) async fn ask(socket: &Path, question: &Explain) -> exit::Result<Vec<S
         Ok(Ok((StatusCode::OK, body))) => serde_json::from_slice(&body).map_err(|_| {
             Failure::unavailable("the daemon's answer is not understood: is it another version?")
         }),
-        Ok(Ok((_, body))) => Err(match serde_json::from_slice(&body) {
-            Ok(Problem { error }) => Failure::usage_because(error),
+        Ok(Ok((status, body))) => Err(match serde_json::from_slice(&body) {
+            Ok(Problem { error }) if status == StatusCode::BAD_REQUEST => Failure::usage_because(error),
+            Ok(Problem { error }) => Failure::unavailable(format!("the daemon says: {error}")),
             Err(_) => Failure::unavailable("the daemon's answer is not understood: is it another version?"),
         }),
         Ok(Err(why)) => Err(Failure::unavailable(why)),
@@ -246,5 +247,40 @@ fn no_daemon(socket: &Path, error: &io::Error) -> String {
         }
         io::ErrorKind::PermissionDenied => format!("only the daemon's user may ask at {socket}"),
         _ => format!("cannot ask the daemon at {socket}: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    /// How a question ends that a daemon answers with this status.
+    async fn asked(status: &str) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = path(dir.path());
+        let listener = UnixListener::bind(&socket).unwrap();
+        let body = r#"{"error":"no"}"#;
+        let answer = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        let serve = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.read(&mut [0; 1024]).await.unwrap();
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        };
+        let question = Explain { url: "/".to_owned(), method: get(), headers: Vec::new(), client: None };
+        let (failed, ()) = tokio::join!(ask(&socket, &question), serve);
+        format!("{:?}", failed.unwrap_err())
+    }
+
+    #[tokio::test]
+    async fn only_a_question_that_makes_no_sense_is_the_command_lines_fault() {
+        for (status, code) in [
+            ("400 Bad Request", "code: 64"),
+            ("404 Not Found", "code: 69"),
+            ("504 Gateway Timeout", "code: 69"),
+        ] {
+            let failure = asked(status).await;
+            assert!(failure.contains(code), "{status}: {failure}");
+        }
     }
 }

@@ -27,7 +27,7 @@ Exit codes:
     0  ended as asked (also after SIGTERM or SIGINT)
    64  the command line is wrong
    65  what is there does not fit what was asked for
-   69  an address to listen on is not available
+   69  something of this machine is not available (an address, the daemon, nft)
    70  a part of the process failed
    74  a file or folder of darter's own cannot be used
    78  the configuration is wrong

@@ -148,7 +148,7 @@ fn user_of(text: &str) -> exit::Result<String> {
     // What useradd(8) takes, and what directory services make.
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"_.-@$".contains(&b);
     if text.is_empty() || text.starts_with('-') || !text.bytes().all(plain) {
-        return Err(Failure::unavailable(format!("--uid: `{text}` is no name or number of a user")));
+        return Err(Failure::usage_because(format!("--uid: `{text}` is no name or number of a user")));
     }
     Ok(format!("\"{text}\""))
 }
@@ -203,7 +203,8 @@ mod tests {
     #[test]
     fn no_user_adds_a_rule_of_its_own() {
         for user in ["", "a b", "a\" accept; drop", "-x", "a\nb"] {
-            assert!(rules(&Transparent { uid: vec![user.to_owned()], ..args(&[]) }).is_err(), "{user}");
+            let failed = rules(&Transparent { uid: vec![user.to_owned()], ..args(&[]) }).unwrap_err();
+            assert!(format!("{failed:?}").contains("code: 64"), "{user}: {failed:?}");
         }
     }
 }
