@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use socket2::{Domain, Socket, Type};
@@ -20,8 +20,12 @@ use crate::exit::{self, Failure};
 /// neither kube-proxy (0x4000, 0x8000) nor Cilium (0x0f00), Calico (0xffff0000), Istio (0x539) or Tailscale (0xff0000) look.
 const MARK: u32 = 0xda;
 
-/// How long the listener on this host may take to answer.
-const PROBE: Duration = Duration::from_secs(2);
+/// How long the listener on this host may take to answer, and to be there at all: `ExecStartPost=` of the daemon's unit runs
+/// this while the daemon still reads its configuration.
+const PROBE: Duration = Duration::from_secs(10);
+
+/// After how long it is asked again.
+const PROBE_AGAIN: Duration = Duration::from_millis(50);
 
 /// What removes the table, whether or not it is there.
 const REMOVE: &str = "table inet darter\ndelete table inet darter\n";
@@ -59,12 +63,29 @@ pub(crate) fn run(args: &Transparent) -> exit::Result {
 /// Rules that lead nowhere would cut this host off.
 fn check_listener(port: u16) -> exit::Result {
     let listener = SocketAddr::from(([127, 0, 0, 1], port));
-    TcpStream::connect_timeout(&listener, PROBE).map(drop).map_err(|error| {
+    let connect = |left| TcpStream::connect_timeout(&listener, left).map(drop);
+    within(PROBE, PROBE_AGAIN, connect).map_err(|error| {
         Failure::unavailable(format!(
             "nobody listens at {listener} ({error}): start a daemon with `listeners: [{{port: {port}, transparent: true}}]` first, \
              or name its port with --to"
         ))
     })
+}
+
+/// Tries again and again, until it works or all the time is over. `attempt` is told how much of it is left.
+fn within<T, E>(
+    time: Duration,
+    pause: Duration,
+    mut attempt: impl FnMut(Duration) -> Result<T, E>,
+) -> Result<T, E> {
+    let end = Instant::now() + time;
+    loop {
+        let done = attempt(end.saturating_duration_since(Instant::now()).max(pause));
+        if done.is_ok() || Instant::now() + pause >= end {
+            return done;
+        }
+        std::thread::sleep(pause);
+    }
 }
 
 /// Gives rules to nft, which takes all of them or none.
@@ -198,6 +219,17 @@ mod tests {
             assert!(rules.contains(part), "{part}: {rules}");
         }
         assert!(!rules.contains("nfproto"), "{rules}");
+    }
+
+    #[test]
+    fn a_listener_that_is_not_there_yet_is_waited_for() {
+        let mut left = 3;
+        let mut attempt = |_| {
+            left -= 1;
+            if left == 0 { Ok(()) } else { Err(left) }
+        };
+        assert_eq!(within(Duration::from_secs(3600), Duration::ZERO, &mut attempt), Ok(()));
+        assert_eq!(within(Duration::ZERO, Duration::ZERO, |_| Err::<(), _>("nobody")), Err("nobody"));
     }
 
     #[test]
