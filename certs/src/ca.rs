@@ -287,6 +287,28 @@ fn check(certificate: &CertificateDer<'_>) -> Result<Checked, FileProblem> {
     })
 }
 
+/// All certificates of a PEM file, each of a CA.
+///
+/// # Errors
+/// When the file cannot be read, holds none, or one that is no CA's; the error names it.
+pub fn read_ca_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, FileError> {
+    let certificates = read_certificates(path)?;
+    for (index, certificate) in certificates.iter().enumerate() {
+        check(certificate).map_err(|problem| match problem {
+            FileProblem::NotX509 { reason, .. } => {
+                FileProblem::NotX509 { number: index + 1, reason }.at(path)
+            }
+            other => other.at(path),
+        })?;
+    }
+    Ok(certificates)
+}
+
+/// When a certificate ended, for people; `None` when it has not.
+pub fn ended_on(certificate: &CertificateDer<'_>) -> Option<String> {
+    end_of(certificate).filter(|end| *end <= OffsetDateTime::now_utc()).map(date::text)
+}
+
 /// Some mount secrets for all to read and have their reasons; they should know.
 pub(crate) fn warn_if_readable_by_others(key: &Path) {
     let mode = std::fs::metadata(key).map_or(0, |metadata| metadata.permissions().mode());

@@ -30,7 +30,7 @@ mod ticket;
 mod trust;
 
 pub use asked::ClientAuth;
-pub use ca::{Authority, AuthorityError, SigningError};
+pub use ca::{Authority, AuthorityError, SigningError, ended_on, read_ca_certificates};
 pub use client::ClientIdentity;
 pub use constraints::{InvalidPermittedName, PermittedName, PermittedNames};
 pub use date::date_text;

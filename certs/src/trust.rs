@@ -58,15 +58,23 @@ impl ExtraRoots {
     /// # Errors
     /// When a file cannot be read, holds no certificate, or one that cannot be used; the error names it.
     pub fn read(paths: &[impl AsRef<Path>]) -> Result<Self, FileError> {
-        let mut all = Vec::new();
-        for path in paths.iter().map(AsRef::as_ref) {
-            for (index, certificate) in read_certificates(path)?.into_iter().enumerate() {
-                check_root(&certificate)
-                    .map_err(|reason| FileProblem::NotX509 { number: index + 1, reason }.at(path))?;
-                all.push(certificate);
-            }
+        let mut all = Self::default();
+        paths.iter().try_for_each(|path| all.add(path.as_ref()))?;
+        Ok(all)
+    }
+
+    /// Adds all certificates of this PEM file.
+    ///
+    /// # Errors
+    /// As [`Self::read`]. Then nothing is added.
+    pub fn add(&mut self, path: &Path) -> Result<(), FileError> {
+        let certificates = read_certificates(path)?;
+        for (index, certificate) in certificates.iter().enumerate() {
+            check_root(certificate)
+                .map_err(|reason| FileProblem::NotX509 { number: index + 1, reason }.at(path))?;
         }
-        Ok(Self(all))
+        self.0.extend(certificates);
+        Ok(())
     }
 
     /// These certificates, in DER form.

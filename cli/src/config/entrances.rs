@@ -137,14 +137,23 @@ fn security(section: &mut Section<'_>) -> Option<Security> {
             section.unused(key, value::path, reason);
         }
         section.values("names", leaf_name);
-        section.value("tlsVerify", value::boolean);
+        section.no_effect("names", reason);
+        if section.value("tlsVerify", value::boolean) == Some(true) {
+            section.error(
+                "tlsVerify",
+                "needs `insecure: false` beside it: without TLS no client shows a certificate",
+            );
+        }
         return None;
     }
     let (cert, key) = (section.file("cert"), section.file("key"));
     let names = section.values("names", leaf_name).into_iter().map(|item| item.value).collect();
     let clients = clients(section);
     match (cert, key) {
-        (Some(cert), Some(key)) => certificate(section, cert, key, clients).map(Security::Certificate),
+        (Some(cert), Some(key)) => {
+            section.no_effect("names", "the names stand in the certificate");
+            certificate(section, cert, key, clients).map(Security::Certificate)
+        }
         (None, None) if !section.has("cert") && !section.has("key") => {
             if clients.is_some() {
                 section.error(

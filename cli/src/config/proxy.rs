@@ -268,8 +268,17 @@ fn signing(section: &mut Section<'_>) -> Signing {
 fn publish(section: &mut Section<'_>) -> Vec<CertificateDer<'static>> {
     let mut all = Vec::new();
     for file in section.files("publish") {
-        match darter_certs::read_certificates(&file.value) {
-            Ok(certificates) => all.extend(certificates),
+        match darter_certs::read_ca_certificates(&file.value) {
+            Ok(certificates) => {
+                for date in certificates.iter().filter_map(darter_certs::ended_on) {
+                    let text = format!(
+                        "{}: a CA in it ended on {date}, and is not handed out",
+                        file.value.display()
+                    );
+                    section.findings().warning(file.at, &file.key, text);
+                }
+                all.extend(certificates);
+            }
             Err(error) => section.findings().error(file.at, &file.key, error.to_string()),
         }
     }
@@ -306,13 +315,12 @@ pub(super) fn regex(section: &mut Section<'_>) -> Option<Regex> {
 /// Reads `insecure` and `certs`: how upstream servers are verified.
 pub(super) fn verification(section: &mut Section<'_>) -> Option<Verification> {
     let files = section.files("certs");
-    let paths: Vec<_> = files.iter().map(|file| &file.value).collect();
-    let extra_roots = ExtraRoots::read(&paths).unwrap_or_else(|error| {
-        for file in files.iter().filter(|file| file.value == error.path) {
+    let mut extra_roots = ExtraRoots::default();
+    for file in &files {
+        if let Err(error) = extra_roots.add(&file.value) {
             section.findings().error(file.at, &file.key, error.to_string());
         }
-        ExtraRoots::default()
-    });
+    }
     if section.value("insecure", value::boolean) == Some(true) {
         return Some(Verification::Insecure);
     }
@@ -320,6 +328,11 @@ pub(super) fn verification(section: &mut Section<'_>) -> Option<Verification> {
 }
 
 fn allowed(section: &mut Section<'_>) -> WhiteListEntry {
+    // What was left of an entry whose lines are commented out must not open the list.
+    if !["host", "regx", "ports"].iter().any(|key| section.has(key)) {
+        let text = "it allows every host; say `regx: .*` if that is meant";
+        section.findings().error(section.start(), section.path(), text);
+    }
     let host = |text: &str| {
         text.parse::<HostPattern>().map_err(|error| format!("{error}, without a port; found `{text}`"))
     };

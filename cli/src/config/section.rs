@@ -17,6 +17,8 @@ pub(super) struct Section<'a> {
     findings: &'a Findings,
     /// From the top, like `proxy.proxies[2]`; empty for the top itself.
     path: String,
+    /// Where it stands; where the one around it begins, when it is not there.
+    at: Position,
     entries: &'a [Entry],
     asked: Vec<&'static str>,
 }
@@ -56,7 +58,9 @@ impl<'a> Section<'a> {
         let path = self.path_of(key);
         match self.entry(key) {
             Some(entry) => Self::of(&entry.value, path, self.findings),
-            None => Section { findings: self.findings, path, entries: &[], asked: Vec::new() },
+            None => {
+                Section { findings: self.findings, path, at: self.first(), entries: &[], asked: Vec::new() }
+            }
         }
     }
 
@@ -225,7 +229,7 @@ impl<'a> Section<'a> {
                 &[]
             }
         };
-        Self { findings, path, entries, asked: Vec::new() }
+        Self { findings, path, at: node.at, entries, asked: Vec::new() }
     }
 
     /// The entry of `key`, unless it is absent or null. This is the one place where a key becomes known.
@@ -274,7 +278,7 @@ impl<'a> Section<'a> {
     }
 
     fn first(&self) -> Position {
-        self.entries.first().map_or(Position { line: 1, column: 1 }, |entry| entry.at)
+        self.entries.first().map_or(self.at, |entry| entry.at)
     }
 
     /// Where the value under `key` stands.

@@ -1,6 +1,6 @@
 //! The configuration as a whole.
 
-use darter_certs::Verification;
+use darter_certs::{PermittedNames, Verification};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 
@@ -350,6 +350,11 @@ fn rules_that_cannot_work_are_refused() {
         ),
         ("security: {insecure: false, tlsVerify: true}", "security.tlsVerify: needs cacert beside it"),
         ("security: {insecure: false, names: ['a b']}", "security.names[0]: expected a host name"),
+        ("security: {tlsVerify: true, cacert: /ca.crt}", "security.tlsVerify: needs `insecure: false`"),
+        ("security: {insecure: true, tlsVerify: true}", "security.tlsVerify: needs `insecure: false`"),
+        ("whiteList: [{host: 10.0.0.0/8}, {}]", "whiteList[1]: it allows every host; say `regx: .*`"),
+        ("whiteList: [~]", "whiteList[0]: it allows every host; say `regx: .*`"),
+        ("whiteList: [{host: '', ports: []}]", "whiteList[0]: it allows every host; say `regx: .*`"),
         ("listeners: [{listen: 127.0.0.1}]", "listeners[0].port: needed: a port, or a range"),
         (
             "listeners: [{port: 1, transparent: true, security: {insecure: false}}]",
@@ -365,6 +370,80 @@ fn rules_that_cannot_work_are_refused() {
         assert_eq!(found.len(), 1, "{source}: {found:?}");
         assert!(found[0].contains(&format!("proxy.{problem}")), "{source}: {found:?}");
     }
+}
+
+#[test]
+fn every_file_that_is_wrong_is_named() {
+    let found = errors("proxy: {registryMirror: {certs: [/x1, /x2]}}");
+    assert_eq!(found.len(), 2, "{found:?}");
+    for (found, expected) in found.iter().zip(["certs[0]: /x1: cannot", "certs[1]: /x2: cannot"]) {
+        assert!(found.contains(expected), "{found}");
+    }
+}
+
+/// A certificate, signed by itself, as PEM.
+fn certificate(change: impl FnOnce(&mut rcgen::CertificateParams)) -> String {
+    let mut params = rcgen::CertificateParams::new(["server.example".to_owned()]).unwrap();
+    change(&mut params);
+    params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem()
+}
+
+#[test]
+fn what_is_published_is_a_ca() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("new.pem");
+    let source = format!("proxy: {{hijackHTTPS: {{publish: [{}]}}}}", file.display());
+    for (text, problem) in [
+        ("", "it holds no certificate"),
+        (
+            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+            "certificate 1 in it is not a usable X.509",
+        ),
+        (&certificate(|_| {}), "its certificate is not a CA certificate"),
+    ] {
+        std::fs::write(&file, text).unwrap();
+        let found = errors(&source);
+        assert!(found.len() == 1 && found[0].contains(problem), "{found:?}");
+    }
+    let ended = certificate(|it| {
+        it.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        it.not_after = rcgen::date_time_ymd(2020, 1, 1);
+    });
+    std::fs::write(&file, ended).unwrap();
+    let loaded = parse(Path::new("f"), &source).map_err(|report| report.to_string()).unwrap();
+    let report = loaded.report.to_string();
+    assert!(
+        report.contains("warning: proxy.hijackHTTPS.publish[0]: ") && report.contains("ended on 20"),
+        "{report}"
+    );
+}
+
+#[test]
+fn names_are_for_our_own_ca_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    darter_certs::CaFolder::at(dir.path()).load_or_generate(&PermittedNames::default()).unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let pair = format!("insecure: false, cert: {}, key: {}", path("ca.crt"), path("ca.key"));
+    for security in ["insecure: true", &pair] {
+        let source = format!("proxy: {{security: {{{security}, names: [a.example]}}}}");
+        let loaded = parse(Path::new("f"), &source).map_err(|report| report.to_string()).unwrap();
+        let report = loaded.report.to_string();
+        assert!(report.contains("warning: proxy.security.names: has no effect: "), "{security}: {report}");
+    }
+}
+
+#[test]
+fn what_is_wrong_with_an_empty_item_is_said_where_it_stands() {
+    let source = "proxy:\n  accounts:\n  - {}\n  proxies:\n  -\n  - {}\n";
+    let places: Vec<String> =
+        errors(source).iter().filter_map(|it| Some(it.split_once(": ")?.0.to_owned())).collect();
+    assert!(
+        places.len() >= 3
+            && places
+                .iter()
+                .all(|at| at.starts_with("f:3:5") || at.starts_with("f:5:") || at.starts_with("f:6:5")),
+        "{places:?}"
+    );
 }
 
 #[test]
