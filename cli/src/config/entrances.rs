@@ -146,15 +146,15 @@ fn security(section: &mut Section<'_>) -> Option<Security> {
         }
         return None;
     }
-    let (cert, key) = (section.file("cert"), section.file("key"));
+    let pair = section.pair(["cert", "key"], "");
     let names = section.values("names", leaf_name).into_iter().map(|item| item.value).collect();
     let clients = clients(section);
-    match (cert, key) {
-        (Some(cert), Some(key)) => {
+    match pair {
+        Some((cert, key)) => {
             section.no_effect("names", "the names stand in the certificate");
             certificate(section, cert, key, clients).map(Security::Certificate)
         }
-        (None, None) if !section.has("cert") && !section.has("key") => {
+        None if !section.has("cert") && !section.has("key") => {
             if clients.is_some() {
                 section.error(
                     "cert",
@@ -163,13 +163,7 @@ fn security(section: &mut Section<'_>) -> Option<Security> {
             }
             Some(Security::OwnCa { names })
         }
-        (cert, _) => {
-            let (there, missing) = if cert.is_some() { ("cert", "key") } else { ("key", "cert") };
-            if !section.has(missing) {
-                section.error(there, format!("needs {missing} beside it"));
-            }
-            None
-        }
+        None => None,
     }
 }
 

@@ -286,21 +286,12 @@ fn publish(section: &mut Section<'_>) -> Vec<CertificateDer<'static>> {
 }
 
 fn ca(section: &mut Section<'_>) -> Option<Ca> {
-    let (cert, key) = (section.file("cert"), section.file("key"));
-    let (there, missing) = match (cert, key) {
-        (Some(cert), Some(key)) => {
-            let loaded = Authority::load(&cert, &key).map_err(|error| {
-                let at = if error.path == key { "key" } else { "cert" };
-                section.error(at, error.to_string());
-            });
-            return loaded.ok().map(|authority| Ca { authorities: Arc::new(authority).into(), file: cert });
-        }
-        (Some(_), None) if !section.has("key") => ("cert", "key"),
-        (None, Some(_)) if !section.has("cert") => ("key", "cert"),
-        _ => return None,
-    };
-    section.error(there, format!("needs {missing} beside it: a CA is a certificate and its private key"));
-    None
+    let (cert, key) = section.pair(["cert", "key"], ": a CA is a certificate and its private key")?;
+    let loaded = Authority::load(&cert, &key).map_err(|error| {
+        let at = if error.path == key { "key" } else { "cert" };
+        section.error(at, error.to_string());
+    });
+    loaded.ok().map(|authority| Ca { authorities: Arc::new(authority).into(), file: cert })
 }
 
 /// The `regx` that an item cannot be without.

@@ -102,6 +102,23 @@ impl<'a> Section<'a> {
         Some(path)
     }
 
+    /// Two files that are of use together alone, such as a certificate and its key: see [`Self::file`]. One without the other
+    /// is reported, with `reason` behind it.
+    pub(super) fn pair(&mut self, keys: [&'static str; 2], reason: &str) -> Option<(PathBuf, PathBuf)> {
+        let [first, second] = keys;
+        let (there, missing) = match (self.file(first), self.file(second)) {
+            (Some(one), Some(other)) => return Some((one, other)),
+            (Some(_), None) => (first, second),
+            (None, Some(_)) => (second, first),
+            (None, None) => return None,
+        };
+        // What is there and cannot be read has been reported.
+        if !self.has(missing) {
+            self.error(there, format!("needs {missing} beside it{reason}"));
+        }
+        None
+    }
+
     /// The files named in the list under `key`: see [`Self::file`].
     pub(super) fn files(&mut self, key: &'static str) -> Vec<Item<PathBuf>> {
         let files = self.values(key, value::path);

@@ -144,23 +144,12 @@ fn credentials(file: &Path, parent: &ParentAddress) -> Read<Credentials> {
 }
 
 fn identity(section: &mut Section<'_>) -> Option<ClientIdentity> {
-    let cert = section.file("clientCert");
-    let key = section.file("clientKey");
-    let (there, missing) = match (cert, key) {
-        (Some(cert), Some(key)) => {
-            return ClientIdentity::read(&cert, &key)
-                .map_err(|error| {
-                    let at = if error.path == key { "clientKey" } else { "clientCert" };
-                    section.error(at, error.to_string());
-                })
-                .ok();
-        }
-        (Some(_), None) if !section.has("clientKey") => ("clientCert", "clientKey"),
-        (None, Some(_)) if !section.has("clientCert") => ("clientKey", "clientCert"),
-        _ => return None,
-    };
-    section.error(there, format!("needs {missing} beside it"));
-    None
+    let (cert, key) = section.pair(["clientCert", "clientKey"], "")?;
+    let identity = ClientIdentity::read(&cert, &key).map_err(|error| {
+        let at = if error.path == key { "clientKey" } else { "clientCert" };
+        section.error(at, error.to_string());
+    });
+    identity.ok()
 }
 
 fn dns_server(text: &str) -> Read<SocketAddr> {
