@@ -299,17 +299,18 @@ restart_services() {
     echo "restarted:$services"
 }
 
-# put FROM TO: false when it stands there already.
+# put FROM TO: false when it stands there already. It is called as a condition, where the shell does not end by itself.
 put() {
     if cmp -s "$1" "$2"; then
         echo "unchanged: $2"
         return 1
     fi
-    mkdir -p "$(dirname "$2")"
+    mkdir -p "$(dirname "$2")" || fail "cannot write $2"
     # Readable by all, whatever the umask: it is public.
-    cp "$1" "$2.new"
-    chmod 644 "$2.new"
-    mv "$2.new" "$2"
+    if ! { cp "$1" "$2.new" && chmod 644 "$2.new" && mv "$2.new" "$2"; }; then
+        rm -f "$2.new"
+        fail "cannot write $2"
+    fi
 }
 
 remove() {

@@ -54,6 +54,7 @@ fn main() -> ExitCode {
             ("the_script_refuses_what_is_no_certificate", the_script_refuses_what_is_no_certificate),
             ("the_script_sets_up_docker_for_one_registry", the_script_sets_up_docker_for_one_registry),
             ("the_script_knows_the_stores_of_other_systems", the_script_knows_the_stores_of_other_systems),
+            ("the_script_says_when_it_could_not_write", the_script_says_when_it_could_not_write),
             (
                 "the_script_that_a_proxy_hands_out_sets_a_host_up",
                 handed_out::the_script_that_a_proxy_hands_out_sets_a_host_up,
@@ -309,6 +310,29 @@ fn the_script_knows_the_stores_of_other_systems(site: &Site) -> Result<()> {
         ensure!(std::fs::read_to_string(&installed)? == certificate, "another certificate");
         on(&["--undo"])?;
         ensure!(!installed.exists(), "not undone");
+    }
+    Ok(())
+}
+
+fn the_script_says_when_it_could_not_write(site: &Site) -> Result<()> {
+    let file = site.client.host.folder().join("not-to-be-written.crt");
+    std::fs::write(&file, site.certificate()?)?;
+    // Not even root writes below a file, and no folder is put in the place of one that has content.
+    for (store, in_the_way, args) in [
+        ("usr/share/ca-certificates", "usr/local", &[][..]),
+        ("etc/pki/trust/anchors/darter.crt/darter.crt.new/x", "other", &[]),
+        ("other", "etc/docker", &["--no-system", "--docker", OPEN]),
+    ] {
+        let root = site.client.host.new_folder("unwritable")?;
+        std::fs::create_dir_all(root.join(store))?;
+        let in_the_way = root.join(in_the_way);
+        in_the_way.parent().map(std::fs::create_dir_all).transpose()?;
+        std::fs::write(in_the_way, "")?;
+        let (root, file) = (root.display().to_string(), file.display().to_string());
+        let output = run(Command::new(script()).args(["--root", &root, "--file", &file]).args(args), LIMIT)?;
+        ensure!(output.status.code() == Some(1), "{}", output.stdout);
+        ensure!(output.stderr.contains("trust-ca.sh: cannot write "), "{}", output.stderr);
+        ensure!(!output.stdout.contains("trusted by"), "{}", output.stdout);
     }
     Ok(())
 }
