@@ -227,9 +227,18 @@ impl Up {
 }
 
 fn metric(health: SocketAddr, name: &str) -> Result<f64> {
-    let page = http::get(health, "/metrics", &[])?.text()?;
+    sum_of(&http::get(health, "/metrics", &[])?.text()?, name)
+}
+
+/// The sum of the samples on a page of metrics whose lines begin with `name`.
+///
+/// # Errors
+/// When there is none: zero would be what a test of nothing expects.
+pub fn sum_of(page: &str, name: &str) -> Result<f64> {
     let lines = page.lines().filter(|line| line.starts_with(name));
-    Ok(lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+    let samples: Vec<f64> = lines.filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect();
+    ensure!(!samples.is_empty(), "there is no metric {name}");
+    Ok(samples.iter().sum())
 }
 
 fn wait_healthy(

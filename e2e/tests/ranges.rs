@@ -5,7 +5,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use darter_e2e::ca::Ca;
 use darter_e2e::content::{Content, digest_of};
-use darter_e2e::darter::Daemon;
+use darter_e2e::darter::{Daemon, sum_of};
 use darter_e2e::http::{self, Request};
 use darter_e2e::net::{Host, Lab};
 use darter_e2e::nginx::Nginx;
@@ -124,12 +124,7 @@ proxy:
     /// The sum of the daemon's samples whose lines begin with `name`.
     fn metric(&self, name: &str) -> Result<f64> {
         let request = Request { method: "GET", target: "/metrics", host: "health", headers: &[], body: None };
-        let page = http::send(self.connect(self.daemon.health.port())?, &request)?.text()?;
-        Ok(page
-            .lines()
-            .filter(|line| line.starts_with(name))
-            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-            .sum())
+        sum_of(&http::send(self.connect(self.daemon.health.port())?, &request)?.text()?, name)
     }
 }
 
@@ -498,7 +493,7 @@ fn compare(nginx: &Answer, ours: &Answer, case: &Case, differs: Option<(u16, &st
 }
 
 fn head_starts_no_download(bench: &Bench) -> Result<()> {
-    let before = bench.metric("p2p_completed_total")?;
+    let before = bench.metric("darter_p2p_completed_total ")?;
     for (number, header) in
         [None, Some(("Range", "bytes=0-1")), Some(("If-None-Match", "\"x\""))].iter().enumerate()
     {
@@ -511,8 +506,8 @@ fn head_starts_no_download(bench: &Bench) -> Result<()> {
         let asked: Vec<_> = hits.map(|hit| (hit.method, hit.bytes)).collect();
         ensure!(asked == [("HEAD".to_owned(), 0)], "nginx was asked {asked:?}");
     }
-    ensure!(bench.metric("p2p_downloads ")? == 0.0, "a download is running");
-    ensure!(bench.metric("p2p_completed_total")? == before, "a download has completed");
+    ensure!(bench.metric("darter_p2p_downloads ")? == 0.0, "a download is running");
+    ensure!(bench.metric("darter_p2p_completed_total ")? == before, "a download has completed");
     Ok(())
 }
 
