@@ -19,6 +19,7 @@ pub mod node;
 pub mod origin;
 pub mod podman;
 pub mod poll;
+pub mod port;
 pub mod process;
 pub mod registry;
 pub mod site;

@@ -7,7 +7,7 @@ use darter_e2e::darter::{Daemon, START_LIMIT, Scheduler, loopback_config};
 use darter_e2e::http;
 use darter_e2e::origin::Origin;
 use darter_e2e::poll::until;
-use std::net::TcpListener;
+use darter_e2e::port::Silent;
 use std::path::Path;
 
 const MIB: u64 = 1 << 20;
@@ -73,7 +73,8 @@ fn daemons_that_ask_one_after_another_cost_the_origin_one_copy() -> Result<()> {
 #[test]
 fn a_daemon_without_its_scheduler_serves_and_joins_when_it_appears() -> Result<()> {
     let folders = [tempfile::tempdir()?, tempfile::tempdir()?];
-    let port = free_port()?;
+    let silent = Silent::take()?;
+    let port = silent.address.port();
     let origin = Origin::start(None)?;
     let daemon = |folder: &Path, name: &str| {
         Daemon::start(
@@ -90,6 +91,7 @@ fn a_daemon_without_its_scheduler_serves_and_joins_when_it_appears() -> Result<(
     assert_eq!(digest_of(http::get(first.proxy, &url, &[])?)?, content.digest());
     assert_eq!(origin.sent(&path), content.length);
 
+    drop(silent);
     let scheduler = Scheduler::start(folders[0].path(), port)?;
     until("the first daemon to announce what it has", START_LIMIT, || {
         (scheduler.metric("darter_scheduler_peers{role=\"complete\"}").ok()? >= 1.0).then_some(())
@@ -137,9 +139,4 @@ impl Cluster {
 
 fn scheduled_by(address: &str) -> String {
     format!("scheduler: {{ netAddrs: [{{ type: tcp, addr: '{address}' }}] }}\n")
-}
-
-/// A port that nobody listens on.
-fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }

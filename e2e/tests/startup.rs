@@ -7,9 +7,10 @@ use darter_e2e::content::Content;
 use darter_e2e::darter::{Daemon, START_LIMIT, Up, binary, loopback_config};
 use darter_e2e::http::{self, Answer, Request};
 use darter_e2e::origin::{Origin, Page};
+use darter_e2e::port::Silent;
 use darter_e2e::process::{Output, run};
 use rustix::process::Signal;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -109,7 +110,8 @@ fn bad_configuration_is_reported_whole_with_places() -> Result<()> {
 #[test]
 fn an_upstream_that_is_down_is_a_sentence_in_every_way() -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let down: SocketAddr = ([127, 0, 0, 1], free_port()?).into();
+    let (silent, other) = (Silent::take()?, Silent::take()?);
+    let down = silent.address;
     let proxy = format!(
         "  registryMirror: {{ url: 'http://{down}' }}\n  hijackHTTPS: {{ hosts: [{{ regx: '^127\\.0\\.0\\.1:{}$' }}] }}\n",
         down.port()
@@ -125,7 +127,7 @@ fn an_upstream_that_is_down_is_a_sentence_in_every_way() -> Result<()> {
         sentence(http::get(daemon.proxy, path, &[])?, 502, &[&down.to_string(), "refused"])?;
     }
     // Intercepted or not.
-    for port in [down.port(), free_port()?] {
+    for port in [down.port(), other.address.port()] {
         let refused = http::tunnel(http::connect(daemon.proxy)?, &format!("127.0.0.1:{port}"))?;
         let refused = refused.err().context("a tunnel to nobody was opened")?;
         assert_eq!(refused.status, 502);
@@ -182,11 +184,6 @@ fn up(folder: &Path) -> Result<Up> {
     let ports = ["--proxy-addr", "--scheduler-addr", "--piece-addr", "--health-addr"];
     let args: Vec<&str> = ports.into_iter().flat_map(|flag| [flag, "127.0.0.1:0"]).collect();
     Up::start(folder, &args)
-}
-
-/// A port that nobody listens on.
-fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
 fn daemon_fails(folder: &Path, config: &str) -> Result<Output> {
