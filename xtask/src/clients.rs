@@ -3,6 +3,7 @@
 use crate::newer;
 use crate::report::{Count, check};
 use anyhow::{Context, Result, bail};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -48,6 +49,9 @@ const NEEDED: [(&str, &str); 34] = [
 /// What services look at before they start when a package is installed (invoke-rc.d(8)).
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 
+/// By what a policy of ours is known when a run was interrupted and has left it behind.
+const MARK: &str = "# Of a `cargo xtask test` that installs packages; without one, remove it.";
+
 /// Installs what is missing, and fetches what is too old here.
 ///
 /// # Errors
@@ -77,7 +81,7 @@ pub(crate) fn prepare() -> Result<Count> {
 
 /// Installs packages; their services are not started.
 fn install(packages: &[&str]) -> Result<()> {
-    let _quiet = Policy::no_services()?;
+    let _quiet = Policy::no_services(Path::new(POLICY))?;
     let apt = || {
         let mut command = Command::new("apt-get");
         command.env("DEBIAN_FRONTEND", "noninteractive").args(["--quiet", "--yes"]);
@@ -90,28 +94,31 @@ fn install(packages: &[&str]) -> Result<()> {
 
 /// Keeps services from starting while it lives. A policy that is there already is somebody else's, and stays.
 struct Policy {
-    ours: bool,
+    /// `None`: it is somebody else's.
+    ours: Option<PathBuf>,
 }
 
 impl Policy {
-    fn no_services() -> Result<Self> {
-        let ours = !Path::new(POLICY).exists();
-        if ours {
-            // 101: the action is forbidden by policy.
-            std::fs::write(POLICY, "#!/bin/sh\nexit 101\n")
-                .with_context(|| format!("cannot write {POLICY}"))?;
-            check(Command::new("chmod").args(["755", POLICY]))?;
+    fn no_services(file: &Path) -> Result<Self> {
+        if file.exists()
+            && !std::fs::read(file).is_ok_and(|text| text.windows(MARK.len()).any(|it| it == MARK.as_bytes()))
+        {
+            return Ok(Self { ours: None });
         }
-        Ok(Self { ours })
+        // 101: the action is forbidden by policy.
+        std::fs::write(file, format!("#!/bin/sh\n{MARK}\nexit 101\n"))
+            .with_context(|| format!("cannot write {}", file.display()))?;
+        std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o755))?;
+        Ok(Self { ours: Some(file.to_owned()) })
     }
 }
 
 impl Drop for Policy {
     fn drop(&mut self) {
-        if self.ours
-            && let Err(error) = std::fs::remove_file(POLICY)
+        if let Some(file) = &self.ours
+            && let Err(error) = std::fs::remove_file(file)
         {
-            println!("cannot remove {POLICY}: {error}");
+            println!("cannot remove {}: {error}", file.display());
         }
     }
 }
@@ -126,4 +133,23 @@ fn find(program: &str) -> Option<PathBuf> {
 fn is_root() -> bool {
     let output = Command::new("id").arg("-u").output();
     output.is_ok_and(|output| output.stdout.trim_ascii() == b"0")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policy_that_an_interrupted_run_left_goes_and_somebody_elses_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("policy-rc.d");
+        // Nothing is dropped when a signal ends the process.
+        std::mem::forget(Policy::no_services(&file).unwrap());
+        assert!(file.exists());
+        drop(Policy::no_services(&file).unwrap());
+        assert!(!file.exists());
+        std::fs::write(&file, "#!/bin/sh\nexit 101\n").unwrap();
+        drop(Policy::no_services(&file).unwrap());
+        assert!(file.exists());
+    }
 }
