@@ -23,8 +23,9 @@ fn a_good_file_is_ok() {
 fn keys_without_effect_are_said_and_the_file_is_ok() {
     let (ended, file) = check("jaeger: http://127.0.0.1:14268\n");
     assert_eq!((ended.code, ended.stdout), (0, format!("{file}: ok\n")));
-    let expected =
-        format!("{file}:1:1: warning: jaeger: has no effect: traces are not sent anywhere in this version\n");
+    let expected = format!(
+        "{file}:1:1: warning: jaeger: has no effect: traces are sent by OTLP, which Jaeger takes too: see tracing\n"
+    );
     assert_eq!(ended.stderr, expected);
 }
 
