@@ -67,16 +67,20 @@ pub(crate) fn path(work_home: &Path) -> PathBuf {
 
 // === the daemon's side ===
 
-/// The socket, taken away again when this is dropped.
-pub(crate) struct Control {
-    listener: UnixListener,
-    path: PathBuf,
+/// Takes the socket away when it is dropped. Apart from the socket itself, because nobody waits for tasks at the very end.
+pub(crate) struct Sweep(PathBuf);
+
+impl Sweep {
+    /// Of the daemon that works in `work_home`.
+    pub(crate) fn of(work_home: &Path) -> Self {
+        Self(path(work_home))
+    }
 }
 
-impl Drop for Control {
+impl Drop for Sweep {
     fn drop(&mut self) {
         // The next daemon does it otherwise.
-        let _ = std::fs::remove_file(&self.path);
+        let _ = std::fs::remove_file(&self.0);
     }
 }
 
@@ -84,7 +88,7 @@ impl Drop for Control {
 ///
 /// # Errors
 /// When it cannot be made.
-pub(crate) fn bind(work_home: &Path) -> exit::Result<Control> {
+pub(crate) fn bind(work_home: &Path) -> exit::Result<UnixListener> {
     let path = path(work_home);
     let fail = |error: io::Error| {
         Failure::own_files(format!("cannot make the daemon's socket {}: {error}", path.display()))
@@ -94,8 +98,7 @@ pub(crate) fn bind(work_home: &Path) -> exit::Result<Control> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fail(error)),
         _ => {}
     }
-    let listener = private(&path).map_err(fail)?;
-    Ok(Control { listener, path })
+    private(&path).map_err(fail)
 }
 
 /// A socket that is this user's alone from the first moment. The folder lets nobody else in either, unless the operator has
@@ -111,12 +114,12 @@ fn private(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// Serves for as long as it is polled.
-pub(crate) async fn run(control: Control, proxy: Arc<Proxy>) -> Infallible {
+pub(crate) async fn run(listener: UnixListener, proxy: Arc<Proxy>) -> Infallible {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             Some(_) = connections.join_next() => {}
-            accepted = control.listener.accept() => match accepted {
+            accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => drop(connections.spawn(serve(stream, Arc::clone(&proxy)))),
                 // Out of files, most likely: others close theirs.
                 Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,

@@ -11,7 +11,7 @@ use crate::logging;
 use crate::node::{self, Keys, Sockets};
 use crate::reload::{self, Reload};
 use crate::traces::Traces;
-use crate::{ca, identity, limits, listen, process_metrics};
+use crate::{ca, control, identity, limits, listen, process_metrics};
 
 const KEYS: Keys = Keys { proxy: "proxy.tcpListen", pieces: "upload.tcpListen" };
 
@@ -58,6 +58,7 @@ pub(crate) async fn run(args: args::Daemon, wish: args::Logging) -> exit::Result
     process_metrics::register(&mut registry);
     identity::make_folder(&config.work_home)?;
     identity::take(&config.work_home)?;
+    let _sweep = control::Sweep::of(&config.work_home);
     let drain_timeout = config.drain_timeout;
     let ca = ca::authorities(&config, ca::Missing::Made)?;
     if let Some(ca) = &ca {

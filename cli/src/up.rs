@@ -13,7 +13,7 @@ use crate::health::{self, Health, Metrics};
 use crate::listen::local;
 use crate::node::{self, Keys, Sockets};
 use crate::welcome::Welcome;
-use crate::{ca, identity, listen, process_metrics};
+use crate::{ca, control, identity, listen, process_metrics};
 
 /// The scheduler's usual port, as in Dragonfly.
 const SCHEDULER_PORT: u16 = 8002;
@@ -40,6 +40,7 @@ pub(crate) async fn run(args: args::Up) -> exit::Result {
     process_metrics::register(&mut registry);
     identity::make_folder(&config.work_home)?;
     identity::take(&config.work_home)?;
+    let _sweep = control::Sweep::of(&config.work_home);
     let ca =
         ca::authorities(&config, ca::Missing::Made)?.ok_or_else(|| Failure::software("there is no CA"))?;
     let welcome = Welcome {
