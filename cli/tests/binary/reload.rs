@@ -96,9 +96,15 @@ fn intercepting(more: &str) -> (Daemon, String, SocketAddr) {
     let mut daemon = Daemon::start_with(more, ("whiteList", INTERCEPTED));
     let (probes, proxy) = (daemon.running.listening("health"), daemon.running.listening("proxy"));
     health(probes, "200");
-    let served = get(proxy, "/ca.crt");
-    assert!(served.starts_with("HTTP/1.1 200 "), "{served}");
+    let served = ca_of(proxy);
     (daemon, served, proxy)
+}
+
+/// The certificates that it hands out.
+fn ca_of(proxy: SocketAddr) -> String {
+    let answer = get(proxy, "/ca.crt");
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    answer.split_once("\r\n\r\n").unwrap().1.to_owned()
 }
 
 #[test]
@@ -157,10 +163,10 @@ fn a_ca_that_is_exchanged_signs_at_once() {
     };
     ca(&[]);
     ca(&["--activate"]);
-    assert_eq!(get(proxy, "/ca.crt"), before, "nobody has said that it is to be read again");
+    assert_eq!(ca_of(proxy), before, "nobody has said that it is to be read again");
     daemon.running.signal(Signal::HUP);
     daemon.running.line_with("the configuration was read again");
-    let after = get(proxy, "/ca.crt");
+    let after = ca_of(proxy);
     let current = std::fs::read_to_string(daemon.dir.path().join("work/ca/ca.crt")).unwrap();
     assert!(after.contains(&current) && !before.contains(&current), "{after}");
     assert_eq!(after.matches("BEGIN CERTIFICATE").count(), 2, "{after}");
@@ -175,7 +181,7 @@ fn another_folder_waits_for_the_next_start() {
     daemon.running.signal(Signal::HUP);
     let line = daemon.running.line_with("these changes come into force at the next start");
     assert!(line.contains("keys=workHome"), "{line}");
-    assert_eq!(get(proxy, "/ca.crt"), before);
+    assert_eq!(ca_of(proxy), before);
     assert!(!daemon.dir.path().join("other").exists());
 }
 
@@ -187,12 +193,12 @@ fn no_ca_is_made_where_one_has_been() {
     daemon.running.signal(Signal::HUP);
     let line = daemon.running.line_with("the configuration is refused, and the old one stays");
     assert!(line.contains("ca/ca.crt: cannot read it"), "{line}");
-    assert_eq!(get(proxy, "/ca.crt"), before);
+    assert_eq!(ca_of(proxy), before);
     assert!(!folder.exists());
     std::fs::rename(&away, &folder).unwrap();
     daemon.running.signal(Signal::HUP);
     daemon.running.line_with("the configuration was read again");
-    assert_eq!(get(proxy, "/ca.crt"), before);
+    assert_eq!(ca_of(proxy), before);
 }
 
 #[test]
@@ -211,12 +217,12 @@ fn a_file_that_was_missing_is_looked_for_again() {
     std::fs::copy(&there, &wanted).unwrap();
     let line = daemon.running.line_with("the configuration was read again");
     assert!(line.contains("proxy.hijackHTTPS.publish[0]"), "{line}");
-    assert_eq!(get(proxy, "/ca.crt").matches("BEGIN CERTIFICATE").count(), 2);
+    assert_eq!(ca_of(proxy).matches("BEGIN CERTIFICATE").count(), 2);
     // And it is watched from then on.
     let successor = CaFolder::at(&folder).announce(&PermittedNames::default(), None).unwrap();
     std::fs::write(&wanted, successor.bundle_pem()).unwrap();
     daemon.running.line_with("the configuration was read again");
-    assert_eq!(get(proxy, "/ca.crt").matches("BEGIN CERTIFICATE").count(), 3);
+    assert_eq!(ca_of(proxy).matches("BEGIN CERTIFICATE").count(), 3);
 }
 
 // === TLS on the proxy port ===
