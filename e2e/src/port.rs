@@ -1,7 +1,7 @@
 //! [`Silent`]: a port of loopback that nobody listens on.
 
 use anyhow::Result;
-use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, socket_with};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
@@ -16,7 +16,8 @@ pub struct Silent {
 impl Silent {
     /// Takes one.
     pub fn take() -> Result<Self> {
-        let taken = socket(AddressFamily::INET, SocketType::STREAM, None)?;
+        // A process that is started meanwhile would keep it.
+        let taken = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
         bind(&taken, &SocketAddr::from(([127, 0, 0, 1], 0)))?;
         let address = SocketAddr::try_from(getsockname(&taken)?)?;
         Ok(Self { _socket: taken, address })
