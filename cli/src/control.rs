@@ -267,7 +267,7 @@ mod tests {
         let answer = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
         let serve = async {
             let (mut stream, _) = listener.accept().await.unwrap();
-            stream.read(&mut [0; 1024]).await.unwrap();
+            assert_ne!(stream.read(&mut [0; 1024]).await.unwrap(), 0);
             stream.write_all(answer.as_bytes()).await.unwrap();
         };
         let question = Explain { url: "/".to_owned(), method: get(), headers: Vec::new(), client: None };
