@@ -23,10 +23,10 @@ const IDLE: usize = 5_000;
 const IDLE_LIMIT: u64 = 60 * MIB;
 
 /// The same where a connection of HTTP waits for its next request.
-const KEPT_LIMIT: u64 = 150 * MIB;
+const KEPT_LIMIT: u64 = 90 * MIB;
 
 /// The same with TLS.
-const OPENED_UP_LIMIT: u64 = 225 * MIB;
+const OPENED_UP_LIMIT: u64 = 160 * MIB;
 
 /// How long a state may take to come about.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -45,7 +45,7 @@ fn five_thousand_silent_connections_cost_little() -> Result<()> {
     let _alone = alone();
     let folder = tempfile::tempdir()?;
     let scene = Scene::start(folder.path())?;
-    scene.idle("silent", IDLE_LIMIT, |scene| http::connect(scene.daemon.proxy))
+    scene.idle("silent", IDLE_LIMIT, 0, |scene| http::connect(scene.daemon.proxy))
 }
 
 #[test]
@@ -53,7 +53,7 @@ fn five_thousand_kept_connections_cost_little() -> Result<()> {
     let _alone = alone();
     let folder = tempfile::tempdir()?;
     let scene = Scene::start(folder.path())?;
-    scene.idle("kept alive", KEPT_LIMIT, |scene| {
+    scene.idle("kept alive", KEPT_LIMIT, IDLE, |scene| {
         let mut stream = http::connect(scene.daemon.proxy)?;
         let host = scene.plain.address().to_string();
         scene.ask(&mut stream, &format!("http://{host}/page"), &host)?;
@@ -67,7 +67,7 @@ fn five_thousand_opened_up_connections_cost_little() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let scene = Scene::start(folder.path())?;
     let trust = client_trusting(&scene.daemon.ca()?)?;
-    scene.idle("opened up", OPENED_UP_LIMIT, |scene| {
+    scene.idle("opened up", OPENED_UP_LIMIT, IDLE, |scene| {
         let address = scene.secure.address().to_string();
         let stream = http::tunnel(http::connect(scene.daemon.proxy)?, &address)?;
         let stream = stream.map_err(|answer| anyhow::anyhow!("{} {}", answer.status, answer.reason))?;
@@ -82,7 +82,7 @@ fn five_thousand_tunnels_cost_little() -> Result<()> {
     let _alone = alone();
     let folder = tempfile::tempdir()?;
     let scene = Scene::start(folder.path())?;
-    scene.idle("tunnels", IDLE_LIMIT, |scene| {
+    scene.idle("tunnels", IDLE_LIMIT, 0, |scene| {
         let address = scene.plain.address().to_string();
         let stream = http::tunnel(http::connect(scene.daemon.proxy)?, &address)?;
         let mut stream = stream.map_err(|answer| anyhow::anyhow!("{} {}", answer.status, answer.reason))?;
@@ -135,15 +135,21 @@ impl Scene {
         }
     }
 
-    /// Opens connections and lets them be: what they cost.
-    fn idle<S>(&self, what: &str, limit: u64, open: impl Fn(&Self) -> Result<S>) -> Result<()> {
+    /// Opens connections and lets them be: what they cost. So many of them are to wait for a further request.
+    fn idle<S>(
+        &self,
+        what: &str,
+        limit: u64,
+        resting: usize,
+        open: impl Fn(&Self) -> Result<S>,
+    ) -> Result<()> {
         let process = &self.daemon.process;
-        let count = |number: usize| {
-            poll::until("the connections to be counted", LIMIT, || {
-                let have = self.daemon.metric("darter_proxy_connections ").ok()?;
-                (have == number as f64).then_some(())
+        let until = |metric: &str, number: usize| {
+            poll::until(&format!("{metric} to be {number}"), LIMIT, || {
+                (self.daemon.metric(metric).ok()? == number as f64).then_some(())
             })
         };
+        let count = |number: usize| until("darter_proxy_connections ", number);
         // What is needed once is there before the measurement.
         let warm: Vec<S> =
             (0..50).map(|_| open(self)).collect::<Result<_>>().with_context(|| process.log())?;
@@ -154,6 +160,7 @@ impl Scene {
         let crowd: Vec<S> =
             (0..IDLE).map(|_| open(self)).collect::<Result<_>>().with_context(|| process.log())?;
         count(crowd.len())?;
+        until("darter_proxy_resting_connections ", resting)?;
         let cost = process.resident_memory()?.saturating_sub(before);
         println!(
             "{what}: {IDLE} connections cost {:.1} MiB over {:.1} MiB, {} bytes each",

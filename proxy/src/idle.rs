@@ -143,11 +143,13 @@ impl Activity {
         self.0.verdict.get().copied()
     }
 
-    fn last_moved(&self) -> Instant {
+    /// When something last moved, or ended.
+    pub(crate) fn last_moved(&self) -> Instant {
         self.0.begun + Duration::from_millis(self.0.moved.load(Ordering::Relaxed))
     }
 
-    fn is_open(&self) -> bool {
+    /// Whether anything is to move.
+    pub(crate) fn is_open(&self) -> bool {
         self.0.flows.iter().any(Flow::is_open)
     }
 
@@ -190,6 +192,7 @@ pub(crate) struct Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
+        self.activity.moved();
         self.activity.flow(self.kind).open.fetch_sub(1, Ordering::Relaxed);
     }
 }

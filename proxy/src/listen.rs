@@ -12,6 +12,7 @@ use crate::request_id::RequestId;
 use crate::scope::Scope;
 use crate::slots;
 use crate::sniff::Rewound;
+use crate::socket::{Prompt, Socket};
 use crate::sockets::Listening;
 use crate::visitors::Visit;
 use bytes::Bytes;
@@ -122,14 +123,15 @@ pub(crate) async fn identify(
     stream: TcpStream,
     mode: &Mode,
     downstream: &mut Downstream,
-) -> Option<(Rewound<TcpStream>, Meant)> {
+) -> Option<(Rewound<Socket>, Meant)> {
     let own_port = stream.local_addr().ok()?.port();
     let turned = match mode.entrance {
         Entrance::Proxy { .. } => None,
         // Gone already, if this fails.
         Entrance::Sni { .. } | Entrance::Transparent => darter_listen::original_destination(&stream).ok()?,
     };
-    let mut client = Rewound::new(Bytes::new(), stream);
+    let socket = Socket::new(stream, downstream.slot.prompt.clone());
+    let mut client = Rewound::new(Bytes::new(), socket);
     let told = introduction(&mut client, mode, downstream).await?;
     if let Some(ends) = told {
         downstream.peer = ends.client;
@@ -147,7 +149,7 @@ pub(crate) async fn identify(
 /// What the load balancer says about the client; the outer `None`: nothing that can be understood, so that nothing else on
 /// the connection can be, either.
 async fn introduction(
-    client: &mut Rewound<TcpStream>,
+    client: &mut Rewound<Socket>,
     mode: &Mode,
     downstream: &Downstream,
 ) -> Option<Option<Ends>> {
@@ -229,11 +231,18 @@ pub(crate) struct Slot {
     _connection: Counted,
     /// Its place among the connections of its client, once that is known.
     visit: OnceLock<Visit>,
+    /// Of its socket.
+    pub(crate) prompt: Prompt,
 }
 
 impl Slot {
     fn new(place: slots::Slot, connections: &Gauge) -> Self {
-        Self { _place: place, _connection: Counted::one_of(connections), visit: OnceLock::new() }
+        Self {
+            _place: place,
+            _connection: Counted::one_of(connections),
+            visit: OnceLock::new(),
+            prompt: Prompt::default(),
+        }
     }
 
     /// Counts for its client, too.

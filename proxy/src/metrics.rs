@@ -57,6 +57,7 @@ pub(crate) struct Metrics {
     cut: Family<CutLabel, Counter>,
     first_byte: Family<OutcomeLabel, Histogram>,
     pub(crate) connections: Gauge,
+    pub(crate) resting: Gauge,
     pub(crate) in_flight: Gauge,
     pub(crate) tunnels: Gauge,
     handshakes: Family<HandshakeLabel, Counter>,
@@ -79,6 +80,7 @@ impl Metrics {
             cut: Family::default(),
             first_byte: Family::new_with_constructor(buckets),
             connections: Gauge::default(),
+            resting: Gauge::default(),
             in_flight: Gauge::default(),
             tunnels: Gauge::default(),
             handshakes: Family::default(),
@@ -112,6 +114,8 @@ impl Metrics {
 
     fn register_connections(&self, proxy: &mut Registry) {
         proxy.register("connections", "Connections of clients that are open", self.connections.clone());
+        let help = "Those of them that wait for their next request";
+        proxy.register("resting_connections", help, self.resting.clone());
         proxy.register("tunnels", "Tunnels that are open", self.tunnels.clone());
         let help = "Intercepted TLS handshakes that succeeded, by kind";
         proxy.register("handshakes", help, self.handshakes.clone());

@@ -33,6 +33,7 @@ use crate::request::{self, Asked, Side};
 use crate::scope::Scope;
 use crate::serve::{self, serve};
 use crate::sniff::{self, Protocol, Rewound, Speaks, Spoke};
+use crate::socket::Socket;
 use crate::sockets;
 use crate::status_headers::Kind;
 use crate::tunnel::{self, Tunnel};
@@ -104,7 +105,7 @@ pub(crate) async fn connection(stream: TcpStream, mode: Arc<Mode>, mut downstrea
 
 /// sniff > serve: a connection to the proxy port. What follows the sniffing is boxed: a client that says nothing is not to
 /// keep room for all that it might say (29 KB each, measured with 5,000 of them).
-async fn port(mut client: Rewound<TcpStream>, tls: Option<usize>, downstream: Downstream) {
+async fn port(mut client: Rewound<Socket>, tls: Option<usize>, downstream: Downstream) {
     let patience = downstream.proxy.settings().limits.header_timeout;
     let sniffed = tokio::time::timeout(patience, sniff::speaks(&mut client));
     let Some(Ok(Ok((speaks, prefix)))) = downstream.scope.unless_draining(sniffed).await else { return };
@@ -117,11 +118,11 @@ async fn port(mut client: Rewound<TcpStream>, tls: Option<usize>, downstream: Do
             let Some(Some(client)) = downstream.scope.unless_draining(handshake).await else { return };
             let version = serve::Version::agreed(client.get_ref().1.alpn_protocol());
             let downstream = Downstream { secure: true, ..downstream };
-            serve(TokioIo::new(client), version, downstream).boxed().await;
+            serve(client, version, downstream).boxed().await;
         }
         (_, Some(_)) => listen::refuse_plain(client, &downstream).boxed().await,
-        (Speaks::Http1, None) => serve(TokioIo::new(client), serve::Version::Http1, downstream).boxed().await,
-        (Speaks::Http2, None) => serve(TokioIo::new(client), serve::Version::Http2, downstream).boxed().await,
+        (Speaks::Http1, None) => serve(client, serve::Version::Http1, downstream).boxed().await,
+        (Speaks::Http2, None) => serve(client, serve::Version::Http2, downstream).boxed().await,
     }
 }
 
@@ -315,13 +316,16 @@ pub(crate) async fn open_up(
     mut record: Record,
 ) {
     let handshake = intercept::handshake((hello, client), (&host, port), &downstream.proxy, settings).boxed();
-    match handshake.await {
+    let prompted = downstream.slot.prompt.on();
+    let opened = handshake.await;
+    drop(prompted);
+    match opened {
         Ok(tls) => {
             record.asks_for(tls.get_ref().1.server_name().map(str::to_owned));
             record.end(Outcome::Intercepted, Traffic::default(), None);
             let version = serve::Version::agreed(tls.get_ref().1.alpn_protocol());
             let inside = Downstream { side: Side::Inside { host, port }, ..downstream };
-            serve(TokioIo::new(tls), version, inside).boxed().await;
+            serve(tls, version, inside).boxed().await;
         }
         Err(problem) => record.end(Outcome::Failed, Traffic::default(), Some(problem)),
     }

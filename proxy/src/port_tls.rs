@@ -6,12 +6,12 @@ use crate::labels::Misplaced;
 use crate::pipeline::Downstream;
 use crate::request_id::RequestId;
 use crate::sniff::Rewound;
+use crate::socket::Socket;
 use darter_certs::LeafName;
 use rustls::ServerConfig;
 use rustls::server::Acceptor;
 use std::io;
 use std::sync::Arc;
-use tokio::net::TcpStream;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -32,11 +32,12 @@ pub enum PortTls {
 /// Ends a client's TLS as this one of [`Settings::port_tls`] says at the moment. `None`: that failed, and has been reported.
 pub(crate) async fn handshake(
     number: usize,
-    client: Rewound<TcpStream>,
+    client: Rewound<Socket>,
     downstream: &Downstream,
-) -> Option<TlsStream<Rewound<TcpStream>>> {
+) -> Option<TlsStream<Rewound<Socket>>> {
     let settings = downstream.proxy.settings();
     let after = settings.limits.handshake_timeout;
+    let _prompted = downstream.slot.prompt.on();
     let accept = async {
         let tls = settings.port_tls.get(number).ok_or("the proxy port has no certificate")?;
         tls.accept(client, &settings).await
@@ -54,11 +55,12 @@ pub(crate) async fn handshake(
 impl PortTls {
     async fn accept(
         &self,
-        client: Rewound<TcpStream>,
+        client: Rewound<Socket>,
         settings: &Settings,
-    ) -> Result<TlsStream<Rewound<TcpStream>>, String> {
+    ) -> Result<TlsStream<Rewound<Socket>>, String> {
         let of_client = |error: io::Error| darter_certs::describe_downstream(&error);
-        let address = client.get_ref().local_addr().map_err(|error| error.to_string())?.ip().to_canonical();
+        let address =
+            client.get_ref().tcp().local_addr().map_err(|error| error.to_string())?.ip().to_canonical();
         let start = LazyConfigAcceptor::new(Acceptor::default(), client).await.map_err(of_client)?;
         let config = match self {
             Self::Certificate(config) => config.clone(),

@@ -18,6 +18,7 @@ use crate::request::Side;
 use crate::request_id::RequestId;
 use crate::serve::{self, serve};
 use crate::sniff::{Protocol, Rewound, Spoke, first_to_speak};
+use crate::socket::Socket;
 use crate::{Settings, tunnel};
 use bytes::{Bytes, BytesMut};
 use darter_listen::Parsed;
@@ -25,7 +26,6 @@ use darter_listen::client_hello::{self, ClientHello};
 use darter_rules::Host;
 use http::Uri;
 use http::uri::{Authority, Scheme};
-use hyper_util::rt::TokioIo;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use tokio::io::AsyncReadExt as _;
@@ -51,14 +51,14 @@ enum Alert {
 }
 
 /// sniff > intercept > serve, or a blind tunnel.
-pub(crate) async fn connection(mut client: Rewound<TcpStream>, meant: Meant, downstream: Downstream) {
+pub(crate) async fn connection(mut client: Rewound<Socket>, meant: Meant, downstream: Downstream) {
     let (address, port) = match meant {
         Meant::Address(address) => (Some(address), address.port()),
         Meant::Port(port) => (None, port),
         Meant::Us => return not_redirected(client, &downstream).await,
     };
     let settings = downstream.proxy.settings();
-    let ends = both_ends(client.get_ref());
+    let ends = both_ends(client.get_ref().tcp());
     // Known when its first bytes are here, or it is silent for a moment: what we make is remembered before it is used.
     let is_our_own = || ends.is_some_and(|(from, to)| downstream.proxy.upstream.made(from, to));
     let server = async {
@@ -98,7 +98,7 @@ pub(crate) async fn connection(mut client: Rewound<TcpStream>, meant: Meant, dow
             let version =
                 if protocol == Protocol::Http2 { serve::Version::Http2 } else { serve::Version::Http1 };
             let redirected = Downstream { side: Side::Redirected { address }, ..downstream };
-            serve(TokioIo::new(client), version, redirected).await;
+            serve(client, version, redirected).await;
         }
         (Spoke::Client(Protocol::Other, bytes), Some(address)) => {
             client.unread(bytes);
@@ -119,7 +119,7 @@ pub(crate) async fn connection(mut client: Rewound<TcpStream>, meant: Meant, dow
 
 /// sniff > judge > intercept or tunnel: TLS. `address` is the one that the client connected to, where that is known.
 async fn tls(
-    mut client: Rewound<TcpStream>,
+    mut client: Rewound<Socket>,
     (address, port): (Option<IpAddr>, u16),
     downstream: Downstream,
     settings: &Settings,
@@ -163,7 +163,7 @@ async fn tls(
 }
 
 /// judge > tunnel: what is not looked into.
-async fn blind(client: Rewound<TcpStream>, (host, port): (&Host, u16), way: Way, downstream: &Downstream) {
+async fn blind(client: Rewound<Socket>, (host, port): (&Host, u16), way: Way, downstream: &Downstream) {
     let record = Record::of_connection(in_authority(host, port), way, downstream);
     let destinations = &downstream.proxy.settings().rules.destinations;
     if let Err(refused) = destinations.check_host(host, port) {
@@ -177,7 +177,7 @@ async fn blind(client: Rewound<TcpStream>, (host, port): (&Host, u16), way: Way,
 }
 
 /// Ends a connection of a client that cannot be told why.
-async fn turn_away(client: Rewound<TcpStream>, refusal: &Refusal, record: Record) {
+async fn turn_away(client: Rewound<Socket>, refusal: &Refusal, record: Record) {
     let (outcome, last_words) = if refusal.is_failure() {
         (Outcome::Failed, Alert::InternalError)
     } else {
@@ -188,7 +188,7 @@ async fn turn_away(client: Rewound<TcpStream>, refusal: &Refusal, record: Record
 }
 
 /// Reads a ClientHello, and gives it with all that was read. An error comes with what was read, too.
-async fn read_hello(client: &mut Rewound<TcpStream>) -> Result<(ClientHello, Bytes), (io::ErrorKind, Bytes)> {
+async fn read_hello(client: &mut Rewound<Socket>) -> Result<(ClientHello, Bytes), (io::ErrorKind, Bytes)> {
     let mut read = BytesMut::with_capacity(4096);
     loop {
         match client.read_buf(&mut read).await {
@@ -206,12 +206,12 @@ async fn read_hello(client: &mut Rewound<TcpStream>) -> Result<(ClientHello, Byt
 
 /// Ends a connection on which TLS was begun, or something that we know nothing of, in the one way that a TLS client can
 /// show. For others it is as good as a close.
-async fn alert(client: Rewound<TcpStream>, alert: Alert) {
+async fn alert(client: Rewound<Socket>, alert: Alert) {
     // A record with an alert: type, version, length, fatal.
     listen::say_and_close(client, &[0x15, 3, 3, 0, 2, 2, alert as u8]).await;
 }
 
-async fn not_redirected(client: Rewound<TcpStream>, downstream: &Downstream) {
+async fn not_redirected(client: Rewound<Socket>, downstream: &Downstream) {
     tracing::warn!(
         client = %downstream.peer,
         "a client connected to the port for redirected connections itself; as a proxy, it has another"
@@ -230,7 +230,7 @@ fn both_ends(stream: &TcpStream) -> Option<(SocketAddr, SocketAddr)> {
 }
 
 /// Ends what would go round for ever.
-async fn came_back(client: Rewound<TcpStream>, to: &str, downstream: &Downstream) {
+async fn came_back(client: Rewound<Socket>, to: &str, downstream: &Downstream) {
     let note = format!("our own connection to {to} came back to us");
     access::no_request(&RequestId::new(), downstream, Misplaced::Loop, &note);
     tracing::warn!(

@@ -5,19 +5,21 @@ use crate::access;
 use crate::idle;
 use crate::labels::Way;
 use crate::pipeline::{self, Downstream};
+use crate::rest::{self, Spell};
 use crate::scope::Scope;
+use crate::sniff::Rewound;
 use crate::worded::{Owed, Worded};
+use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::rt::{Read, Write};
 use hyper::server::conn::{http1, http2};
 use hyper::service::{HttpService, Service, service_fn};
-use hyper_util::rt::TokioTimer;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::future::Future;
-use std::pin::Pin;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 /// A request's head that is larger is refused (431), in bytes. Registry tokens in Authorization reach tens of KiB.
 const MAX_HEAD_BYTES: usize = 128 << 10;
@@ -48,42 +50,80 @@ impl Version {
 
 /// Serves one connection until it ends; when the listener drains, until the requests on it have their answers.
 pub(crate) async fn serve(
-    io: impl Read + Write + Unpin + Send + 'static,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     version: Version,
     downstream: Downstream,
 ) {
-    let Downstream { proxy, peer, side, scope, .. } = &downstream;
-    let (proxy, peer, way, scope) = (proxy.clone(), *peer, Way::at(side), scope.clone());
-    let limits = proxy.settings().limits;
-    let patience = limits.body_idle_timeout;
+    let (metrics, peer, way) = (downstream.proxy.metrics.clone(), downstream.peer, Way::at(&downstream.side));
     let owed = Owed::new();
     let ended = match version {
-        Version::Http1 => {
-            let worded = Worded::new(io, owed.clone());
-            let service = answering(owed.clone(), service(downstream));
-            let connection = http1(limits.header_timeout).serve_connection(worded, service).with_upgrades();
-            let ended = until_ended(connection, http1::UpgradeableConnection::graceful_shutdown, &scope);
-            idle::watch(patience, ended).await
-        }
-        Version::Http2 => {
-            let streams = Streams { scope: scope.clone(), patience };
-            let connection = http2(streams).serve_connection(io, service(downstream));
-            Some(until_ended(connection, http2::Connection::graceful_shutdown, &scope).await)
-        }
+        Version::Http1 => in_spells(stream, owed.clone(), downstream).await,
+        Version::Http2 => in_streams(stream, downstream).await,
     };
     match ended {
-        None | Some(Ok(())) => {}
-        Some(Err(error)) if error.is_parse() => {
-            access::malformed(owed.id(), peer, way, &proxy.metrics, &error)
+        Ok(()) => {}
+        Err(error) if error.is_parse() => access::malformed(owed.id(), peer, way, &metrics, &error),
+        Err(error) => tracing::debug!(%peer, %error, "a client's connection ended with an error"),
+    }
+}
+
+/// HTTP/1.1: see [`rest`].
+async fn in_spells(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    owed: Owed,
+    downstream: Downstream,
+) -> hyper::Result<()> {
+    let mut stream = Rewound::new(Bytes::new(), stream);
+    loop {
+        let limits = downstream.proxy.settings().limits;
+        // Boxed, so that it leaves nothing behind.
+        let spell = idle::watch(limits.body_idle_timeout, spell(stream, &owed, &downstream)).boxed();
+        let Some(ended) = spell.await else { return Ok(()) };
+        let rest::Ended::AtRest(rested, since) = ended? else { return Ok(()) };
+        stream = rested;
+        let Downstream { proxy, scope, .. } = &downstream;
+        let resting = &proxy.metrics.resting;
+        if !rest::goes_on(&mut stream, since, limits.header_timeout, scope, resting).await {
+            return Ok(());
         }
-        Some(Err(error)) => tracing::debug!(%peer, %error, "a client's connection ended with an error"),
+    }
+}
+
+async fn spell<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: Rewound<S>,
+    owed: &Owed,
+    downstream: &Downstream,
+) -> hyper::Result<rest::Ended<S>> {
+    let worded = Worded::new(TokioIo::new(stream), owed.clone());
+    let service = answering(owed.clone(), service(downstream.clone()));
+    let header_timeout = downstream.proxy.settings().limits.header_timeout;
+    let connection = http1(header_timeout).serve_connection(worded, service).with_upgrades();
+    rest::run(connection, Spell::begin(owed.clone()), &downstream.scope).await
+}
+
+async fn in_streams(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    downstream: Downstream,
+) -> hyper::Result<()> {
+    let scope = downstream.scope.clone();
+    let patience = downstream.proxy.settings().limits.body_idle_timeout;
+    let streams = Streams { scope: scope.clone(), patience };
+    let service = service(downstream);
+    // Boxed, so that the futures around it do not hold it twice.
+    let mut connection = Box::pin(http2(streams).serve_connection(TokioIo::new(stream), service));
+    tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = scope.draining() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
     }
 }
 
 /// Answers each request. Boxed, because a connection keeps room for what this returns also while it has no request.
 fn service(
     downstream: Downstream,
-) -> impl Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send> {
+) -> impl Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send> + Unpin {
     service_fn(move |request: Request<Incoming>| {
         pipeline::request(request, downstream.clone()).map(Ok).boxed()
     })
@@ -93,9 +133,9 @@ fn service(
 fn answering<S>(
     owed: Owed,
     service: S,
-) -> impl HttpService<Incoming, ResBody = Body, Error = Infallible, Future: Send>
+) -> impl HttpService<Incoming, ResBody = Body, Error = Infallible, Future: Send> + Unpin
 where
-    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send>,
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send> + Unpin,
 {
     service_fn(move |request: Request<Incoming>| {
         let (owed, method) = (owed.clone(), request.method().clone());
@@ -119,28 +159,6 @@ where
     fn execute(&self, task: F) {
         let task = task.map(drop).boxed();
         self.scope.spawn(idle::watch(self.patience, task).map(drop));
-    }
-}
-
-/// `drain` makes a connection end as soon as it has no request.
-fn until_ended<C>(
-    connection: C,
-    drain: impl FnOnce(Pin<&mut C>),
-    scope: &Scope,
-) -> impl Future<Output = hyper::Result<()>>
-where
-    C: Future<Output = hyper::Result<()>>,
-{
-    // Boxed here, so that the futures around it do not hold it twice.
-    let mut connection = Box::pin(connection);
-    async move {
-        tokio::select! {
-            ended = connection.as_mut() => ended,
-            () = scope.draining() => {
-                drain(connection.as_mut());
-                connection.await
-            }
-        }
     }
 }
 

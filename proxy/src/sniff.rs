@@ -182,6 +182,19 @@ where
     }
 }
 
+/// What a client says next; empty when it has closed its side.
+///
+/// # Errors
+/// When reading fails.
+///
+/// # Cancel safety
+/// Dropping the future loses nothing.
+pub(crate) async fn read(client: &mut (impl AsyncRead + Unpin)) -> io::Result<Bytes> {
+    let mut bytes = BytesMut::new();
+    read_more(client, &mut bytes).await?;
+    Ok(bytes.freeze())
+}
+
 /// Appends what can be read to `prefix`: how many bytes. Thousands of clients may be silent, so waiting takes no memory: what
 /// is read into lives for the read alone.
 ///
@@ -215,6 +228,11 @@ impl<S> Rewound<S> {
     /// The stream itself.
     pub(crate) fn get_ref(&self) -> &S {
         &self.stream
+    }
+
+    /// Whether bytes that were read stand in front.
+    pub(crate) fn has_unread(&self) -> bool {
+        !self.prefix.is_empty()
     }
 
     /// Puts bytes that were read back to the front.

@@ -3,7 +3,10 @@
 //! hyper answers such a head by itself, with a status and nothing else, and has no place where more could be said (1.12). But
 //! its answer can be told by the moment: it is what is written while no request is owed one and all that was owed before
 //! has left. Then our own is written in its place. HTTP/2 has only a stream to reset, and stays as it is.
+//!
+//! The same moment, when a request was owed one before it, is where a connection may come to [rest](crate::rest).
 
+use crate::idle::Activity;
 use crate::refusal::Refusal;
 use crate::request_id::RequestId;
 use crate::{Body, BoxError};
@@ -32,8 +35,12 @@ pub(crate) struct Owed(Arc<State>);
 struct State {
     /// Requests whose answers are not over.
     answers: AtomicUsize,
+    /// Requests that have come.
+    requests: AtomicUsize,
     /// Something was asked for since all that was written had left.
     unsent: AtomicBool,
+    /// The connection outlives the HTTP that is spoken on it.
+    kept: AtomicBool,
     id: RequestId,
 }
 
@@ -44,7 +51,9 @@ impl Owed {
     pub(crate) fn new() -> Self {
         Self(Arc::new(State {
             answers: AtomicUsize::new(0),
+            requests: AtomicUsize::new(0),
             unsent: AtomicBool::new(false),
+            kept: AtomicBool::new(false),
             id: RequestId::new(),
         }))
     }
@@ -58,6 +67,17 @@ impl Owed {
     pub(crate) fn asked(&self) {
         self.0.unsent.store(true, Ordering::Relaxed);
         self.0.answers.fetch_add(1, Ordering::Relaxed);
+        self.0.requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many requests have come.
+    pub(crate) fn requests(&self) -> usize {
+        self.0.requests.load(Ordering::Relaxed)
+    }
+
+    /// Whether the connection is to outlive the HTTP that is spoken on it.
+    pub(crate) fn keep(&self, kept: bool) {
+        self.0.kept.store(kept, Ordering::Relaxed);
     }
 
     /// It gets this answer. One behind which the connection is a tunnel is never over.
@@ -76,13 +96,14 @@ impl Owed {
         })
     }
 
-    fn nothing(&self) -> bool {
+    /// Whether every request has its answer, and all of it has left.
+    pub(crate) fn nothing(&self) -> bool {
         self.0.answers.load(Ordering::Relaxed) == 0 && !self.0.unsent.load(Ordering::Relaxed)
     }
 
     fn sent(&self) {
-        if self.0.answers.load(Ordering::Relaxed) == 0 {
-            self.0.unsent.store(false, Ordering::Relaxed);
+        if self.0.answers.load(Ordering::Relaxed) == 0 && self.0.unsent.swap(false, Ordering::Relaxed) {
+            Activity::current().moved();
         }
     }
 }
@@ -96,6 +117,11 @@ impl Drop for Open {
 impl<I> Worded<I> {
     pub(crate) fn new(io: I, owed: Owed) -> Self {
         Self { io, owed, rest: Bytes::new() }
+    }
+
+    /// The connection itself.
+    pub(crate) fn into_inner(self) -> I {
+        self.io
     }
 
     /// Our answer in the place of `written`, if that is hyper's own.
@@ -151,6 +177,9 @@ impl<I: Write + Unpin> Write for Worded<I> {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(this.poll_rest(cx))?;
+        if this.owed.0.kept.load(Ordering::Relaxed) {
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut this.io).poll_shutdown(cx)
     }
 

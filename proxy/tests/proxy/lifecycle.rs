@@ -115,3 +115,94 @@ async fn a_client_that_never_finishes_its_head_is_dropped() {
         assert!(begun_at.elapsed() <= Limits::default().header_timeout + Duration::from_secs(1));
     }
 }
+
+const HEALTHY: &[u8] = b"GET /healthy HTTP/1.1\r\nHost: proxy.example\r\n\r\n";
+
+/// Reads the answer to [`HEALTHY`].
+async fn read_healthy(stream: &mut tokio::net::TcpStream) {
+    assert!(read_head(stream).await.starts_with("HTTP/1.1 200 OK\r\n"));
+    let mut body = [0; 3];
+    stream.read_exact(&mut body).await.unwrap();
+    assert_eq!(&body, b"ok\n");
+}
+
+/// A connection that has had an answer and come to rest.
+async fn resting(darter: &Darter) -> tokio::net::TcpStream {
+    let mut stream = darter.connect().await;
+    stream.write_all(HEALTHY).await.unwrap();
+    read_healthy(&mut stream).await;
+    // A paused clock passes only where something sleeps.
+    while darter.metric("proxy_resting_connections") != 1.0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    stream
+}
+
+#[tokio::test]
+async fn a_connection_at_rest_goes_on_where_it_was() {
+    let darter = Darter::start(Setup::default()).await;
+    let mut stream = resting(&darter).await;
+    for _ in 0..3 {
+        // The head in two parts, and behind it another and a half.
+        let (first, second) = HEALTHY.split_at(7);
+        stream.write_all(first).await.unwrap();
+        darter.until("proxy_resting_connections", 0.0).await;
+        stream.write_all(&[second, HEALTHY, first].concat()).await.unwrap();
+        for _ in 0..2 {
+            read_healthy(&mut stream).await;
+        }
+        stream.write_all(second).await.unwrap();
+        read_healthy(&mut stream).await;
+        darter.until("proxy_resting_connections", 1.0).await;
+    }
+    darter.shutdown.cancel();
+    assert_eq!(stream.read(&mut [0; 16]).await.unwrap(), 0);
+    darter.until("proxy_resting_connections", 0.0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_at_rest_is_closed_when_its_time_is_up() {
+    let darter = Darter::start(Setup::default()).await;
+    for (begun, times) in [("", 1), ("GET /hea", 2)] {
+        let mut stream = resting(&darter).await;
+        let answered = tokio::time::Instant::now();
+        stream.write_all(begun.as_bytes()).await.unwrap();
+        let _ = stream.read(&mut [0; 16]).await;
+        let limit = Limits::default().header_timeout;
+        let took = answered.elapsed();
+        assert!(took >= limit - Duration::from_secs(2) && took <= times * limit, "{begun}: {took:?}");
+        darter.until("proxy_connections", 0.0).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_come_of_the_next_request_is_not_lost_when_a_connection_comes_to_rest() {
+    let darter = Darter::start(Setup::default()).await;
+    let mut stream = darter.connect().await;
+    let (first, second) = HEALTHY.split_at(7);
+    stream.write_all(&[HEALTHY, first].concat()).await.unwrap();
+    read_healthy(&mut stream).await;
+    for _ in 0..1000 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    stream.write_all(second).await.unwrap();
+    read_healthy(&mut stream).await;
+}
+
+#[tokio::test]
+async fn a_connection_whose_client_does_not_take_its_answer_is_not_at_rest() {
+    const LENGTH: usize = 32 << 20;
+    let origin = Origin::http(|_| async { Response::new(full(vec![b'x'; LENGTH])) }).await;
+    let darter = Darter::start(Setup::default()).await;
+    let mut slow = darter.connect().await;
+    let at = format!("127.0.0.1:{}", origin.port);
+    slow.write_all(format!("GET http://{at}/ HTTP/1.1\r\nHost: {at}\r\n\r\n").as_bytes()).await.unwrap();
+    read_head(&mut slow).await;
+    // Another one rests in the meantime.
+    drop(resting(&darter).await);
+    darter.until("proxy_resting_connections", 0.0).await;
+    let mut body = vec![0; LENGTH];
+    slow.read_exact(&mut body).await.unwrap();
+    slow.write_all(HEALTHY).await.unwrap();
+    read_healthy(&mut slow).await;
+}
