@@ -79,11 +79,12 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Answers by `config` from now on, as far as that can change while it runs: see [`crate::reload`].
+    /// Answers by `config` from now on, as far as that can change while it runs: see [`crate::reload`]. `origins_stay`: it says
+    /// nothing new of how origins are reached and whom to trust, so that the connections to them can be used again.
     ///
     /// # Errors
     /// When the CA cannot be used. Then nothing has changed.
-    pub(crate) fn apply(&mut self, config: &Config) -> exit::Result {
+    pub(crate) fn apply(&mut self, config: &Config, origins_stay: bool) -> exit::Result {
         let config = &self.started.over(config);
         let ca = ca::authorities(config, if self.had_own_ca { Missing::Error } else { Missing::Made })?;
         let signing = &config.proxy.signing;
@@ -102,7 +103,9 @@ impl Node {
             ca::tell_names(ca, signing);
         }
         self.leaves = leaves;
-        self.upstream.replace(upstream::settings(config));
+        if !origins_stay {
+            self.upstream.replace(upstream::settings(config));
+        }
         self.proxy.replace(settings(config, self.leaves.clone()));
         Ok(())
     }

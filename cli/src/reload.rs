@@ -82,6 +82,25 @@ const TAKEN_OVER: &[&str] = &[
     "upstream",
 ];
 
+/// Those of them of which a connection to an origin knows nothing: what is connected stays when nothing else has changed.
+/// Every other key, and one that nobody thought of, may change where an origin is or who is believed.
+const NOT_OF_ORIGINS: &[&str] = &[
+    "verbose",
+    "proxy.accounts",
+    "proxy.allowPush",
+    "proxy.basicAuth",
+    "proxy.builtinRules",
+    "proxy.clients",
+    "proxy.defaultFilter",
+    "proxy.defaultTag",
+    "proxy.hijackHTTPS.cert",
+    "proxy.hijackHTTPS.key",
+    "proxy.maxConcurrency",
+    "proxy.perClient",
+    "proxy.proxies",
+    "proxy.statusHeaders",
+];
+
 /// Keeps a node as its file says.
 pub(crate) struct Reload {
     pub(crate) source: Source,
@@ -103,6 +122,8 @@ impl Reload {
     /// Runs for as long as it is polled.
     pub(crate) async fn run(mut self) -> Infallible {
         let mut looked = look(self.source.file(), &self.sources);
+        // Whether another file than the configuration's own has changed since a configuration was taken.
+        let mut others = false;
         loop {
             let is_different = || look(self.source.file(), &self.sources) != looked;
             let because = tokio::select! {
@@ -112,16 +133,20 @@ impl Reload {
                     "a file has changed"
                 }
             };
-            looked = self.settled().await;
-            self.reload(because).await;
+            let before = std::mem::replace(&mut looked, self.settled().await);
+            // What the file itself says is compared key by key.
+            others |= differing(&before, &looked).any(|path| Some(path.as_path()) != self.source.file());
+            self.reload(because, others).await;
+            others &= self.refused.is_some();
         }
     }
 
-    async fn reload(&mut self, because: &str) {
+    /// `others`: whether another file than the configuration's own has changed since the last time.
+    async fn reload(&mut self, because: &str, others: bool) {
         let source = self.source.clone();
         let loaded = tokio::task::spawn_blocking(move || source.load()).await;
         let taken = match loaded {
-            Ok(Ok(loaded)) => self.take(loaded, because).map_err(|failure| failure.to_string()),
+            Ok(Ok(loaded)) => self.take(loaded, because, others).map_err(|failure| failure.to_string()),
             Ok(Err(report)) => Err(report.error_lines().collect::<Vec<_>>().join("; ")),
             Err(error) => Err(error.to_string()),
         };
@@ -136,17 +161,18 @@ impl Reload {
         self.refused = refused;
     }
 
-    fn take(&mut self, loaded: Loaded, because: &str) -> Result<(), Failure> {
+    fn take(&mut self, loaded: Loaded, because: &str, others: bool) -> Result<(), Failure> {
         let Loaded { config, report, written, mut sources } = loaded;
         sources.push(self.node.ca_folder());
-        self.node.apply(&config)?;
+        let differences = self.written.differences(&written);
+        let origins_stay = !others && differences.iter().all(|key| is_one_of(key, NOT_OF_ORIGINS));
+        self.node.apply(&config, origins_stay)?;
         self.log.verbose(config.verbose);
         for line in report.warning_lines() {
             tracing::warn!("{line}");
         }
-        let differences = self.written.differences(&written);
         let (taken, waiting): (Vec<&str>, Vec<&str>) =
-            differences.into_iter().partition(|key| is_taken_over(key));
+            differences.into_iter().partition(|key| is_one_of(key, TAKEN_OVER));
         tracing::info!(because, changed = %Named(&taken), "the configuration was read again");
         if !waiting.is_empty() {
             tracing::warn!(keys = %Named(&waiting), "these changes come into force at the next start");
@@ -176,9 +202,15 @@ fn look(file: Option<&Path>, sources: &[PathBuf]) -> Stamps {
     files.flat_map(Stamp::all).collect()
 }
 
-fn is_taken_over(key: &str) -> bool {
+/// The files that are not as they were.
+fn differing<'a>(before: &'a Stamps, now: &'a Stamps) -> impl Iterator<Item = &'a PathBuf> {
+    let gone = before.keys().filter(|path| !now.contains_key(*path));
+    gone.chain(now.iter().filter(|(path, stamp)| before.get(*path) != Some(*stamp)).map(|(path, _)| path))
+}
+
+fn is_one_of(key: &str, known: &[&str]) -> bool {
     let key = config::general(key);
-    TAKEN_OVER.iter().any(|known| is_under(&key, known))
+    known.iter().any(|known| is_under(&key, known))
 }
 
 /// Whether `key` is `known` or stands in it.
@@ -400,7 +432,7 @@ mod tests {
             };
             let written = |source: &str| config::parse(Path::new("f"), source).unwrap().written;
             let (before, now) = (written(base), written(&changed));
-            let said = before.differences(&now).into_iter().any(is_taken_over);
+            let said = before.differences(&now).into_iter().any(|key| is_one_of(key, TAKEN_OVER));
             assert_eq!(said, in_force(base, base) != in_force(base, &changed), "{changed}");
         }
     }

@@ -64,7 +64,7 @@ pub(crate) async fn run(args: args::Up) -> exit::Result {
         loop {
             // There is no file; but the CA may have been exchanged.
             let _ = hangups.recv().await;
-            if let Err(failure) = node.apply(&config) {
+            if let Err(failure) = node.apply(&config, true) {
                 tracing::error!("what was changed is refused, and the old stays: {failure}");
             }
         }

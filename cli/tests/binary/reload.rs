@@ -1,8 +1,10 @@
 //! A configuration that changes while the daemon runs.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use darter_certs::{CaFolder, PermittedNames, Verification, client_config};
 use rustix::process::Signal;
@@ -276,4 +278,57 @@ fn a_port_keeps_its_tls_until_the_next_start() {
     let line = daemon.running.line_with("these changes come into force at the next start");
     assert!(line.contains("keys=proxy.security.insecure"), "{line}");
     assert_eq!(shown(proxy), before);
+}
+
+// === connections to origins ===
+
+/// An origin that keeps its connections, and how many have been made to it.
+fn origin() -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, accepted) = (listener.local_addr().unwrap(), Arc::<AtomicUsize>::default());
+    let count = accepted.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            count.fetch_add(1, Ordering::Relaxed);
+            std::thread::spawn(move || {
+                for line in BufReader::new(&stream).lines().map_while(Result::ok) {
+                    // A head ends with an empty line.
+                    if line.is_empty() {
+                        let _ = (&stream).write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+                    }
+                }
+            });
+        }
+    });
+    (address, accepted)
+}
+
+fn ask(proxy: SocketAddr, origin: SocketAddr) {
+    let mut stream = TcpStream::connect(proxy).unwrap();
+    write!(stream, "GET http://{origin}/ HTTP/1.1\r\nHost: {origin}\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+}
+
+#[test]
+fn connections_to_origins_stay_unless_something_about_origins_has_changed() {
+    let mut daemon = Daemon::start(BY_SIGNAL);
+    let (probes, proxy) = (daemon.running.listening("health"), daemon.running.listening("proxy"));
+    health(probes, "200");
+    let (origin, accepted) = origin();
+    let list = "whiteList: [{host: 127.0.0.0/8}]";
+    let mut asked = |to: &str| {
+        rewrite(&daemon, BY_SIGNAL, (list, to));
+        daemon.running.signal(Signal::HUP);
+        daemon.running.line_with("the configuration was read again");
+        ask(proxy, origin);
+        accepted.load(Ordering::Relaxed)
+    };
+    let other = format!("{list}, defaultTag: other");
+    assert_eq!(asked(list), 1);
+    assert_eq!(asked(list), 1);
+    assert_eq!(asked(&other), 1);
+    assert_eq!(asked("whiteList: [{host: 127.0.0.0/9}], defaultTag: other"), 2);
+    assert_eq!(asked(&other), 3);
 }
