@@ -104,6 +104,13 @@ impl Daemon {
         Self::start_with(name, folder, config, Command::new(binary()), http::connect)
     }
 
+    /// As [`Self::start`], with at most so many open files.
+    pub fn start_with_files(name: &str, folder: &Path, config: &str, files: u32) -> Result<Self> {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("ulimit -n {files} && exec \"$0\" \"$@\"")]).arg(binary());
+        Self::start_with(name, folder, config, command, http::connect)
+    }
+
     /// Starts a daemon on `host` with this configuration, and waits until it is healthy.
     pub fn start_on(host: &Host, folder: &Path, config: &str) -> Result<Self> {
         Self::start_by(host, folder, config, host.command(binary()))
