@@ -21,7 +21,8 @@ use std::future::Future;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-/// A request's head that is larger is refused (431), in bytes. Registry tokens in Authorization reach tens of KiB.
+/// A request's head that is larger is refused (431), in bytes; one of up to twice as much may get through, because hyper
+/// looks at what it has before it reads once more. Registry tokens in Authorization reach tens of KiB.
 const MAX_HEAD_BYTES: usize = 128 << 10;
 /// More header lines are refused (431).
 const MAX_HEADERS: usize = 200;

@@ -77,7 +77,7 @@ async fn who_is_not_listed_is_told_so_in_its_own_language() {
     assert!(answer.contains("\"code\":\"DENIED\"") && answer.contains(sentence), "{answer}");
     // Loopback is as good as any other address.
     assert!(darter.exchange(HEALTHY).await.starts_with("HTTP/1.1 403 "));
-    darter.until("proxy_turned_away_total{reason=\"Client\"}", 4.0).await;
+    darter.until("proxy_turned_away_total{reason=\"client\"}", 4.0).await;
 }
 
 #[tokio::test]
@@ -97,7 +97,7 @@ async fn ways_in_without_a_proxys_manners_are_closed_to_strangers_too() {
     let request = "GET / HTTP/1.1\r\nHost: a.example\r\n\r\n";
     let answer = exchange(redirected, "192.0.2.8", request).await;
     assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
-    darter.until("proxy_turned_away_total{reason=\"Client\"}", 3.0).await;
+    darter.until("proxy_turned_away_total{reason=\"client\"}", 3.0).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -131,7 +131,7 @@ async fn a_client_has_as_many_connections_as_it_may_and_its_tunnels_count() {
     };
     let (first, _second) = (tunnel("192.0.2.7").await, tunnel("192.0.2.7").await);
     assert_eq!(exchange(port, "192.0.2.7", HEALTHY).await, "");
-    darter.until("proxy_turned_away_total{reason=\"Connections\"}", 1.0).await;
+    darter.until("proxy_turned_away_total{reason=\"connections\"}", 1.0).await;
     // The same host by IPv6 is another client, and so is another host; addresses of one /64 are one.
     let _others = [tunnel("192.0.2.8").await, tunnel("2001:db8::1").await, tunnel("2001:db8::2").await];
     assert_eq!(exchange(port, "2001:db8::3", HEALTHY).await, "");
@@ -176,7 +176,7 @@ async fn a_tunnel_that_nobody_asked_for_with_a_request_counts_as_one() {
     assert!(tls_connect(connect(sni, "192.0.2.7").await, "localhost", &stranger, &[]).await.is_ok());
     let refused = tls_connect(connect(sni, "192.0.2.7").await, "localhost", &stranger, &[]).await;
     assert!(refused.unwrap_err().to_string().contains("AccessDenied"));
-    darter.until("proxy_turned_away_total{reason=\"Requests\"}", 1.0).await;
+    darter.until("proxy_turned_away_total{reason=\"requests\"}", 1.0).await;
 }
 
 #[tokio::test]
