@@ -7,7 +7,7 @@ use crate::labels::Way;
 use crate::pipeline::{self, Downstream};
 use crate::rest::{self, Spell};
 use crate::scope::Scope;
-use crate::sniff::Rewound;
+use crate::sniff::{self, Rewound};
 use crate::worded::{Owed, Worded};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
@@ -20,6 +20,8 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+use tokio::time::timeout;
 
 /// A request's head that is larger is refused (431), in bytes; one of up to twice as much may get through, because hyper
 /// looks at what it has before it reads once more. Registry tokens in Authorization reach tens of KiB.
@@ -32,6 +34,8 @@ const MAX_STREAMS: u32 = 256;
 const STREAM_WINDOW: u32 = 1 << 20;
 /// The same for all streams of one connection.
 const CONNECTION_WINDOW: u32 = 4 << 20;
+/// How much of an answer is taken from its source on one stream of HTTP/2 before the client takes it, in bytes.
+const SEND_BUFFER: usize = 64 << 10;
 /// A silent HTTP/2 client is pinged after this long, and dropped after as long again.
 const PING: Duration = Duration::from_secs(30);
 
@@ -107,18 +111,38 @@ async fn in_streams(
     downstream: Downstream,
 ) -> hyper::Result<()> {
     let scope = downstream.scope.clone();
-    let patience = downstream.proxy.settings().limits.body_idle_timeout;
-    let streams = Streams { scope: scope.clone(), patience };
+    let limits = downstream.proxy.settings().limits;
+    let mut stream = Rewound::new(Bytes::new(), stream);
+    // Until its preface has come, hyper has no clock for a connection, and does not notice that it should end.
+    let preface = timeout(limits.header_timeout, sniff::speaks(&mut stream));
+    let Some(Ok(Ok((_, prefix)))) = scope.unless_draining(preface).await else { return Ok(()) };
+    stream.unread(prefix);
+    let (open, asking) = watch::channel(0);
+    let streams = Streams { scope: scope.clone(), patience: limits.body_idle_timeout, open };
     let service = service(downstream);
     // Boxed, so that the futures around it do not hold it twice.
     let mut connection = Box::pin(http2(streams).serve_connection(TokioIo::new(stream), service));
     tokio::select! {
-        ended = connection.as_mut() => ended,
+        ended = connection.as_mut() => return ended,
         () = scope.draining() => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            return connection.await;
+        }
+        () = nothing_asked(asking, limits.header_timeout) => connection.as_mut().graceful_shutdown(),
+    }
+    // It need not take what is left, nor hear of the end.
+    timeout(PING, connection).await.unwrap_or(Ok(()))
+}
+
+/// Resolves when no stream has been open for `patience`. A client that answers pings would otherwise keep its place for ever.
+async fn nothing_asked(mut open: watch::Receiver<usize>, patience: Duration) {
+    // There is an end of the channel only with the connection's.
+    while open.wait_for(|open| *open == 0).await.is_ok() {
+        if timeout(patience, open.changed()).await.is_err() {
+            return;
         }
     }
+    std::future::pending().await
 }
 
 /// Answers each request. Boxed, because a connection keeps room for what this returns also while it has no request.
@@ -150,6 +174,24 @@ where
 struct Streams {
     scope: Scope,
     patience: Duration,
+    /// How many there are.
+    open: watch::Sender<usize>,
+}
+
+/// A stream that is open until this is dropped.
+struct OpenStream(watch::Sender<usize>);
+
+impl OpenStream {
+    fn new(open: &watch::Sender<usize>) -> Self {
+        open.send_modify(|open| *open += 1);
+        Self(open.clone())
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.0.send_modify(|open| *open -= 1);
+    }
 }
 
 impl<F> hyper::rt::Executor<F> for Streams
@@ -158,7 +200,8 @@ where
     F::Output: Send + 'static,
 {
     fn execute(&self, task: F) {
-        let task = task.map(drop).boxed();
+        let open = OpenStream::new(&self.open);
+        let task = task.map(move |_| drop(open)).boxed();
         self.scope.spawn(idle::watch(self.patience, task).map(drop));
     }
 }
@@ -181,6 +224,7 @@ fn http2(streams: Streams) -> http2::Builder<Streams> {
         .keep_alive_timeout(PING)
         .max_header_list_size(MAX_HEAD_BYTES as u32)
         .max_concurrent_streams(MAX_STREAMS)
+        .max_send_buf_size(SEND_BUFFER)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW);
     builder

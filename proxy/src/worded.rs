@@ -6,7 +6,7 @@
 //!
 //! The same moment, when a request was owed one before it, is where a connection may come to [rest](crate::rest).
 
-use crate::idle::Activity;
+use crate::idle::{self, Activity, Kind};
 use crate::refusal::Refusal;
 use crate::request_id::RequestId;
 use crate::{Body, BoxError};
@@ -26,6 +26,9 @@ pub(crate) struct Worded<I> {
     owed: Owed,
     /// Of our own answer, what is not written yet.
     rest: Bytes,
+    /// While the client does not take what is written: hyper lets go of a body when it has the last of it in its own buffers,
+    /// but the answer goes on, and with it the clock, until the client has it.
+    stuck: Option<idle::Open>,
 }
 
 /// Whose turn it is to write on one connection. Clones are the same.
@@ -116,7 +119,7 @@ impl Drop for Open {
 
 impl<I> Worded<I> {
     pub(crate) fn new(io: I, owed: Owed) -> Self {
-        Self { io, owed, rest: Bytes::new() }
+        Self { io, owed, rest: Bytes::new(), stuck: None }
     }
 
     /// The connection itself.
@@ -137,9 +140,20 @@ impl<I> Worded<I> {
 }
 
 impl<I: Write + Unpin> Worded<I> {
+    /// What became of writing to the connection.
+    fn noted(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.stuck = None;
+        } else if self.stuck.is_none() {
+            self.stuck = Some(Activity::current().open(Kind::Answer));
+        }
+        written
+    }
+
     fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.rest.has_remaining() {
-            let written = ready!(Pin::new(&mut self.io).poll_write(cx, &self.rest))?;
+            let written = Pin::new(&mut self.io).poll_write(cx, &self.rest);
+            let written = ready!(self.noted(written))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -163,7 +177,8 @@ impl<I: Write + Unpin> Write for Worded<I> {
             this.rest = own;
             return Poll::Ready(Ok(buf.len()));
         }
-        Pin::new(&mut this.io).poll_write(cx, buf)
+        let written = Pin::new(&mut this.io).poll_write(cx, buf);
+        this.noted(written)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -198,6 +213,7 @@ impl<I: Write + Unpin> Write for Worded<I> {
         }
         let this = self.get_mut();
         ready!(this.poll_rest(cx))?;
-        Pin::new(&mut this.io).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
+        this.noted(written)
     }
 }

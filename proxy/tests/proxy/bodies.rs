@@ -336,6 +336,32 @@ async fn a_client_that_takes_nothing_is_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_client_that_does_not_take_the_end_of_an_answer_is_given_up() {
+    const STEP: usize = 64 << 10;
+    let origin = Origin::http(async |request: Request<Incoming>| {
+        let steps: usize = request.uri().path()[1..].parse().unwrap();
+        Response::new(full(vec![7; steps * STEP]))
+    })
+    .await;
+    let darter = patient().await;
+    let mut clients = Vec::new();
+    // The kernel takes as much as it likes: of one of these, only what hyper has taken is left.
+    for steps in 1..=64 {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        let mut client = socket.connect(darter.addr).await.unwrap();
+        let at = format!("127.0.0.1:{}", origin.port);
+        let request = format!("GET http://{at}/{steps} HTTP/1.1\r\nHost: {at}\r\n\r\n");
+        client.write_all(request.as_bytes()).await.unwrap();
+        read_head(&mut client).await;
+        clients.push(client);
+    }
+    settled().await;
+    tokio::time::sleep(IDLE * 2 + Limits::default().header_timeout * 2).await;
+    darter.until("proxy_connections", 0.0).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stream_that_takes_nothing_is_given_up_alone() {
     let origin = Origin::http(async |request: Request<Incoming>| {
         let large = request.uri().path() == "/large";
@@ -350,7 +376,8 @@ async fn a_stream_that_takes_nothing_is_given_up_alone() {
     };
     let stuck = client.send_request(get("/large")).await.unwrap();
     settled().await;
-    tokio::time::sleep(IDLE * 2).await;
+    // Not so long that the connection is closed, on which nothing is asked then.
+    tokio::time::sleep(IDLE + Duration::from_secs(5)).await;
     darter.until("proxy_bodies_cut_total{by=\"idle\"}", 1.0).await;
     stuck.into_body().collect().await.unwrap_err();
     assert_eq!(text(client.send_request(get("/small")).await.unwrap()).await, "small");

@@ -1,8 +1,8 @@
 //! Beginning and end: of connections, and of the proxy.
 
-use crate::lab::{Darter, Origin, Setup, full, read_head};
-use darter_proxy::Limits;
-use http::Response;
+use crate::lab::{Darter, Origin, Setup, full, h2, read_head, ticking, tls_connect};
+use darter_proxy::{Entrance, Limits, Listener, Mode, PortTls};
+use http::{Request, Response};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -205,4 +205,40 @@ async fn a_connection_whose_client_does_not_take_its_answer_is_not_at_rest() {
     slow.read_exact(&mut body).await.unwrap();
     slow.write_all(HEALTHY).await.unwrap();
     read_healthy(&mut slow).await;
+}
+
+async fn with_tls() -> Darter {
+    let own_ca = PortTls::OwnCa { names: vec!["127.0.0.1".parse().unwrap()] };
+    Darter::start(Setup { port_tls: vec![own_ca], ..Setup::default() }).await
+}
+
+/// A connection over TLS on which HTTP/2 was agreed.
+async fn agreed(darter: &mut Darter) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
+    let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = socket.local_addr().unwrap();
+    let mode = Mode { entrance: Entrance::Proxy { tls: Some(0) }, ..Mode::default() };
+    let listener = Listener { socket, mode };
+    darter.running.spawn(darter_proxy::run(listener, darter.proxy.clone(), darter.shutdown.clone()));
+    let stream = tokio::net::TcpStream::connect(addr).await.unwrap();
+    tls_connect(stream, "127.0.0.1", darter.leaves.authority(), &[b"h2"]).await.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_of_http2_that_asks_for_nothing_is_dropped() {
+    let limit = Limits::default().header_timeout;
+    for begun in ["", "PRI * HTTP/2.0\r\n"] {
+        let mut darter = with_tls().await;
+        let mut stream = ticking(agreed(&mut darter)).await;
+        stream.write_all(begun.as_bytes()).await.unwrap();
+        let begun_at = tokio::time::Instant::now();
+        let ended = ticking(tokio::time::timeout(limit * 3, stream.read_to_end(&mut Vec::new()))).await;
+        assert!(ended.is_ok() && begun_at.elapsed() <= limit + Duration::from_secs(2), "{begun}");
+    }
+    // One that answers pings, and has asked for something before.
+    let mut darter = with_tls().await;
+    let (mut client, _task) = h2(ticking(agreed(&mut darter)).await).await;
+    let request = Request::get(format!("http://{}/healthy", darter.addr)).body(full("")).unwrap();
+    ticking(client.send_request(request)).await.unwrap();
+    ticking(tokio::time::sleep(limit * 3)).await;
+    darter.until("proxy_connections", 0.0).await;
 }
