@@ -23,10 +23,10 @@ const IDLE: usize = 5_000;
 const IDLE_LIMIT: u64 = 60 * MIB;
 
 /// The same where a connection of HTTP waits for its next request.
-const KEPT_LIMIT: u64 = 90 * MIB;
+const KEPT_LIMIT: u64 = 60 * MIB;
 
 /// The same with TLS.
-const OPENED_UP_LIMIT: u64 = 160 * MIB;
+const OPENED_UP_LIMIT: u64 = 100 * MIB;
 
 /// How long a state may take to come about.
 const LIMIT: Duration = Duration::from_secs(60);

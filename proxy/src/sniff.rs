@@ -237,8 +237,13 @@ impl<S> Rewound<S> {
 
     /// Puts bytes that were read back to the front.
     pub(crate) fn unread(&mut self, bytes: Bytes) {
-        self.prefix =
-            if self.prefix.is_empty() { bytes } else { [bytes, self.prefix.split_off(0)].concat().into() };
+        if bytes.is_empty() {
+            // An empty rest would keep in memory all that it is the rest of: 8 KiB of hyper's.
+        } else if self.prefix.is_empty() {
+            self.prefix = bytes;
+        } else {
+            self.prefix = [bytes, self.prefix.split_off(0)].concat().into();
+        }
     }
 }
 
