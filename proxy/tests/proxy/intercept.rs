@@ -160,6 +160,54 @@ async fn a_proof_is_used_for_the_first_request_and_asked_for_once() {
 }
 
 #[tokio::test]
+async fn a_server_that_fails_inside_has_to_prove_itself_again() {
+    let (ours, other) = (Arc::new(Authority::generate().unwrap()), Arc::new(Authority::generate().unwrap()));
+    let config = async |ca: &Arc<Authority>| {
+        Leaves::new(ca.clone()).unwrap().config_for(&"localhost".parse().unwrap()).await.unwrap()
+    };
+    let (proven, unknown) = (config(&ours).await, config(&other).await);
+    let (accepted, gone) = (AtomicUsize::new(0), Arc::new(tokio::sync::Notify::new()));
+    let ended = gone.clone();
+    // The first connection is for one request; every other one shows another authority's certificate.
+    let origin = Origin::raw(move |stream| {
+        let first = accepted.fetch_add(1, Ordering::Relaxed) == 0;
+        let (config, ended) = (if first { &proven } else { &unknown }.clone(), ended.clone());
+        async move {
+            let Ok(stream) = TlsAcceptor::from(config).accept(stream).await else { return };
+            let answered = Arc::new(tokio::sync::Notify::new());
+            let answer = answered.clone();
+            let service = hyper::service::service_fn(move |_| {
+                answer.notify_one();
+                async { Ok::<_, std::convert::Infallible>(Response::new(full("hello"))) }
+            });
+            let io = hyper_util::rt::TokioIo::new(stream);
+            let served = hyper::server::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new())
+                .serve_connection(io, service);
+            let mut served = std::pin::pin!(served);
+            tokio::select! {
+                _ = served.as_mut() => {}
+                () = answered.notified() => {
+                    served.as_mut().graceful_shutdown();
+                    let _ = served.await;
+                }
+            }
+            ended.notify_one();
+        }
+    })
+    .await;
+    let darter = Darter::start(Setup { intercept: INTERCEPT_ALL, origin_ca: ours, ..Setup::default() }).await;
+    let host = format!("localhost:{}", origin.port);
+    let (mut client, _tasks) = h1(darter.intercepted("localhost", origin.port, &[b"http/1.1"]).await).await;
+    let ask = || request(Method::GET, "/".into(), Some(host.clone()), full(""));
+    assert_eq!(text(client.send_request(ask()).await.unwrap()).await, "hello");
+    gone.notified().await;
+    let inside = client.send_request(ask()).await.unwrap();
+    assert_eq!(inside.status(), StatusCode::BAD_GATEWAY);
+    let answer = refused(&darter, &host).await;
+    assert!(answer.starts_with("HTTP/1.1 502 ") && answer.contains("not trusted here"), "{answer}");
+}
+
+#[tokio::test]
 async fn a_client_resumes_its_session_with_a_host_and_with_no_other() {
     let ca = Arc::new(Authority::generate().unwrap());
     let (origin, other) = (origin_for("localhost", &ca).await, origin_for("127.0.0.1", &ca).await);

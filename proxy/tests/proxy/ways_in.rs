@@ -3,7 +3,7 @@
 
 use crate::lab::{Darter, Origin, Setup, full, h1, h2, listed, read_head, text, tls_connect};
 use darter_certs::{Authority, Leaves};
-use darter_proxy::{Entrance, Limits, Listener, Mode, PortTls};
+use darter_proxy::{Entrance, Forwarded, Limits, Listener, Marks, Mode, PortTls};
 use http::{Request, Response, Version};
 use rustls::ServerConfig;
 use std::net::SocketAddr;
@@ -370,21 +370,31 @@ async fn only_a_load_balancer_may_introduce_a_client() {
 
 #[tokio::test]
 async fn a_load_balancer_introduces_its_clients_in_both_versions() {
-    let mut darter = Darter::start(Setup::default()).await;
+    let origin = Origin::http(async |_| Response::new(full("ok\n"))).await;
+    // What goes on says for whom it is.
+    let marks = Marks { forwarded: Forwarded::Standard, ..Marks::default() };
+    let mut darter = Darter::start(Setup { marks, ..Setup::default() }).await;
     let addr = listen(&mut darter, balanced(Entrance::default())).await;
     let v2 = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x07\xc6\x33\x64\x01\x9c\x40\0\x50";
     let local = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
-    for header in [&b"PROXY TCP4 192.0.2.7 198.51.100.1 40000 80\r\n"[..], b"PROXY UNKNOWN\r\n", v2, local] {
+    let v1 = b"PROXY TCP4 192.0.2.8 198.51.100.1 40000 80\r\n";
+    for (header, client) in
+        [(&v1[..], "192.0.2.8"), (b"PROXY UNKNOWN\r\n", "127.0.0.1"), (v2, "192.0.2.7"), (local, "127.0.0.1")]
+    {
         // In one segment with the request, and byte by byte.
         for chunk in [1000, 1] {
             let mut stream = TcpStream::connect(addr).await.unwrap();
             stream.set_nodelay(true).unwrap();
-            let all = [header, b"GET /healthy HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"].concat();
+            let at = format!("127.0.0.1:{}", origin.port);
+            let request = format!("GET http://{at}/ HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\n\r\n");
+            let all = [header, request.as_bytes()].concat();
             for part in all.chunks(chunk) {
                 stream.write_all(part).await.unwrap();
             }
             let answer = String::from_utf8(rest(stream).await).unwrap();
             assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("ok\n"), "{answer}");
+            let head = origin.heads.lock().unwrap().pop().unwrap();
+            assert_eq!(head.headers["forwarded"], format!("for={client};proto=http"));
         }
     }
 }
@@ -397,7 +407,9 @@ async fn a_load_balancer_that_does_not_introduce_its_client_is_not_served() {
     for said in [&b"GET /healthy HTTP/1.1\r\nHost: x\r\n\r\n"[..], b"PROXY TCP4 192.0.2.7 198.51"] {
         let mut stream = TcpStream::connect(addr).await.unwrap();
         stream.write_all(said).await.unwrap();
-        assert_eq!(rest(stream).await, b"");
+        // Long, on a machine that does much else.
+        let said = tokio::time::timeout(Duration::from_secs(20), rest(stream)).await;
+        assert_eq!(said.expect("it is waited for"), b"");
     }
     darter.until("proxy_misplaced_connections_total{reason=\"no_proxy_header\"}", 2.0).await;
 }
