@@ -141,7 +141,7 @@ impl<I> Worded<I> {
 
 impl<I: Write + Unpin> Worded<I> {
     /// What became of writing to the connection.
-    fn noted(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    fn noted<T>(&mut self, written: Poll<T>) -> Poll<T> {
         if written.is_ready() {
             self.stuck = None;
         } else if self.stuck.is_none() {
@@ -184,7 +184,9 @@ impl<I: Write + Unpin> Write for Worded<I> {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(this.poll_rest(cx))?;
-        ready!(Pin::new(&mut this.io).poll_flush(cx))?;
+        // With TLS, what is written waits here.
+        let flushed = Pin::new(&mut this.io).poll_flush(cx);
+        ready!(this.noted(flushed))?;
         this.owed.sent();
         Poll::Ready(Ok(()))
     }
