@@ -34,7 +34,8 @@ const MAX_INPUT_SECONDS: u32 = 10;
 type Step = (&'static str, fn() -> Result<Count>);
 
 /// The long runs beside the fuzzers, in order; what takes hours goes last.
-const LONG_RUNS: [Step; 1] = [("property tests with 40 times their cases", properties)];
+const LONG_RUNS: [Step; 2] =
+    [("property tests with 40 times their cases", properties), ("crowds as large as is promised", crowds)];
 
 /// Runs all steps, also after one has failed.
 pub(crate) fn run(options: &Options) -> ExitCode {
@@ -106,6 +107,13 @@ fn properties() -> Result<Count> {
     let mut command = Command::new("cargo");
     command.args(["test", "--release", "--workspace", "--no-fail-fast", "--exclude", "darter-e2e"]);
     tests(command.env("PROPTEST_CASES", "10240"))
+}
+
+/// The daemon of these tests is built without `--release`, but optimized.
+fn crowds() -> Result<Count> {
+    let mut command = Command::new("cargo");
+    command.args(["test", "--package", "darter-e2e", "--test", "crowd"]);
+    tests(command.env("DARTER_E2E_FULL", "1"))
 }
 
 #[cfg(test)]
