@@ -96,15 +96,24 @@ impl PieceSet {
 
     /// The pieces in the set, in order.
     pub fn iter(&self) -> impl Iterator<Item = PieceIndex> + '_ {
-        self.words.iter().enumerate().flat_map(|(at, word)| {
-            let mut rest = *word;
-            std::iter::from_fn(move || {
-                let bit = (rest != 0).then(|| rest.trailing_zeros())?;
-                rest &= rest - 1;
-                Some(PieceIndex::new(at as u32 * 64 + bit))
-            })
-        })
+        bits(self.words.iter().copied())
     }
+
+    /// The pieces that are in both sets, in order.
+    pub fn common<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = PieceIndex> + 'a {
+        bits(self.words.iter().zip(&other.words).map(|(a, b)| a & b))
+    }
+}
+
+/// The pieces whose bits are set.
+fn bits(words: impl Iterator<Item = u64>) -> impl Iterator<Item = PieceIndex> {
+    words.enumerate().flat_map(|(at, mut rest)| {
+        std::iter::from_fn(move || {
+            let bit = (rest != 0).then(|| rest.trailing_zeros())?;
+            rest &= rest - 1;
+            Some(PieceIndex::new(at as u32 * 64 + bit))
+        })
+    })
 }
 
 impl Extend<PieceIndex> for PieceSet {
@@ -141,6 +150,18 @@ mod tests {
         assert!(PieceSet::from_bytes(9, &[0xff, 0x02]).is_none());
         assert!(PieceSet::from_bytes(9, &[0xff]).is_none());
         assert!(PieceSet::from_bytes(0, &[]).unwrap().is_full());
+    }
+
+    #[test]
+    fn two_sets_have_in_common_what_is_in_both() {
+        let set = |of: &[u32]| {
+            let mut set = PieceSet::empty(200);
+            set.extend(of.iter().copied().map(PieceIndex::new));
+            set
+        };
+        let common: Vec<u32> =
+            set(&[1, 63, 64, 199]).common(&set(&[0, 63, 64, 130, 199])).map(PieceIndex::get).collect();
+        assert_eq!(common, [63, 64, 199]);
     }
 
     proptest! {

@@ -275,6 +275,11 @@ impl Cluster {
         self.tasks.get(task).map(|task| task.stat(&self.world.hosts)).unwrap_or_default()
     }
 
+    /// Whether `host` is known to have sent wrong bytes of `task`: nobody is named it any more.
+    pub fn is_struck(&self, task: &TaskId, host: &HostId) -> bool {
+        self.tasks.get(task).is_some_and(|task| task.struck.contains(host))
+    }
+
     fn on_task<R>(
         &mut self,
         now: Instant,

@@ -1,0 +1,353 @@
+//! [`Node`]: a daemon. It does for its [`Swarm`] and its [`Uploads`] what the driver in `p2p` does, with messages in place
+//! of requests: the names say which. What it says to the scheduler stands in `talk.rs`.
+
+use crate::net::{HostNo, StreamNo};
+use crate::talk::{Talk, ToScheduler};
+use darter_protocol::{HostId, PieceHash, PieceIndex, PieceLayout, PieceSet, TaskId};
+use darter_swarm::{Action, Limits, MayAsk, RunId, Swarm, UploadId, Uploads, Verdict};
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::{Duration, Instant};
+
+/// As in `p2p`: how long it takes at most until somebody who has a promised piece shows.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// What daemons say to each other.
+#[derive(Debug, Clone)]
+pub(crate) enum Message {
+    /// `GET /tasks/ID/have`
+    Follow,
+    /// Lines of its answer.
+    Have(PieceSet),
+    More(PieceIndex),
+    Come(Option<PieceIndex>),
+    /// `GET /tasks/ID/data`; the answer is a stream, or one of these.
+    Ask(PieceIndex),
+    Busy(PieceIndex),
+    Failed(PieceIndex),
+    /// `DELETE /tasks/ID/turn`
+    Pass,
+    /// The receiver of an upload has closed the connection.
+    HungUp(UploadId),
+}
+
+/// What a node wants to be done.
+#[derive(Debug)]
+pub(crate) enum Out {
+    To(HostNo, Message),
+    ToScheduler(ToScheduler),
+    /// Begin an upload.
+    Send {
+        to: HostNo,
+        piece: PieceIndex,
+        upload: UploadId,
+    },
+    /// Begin a run.
+    Run {
+        run: RunId,
+        first: PieceIndex,
+    },
+    /// Close a connection.
+    End(StreamNo),
+}
+
+/// Somebody who is known.
+#[derive(Debug, Default)]
+struct Neighbour {
+    following: bool,
+}
+
+pub(crate) struct Node {
+    pub(crate) no: HostNo,
+    pub(crate) id: HostId,
+    pub(crate) task: TaskId,
+    pub(crate) layout: PieceLayout,
+    pub(crate) swarm: Swarm,
+    pub(crate) uploads: Uploads,
+    rng: SmallRng,
+    neighbours: BTreeMap<HostId, Neighbour>,
+    followers: BTreeSet<HostNo>,
+    /// What was asked of whom, and the stream in which it comes.
+    pub(crate) fetches: HashMap<(HostNo, PieceIndex), Option<StreamNo>>,
+    pub(crate) runs: BTreeMap<RunId, (StreamNo, u32)>,
+    pub(crate) hashes: Vec<Option<PieceHash>>,
+    /// What is on its disk.
+    pub(crate) content: Vec<Option<PieceHash>>,
+    pub(crate) talk: Talk,
+    promise: Option<Instant>,
+    pub(crate) reads: bool,
+    pub(crate) corrupt: bool,
+    /// Whoever it names beside what the scheduler says: with a tree's parents, nobody else.
+    pub(crate) parents: Option<Vec<HostNo>>,
+    pub(crate) begun: Option<Duration>,
+    pub(crate) done: Option<Duration>,
+    pub(crate) rejected: u64,
+    pub(crate) out: Vec<Out>,
+}
+
+pub(crate) fn host_id(no: HostNo) -> HostId {
+    format!("h{no}").parse().expect("a letter and digits are a host's id")
+}
+
+pub(crate) fn host_no(id: &HostId) -> HostNo {
+    id.as_str()[1..].parse().expect("every host here has such an id")
+}
+
+impl Node {
+    pub(crate) fn new(
+        no: HostNo,
+        (task, layout): (TaskId, PieceLayout),
+        limits: Limits,
+        places: u32,
+        seed: u64,
+    ) -> Self {
+        let pieces = layout.pieces();
+        let mut swarm = Swarm::new(PieceSet::empty(pieces), limits);
+        swarm.set_wanted(PieceSet::full(pieces));
+        Self {
+            no,
+            id: host_id(no),
+            task,
+            layout,
+            swarm,
+            uploads: Uploads::new(places),
+            rng: SmallRng::seed_from_u64(seed ^ (no as u64) << 20),
+            neighbours: BTreeMap::new(),
+            followers: BTreeSet::new(),
+            fetches: HashMap::new(),
+            runs: BTreeMap::new(),
+            hashes: vec![None; pieces as usize],
+            content: vec![None; pieces as usize],
+            talk: Talk::default(),
+            promise: None,
+            reads: true,
+            corrupt: false,
+            parents: None,
+            begun: None,
+            done: None,
+            rejected: 0,
+            out: Vec::new(),
+        }
+    }
+
+    pub(crate) fn is_done(&self) -> bool {
+        self.done.is_some()
+    }
+
+    /// What is still to be done after something has happened.
+    pub(crate) fn drive(&mut self, now: Instant) {
+        if !self.is_done() {
+            self.update_promise(now);
+            let may = if self.talk.lease.is_some() { MayAsk::Now } else { MayAsk::No };
+            self.swarm.handle_right(may);
+            while let Some(action) = self.swarm.poll_action(now, &mut self.rng) {
+                self.perform(now, action);
+            }
+            self.return_idle_lease();
+            self.flush_report(now);
+        }
+        self.invite(now);
+    }
+
+    /// When it wants to be woken.
+    pub(crate) fn wake_at(&self) -> Option<Instant> {
+        let swarm = if self.is_done() { None } else { self.swarm.poll_timeout() };
+        let report = if self.is_done() { None } else { self.talk.report_at() };
+        swarm.into_iter().chain(report).chain(self.promise).chain(self.uploads.poll_timeout()).min()
+    }
+
+    pub(crate) fn wake(&mut self, now: Instant, last_byte: impl Fn(&HostId, PieceIndex) -> Option<Instant>) {
+        self.swarm.handle_timeout(now, last_byte);
+        self.uploads.handle_timeout(now);
+    }
+
+    fn update_promise(&mut self, now: Instant) {
+        if !self.swarm.awaits_promise() {
+            self.promise = None;
+        } else if *self.promise.get_or_insert(now + PATIENCE) <= now {
+            self.promise = None;
+            self.swarm.handle_promises_broken();
+        }
+    }
+
+    fn perform(&mut self, now: Instant, action: Action) {
+        match action {
+            Action::Fetch { partner, piece, .. } => {
+                self.fetches.insert((host_no(&partner), piece), None);
+                self.out.push(Out::To(host_no(&partner), Message::Ask(piece)));
+            }
+            Action::Cancel { partner, piece } => {
+                if let Some(Some(stream)) = self.fetches.remove(&(host_no(&partner), piece)) {
+                    self.out.push(Out::End(stream));
+                }
+                self.swarm.handle_fetch_failed(piece, &partner);
+            }
+            Action::Pass { partner } => self.out.push(Out::To(host_no(&partner), Message::Pass)),
+            Action::Replace { partner } => {
+                self.forget(&partner);
+                self.report_failure(now, &partner, darter_protocol::scheduler::FailureReason::Timeout);
+            }
+            Action::FetchOrigin { run, pieces } => {
+                self.out.push(Out::Run { run, first: PieceIndex::new(pieces.start) });
+                self.runs.insert(run, (StreamNo::NONE, pieces.end));
+            }
+            Action::ShortenOrigin { run, end } => {
+                if let Some((_, until)) = self.runs.get_mut(&run) {
+                    *until = end;
+                }
+            }
+            Action::StopOrigin { run } => {
+                if let Some((stream, _)) = self.runs.remove(&run) {
+                    self.out.push(Out::End(stream));
+                }
+                self.swarm.handle_run_ended(run);
+            }
+        }
+    }
+
+    pub(crate) fn invite(&mut self, now: Instant) {
+        while let Some(invitation) = self.uploads.poll_invitation(now) {
+            self.out.push(Out::To(host_no(&invitation.peer), Message::Come(invitation.best)));
+        }
+    }
+
+    /// Whom it may fetch from.
+    pub(crate) fn add_partner(&mut self, id: &HostId, complete: bool) {
+        if *id == self.id {
+            return;
+        }
+        let neighbour = self.neighbours.entry(id.clone()).or_default();
+        if complete {
+            self.swarm.handle_have(id, PieceSet::full(self.layout.pieces()));
+        } else if !neighbour.following {
+            neighbour.following = true;
+            self.out.push(Out::To(host_no(id), Message::Follow));
+        }
+    }
+
+    pub(crate) fn forget(&mut self, id: &HostId) {
+        self.swarm.handle_partner_gone(id);
+        self.neighbours.remove(id);
+    }
+
+    pub(crate) fn handle_message(&mut self, now: Instant, from: HostNo, message: Message) {
+        let id = host_id(from);
+        match message {
+            Message::Follow => {
+                self.followers.insert(from);
+                self.out.push(Out::To(from, Message::Have(self.swarm.have().clone())));
+            }
+            Message::Have(have) if self.neighbours.contains_key(&id) => self.swarm.handle_have(&id, have),
+            Message::Have(_) => {}
+            Message::More(piece) => self.swarm.handle_more(&id, [piece]),
+            Message::Come(best) => {
+                if self.is_done() || !self.neighbours.contains_key(&id) {
+                    self.out.push(Out::To(from, Message::Pass));
+                } else {
+                    self.swarm.handle_come(&id, best);
+                }
+            }
+            Message::Ask(piece) if self.content[piece.as_usize()].is_none() => {
+                self.out.push(Out::To(from, Message::Failed(piece)));
+            }
+            Message::Ask(piece) => {
+                let bytes = self.layout.range(piece).len();
+                match self.uploads.handle_asked(self.task, Some(&id), (piece, bytes)) {
+                    Verdict::Serve(upload) => self.out.push(Out::Send { to: from, piece, upload }),
+                    Verdict::Wait => self.out.push(Out::To(from, Message::Busy(piece))),
+                }
+            }
+            Message::Busy(piece) => {
+                if self.fetches.remove(&(from, piece)).is_some() {
+                    self.swarm.handle_busy(now, &id, piece);
+                }
+            }
+            Message::Failed(piece) => {
+                if self.fetches.remove(&(from, piece)).is_some() {
+                    self.swarm.handle_fetch_failed(piece, &id);
+                    self.drop_partner(now, &id, darter_protocol::scheduler::FailureReason::Unreachable);
+                }
+            }
+            Message::Pass => self.uploads.handle_passed(&self.task, &id),
+            Message::HungUp(upload) => self.uploads.handle_sent(upload, false),
+        }
+    }
+
+    /// All of a piece has come from a partner.
+    pub(crate) fn handle_piece(&mut self, now: Instant, from: HostNo, piece: PieceIndex, bytes: PieceHash) {
+        let id = host_id(from);
+        if self.fetches.remove(&(from, piece)).is_none() || self.is_done() {
+            return;
+        }
+        if self.hashes[piece.as_usize()] != Some(bytes) {
+            self.rejected += 1;
+            self.swarm.handle_fetch_failed(piece, &id);
+            self.drop_partner(now, &id, darter_protocol::scheduler::FailureReason::Corrupt);
+            return;
+        }
+        self.swarm.handle_piece(now, piece, Some(&id));
+        self.take(now, piece, bytes);
+    }
+
+    /// A piece has come from the origin.
+    pub(crate) fn handle_origin_piece(&mut self, now: Instant, piece: PieceIndex, bytes: PieceHash) {
+        self.hashes[piece.as_usize()] = Some(bytes);
+        self.swarm.handle_piece(now, piece, None);
+        self.uploads.handle_fetched(self.task, piece, self.layout.pieces());
+        self.report_fetched(piece, bytes);
+        self.take(now, piece, bytes);
+    }
+
+    fn take(&mut self, now: Instant, piece: PieceIndex, bytes: PieceHash) {
+        self.content[piece.as_usize()] = Some(bytes);
+        let held = u64::from(self.swarm.have().len()) * PieceLayout::MIN_PIECE_SIZE;
+        self.report_progress(now, held);
+        self.out.extend(self.followers.iter().map(|follower| Out::To(*follower, Message::More(piece))));
+        if self.reads {
+            let have = self.swarm.have();
+            if let Some(next) = self.layout.iter().find(|piece| !have.contains(*piece)) {
+                self.swarm.handle_waiting(next);
+            }
+        }
+    }
+
+    /// Tells that everything is here.
+    pub(crate) fn finish(&mut self, now: Instant, at: Duration) {
+        self.done = Some(at);
+        self.tell_complete(now);
+        self.uploads.handle_task_ended(self.task);
+        for ((from, _), stream) in self.fetches.drain() {
+            match stream {
+                Some(stream) => self.out.push(Out::End(stream)),
+                None => self.out.push(Out::To(from, Message::Pass)),
+            }
+        }
+    }
+
+    pub(crate) fn drop_partner(
+        &mut self,
+        now: Instant,
+        id: &HostId,
+        reason: darter_protocol::scheduler::FailureReason,
+    ) {
+        if self.neighbours.contains_key(id) {
+            self.forget(id);
+            self.report_failure(now, id, reason);
+        }
+    }
+
+    /// The connections to this host broke.
+    pub(crate) fn handle_peer_lost(&mut self, now: Instant, lost: HostNo) {
+        let id = host_id(lost);
+        self.followers.remove(&lost);
+        self.uploads.handle_left(&self.task, &id);
+        let asked: Vec<PieceIndex> =
+            self.fetches.keys().filter(|(from, _)| *from == lost).map(|(_, piece)| *piece).collect();
+        for piece in asked {
+            self.fetches.remove(&(lost, piece));
+            self.swarm.handle_fetch_failed(piece, &id);
+        }
+        self.drop_partner(now, &id, darter_protocol::scheduler::FailureReason::Unreachable);
+    }
+}

@@ -1,0 +1,74 @@
+//! [`Scenario`]: what is played.
+
+use darter_swarm::{Limits, Uploads};
+use std::time::Duration;
+
+/// How daemons find each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// As the scheduler names them: partners exchange in both directions.
+    Mesh,
+    /// Each has up to four parents among those that came before it, and takes pieces in order: what schedulers of trees do.
+    Tree,
+}
+
+/// A cluster, what it downloads, and what befalls it.
+#[derive(Debug, Clone)]
+pub struct Scenario {
+    /// Daemons beside the one that is asked first to go to the origin.
+    pub peers: usize,
+    /// Pieces of 4 MiB.
+    pub pieces: u32,
+    /// Bytes per second, of every daemon, in each direction.
+    pub rate: u64,
+    /// Of these, one in so many has only a quarter of it; 0: none.
+    pub slow_every: usize,
+    /// Of the origin, for all together.
+    pub origin_rate: u64,
+    /// From any host to any other.
+    pub latency: Duration,
+    /// Over this time the daemons begin, one after the other.
+    pub arrivals: Duration,
+    /// The part of the blocks and messages that is lost and sent again after 200 ms.
+    pub loss: f64,
+    /// The part of the peers that die at some moment of the time of one copy.
+    pub crashing: f64,
+    /// The part of the peers that nobody reaches from some such moment on, for ten seconds.
+    pub cut_off: f64,
+    /// The part of the peers that send wrong bytes.
+    pub corrupting: f64,
+    /// Whether everywhere a client reads the content in order as it comes.
+    pub readers: bool,
+    /// How daemons find each other.
+    pub shape: Shape,
+    /// Uploads at once of every daemon.
+    pub places: u32,
+    /// What each daemon may have under way.
+    pub limits: Limits,
+    /// Of all chance.
+    pub seed: u64,
+}
+
+impl Default for Scenario {
+    /// A hundred daemons and an origin at 1 Gbit/s, a GiB, and nothing that goes wrong.
+    fn default() -> Self {
+        Self {
+            peers: 100,
+            pieces: 256,
+            rate: 125_000_000,
+            slow_every: 0,
+            origin_rate: 125_000_000,
+            latency: Duration::from_millis(1),
+            arrivals: Duration::ZERO,
+            loss: 0.0,
+            crashing: 0.0,
+            cut_off: 0.0,
+            corrupting: 0.0,
+            readers: true,
+            shape: Shape::Mesh,
+            places: Uploads::PLACES,
+            limits: Limits::default(),
+            seed: 1,
+        }
+    }
+}

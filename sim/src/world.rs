@@ -1,0 +1,546 @@
+//! [`World`]: everybody, the network between them, and what happens in which order.
+
+use crate::clock::Clock;
+use crate::fate::{self, Fate};
+use crate::net::{Cargo, HostNo, Net, Sending, StreamNo};
+use crate::node::{Message, Node, Out, host_id, host_no};
+use crate::outcome::Outcome;
+use crate::scenario::{Scenario, Shape};
+use crate::talk::ToScheduler;
+use crate::tree;
+use darter_protocol::scheduler::PeerPacket;
+use darter_protocol::{PieceHash, PieceIndex, PieceLayout, TaskId};
+use darter_scheduler::message::{Content, Host, Report};
+use darter_scheduler::{Cluster, Sources, StreamId, Taken};
+use darter_swarm::Limits;
+use rand::rngs::{SmallRng, StdRng};
+use rand::{RngExt, SeedableRng};
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+/// The origin's number.
+const ORIGIN: HostNo = 0;
+/// The daemon that is asked first to go to the origin.
+const SEED: HostNo = 1;
+/// What is lost is sent again after this.
+const RESENT: Duration = Duration::from_millis(200);
+/// After this the scheduler notices that a host is cut off.
+const NOTICED: Duration = Duration::from_secs(5);
+/// For so long nobody reaches who is cut off.
+const CUT: Duration = Duration::from_secs(10);
+/// Longer than this many times one copy nothing is played.
+const MOST: u32 = 20;
+
+enum Event {
+    Begin(HostNo),
+    Sent(Sending, HostNo),
+    Came(Sending, HostNo),
+    Message(HostNo, HostNo, Box<Message>),
+    ToScheduler(HostNo, u32, Box<ToScheduler>),
+    FromScheduler(HostNo, u32, Box<PeerPacket>),
+    Wake(HostNo),
+    WakeScheduler,
+    Crash(HostNo),
+    CutOff(HostNo),
+    Missed(HostNo),
+    Healed(HostNo),
+    Lost(HostNo, HostNo),
+}
+
+pub(crate) struct World {
+    scenario: Scenario,
+    layout: PieceLayout,
+    task: TaskId,
+    one_copy: Duration,
+    clock: Clock<Event>,
+    net: Net,
+    cluster: Cluster,
+    /// By number; those before the seed are nobody.
+    nodes: Vec<Option<Node>>,
+    fates: Vec<Fate>,
+    places: Vec<Place>,
+    lines: HashMap<StreamId, HostNo>,
+    rng: SmallRng,
+    scheduler_wakes: Option<Instant>,
+    origin_bytes: u64,
+    peer_bytes: u64,
+    events: u64,
+}
+
+/// How the world stands with a host.
+#[derive(Debug, Clone, Default)]
+struct Place {
+    dead: bool,
+    cut_until: Duration,
+    wakes: Option<Instant>,
+    lifeline: Option<StreamId>,
+    talk: Option<StreamId>,
+    /// Counts its conversations: what is said on an earlier one is not heard.
+    talks: u32,
+}
+
+impl World {
+    pub(crate) fn new(scenario: &Scenario) -> Self {
+        let mut rng = SmallRng::seed_from_u64(scenario.seed);
+        let layout = PieceLayout::new(u64::from(scenario.pieces) * PieceLayout::MIN_PIECE_SIZE)
+            .expect("not longer than content may be");
+        let one_copy = Duration::from_secs_f64(layout.length() as f64 / scenario.rate as f64);
+        let hosts = scenario.peers + 2;
+        let mut fates = vec![Fate::default(); 2];
+        fates.extend(fate::draw(scenario, one_copy, &mut rng));
+        let task = TaskId::from([7; 32]);
+        let mut net = Net::new(scenario.rate, scenario.latency);
+        net.add_host(scenario.origin_rate, scenario.origin_rate);
+        let mut nodes = vec![None];
+        let limits = match scenario.shape {
+            Shape::Mesh => scenario.limits,
+            Shape::Tree => Limits { window: scenario.pieces as usize, ..scenario.limits },
+        };
+        let numbers: Vec<HostNo> = (SEED..hosts).collect();
+        let parents = tree::parents(&numbers, &mut rng);
+        for (no, parents) in numbers.into_iter().zip(parents) {
+            let slow = scenario.slow_every > 0 && no > SEED && no % scenario.slow_every == 0;
+            let rate = if slow { scenario.rate / 4 } else { scenario.rate };
+            net.add_host(rate, rate);
+            let mut node = Node::new(no, (task, layout), limits, scenario.places, scenario.seed);
+            node.reads = scenario.readers;
+            node.corrupt = fates[no].corrupt;
+            node.parents = (scenario.shape == Shape::Tree).then_some(parents);
+            nodes.push(Some(node));
+        }
+        Self {
+            layout,
+            task,
+            one_copy,
+            clock: Clock::new(),
+            net,
+            cluster: Cluster::new(1, StdRng::seed_from_u64(scenario.seed)),
+            nodes,
+            fates,
+            places: vec![Place::default(); hosts],
+            lines: HashMap::new(),
+            rng,
+            scheduler_wakes: None,
+            origin_bytes: 0,
+            peer_bytes: 0,
+            events: 0,
+            scenario: scenario.clone(),
+        }
+    }
+
+    pub(crate) fn play(mut self) -> Outcome {
+        let peers = self.scenario.peers.max(1) as u32;
+        for no in SEED..self.nodes.len() {
+            let after = self.scenario.arrivals * (no - SEED) as u32 / peers;
+            self.clock.plan(after, Event::Begin(no));
+            let fate = self.fates[no];
+            fate.crashes.into_iter().for_each(|at| self.clock.plan(at, Event::Crash(no)));
+            fate.cut_off.into_iter().for_each(|at| self.clock.plan(at, Event::CutOff(no)));
+        }
+        while let Some(event) = self.clock.next() {
+            self.events += 1;
+            if self.clock.now() > self.one_copy * MOST + self.scenario.arrivals || self.all_done() {
+                break;
+            }
+            self.handle(event);
+        }
+        self.outcome()
+    }
+
+    fn all_done(&self) -> bool {
+        // Looked at now and then: it takes a look at everybody.
+        self.events.is_multiple_of(4096)
+            && (SEED..self.nodes.len()).all(|no| {
+                self.places[no].dead
+                    || self.fates[no].corrupt
+                    || self.nodes[no].as_ref().is_some_and(Node::is_done)
+            })
+    }
+
+    fn handle(&mut self, event: Event) {
+        let now = self.clock.instant();
+        match event {
+            Event::Begin(no) | Event::Healed(no) => self.begin(no),
+            Event::Sent(sending, from) => {
+                let latency = self.delay();
+                if let Some(at) = self.net.sent(sending, self.clock.now(), latency) {
+                    let to = self.net.stream(sending.stream).map_or(from, |stream| stream.to);
+                    let at = self.through(from, to, at);
+                    self.clock.plan(at, Event::Came(sending, from));
+                }
+                self.kick(from);
+            }
+            Event::Came(sending, from) => {
+                if self.net.came(sending, self.clock.now()) {
+                    self.handle_arrived(now, sending.stream);
+                }
+                self.kick(from);
+            }
+            Event::Message(from, to, message) => self.handle_message(now, from, to, *message),
+            Event::ToScheduler(from, talk, message) => self.handle_at_scheduler(now, from, talk, *message),
+            Event::FromScheduler(to, talk, packet) => {
+                if self.places[to].talks == talk && !self.places[to].dead {
+                    self.with(to, |node| {
+                        if !node.is_done() {
+                            node.handle_packet(now, *packet);
+                        }
+                    });
+                }
+            }
+            Event::Wake(no) => {
+                if self.places[no].wakes == Some(now) {
+                    self.places[no].wakes = None;
+                    self.wake(no, now);
+                }
+            }
+            Event::WakeScheduler => {
+                self.scheduler_wakes = None;
+                self.cluster.handle_timeout(now);
+                self.pump_scheduler();
+            }
+            Event::Crash(no) => self.crash(no, now),
+            Event::CutOff(no) => {
+                let until = self.clock.now() + CUT;
+                self.places[no].cut_until = until;
+                self.clock.plan(self.clock.now() + NOTICED, Event::Missed(no));
+                self.clock.plan(until, Event::Healed(no));
+            }
+            Event::Missed(no) => self.leave_scheduler(no, now),
+            Event::Lost(no, lost) => {
+                if !self.places[no].dead {
+                    self.with(no, |node| node.handle_peer_lost(now, lost));
+                }
+            }
+        }
+    }
+
+    fn delay(&mut self) -> Duration {
+        let lost = self.scenario.loss > 0.0 && self.rng.random_bool(self.scenario.loss);
+        self.scenario.latency + if lost { RESENT } else { Duration::ZERO }
+    }
+
+    /// When what was sent between the two really comes.
+    fn through(&self, a: HostNo, b: HostNo, at: Duration) -> Duration {
+        let cut = self.places[a].cut_until.max(self.places[b].cut_until);
+        if cut > self.clock.now() { at.max(cut + RESENT) } else { at }
+    }
+
+    /// Lets a node do something, and carries out what comes of it.
+    fn with(&mut self, no: HostNo, event: impl FnOnce(&mut Node)) {
+        let (now, at) = (self.clock.instant(), self.clock.now());
+        let Some(node) = &mut self.nodes[no] else { return };
+        event(node);
+        node.drive(now);
+        if node.swarm.is_complete() && !node.is_done() && !self.places[no].dead {
+            node.finish(now, at);
+            node.drive(now);
+        }
+        let out = std::mem::take(&mut node.out);
+        let wake = node.wake_at();
+        for out in out {
+            self.carry_out(no, out);
+        }
+        if let Some(wake) = wake
+            && self.places[no].wakes.is_none_or(|armed| wake < armed)
+        {
+            let wake = wake.max(now);
+            self.places[no].wakes = Some(wake);
+            self.clock.plan(self.clock.since_start(wake), Event::Wake(no));
+        }
+    }
+
+    fn wake(&mut self, no: HostNo, now: Instant) {
+        if self.places[no].dead {
+            return;
+        }
+        let Some(node) = &self.nodes[no] else { return };
+        let start = now - self.clock.now();
+        let last: HashMap<(HostNo, PieceIndex), Instant> = node
+            .fetches
+            .iter()
+            .filter_map(|(key, stream)| Some((*key, start + self.net.stream((*stream)?)?.last_byte?)))
+            .collect();
+        self.with(no, |node| node.wake(now, |id, piece| last.get(&(host_no(id), piece)).copied()));
+    }
+
+    fn carry_out(&mut self, no: HostNo, out: Out) {
+        match out {
+            Out::To(to, message) => {
+                let after = self.clock.now() + self.delay();
+                let at = self.through(no, to, after);
+                self.clock.plan(at, Event::Message(no, to, Box::new(message)));
+            }
+            Out::ToScheduler(message) => {
+                let after = self.clock.now() + self.delay();
+                let (at, talk) = (self.through(no, no, after), self.places[no].talks);
+                self.clock.plan(at, Event::ToScheduler(no, talk, Box::new(message)));
+            }
+            Out::Send { to, piece, upload } => self.upload(no, to, piece, upload),
+            Out::Run { run, first } => {
+                let bytes = self.layout.range(first).len();
+                let stream = self.net.open(
+                    (ORIGIN, no),
+                    (first, bytes, self.layout.length() - self.layout.range(first).start()),
+                    Cargo::Run(run),
+                );
+                if let Some((known, _)) = self.nodes[no].as_mut().and_then(|node| node.runs.get_mut(&run)) {
+                    *known = stream;
+                }
+                self.kick(ORIGIN);
+            }
+            Out::End(stream) => self.end(stream),
+        }
+    }
+
+    fn upload(&mut self, no: HostNo, to: HostNo, piece: PieceIndex, upload: darter_swarm::UploadId) {
+        let asked = self.nodes[to].as_mut().and_then(|node| node.fetches.get_mut(&(no, piece)));
+        let Some(asked) = asked.filter(|asked| asked.is_none()) else {
+            // It was cancelled on the way.
+            let after = self.clock.now() + self.scenario.latency;
+            self.clock.plan(after, Event::Message(to, no, Box::new(Message::HungUp(upload))));
+            return;
+        };
+        let bytes = self.layout.range(piece).len();
+        *asked = Some(self.net.open((no, to), (piece, bytes, bytes), Cargo::Piece(upload)));
+        self.kick(no);
+    }
+
+    fn end(&mut self, stream: StreamNo) {
+        let Some(known) = self.net.stream(stream) else { return };
+        let (from, to, cargo) = (known.from, known.to, known.cargo);
+        self.net.end(stream);
+        if let Cargo::Piece(upload) = cargo {
+            let after = self.clock.now() + self.scenario.latency;
+            let at = self.through(from, to, after);
+            self.clock.plan(at, Event::Message(to, from, Box::new(Message::HungUp(upload))));
+        }
+    }
+
+    fn kick(&mut self, host: HostNo) {
+        if let Some(sending) = self.net.send(host) {
+            self.clock.plan(self.clock.now() + sending.takes, Event::Sent(sending, host));
+        }
+    }
+
+    /// A stream has brought all of its piece.
+    fn handle_arrived(&mut self, now: Instant, no: StreamNo) {
+        let Some(stream) = self.net.stream(no) else { return };
+        let (from, to, piece, cargo) = (stream.from, stream.to, stream.piece, stream.cargo);
+        let bytes = self.layout.range(piece).len();
+        match cargo {
+            Cargo::Piece(upload) => {
+                self.net.end(no);
+                self.peer_bytes += bytes;
+                let sent = self.nodes[from].as_ref().and_then(|node| node.content[piece.as_usize()]);
+                let sent = if self.fates[from].corrupt { Some(PieceHash::from([0xee; 32])) } else { sent };
+                if !self.places[from].dead {
+                    self.with(from, |node| node.uploads.handle_sent(upload, true));
+                }
+                if let Some(sent) = sent.filter(|_| !self.places[to].dead) {
+                    self.with(to, |node| node.handle_piece(now, from, piece, sent));
+                }
+            }
+            Cargo::Run(run) => {
+                self.origin_bytes += bytes;
+                let end = self.nodes[to].as_ref().and_then(|node| node.runs.get(&run)).map(|(_, end)| *end);
+                let next = PieceIndex::new(piece.get() + 1);
+                let goes_on = end.is_some_and(|end| next.get() < end);
+                if goes_on {
+                    self.net.next_piece(no, next, self.layout.range(next).len());
+                } else {
+                    self.net.end(no);
+                }
+                self.with(to, |node| {
+                    node.handle_origin_piece(now, piece, right(piece));
+                    if !goes_on {
+                        node.runs.remove(&run);
+                        node.swarm.handle_run_ended(run);
+                    }
+                });
+            }
+        }
+    }
+
+    fn handle_message(&mut self, now: Instant, from: HostNo, to: HostNo, message: Message) {
+        if self.places[to].dead {
+            // Its kernel says that nobody is there.
+            let after = self.clock.now() + self.scenario.latency;
+            match message {
+                Message::Ask(_) | Message::Follow => self.clock.plan(after, Event::Lost(from, to)),
+                _ => {}
+            }
+            return;
+        }
+        if matches!(message, Message::More(_)) && self.nodes[to].as_ref().is_some_and(Node::is_done) {
+            return;
+        }
+        self.with(to, |node| node.handle_message(now, from, message));
+    }
+
+    // === hosts that come and go ===
+
+    fn begin(&mut self, no: HostNo) {
+        if self.places[no].dead {
+            return;
+        }
+        let now = self.clock.instant();
+        let host = Host {
+            id: host_id(no),
+            hostname: String::new(),
+            ip: [192, 0, 2, 1].into(),
+            piece_port: std::num::NonZeroU16::MIN,
+            idc: String::new(),
+            location: String::new(),
+            seed: no == SEED,
+            upload_slots: self.scenario.places,
+        };
+        let Ok(lifeline) = self.cluster.handle_host_announced(now, host) else { return };
+        self.places[no].lifeline = Some(lifeline);
+        self.lines.insert(lifeline, no);
+        let at = self.clock.now();
+        self.with(no, |node| {
+            node.begun.get_or_insert(at);
+            if !node.is_done() {
+                node.begin();
+            }
+        });
+    }
+
+    fn crash(&mut self, no: HostNo, now: Instant) {
+        if self.nodes[no].as_ref().is_some_and(Node::is_done) {
+            return;
+        }
+        self.places[no].dead = true;
+        self.leave_scheduler(no, now);
+        for stream in self.net.streams_of(no) {
+            let other =
+                self.net.stream(stream).map(|stream| if stream.from == no { stream.to } else { stream.from });
+            self.end(stream);
+            if let Some(other) = other.filter(|other| *other != ORIGIN) {
+                self.clock.plan(self.clock.now() + self.scenario.latency, Event::Lost(other, no));
+            }
+        }
+    }
+
+    fn leave_scheduler(&mut self, no: HostNo, now: Instant) {
+        let place = &mut self.places[no];
+        place.talks += 1;
+        for stream in [place.talk.take(), place.lifeline.take()].into_iter().flatten() {
+            self.lines.remove(&stream);
+            self.cluster.handle_stream_closed(now, stream);
+        }
+        self.with(no, |node| (node.talk.open, node.talk.lease) = (false, None));
+        self.pump_scheduler();
+    }
+
+    // === the scheduler ===
+
+    fn handle_at_scheduler(&mut self, now: Instant, from: HostNo, talk: u32, message: ToScheduler) {
+        if self.places[from].talks != talk || self.places[from].dead {
+            return;
+        }
+        let id = host_id(from);
+        match message {
+            ToScheduler::Register { held } => self.register(now, from, held),
+            ToScheduler::Report(report) => {
+                let report = Report::try_from(*report).expect("nodes say nothing that is malformed");
+                if let Some(stream) = self.places[from].talk {
+                    self.cluster.handle_report(now, stream, report).expect("a report that can be true");
+                }
+            }
+            ToScheduler::Complete(content) => {
+                let content = Content::try_from(content).expect("nodes say nothing that is malformed");
+                self.cluster
+                    .handle_peer_result(now, (&id, self.task), Some(content), Sources::default())
+                    .expect("what is complete is the right content");
+                if let Some(stream) = self.places[from].talk.take() {
+                    self.lines.remove(&stream);
+                    self.cluster.handle_stream_closed(now, stream);
+                }
+            }
+        }
+        self.pump_scheduler();
+    }
+
+    fn register(&mut self, now: Instant, from: HostNo, held: u64) {
+        let id = host_id(from);
+        let Ok(answer) = self.cluster.handle_registered(now, &id, self.task, held) else { return };
+        if let Some(before) = self.places[from].talk.take() {
+            self.lines.remove(&before);
+            self.cluster.handle_stream_closed(now, before);
+        }
+        let Ok(stream) = self.cluster.handle_conversation_opened(now, &id, self.task) else { return };
+        self.places[from].talk = Some(stream);
+        self.lines.insert(stream, from);
+        self.send_packet(
+            from,
+            PeerPacket {
+                content: answer.content,
+                partners: answer.partners,
+                hashes: answer.hashes,
+                lease: answer.lease,
+                ..PeerPacket::default()
+            },
+        );
+    }
+
+    fn send_packet(&mut self, to: HostNo, packet: PeerPacket) {
+        let after = self.clock.now() + self.delay();
+        let (at, talk) = (self.through(to, to, after), self.places[to].talks);
+        self.clock.plan(at, Event::FromScheduler(to, talk, Box::new(packet)));
+    }
+
+    fn pump_scheduler(&mut self) {
+        while let Some(stream) = self.cluster.poll_ready() {
+            let Some(to) = self.lines.get(&stream).copied() else { continue };
+            while let Taken::Packet(packet) = self.cluster.take(stream) {
+                self.send_packet(to, packet);
+            }
+        }
+        if let Some(at) = self.cluster.poll_timeout()
+            && self.scheduler_wakes.is_none_or(|armed| at < armed)
+        {
+            self.scheduler_wakes = Some(at);
+            self.clock.plan(self.clock.since_start(at), Event::WakeScheduler);
+        }
+    }
+
+    fn outcome(&self) -> Outcome {
+        let honest = |node: &&Node| !node.corrupt && !self.places[node.no].dead;
+        let nodes = || self.nodes.iter().flatten().filter(honest);
+        let mut took: Vec<Duration> =
+            nodes().filter_map(|node| Some(node.done?.saturating_sub(node.begun?))).collect();
+        took.sort_unstable();
+        let wrong = |node: &Node| {
+            let pieces = self.layout.iter().zip(&node.content);
+            pieces.filter(|(piece, held)| held.is_some_and(|held| held != right(*piece))).count() as u64
+        };
+        let struck = |no: &HostNo| self.cluster.is_struck(&self.task, &host_id(*no));
+        let corrupt: Vec<HostNo> = (0..self.fates.len()).filter(|no| self.fates[*no].corrupt).collect();
+        let useful: u64 =
+            nodes().map(|node| u64::from(node.swarm.have().len()) * PieceLayout::MIN_PIECE_SIZE).sum();
+        let all = self.layout.length() as f64;
+        Outcome {
+            one_copy: self.one_copy,
+            last: nodes().filter_map(|node| node.done).max().unwrap_or_default(),
+            unfinished: nodes().filter(|node| node.done.is_none()).count(),
+            origin_copies: self.origin_bytes as f64 / all,
+            rejected: self.nodes.iter().flatten().map(|node| node.rejected).sum(),
+            believed: nodes().map(wrong).sum(),
+            corrupt: corrupt.len(),
+            quarantined: corrupt.iter().filter(|no| struck(no)).count(),
+            waste: (self.peer_bytes + self.origin_bytes).saturating_sub(useful) as f64
+                / all
+                / took.len().max(1) as f64,
+            took,
+            events: self.events,
+        }
+    }
+}
+
+/// What a piece is, when it is right.
+fn right(piece: PieceIndex) -> PieceHash {
+    let mut hash = [7; 32];
+    hash[..4].copy_from_slice(&piece.get().to_le_bytes());
+    PieceHash::from(hash)
+}

@@ -1,0 +1,63 @@
+//! [`Partner`]: what another daemon has, and how it stands with this one; [`Fetch`]: one piece that was asked of it.
+
+use darter_protocol::{HostId, PieceIndex, PieceSet};
+use std::time::{Duration, Instant};
+
+/// A partner that has said to wait, and then nothing for this long, is asked again: its word to come was lost.
+pub(crate) const ASK_AGAIN: Duration = Duration::from_secs(5);
+
+#[derive(Debug)]
+pub(crate) struct Partner {
+    pub(crate) have: PieceSet,
+    /// Fetches from it that have not ended, cancelled ones too.
+    pub(crate) in_flight: u32,
+    pub(crate) standing: Standing,
+    /// Fetches in a row that somebody else had to bring in its place.
+    pub(crate) strikes: u8,
+}
+
+/// Whether a partner may be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    Free,
+    /// It has put us into its line, or is not trusted to answer before then.
+    Waiting {
+        until: Instant,
+    },
+    /// It keeps a place, and would rather give this piece.
+    Invited {
+        best: Option<PieceIndex>,
+    },
+}
+
+/// A piece that was asked of a partner.
+#[derive(Debug)]
+pub(crate) struct Fetch {
+    pub(crate) partner: HostId,
+    pub(crate) piece: PieceIndex,
+    /// Beside another fetch of the same piece.
+    pub(crate) spare: bool,
+    pub(crate) asked: Instant,
+    /// When the last byte came, as far as was looked.
+    pub(crate) alive: Instant,
+    /// When to look again.
+    pub(crate) look: Instant,
+    pub(crate) pace: Pace,
+    pub(crate) cancelled: bool,
+}
+
+/// How a fetch is going.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Pace {
+    Well,
+    /// It takes much longer than others did.
+    Slow,
+    /// Nothing has come for a while.
+    Silent,
+}
+
+impl Partner {
+    pub(crate) fn new(pieces: u32, in_flight: u32) -> Self {
+        Self { have: PieceSet::empty(pieces), in_flight, standing: Standing::Free, strikes: 0 }
+    }
+}

@@ -1,0 +1,153 @@
+//! Which piece to ask of whom.
+//!
+//! First whoever keeps a place for us, and what he would rather give; then the partners of whom least was asked. Of what a
+//! partner has: what a reader waits for and the few pieces after it, then the rarest among all partners, ties by lot: a
+//! mesh of rarest-first peers spreads content in little more than the time of one copy, while in-order selection takes
+//! several times that. When nothing is left that nobody brings, what comes slowly is asked of another as well.
+
+use crate::action::Action;
+use crate::partner::{Fetch, Pace, Partner, Standing};
+use crate::pieces::Carrier;
+use crate::state::Swarm;
+use darter_protocol::{HostId, PieceIndex};
+use rand::{Rng, RngExt};
+use std::time::Instant;
+
+/// Pieces in flight from one partner: the next request is under way while one is being received.
+pub(crate) const PER_PARTNER: u32 = 2;
+/// How many fetches there may be beyond the limit when a place is kept for us, and when what is kept is something that
+/// nobody else has: passed on, it would come to everybody later.
+const FOR_INVITED: usize = 2;
+const FOR_FRESH: usize = 4;
+
+impl Partner {
+    /// Whether it could be asked for another piece now.
+    pub(crate) fn may_be_asked(&self) -> bool {
+        match self.standing {
+            Standing::Free => self.in_flight < PER_PARTNER,
+            Standing::Waiting { .. } => false,
+            Standing::Invited { .. } => true,
+        }
+    }
+}
+
+impl Swarm {
+    pub(crate) fn poll_partners(&mut self, now: Instant, rng: &mut impl Rng) -> Option<Action> {
+        for partner in self.in_turn(rng) {
+            let Some(known) = self.partners.get(&partner) else { continue };
+            let (beyond, invited) = match known.standing {
+                Standing::Invited { best: Some(_) } => (FOR_FRESH, true),
+                Standing::Invited { best: None } => (FOR_INVITED, true),
+                _ => (0, false),
+            };
+            let (unused, room) = (known.in_flight == 0, self.fetches.len() < self.limits.fetches + beyond);
+            let choice = if room { self.choose(&partner, rng).map(|piece| (piece, false)) } else { None };
+            let choice = choice.or_else(|| {
+                let spare = if room && (invited || unused) { self.choose_spare(&partner) } else { None };
+                spare.map(|piece| (piece, true))
+            });
+            if let Some((piece, spare)) = choice {
+                return Some(self.fetch(now, partner, piece, spare));
+            }
+            if invited {
+                self.set_standing(&partner, Standing::Free);
+                return Some(Action::Pass { partner });
+            }
+        }
+        None
+    }
+
+    /// The partners that may be asked, in the order in which they are.
+    fn in_turn(&self, rng: &mut impl Rng) -> Vec<HostId> {
+        let askable = self.partners.iter().filter(|(_, partner)| partner.may_be_asked());
+        let mut turn: Vec<(bool, u32, u32, HostId)> = askable
+            .map(|(id, partner)| {
+                let invited = matches!(partner.standing, Standing::Invited { .. });
+                (!invited, partner.in_flight, rng.random(), id.clone())
+            })
+            .collect();
+        turn.sort_unstable();
+        turn.into_iter().map(|(_, _, _, id)| id).collect()
+    }
+
+    /// What to ask of `partner`.
+    fn choose(&self, partner: &HostId, rng: &mut impl Rng) -> Option<PieceIndex> {
+        let Partner { have, standing, .. } = self.partners.get(partner)?;
+        let open = &self.pieces.open;
+        if let Standing::Invited { best: Some(best) } = standing
+            && open.contains(*best)
+            && have.contains(*best)
+        {
+            return Some(*best);
+        }
+        let missing =
+            |piece: &PieceIndex| self.pieces.wanted.contains(*piece) && !self.pieces.have.contains(*piece);
+        let next = self.pieces.in_order(self.cursor).filter(missing).take(self.limits.window);
+        let urgent = { next }.find(|piece| open.contains(*piece) && have.contains(*piece));
+        urgent.or_else(|| {
+            let mut best: Option<(u16, u32, PieceIndex)> = None;
+            for piece in open.common(have) {
+                let rarity = self.pieces.availability[piece.as_usize()];
+                if best.is_none_or(|(least, _, _)| rarity <= least) {
+                    let ticket = (rarity, rng.random(), piece);
+                    best = Some(best.map_or(ticket, |best| best.min(ticket)));
+                }
+            }
+            best.map(|(_, _, piece)| piece)
+        })
+    }
+
+    /// What to ask of `partner` although another was asked for it: what a silent one was to bring, and what comes slowly
+    /// when a reader waits for it or nothing else is left to do.
+    fn choose_spare(&self, partner: &HostId) -> Option<PieceIndex> {
+        let live = || self.fetches.iter().filter(|fetch| !fetch.cancelled);
+        if live().filter(|fetch| fetch.spare).count() >= self.limits.spares {
+            return None;
+        }
+        let have = &self.partners.get(partner)?.have;
+        let fits = |fetch: &&Fetch| {
+            let late = match fetch.pace {
+                Pace::Well => false,
+                Pace::Slow => fetch.piece == self.cursor || self.pieces.open.is_empty(),
+                Pace::Silent => true,
+            };
+            late && have.contains(fetch.piece)
+                // Also one that was cancelled: the partner would be asked for the same twice at once.
+                && self.fetches.iter().filter(|other| other.piece == fetch.piece).count() == 1
+                && fetch.partner != *partner
+        };
+        live()
+            .filter(fits)
+            .max_by_key(|fetch| (fetch.pace, std::cmp::Reverse(fetch.asked)))
+            .map(|fetch| fetch.piece)
+    }
+
+    fn fetch(&mut self, now: Instant, partner: HostId, piece: PieceIndex, spare: bool) -> Action {
+        if !spare {
+            self.pieces.take(piece, Carrier::Partner);
+        }
+        if let Some(known) = self.partners.get_mut(&partner) {
+            known.in_flight += 1;
+            known.standing = Standing::Free;
+        }
+        let look = now + self.look_after();
+        let fetch = Fetch {
+            partner: partner.clone(),
+            piece,
+            spare,
+            asked: now,
+            alive: now,
+            look,
+            pace: Pace::Well,
+            cancelled: false,
+        };
+        self.fetches.push(fetch);
+        Action::Fetch { partner, piece, spare }
+    }
+
+    pub(crate) fn set_standing(&mut self, partner: &HostId, standing: Standing) {
+        if let Some(partner) = self.partners.get_mut(partner) {
+            partner.standing = standing;
+        }
+    }
+}

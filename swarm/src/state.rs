@@ -1,0 +1,231 @@
+//! [`Swarm`]: the state of one download, and what may happen to it.
+
+use crate::action::{Action, MayAsk, RunId};
+use crate::origin::Run;
+use crate::partner::{ASK_AGAIN, Fetch, Partner, Standing};
+use crate::pieces::{Carrier, Pieces};
+use crate::watch::Typical;
+use darter_protocol::{HostId, PieceIndex, PieceSet};
+use rand::Rng;
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Instant;
+
+/// How much a download may have under way.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Fetches from all partners at once.
+    pub fetches: usize,
+    /// Of these, how many may go beside another fetch of the same piece. Each may keep a piece in memory.
+    pub spares: usize,
+    /// How many pieces from a reader's position are taken in order rather than by rarity.
+    pub window: usize,
+}
+
+impl Default for Limits {
+    /// Four fetches keep a link busy when one of them is slow, and leave partners' places to others; see
+    /// [`Uploads::PLACES`](crate::Uploads::PLACES). Up to four spares are 16 MiB at 4 MiB a piece.
+    fn default() -> Self {
+        Self { fetches: 4, spares: 4, window: 2 }
+    }
+}
+
+/// One download: what it misses, who has it, and what is under way. See the crate's documentation.
+#[derive(Debug)]
+pub struct Swarm {
+    pub(crate) limits: Limits,
+    pub(crate) pieces: Pieces,
+    pub(crate) partners: BTreeMap<HostId, Partner>,
+    pub(crate) fetches: Vec<Fetch>,
+    pub(crate) runs: BTreeMap<RunId, Run>,
+    pub(crate) next_run: u64,
+    pub(crate) may_ask: MayAsk,
+    /// The piece that a reader waited for last.
+    pub(crate) cursor: PieceIndex,
+    /// What has been decided and not polled.
+    pub(crate) due: VecDeque<Action>,
+    pub(crate) typical: Typical,
+    /// Nothing has happened since no partner could be asked.
+    pub(crate) idle: bool,
+}
+
+impl Swarm {
+    /// A download of which `have` is there already.
+    pub fn new(have: PieceSet, limits: Limits) -> Self {
+        Self {
+            limits,
+            pieces: Pieces::new(have),
+            partners: BTreeMap::new(),
+            fetches: Vec::new(),
+            runs: BTreeMap::new(),
+            next_run: 0,
+            may_ask: MayAsk::No,
+            cursor: PieceIndex::new(0),
+            due: VecDeque::new(),
+            typical: Typical::default(),
+            idle: false,
+        }
+    }
+
+    /// What is there.
+    pub fn have(&self) -> &PieceSet {
+        &self.pieces.have
+    }
+
+    /// Whether every wanted piece is there.
+    pub fn is_satisfied(&self) -> bool {
+        self.pieces.wanted.iter().all(|piece| self.pieces.have.contains(piece))
+    }
+
+    /// Whether all of the content is wanted.
+    pub fn wants_all(&self) -> bool {
+        self.pieces.wanted.is_full()
+    }
+
+    /// Whether all of the content is there.
+    pub fn is_complete(&self) -> bool {
+        self.pieces.have.is_full()
+    }
+
+    /// Whether some wanted piece is not asked of the origin only because somebody is said to have it.
+    pub fn awaits_promise(&self) -> bool {
+        let pieces = &self.pieces;
+        pieces.open.common(&pieces.promised).any(|piece| !pieces.is_available(piece))
+    }
+
+    /// Nobody has shown who has what is promised: it is asked of the origin from now on.
+    pub fn handle_promises_broken(&mut self) {
+        self.pieces.promised = PieceSet::empty(self.pieces.count());
+    }
+
+    /// Replaces what is wanted. A run from the origin ends after the last of its pieces that somebody still wants: a
+    /// client that reads from an open-ended range and goes away must not cost the rest of the content.
+    pub fn set_wanted(&mut self, wanted: PieceSet) {
+        debug_assert_eq!(wanted.pieces(), self.pieces.count());
+        if wanted != self.pieces.wanted {
+            self.pieces.set_wanted(wanted);
+            self.shorten_runs();
+            self.idle = false;
+        }
+    }
+
+    /// A reader waits for `piece`.
+    pub fn handle_waiting(&mut self, piece: PieceIndex) {
+        if piece.get() < self.pieces.count() {
+            self.cursor = piece;
+            self.idle = false;
+            self.hurry_run(piece);
+        }
+    }
+
+    /// The hash of `piece` is known: somebody has it.
+    pub fn handle_hash(&mut self, piece: PieceIndex) {
+        if self.pieces.insert_hash(piece) && self.pieces.availability[piece.as_usize()] > 0 {
+            self.idle = false;
+        }
+    }
+
+    /// What `partner` has; replaces what it had before. Whoever is not a partner yet becomes one.
+    pub fn handle_have(&mut self, partner: &HostId, have: PieceSet) {
+        if have.pieces() != self.pieces.count() {
+            return;
+        }
+        // One that comes back may still have fetches of its former life under way.
+        let under_way = || self.fetches.iter().filter(|fetch| fetch.partner == *partner).count() as u32;
+        let new = || Partner::new(have.pieces(), under_way());
+        let known = self.partners.entry(partner.clone()).or_insert_with(new);
+        let before = std::mem::replace(&mut known.have, have.clone());
+        before.iter().for_each(|piece| self.pieces.availability[piece.as_usize()] -= 1);
+        have.iter().for_each(|piece| self.pieces.availability[piece.as_usize()] += 1);
+        self.idle = false;
+    }
+
+    /// `partner` has these, too. One that is no partner is not heard.
+    pub fn handle_more(&mut self, partner: &HostId, more: impl IntoIterator<Item = PieceIndex>) {
+        let Some(known) = self.partners.get_mut(partner) else { return };
+        for piece in more {
+            if known.have.insert(piece) {
+                self.pieces.availability[piece.as_usize()] += 1;
+                if known.may_be_asked() && self.pieces.open.contains(piece) {
+                    self.idle = false;
+                }
+            }
+        }
+    }
+
+    /// `partner` is not to be asked any more. Fetches that are under way end on their own.
+    pub fn handle_partner_gone(&mut self, partner: &HostId) {
+        if let Some(gone) = self.partners.remove(partner) {
+            gone.have.iter().for_each(|piece| self.pieces.availability[piece.as_usize()] -= 1);
+        }
+    }
+
+    /// `partner` has no place for us and will say when it has. The piece is for others to bring.
+    pub fn handle_busy(&mut self, now: Instant, partner: &HostId, piece: PieceIndex) {
+        self.end_fetch(partner, piece);
+        if let Some(partner) = self.partners.get_mut(partner)
+            && partner.standing == Standing::Free
+        {
+            partner.standing = Standing::Waiting { until: now + ASK_AGAIN };
+        }
+    }
+
+    /// `partner` keeps a place for us, and would rather give the piece `best`.
+    pub fn handle_come(&mut self, partner: &HostId, best: Option<PieceIndex>) {
+        if let Some(partner) = self.partners.get_mut(partner) {
+            partner.standing = Standing::Invited { best };
+            self.idle = false;
+        }
+    }
+
+    /// `piece` is on disk, and matches its hash where it came from a partner.
+    pub fn handle_piece(&mut self, now: Instant, piece: PieceIndex, partner: Option<&HostId>) {
+        if let Some(partner) = partner {
+            self.delivered(now, partner, piece);
+        }
+        if let Some(Carrier::Origin(run)) = self.pieces.complete(piece) {
+            self.run_brought(run, piece);
+        }
+        self.cancel_others(now, piece);
+        self.idle = false;
+    }
+
+    /// `piece` did not come from `partner`: unless another is bringing it, it is missing again.
+    pub fn handle_fetch_failed(&mut self, piece: PieceIndex, partner: &HostId) {
+        self.end_fetch(partner, piece);
+    }
+
+    /// The next thing to do, if there is one now.
+    pub fn poll_action(&mut self, now: Instant, rng: &mut impl Rng) -> Option<Action> {
+        if let Some(action) = self.due.pop_front() {
+            return Some(action);
+        }
+        if let Some(action) = self.poll_origin() {
+            return Some(action);
+        }
+        if self.idle {
+            return None;
+        }
+        let action = self.poll_partners(now, rng);
+        self.idle = action.is_none();
+        action
+    }
+
+    /// Takes a fetch out that has ended.
+    pub(crate) fn end_fetch(&mut self, partner: &HostId, piece: PieceIndex) -> Option<Fetch> {
+        let at = self.fetches.iter().position(|fetch| fetch.piece == piece && fetch.partner == *partner)?;
+        let fetch = self.fetches.swap_remove(at);
+        if fetch.cancelled {
+            // It ended before the driver was told to end it.
+            self.due.retain(|action| *action != Action::Cancel { partner: partner.clone(), piece });
+        }
+        if let Some(partner) = self.partners.get_mut(partner) {
+            partner.in_flight -= 1;
+        }
+        // Whoever else fetches it may write it still.
+        if self.fetches.iter().all(|fetch| fetch.piece != piece) {
+            self.pieces.release(piece, Carrier::Partner);
+        }
+        self.idle = false;
+        Some(fetch)
+    }
+}

@@ -1,0 +1,166 @@
+//! Whom a daemon serves.
+
+use super::{host, piece};
+use crate::{Invitation, UploadId, Uploads, Verdict};
+use darter_protocol::TaskId;
+use proptest::prelude::*;
+use std::time::{Duration, Instant};
+
+const SIZE: u64 = 4 << 20;
+
+fn task() -> TaskId {
+    TaskId::from([1; 32])
+}
+
+fn ask(uploads: &mut Uploads, n: u32, p: u32) -> Option<UploadId> {
+    match uploads.handle_asked(task(), Some(&host(n)), (piece(p), SIZE)) {
+        Verdict::Serve(id) => Some(id),
+        Verdict::Wait => None,
+    }
+}
+
+fn invited(uploads: &mut Uploads, now: Instant) -> Vec<(u32, Option<u32>)> {
+    let next = |uploads: &mut Uploads| uploads.poll_invitation(now);
+    let number = |id: &darter_protocol::HostId| id.as_str()["host-".len()..].parse().unwrap();
+    let short = |Invitation { peer, best, .. }| {
+        (number(&peer), best.map(|best: darter_protocol::PieceIndex| best.get()))
+    };
+    std::iter::from_fn(|| next(uploads)).map(short).collect()
+}
+
+#[test]
+fn those_who_wait_are_served_in_turn_and_whoever_was_served_waits_again() {
+    let now = Instant::now();
+    let mut uploads = Uploads::new(2);
+    let (a, b) = (ask(&mut uploads, 1, 0).unwrap(), ask(&mut uploads, 2, 0).unwrap());
+    assert!(ask(&mut uploads, 3, 0).is_none() && ask(&mut uploads, 4, 0).is_none());
+    uploads.handle_sent(a, true);
+    assert!(ask(&mut uploads, 1, 1).is_none(), "others were here before");
+    assert_eq!(invited(&mut uploads, now), [(3, None)]);
+    let c = ask(&mut uploads, 3, 0).unwrap();
+    uploads.handle_sent(b, true);
+    uploads.handle_sent(c, true);
+    assert_eq!(invited(&mut uploads, now), [(4, None), (1, None)]);
+}
+
+#[test]
+fn a_place_that_is_passed_on_or_not_taken_goes_to_the_next() {
+    let now = Instant::now();
+    let mut uploads = Uploads::new(1);
+    let a = ask(&mut uploads, 1, 0).unwrap();
+    (2..5).for_each(|n| assert!(ask(&mut uploads, n, 0).is_none()));
+    uploads.handle_sent(a, true);
+    assert_eq!(invited(&mut uploads, now), [(2, None)]);
+    uploads.handle_passed(&task(), &host(2));
+    assert_eq!(invited(&mut uploads, now), [(3, None)]);
+    let later = uploads.poll_timeout().unwrap();
+    assert!(later <= now + Duration::from_secs(1));
+    uploads.handle_timeout(later);
+    assert_eq!(invited(&mut uploads, later), [(4, None)]);
+}
+
+#[test]
+fn an_invitation_is_good_after_its_place_was_given_away() {
+    let now = Instant::now();
+    let mut uploads = Uploads::new(1);
+    let a = ask(&mut uploads, 1, 0).unwrap();
+    (2..4).for_each(|n| assert!(ask(&mut uploads, n, 0).is_none()));
+    uploads.handle_sent(a, true);
+    assert_eq!(invited(&mut uploads, now), [(2, None)]);
+    let later = uploads.poll_timeout().unwrap();
+    uploads.handle_timeout(later);
+    assert_eq!(invited(&mut uploads, later), [(3, None)]);
+    assert!(ask(&mut uploads, 3, 0).is_some() && ask(&mut uploads, 2, 0).is_some());
+    assert!(ask(&mut uploads, 4, 0).is_none());
+}
+
+#[test]
+fn the_next_one_is_called_before_a_place_is_free() {
+    let now = Instant::now();
+    let mut uploads = Uploads::new(1);
+    assert!(ask(&mut uploads, 1, 0).is_some());
+    (2..4).for_each(|n| assert!(ask(&mut uploads, n, 0).is_none()));
+    assert_eq!(invited(&mut uploads, now), [(2, None)]);
+}
+
+#[test]
+fn many_small_things_are_served_at_once() {
+    let mut uploads = Uploads::new(1);
+    let small = |uploads: &mut Uploads, n| uploads.handle_asked(task(), Some(&host(n)), (piece(0), 1000));
+    let served = (0..100).filter(|n| small(&mut uploads, *n) != Verdict::Wait).count();
+    assert_eq!(served, 64);
+}
+
+#[test]
+fn a_new_piece_is_given_before_a_repeat() {
+    let now = Instant::now();
+    let mut uploads = Uploads::new(5);
+    uploads.handle_fetched(task(), piece(0), 9);
+    let a = ask(&mut uploads, 1, 0).unwrap();
+    assert!(ask(&mut uploads, 2, 0).is_none(), "it is on its way to another");
+    assert_eq!(invited(&mut uploads, now), []);
+    uploads.handle_fetched(task(), piece(1), 9);
+    assert_eq!(invited(&mut uploads, now), [(2, Some(1))]);
+    assert!(ask(&mut uploads, 2, 1).is_some());
+    uploads.handle_sent(a, true);
+    uploads.handle_fetched(task(), piece(2), 9);
+    assert!(ask(&mut uploads, 1, 0).is_none(), "somebody has it");
+    assert_eq!(invited(&mut uploads, now), [(1, Some(2))]);
+}
+
+#[test]
+fn a_new_piece_that_did_not_arrive_is_new_again() {
+    let now = Instant::now();
+    let mut uploads = Uploads::new(5);
+    uploads.handle_fetched(task(), piece(0), 9);
+    let a = ask(&mut uploads, 1, 0).unwrap();
+    assert!(ask(&mut uploads, 2, 0).is_none());
+    uploads.handle_sent(a, false);
+    assert_eq!(invited(&mut uploads, now), [(2, Some(0))]);
+}
+
+#[test]
+fn with_nothing_else_to_do_a_repeat_is_given() {
+    let mut uploads = Uploads::new(5);
+    uploads.handle_fetched(task(), piece(0), 9);
+    uploads.handle_fetched(task(), piece(1), 9);
+    let a = ask(&mut uploads, 1, 0).unwrap();
+    uploads.handle_sent(a, true);
+    assert!(ask(&mut uploads, 2, 0).is_some());
+}
+
+proptest! {
+    /// Whatever happens, there are never many more uploads than places, and as soon as all have ended, everybody in the line
+    /// is invited.
+    #[test]
+    fn nobody_starves(steps in prop::collection::vec((0..6u32, 0..12u32, 0..4u32), 0..200)) {
+        let mut now = Instant::now();
+        let mut uploads = Uploads::new(3);
+        let mut sending = Vec::new();
+        let mut waiting = std::collections::BTreeSet::new();
+        for (what, n, p) in steps {
+            match what {
+                0..2 => match ask(&mut uploads, n, p) {
+                    Some(id) => {
+                        waiting.remove(&n);
+                        sending.push(id);
+                    }
+                    None => { waiting.insert(n); }
+                },
+                2 if !sending.is_empty() => uploads.handle_sent(sending.swap_remove(n as usize % sending.len()), p > 0),
+                3 => uploads.handle_fetched(task(), piece(p), 4),
+                4 => { uploads.handle_left(&task(), &host(n)); waiting.remove(&n); }
+                _ => { now += Duration::from_millis(100); uploads.handle_timeout(now); }
+            }
+            prop_assert!(uploads.sending() <= 7, "{}", uploads.sending());
+            invited(&mut uploads, now).iter().for_each(|(n, _)| { waiting.remove(n); });
+        }
+        sending.into_iter().for_each(|id| uploads.handle_sent(id, true));
+        for _ in 0..20 {
+            now += Duration::from_secs(1);
+            uploads.handle_timeout(now);
+            invited(&mut uploads, now).iter().for_each(|(n, _)| { waiting.remove(n); });
+        }
+        prop_assert!(waiting.is_empty(), "{waiting:?} of {uploads:?}");
+    }
+}

@@ -1,0 +1,148 @@
+//! Who is slow or silent.
+
+use super::{drain, fetch, hashed, host, piece, set};
+use crate::watch::SILENT;
+use crate::{Action, Limits, Swarm};
+use darter_protocol::PieceSet;
+use std::time::{Duration, Instant};
+
+fn spare(n: u32, p: u32) -> Action {
+    Action::Fetch { partner: host(n), piece: piece(p), spare: true }
+}
+
+fn cancel(n: u32, p: u32) -> Action {
+    Action::Cancel { partner: host(n), piece: piece(p) }
+}
+
+/// Two who have the one piece; which of them is asked first is a matter of chance.
+fn one_piece(swarm: &mut Swarm, now: Instant) -> (u32, u32) {
+    swarm.handle_have(&host(1), PieceSet::full(1));
+    swarm.handle_have(&host(2), PieceSet::full(1));
+    match drain(swarm, now)[..] {
+        [ref first] if *first == fetch(1, 0) => (1, 2),
+        [_] => (2, 1),
+        ref other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_a_silent_partner_holds_is_asked_of_another_and_the_first_to_bring_it_wins() {
+    let now = Instant::now();
+    let mut swarm = hashed(1);
+    let (first, second) = one_piece(&mut swarm, now);
+    let later = now + SILENT;
+    assert_eq!(swarm.poll_timeout(), Some(later));
+    swarm.handle_timeout(later, |_, _| None);
+    assert_eq!(drain(&mut swarm, later), vec![spare(second, 0)]);
+    swarm.handle_piece(later, piece(0), Some(&host(second)));
+    assert!(swarm.is_complete());
+    assert_eq!(drain(&mut swarm, later), vec![cancel(first, 0)]);
+    swarm.handle_fetch_failed(piece(0), &host(first));
+    assert!(swarm.is_complete());
+}
+
+#[test]
+fn one_that_sends_is_not_silent() {
+    let now = Instant::now();
+    let mut swarm = hashed(1);
+    one_piece(&mut swarm, now);
+    for step in 1..20 {
+        let now = now + step * SILENT / 2;
+        swarm.handle_timeout(now, |_, _| Some(now));
+        assert_eq!(drain(&mut swarm, now), vec![]);
+    }
+}
+
+#[test]
+fn when_the_first_fails_the_spare_goes_on_and_nobody_is_asked_again() {
+    let now = Instant::now();
+    let mut swarm = hashed(1);
+    let (first, second) = one_piece(&mut swarm, now);
+    let later = now + SILENT;
+    swarm.handle_timeout(later, |_, _| None);
+    drain(&mut swarm, later);
+    swarm.handle_partner_gone(&host(first));
+    swarm.handle_fetch_failed(piece(0), &host(first));
+    assert_eq!(drain(&mut swarm, later), vec![]);
+    swarm.handle_fetch_failed(piece(0), &host(second));
+    assert_eq!(drain(&mut swarm, later), vec![fetch(second, 0)]);
+}
+
+#[test]
+fn a_partner_that_stays_silent_is_replaced() {
+    let now = Instant::now();
+    let mut swarm = hashed(2);
+    swarm.handle_have(&host(1), set(2, [0]));
+    swarm.handle_have(&host(2), set(2, [1]));
+    assert_eq!(drain(&mut swarm, now).len(), 2);
+    let mut at = now;
+    let mut done = Vec::new();
+    while done.is_empty() {
+        at = swarm.poll_timeout().unwrap();
+        assert!(at < now + Duration::from_secs(10));
+        swarm.handle_timeout(at, |partner, _| (*partner == host(2)).then_some(at));
+        done = drain(&mut swarm, at);
+    }
+    assert!(at >= now + Duration::from_secs(3));
+    assert_eq!(done, vec![cancel(1, 0), Action::Replace { partner: host(1) }]);
+}
+
+#[test]
+fn when_everybody_is_silent_nobody_is_replaced_soon() {
+    let now = Instant::now();
+    let mut swarm = hashed(2);
+    swarm.handle_have(&host(1), set(2, [0]));
+    swarm.handle_have(&host(2), set(2, [1]));
+    drain(&mut swarm, now);
+    while let Some(at) = swarm.poll_timeout().filter(|at| *at < now + Duration::from_secs(10)) {
+        swarm.handle_timeout(at, |_, _| None);
+        assert_eq!(drain(&mut swarm, at), vec![]);
+    }
+}
+
+#[test]
+fn a_host_that_slept_blames_nobody() {
+    let now = Instant::now();
+    let mut swarm = hashed(1);
+    one_piece(&mut swarm, now);
+    let later = now + Duration::from_secs(3600);
+    swarm.handle_timeout(later, |_, _| None);
+    assert_eq!(drain(&mut swarm, later), vec![]);
+}
+
+#[test]
+fn a_piece_too_large_for_memory_moves_to_another() {
+    let now = Instant::now();
+    let mut swarm = Swarm::new(PieceSet::empty(1), Limits { spares: 0, ..Limits::default() });
+    swarm.set_wanted(PieceSet::full(1));
+    swarm.handle_hash(piece(0));
+    let (first, second) = one_piece(&mut swarm, now);
+    let later = now + SILENT;
+    swarm.handle_timeout(later, |_, _| None);
+    assert_eq!(drain(&mut swarm, later), vec![cancel(first, 0)], "it may write until it has ended");
+    swarm.handle_fetch_failed(piece(0), &host(first));
+    assert_eq!(drain(&mut swarm, later), vec![fetch(second, 0)]);
+}
+
+#[test]
+fn the_last_piece_is_asked_of_a_second_one_when_it_comes_slowly() {
+    let now = Instant::now();
+    let mut swarm = hashed(2);
+    let all = PieceSet::full(2);
+    swarm.handle_have(&host(1), all.clone());
+    drain(&mut swarm, now);
+    let quick = now + Duration::from_millis(10);
+    swarm.handle_piece(quick, piece(0), Some(&host(1)));
+    swarm.handle_have(&host(2), all);
+    assert_eq!(drain(&mut swarm, quick), vec![], "it is not late yet");
+    let mut at = quick;
+    while at < now + Duration::from_millis(100) {
+        at = swarm.poll_timeout().unwrap();
+        swarm.handle_timeout(at, |_, _| Some(at));
+        if let [action] = &drain(&mut swarm, at)[..] {
+            assert_eq!(*action, spare(2, 1));
+            return;
+        }
+    }
+    panic!("nobody else was asked");
+}

@@ -1,0 +1,161 @@
+//! Who is slow or silent, and what follows from it.
+//!
+//! A fetch from which nothing has come for [`SILENT`] is asked of another as well; whoever is first brings the piece, and
+//! the other is cancelled. A partner that stays silent, or loses this race again and again, is replaced.
+
+use crate::action::Action;
+use crate::partner::{ASK_AGAIN, Pace, Standing};
+use crate::state::Swarm;
+use darter_protocol::{HostId, PieceIndex};
+use std::time::{Duration, Instant};
+
+/// Without a byte for this long, a fetch is silent: longer than a lost packet takes to be sent again (200 ms, and 400 ms
+/// when it is lost twice).
+pub(crate) const SILENT: Duration = Duration::from_millis(500);
+/// A partner that is silent for this long, while others are not, is replaced.
+const GIVEN_UP: Duration = Duration::from_secs(4);
+/// When everybody is silent it is rather this host's own network.
+const ALL_GIVEN_UP: Duration = Duration::from_secs(15);
+/// Whoever comes so much too late to look at the clock has slept: nobody else was silent.
+const SLEPT: Duration = Duration::from_secs(2);
+/// Fetches in a row that others had to bring in its place, after which a partner is replaced.
+const STRIKES: u8 = 3;
+/// A fetch is slow when it takes so many times as long as is typical.
+const SLOW: u32 = 2;
+
+/// How long a piece takes: a moving average.
+#[derive(Debug, Default)]
+pub(crate) struct Typical(Option<Duration>);
+
+impl Typical {
+    fn learn(&mut self, took: Duration) {
+        self.0 = Some(self.0.map_or(took, |typical| (typical * 7 + took) / 8));
+    }
+
+    fn slow_after(&self) -> Option<Duration> {
+        self.0.map(|typical| typical * SLOW)
+    }
+}
+
+impl Swarm {
+    /// When [`Self::handle_timeout`] is due, if nothing else happens.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let looks = self.fetches.iter().filter(|fetch| !fetch.cancelled).map(|fetch| fetch.look);
+        let asks = self.partners.values().filter_map(|partner| match partner.standing {
+            Standing::Waiting { until } => Some(until),
+            _ => None,
+        });
+        looks.chain(asks).min()
+    }
+
+    /// Does what is due by `now`. `last_byte` says when the last byte of a fetch came, if any has.
+    pub fn handle_timeout(
+        &mut self,
+        now: Instant,
+        last_byte: impl Fn(&HostId, PieceIndex) -> Option<Instant>,
+    ) {
+        for partner in self.partners.values_mut() {
+            if matches!(partner.standing, Standing::Waiting { until } if until <= now) {
+                partner.standing = Standing::Free;
+                self.idle = false;
+            }
+        }
+        let due = self.fetches.iter().filter(|fetch| !fetch.cancelled).map(|fetch| fetch.look).min();
+        let Some(due) = due.filter(|due| *due <= now) else { return };
+        let slept = now.saturating_duration_since(due) > SLEPT;
+        for fetch in &mut self.fetches {
+            let heard = last_byte(&fetch.partner, fetch.piece);
+            fetch.alive = if slept { now } else { fetch.alive.max(heard.unwrap_or(fetch.alive)) };
+        }
+        let anybody = self.fetches.iter().any(|fetch| !fetch.cancelled && now < fetch.alive + SILENT);
+        let given_up = if anybody { GIVEN_UP } else { ALL_GIVEN_UP };
+        let slow_after = self.typical.slow_after();
+        let mut lost = Vec::new();
+        for fetch in self.fetches.iter_mut().filter(|fetch| !fetch.cancelled && fetch.look <= now) {
+            let slow_at = slow_after.map(|after| fetch.asked + after);
+            let (silent_at, given_up_at) = (fetch.alive + SILENT, fetch.alive + given_up);
+            fetch.pace = if silent_at <= now {
+                Pace::Silent
+            } else if slow_at.is_some_and(|at| at <= now) {
+                Pace::Slow
+            } else {
+                Pace::Well
+            };
+            fetch.look = match fetch.pace {
+                Pace::Well => slow_at.map_or(silent_at, |slow_at| slow_at.min(silent_at)),
+                Pace::Slow => silent_at,
+                // Whether the others are silent, too, may be otherwise by then.
+                Pace::Silent => now + SILENT,
+            };
+            self.idle &= fetch.pace == Pace::Well;
+            if given_up_at <= now {
+                lost.push(fetch.partner.clone());
+            }
+        }
+        lost.iter().for_each(|partner| self.replace(partner));
+        if self.limits.spares == 0 {
+            self.move_silent(now);
+        }
+    }
+
+    /// After which time a new fetch is looked at.
+    pub(crate) fn look_after(&self) -> Duration {
+        self.typical.slow_after().map_or(SILENT, |slow| slow.min(SILENT))
+    }
+
+    /// `partner` has brought what it was asked for.
+    pub(crate) fn delivered(&mut self, now: Instant, partner: &HostId, piece: PieceIndex) {
+        if let Some(fetch) = self.end_fetch(partner, piece) {
+            self.typical.learn(now.saturating_duration_since(fetch.asked));
+        }
+        if let Some(partner) = self.partners.get_mut(partner) {
+            partner.strikes = 0;
+        }
+    }
+
+    /// The piece is here: whoever else was to bring it need not. If he was silent, that counts against him.
+    pub(crate) fn cancel_others(&mut self, now: Instant, piece: PieceIndex) {
+        let mut struck = Vec::new();
+        for fetch in self.fetches.iter_mut().filter(|fetch| fetch.piece == piece && !fetch.cancelled) {
+            fetch.cancelled = true;
+            self.due.push_back(Action::Cancel { partner: fetch.partner.clone(), piece });
+            if fetch.pace == Pace::Silent {
+                struck.push(fetch.partner.clone());
+            }
+        }
+        struck.iter().for_each(|partner| self.strike(now, partner));
+    }
+
+    /// Pieces too large for a second copy in memory: what a silent partner was to bring, another brings in its place.
+    fn move_silent(&mut self, now: Instant) {
+        let mut struck = Vec::new();
+        for fetch in self.fetches.iter_mut().filter(|fetch| !fetch.cancelled && fetch.pace == Pace::Silent) {
+            if self.pieces.availability[fetch.piece.as_usize()] > 1 {
+                fetch.cancelled = true;
+                self.due.push_back(Action::Cancel { partner: fetch.partner.clone(), piece: fetch.piece });
+                struck.push(fetch.partner.clone());
+            }
+        }
+        struck.iter().for_each(|partner| self.strike(now, partner));
+    }
+
+    fn strike(&mut self, now: Instant, partner: &HostId) {
+        let Some(known) = self.partners.get_mut(partner) else { return };
+        known.strikes += 1;
+        known.standing = Standing::Waiting { until: now + ASK_AGAIN };
+        if known.strikes >= STRIKES {
+            self.replace(partner);
+        }
+    }
+
+    fn replace(&mut self, partner: &HostId) {
+        for fetch in self.fetches.iter_mut().filter(|fetch| fetch.partner == *partner && !fetch.cancelled) {
+            fetch.cancelled = true;
+            self.due.push_back(Action::Cancel { partner: partner.clone(), piece: fetch.piece });
+        }
+        if self.partners.contains_key(partner) {
+            self.handle_partner_gone(partner);
+            self.due.push_back(Action::Replace { partner: partner.clone() });
+        }
+    }
+}
