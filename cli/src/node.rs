@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use darter_certs::Leaves;
-use darter_p2p::{Engine, EngineConfig, EngineError, HostConfig};
+use darter_p2p::{Engine, EngineConfig, EngineError, HostConfig, Uploads};
 use darter_proxy::{Accounts, Limits, Listener, Mode, PortTls, Proxy, ProxyConfig, Settings};
 use darter_upstream::Upstream;
 use prometheus_client::registry::Registry;
@@ -28,10 +28,6 @@ use crate::upstream::{self, upstream};
 
 /// How long a name may take to resolve when this host looks for its own address.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Bodies of content that a node sends to others at once. Each is a stream that wants megabytes per second, so more only
-/// make all of them slow; who finds no slot asks another partner.
-const UPLOAD_SLOTS: u32 = 128;
 
 /// A node's bound sockets.
 pub(crate) struct Sockets {
@@ -230,7 +226,7 @@ async fn engine(
         idc,
         location,
         seed: config.seed,
-        upload_slots: UPLOAD_SLOTS,
+        upload_slots: Uploads::PLACES,
     };
     let config = EngineConfig {
         store: config.store.clone(),

@@ -2,7 +2,7 @@
 
 use crate::download::{Active, Backoff, First, Known, Phase};
 use crate::metrics::Metrics;
-use crate::peer::{self, Peers, Served as Given};
+use crate::peer::{self, Peers, Served as Given, Turns};
 use crate::reader::{Live, Reader};
 use crate::schedule::{InvalidAddress, Life, Schedulers};
 use crate::store::{Complete, Held, Store, StoreConfig, StoreError, TaskFile};
@@ -59,7 +59,7 @@ pub struct HostConfig {
     pub location: String,
     /// Seeds are asked first for a first copy.
     pub seed: bool,
-    /// Bodies of content that are sent to other daemons at once.
+    /// Pieces that are sent to other daemons at once ([`Uploads::PLACES`](darter_swarm::Uploads::PLACES)).
     pub upload_slots: u32,
 }
 
@@ -87,6 +87,7 @@ pub(crate) struct Shared {
     pub(crate) store: Arc<Store>,
     pub(crate) upstream: Upstream,
     pub(crate) peers: Peers,
+    pub(crate) turns: Turns,
     pub(crate) schedulers: Schedulers,
     pub(crate) metrics: Metrics,
     pub(crate) shutdown: CancellationToken,
@@ -130,7 +131,8 @@ impl Engine {
         let shared = Arc::new(Shared {
             store,
             upstream,
-            peers: Peers::new(),
+            peers: Peers::new(&config.host.id),
+            turns: Turns::new(config.host.upload_slots),
             schedulers,
             metrics,
             shutdown: CancellationToken::new(),
@@ -139,7 +141,7 @@ impl Engine {
             suspended: Mutex::default(),
             config,
         });
-        let (found, slots) = (Arc::clone(&shared), shared.config.host.upload_slots);
+        let (found, turns) = (Arc::clone(&shared), shared.turns.clone());
         let find = move |task| {
             let shared = Arc::clone(&found);
             async move { shared.find(task).await }
@@ -147,10 +149,11 @@ impl Engine {
         shared.tracker.spawn(peer::run(
             listener,
             find,
-            slots,
+            turns,
             shared.metrics.clone(),
             shared.shutdown.clone(),
         ));
+        shared.tracker.spawn(shared.turns.clone().run(shared.shutdown.clone()));
         shared.tracker.spawn(Arc::clone(&shared).keep_schedulers(piece_port));
         shared.tracker.spawn(Arc::clone(&shared).collect());
         Ok(Self(shared))

@@ -2,12 +2,14 @@
 //! arrives.
 //!
 //! - [`Engine`]: opens content by task. Concurrent openings of one task share one download.
-//! - `swarm`: what to fetch next and from whom, as plain state without IO.
-//! - `download`: the driver that does the IO for one running task.
+//! - `download`: the driver that does the IO for one running task; what it fetches next and from whom says [`Swarm`].
 //! - `store`: the content on disk.
 //! - `origin`: fetching from where the content comes from.
-//! - `peer`: fetching from other daemons, and serving them.
+//! - `peer`: fetching from other daemons, and serving them; whom it serves next says [`Uploads`].
 //! - `schedule`: the conversation with the scheduler.
+//!
+//! [`Swarm`]: darter_swarm::Swarm
+//! [`Uploads`]: darter_swarm::Uploads
 //!
 //! This crate knows no HTTP grammar of a client: ranges are [`ByteRange`]s here, and what goes back is a [`Content`].
 
@@ -30,11 +32,11 @@ mod sink;
 mod stat;
 mod store;
 mod supplier;
-mod swarm;
 mod verify;
 
 pub use api::{Content, ContentBody, ContentInfo, OpenError, OpenRequest, Opened, ReadError, Served, Want};
 pub use darter_protocol::{ByteRange, Digest, HostId, TaskId};
+pub use darter_swarm::Uploads;
 pub use download::Backoff;
 pub use engine::{Engine, EngineConfig, EngineError, HostConfig};
 pub use schedule::InvalidAddress;

@@ -15,9 +15,11 @@ use darter_protocol::{PieceHash, PieceIndex, PieceLayout};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// What is received while a batch is being written, in bytes: the memory that one stream may take.
@@ -148,6 +150,32 @@ impl Goal {
     }
 }
 
+/// When the last byte of a stream came. Read by who watches it, without a message for every frame.
+#[derive(Debug)]
+pub(crate) struct Heard {
+    since: Instant,
+    /// Nanoseconds after `since`; 0: nothing has come.
+    last: AtomicU64,
+}
+
+impl Default for Heard {
+    fn default() -> Self {
+        Self { since: Instant::now(), last: AtomicU64::new(0) }
+    }
+}
+
+impl Heard {
+    pub(crate) fn tell(&self) {
+        let after = u64::try_from(self.since.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.last.store(after.max(1), Ordering::Relaxed);
+    }
+
+    pub(crate) fn last(&self) -> Option<Instant> {
+        let after = self.last.load(Ordering::Relaxed);
+        (after > 0).then(|| self.since + Duration::from_nanos(after))
+    }
+}
+
 /// How a stream is received.
 pub(crate) struct Limits<'a> {
     /// Bytes of the body to pass over: an origin that does not honour ranges sends everything from the start.
@@ -155,6 +183,8 @@ pub(crate) struct Limits<'a> {
     pub(crate) goal: &'a Goal,
     /// How long the body may be silent.
     pub(crate) idle: Duration,
+    /// Told of every frame.
+    pub(crate) heard: &'a Heard,
     pub(crate) stop: &'a CancellationToken,
 }
 
@@ -198,6 +228,7 @@ pub(crate) async fn pump(
             frame = tokio::time::timeout(limits.idle, body.frame()), if end.is_none() && pending_bytes < MAX_PENDING => {
                 match frame {
                     Ok(Some(Ok(frame))) => {
+                        limits.heard.tell();
                         let Ok(mut data) = frame.into_data() else { continue };
                         let passed = skip.min(data.len() as u64);
                         skip -= passed;

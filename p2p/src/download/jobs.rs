@@ -1,19 +1,18 @@
-//! What runs beside the driver: streams from the origin, pieces and have-maps from partners, reading back for the digest.
-//! Each job ends with an event, and holds nothing that its end would leave behind.
+//! What runs beside the driver: streams from the origin, what partners have, reading back for the digest. Pieces from
+//! partners are in `fetch.rs`. Each job ends with an event, and holds nothing that its end would leave behind.
 
 use crate::Supplier;
 use crate::origin::{self, Answer, Ask, OriginError, Part, Source};
-use crate::peer::{PeerError, Peers};
+use crate::peer::{PeerError, Peers, Said};
 use crate::progress::Progress;
-use crate::sink::{Goal, Limits, PumpError, Report, Sink, Wrote, pump};
+use crate::sink::{Goal, Heard, Limits, PumpError, Report, Sink, Wrote, pump};
 use crate::store::TaskFile;
-use crate::swarm::RunId;
 use crate::verify::Verifier;
 use darter_protocol::hash::PieceHasher;
 use darter_protocol::{ByteRange, HostId, PieceHash, PieceIndex, PieceSet, TaskId};
+use darter_swarm::RunId;
 use darter_upstream::Upstream;
 use http::{HeaderMap, StatusCode, header};
-use hyper::body::Incoming;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -36,10 +35,10 @@ pub(super) enum Event {
         piece: PieceIndex,
         result: Result<PieceHash, PieceError>,
     },
-    Have {
+    Said {
         partner: HostId,
         follower: JobId,
-        have: PieceSet,
+        said: Said,
     },
     HaveEnded {
         partner: HostId,
@@ -78,6 +77,8 @@ pub(super) enum RunError {
 /// Why a piece did not come.
 pub(super) enum PieceError {
     Peer(PeerError),
+    /// It was stopped: the piece is here, or comes from somewhere else.
+    Cancelled,
     Store(io::Error),
     /// The partner's bytes fit to the hash, but what an origin had sent of this piece before, and what readers may have
     /// seen of it, does not.
@@ -117,16 +118,6 @@ pub(super) struct Run {
     pub(super) stop: CancellationToken,
 }
 
-/// One piece from a partner.
-pub(super) struct Fetch {
-    pub(super) partner: HostId,
-    pub(super) address: SocketAddr,
-    pub(super) piece: PieceIndex,
-    pub(super) expected: PieceHash,
-    /// Bytes of the piece before this offset came from an origin; readers may have seen them, so they stay.
-    pub(super) keep_before: u64,
-}
-
 /// Tells the readers of a stream's bytes at once, and the driver in its turn.
 struct RunReport<'a>(&'a Bench);
 
@@ -144,7 +135,7 @@ impl Report for RunReport<'_> {
 
 impl Bench {
     /// Says what happened. Waits for the driver: a job that ran ahead of it would only use memory.
-    async fn tell(&self, event: Event) {
+    pub(super) async fn tell(&self, event: Event) {
         // The driver is gone: nobody needs to know.
         let _ = self.events.send(event).await;
     }
@@ -200,8 +191,13 @@ impl Bench {
             hasher: run.hasher.take(),
             in_passing: false,
         };
-        let limits =
-            Limits { skip: run.start - part.start, goal: &run.goal, idle: self.idle, stop: &run.stop };
+        let limits = Limits {
+            skip: run.start - part.start,
+            goal: &run.goal,
+            idle: self.idle,
+            heard: &Heard::default(),
+            stop: &run.stop,
+        };
         let (sink, result) = pump(part.body, sink, limits, RunReport(self)).await;
         let rest = sink.and_then(|sink| Some(Rest { offset: sink.offset, hasher: sink.hasher? }));
         let result = result.map_err(|error| match error {
@@ -209,59 +205,6 @@ impl Bench {
             PumpError::Store(error) => RunError::Store(Arc::new(error)),
         });
         (rest, result)
-    }
-
-    pub(super) async fn fetch_piece(self, fetch: Fetch) {
-        let asked = self.peers.data(fetch.address, &self.task, self.file.layout().range(fetch.piece));
-        let Some(body) = self.stop.run_until_cancelled(asked).await else { return };
-        let result = match body {
-            Ok(body) => self.receive_piece(&fetch, body).await,
-            Err(error) => Err(PieceError::Peer(error)),
-        };
-        self.tell(Event::Piece { partner: fetch.partner, piece: fetch.piece, result }).await;
-    }
-
-    async fn receive_piece(&self, fetch: &Fetch, body: Incoming) -> Result<PieceHash, PieceError> {
-        let layout = *self.file.layout();
-        let range = layout.range(fetch.piece);
-        let mut hasher = PieceHasher::new(&layout, fetch.piece);
-        let goal = Goal::new(range.end());
-        let limits = Limits { skip: 0, goal: &goal, idle: self.idle, stop: &self.stop };
-        let sink = Sink {
-            file: Arc::clone(&self.file),
-            verifier: self.verifier.clone(),
-            settles: false,
-            keep_before: fetch.keep_before,
-            offset: range.start(),
-            hasher: None,
-            in_passing: false,
-        };
-        let collected = Collected::default();
-        let (sink, pumped) = pump(body, sink, limits, &collected).await;
-        match pumped {
-            Ok(()) => {}
-            Err(PumpError::Broke(_)) => return Err(PieceError::Peer(PeerError::Unreachable)),
-            Err(PumpError::Store(error)) => return Err(PieceError::Store(error)),
-        }
-        if collected.hash() != Some(fetch.expected) {
-            return Err(PieceError::Peer(PeerError::Corrupt));
-        }
-        if fetch.keep_before > range.start() {
-            let (file, piece) = (Arc::clone(&self.file), fetch.piece);
-            let read = task::spawn_blocking(move || {
-                file.read_piece(piece, |part| hasher.update(part)).map(|()| hasher.finish())
-            });
-            let on_disk =
-                read.await.map_err(io::Error::other).and_then(|read| read).map_err(PieceError::Store)?;
-            if on_disk != fetch.expected {
-                return Err(PieceError::Spoiled);
-            }
-        }
-        let in_passing = sink.is_some_and(|sink| sink.in_passing);
-        if let Some(Ok(mut verifier)) = self.verifier.as_deref().filter(|_| in_passing).map(Mutex::try_lock) {
-            verifier.settle(range.end());
-        }
-        Ok(fetch.expected)
     }
 
     /// Follows what a partner has until it ends.
@@ -274,11 +217,17 @@ impl Bench {
     }
 
     async fn hear(&self, partner: &HostId, address: SocketAddr) -> Result<(), PeerError> {
-        let mut maps = self.peers.have(address, &self.task, self.file.layout().pieces()).await?;
-        while let Some(have) = maps.next().await? {
-            self.tell(Event::Have { partner: partner.clone(), follower: task::id(), have }).await;
+        let mut followed = self.peers.have(address, &self.task, self.file.layout().pieces()).await?;
+        while let Some(said) = followed.next().await? {
+            self.tell(Event::Said { partner: partner.clone(), follower: task::id(), said }).await;
         }
         Ok(())
+    }
+
+    /// Tells a partner that the place which it keeps is not needed.
+    pub(super) async fn pass(self, address: SocketAddr) {
+        let told = self.peers.pass(address, &self.task);
+        self.stop.run_until_cancelled(told).await;
     }
 
     pub(super) async fn fetch_hashes(self, partner: HostId, address: SocketAddr) {
@@ -296,23 +245,5 @@ impl Bench {
             None => Ok(()),
         });
         self.tell(Event::CaughtUp(done.await.map_err(io::Error::other).and_then(|done| done))).await;
-    }
-}
-
-/// The hash of the one piece that a partner's body completes.
-#[derive(Default)]
-struct Collected(Mutex<Option<PieceHash>>);
-
-impl Collected {
-    fn hash(&self) -> Option<PieceHash> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Report for &Collected {
-    async fn report(&self, wrote: Wrote) {
-        if let Some((_, hash)) = wrote.pieces.first() {
-            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(*hash);
-        }
     }
 }

@@ -1,9 +1,10 @@
-//! One running download: the driver around [`Swarm`](crate::swarm::Swarm).
+//! One running download: the driver around [`Swarm`](darter_swarm::Swarm).
 //!
 //! `learn` finds out what the content is (from the disk, the scheduler, or the origin) and answers the first caller.
 //! `transfer` then brings the pieces: it turns what happens into calls on the swarm, and the swarm's actions into `jobs`.
 //! The download ends when everything is there and verified, when nobody wants what is missing, or when it has failed.
 
+mod fetch;
 mod jobs;
 mod learn;
 mod outbox;

@@ -9,7 +9,8 @@ use darter_protocol::{HostId, PieceHash, PieceIndex};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How long a report may wait for more to go with it.
+/// How far apart reports of progress are. The first goes at once: who has the first bytes of some content to give is named to
+/// others only when the scheduler knows.
 const MERGE_FOR: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Default)]
@@ -17,6 +18,8 @@ pub(super) struct Outbox {
     report: PieceResult,
     /// When it has to go; `None` while there is nothing to tell.
     due: Option<Instant>,
+    /// When the last one went.
+    last: Option<Instant>,
 }
 
 impl Outbox {
@@ -24,7 +27,8 @@ impl Outbox {
     pub(super) fn progress(&mut self, now: Instant, held_bytes: u64, origin_bytes: u64) {
         self.report.held_bytes = held_bytes;
         self.report.origin_bytes = origin_bytes;
-        self.due.get_or_insert(now + MERGE_FOR);
+        let due = self.last.map_or(now, |last| now.max(last + MERGE_FOR));
+        self.due.get_or_insert(due);
     }
 
     /// A piece that others may now ask for.
@@ -73,7 +77,7 @@ impl Outbox {
             ..PieceResult::default()
         };
         match talk.report(Box::new(std::mem::replace(&mut self.report, counts))) {
-            Ok(()) => self.due = None,
+            Ok(()) => (self.due, self.last) = (None, Some(now)),
             Err(report) => {
                 self.report = *report;
                 self.due = Some(now + MERGE_FOR);

@@ -1,12 +1,13 @@
 //! Asking other daemons.
 
-use super::MAX_HAVE_BYTES;
+use super::HOST_HEADER;
+use super::have::{MAX_LINE_BYTES, Said};
 use crate::http_range::{ContentRange, parse_content_range, range_header};
 use crate::store::decode_hashes;
 use bytes::{Buf, Bytes, BytesMut};
 use darter_protocol::scheduler::FailureReason;
-use darter_protocol::{ByteRange, PieceHash, PieceLayout, PieceSet, TaskId};
-use http::{Request, Response, StatusCode, header};
+use darter_protocol::{ByteRange, HostId, PieceHash, PieceLayout, TaskId};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::{Client, connect::HttpConnector};
@@ -35,6 +36,8 @@ pub(crate) enum PeerError {
     NotHeld,
     #[error("sent something else")]
     Corrupt,
+    #[error("has no place free and will say when it has")]
+    Busy,
 }
 
 impl PeerError {
@@ -45,16 +48,22 @@ impl PeerError {
             Self::Timeout => FailureReason::Timeout,
             Self::NotHeld => FailureReason::NotHeld,
             Self::Corrupt => FailureReason::Corrupt,
+            // Nobody is reported for it.
+            Self::Busy => FailureReason::Unspecified,
         }
     }
 }
 
 /// The client side of the piece protocol.
 #[derive(Clone)]
-pub(crate) struct Peers(Client<HttpConnector, Empty<Bytes>>);
+pub(crate) struct Peers {
+    client: Client<HttpConnector, Empty<Bytes>>,
+    /// Who this daemon is.
+    host: HeaderValue,
+}
 
 impl Peers {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(host: &HostId) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(DIAL_TIMEOUT));
@@ -62,7 +71,8 @@ impl Peers {
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
             .build(connector);
-        Self(client)
+        let host = HeaderValue::from_str(host.as_str()).expect("a host's id has only visible characters");
+        Self { client, host }
     }
 
     /// The bytes of `range`, as they come.
@@ -97,26 +107,40 @@ impl Peers {
         decode_hashes(layout, &bytes).ok_or(PeerError::Corrupt)
     }
 
-    /// Which pieces the other daemon has, now and as they come.
+    /// What the other daemon says: which pieces it has, now and as they come, and when it is this one's turn.
     pub(crate) async fn have(
         &self,
         peer: SocketAddr,
         task: &TaskId,
         pieces: u32,
-    ) -> Result<HaveMaps, PeerError> {
+    ) -> Result<Followed, PeerError> {
         let body = self.send(request(peer, task, "have"), HAVE_TIMEOUT).await?.into_body();
-        Ok(HaveMaps { body, buffer: BytesMut::new(), pieces })
+        Ok(Followed { body, buffer: BytesMut::new(), pieces })
+    }
+
+    /// Tells that the place is not needed. Whether it is heard matters little: the place is kept for a moment only.
+    pub(crate) async fn pass(&self, peer: SocketAddr, task: &TaskId) {
+        let mut request = request(peer, task, "turn");
+        *request.method_mut() = Method::DELETE;
+        let _ = self.send(request, HEAD_TIMEOUT).await;
     }
 
     async fn send(
         &self,
-        request: Request<Empty<Bytes>>,
+        mut request: Request<Empty<Bytes>>,
         within: Duration,
     ) -> Result<Response<Incoming>, PeerError> {
-        let answer = tokio::time::timeout(within, self.0.request(request)).await;
+        request.headers_mut().insert(HOST_HEADER, self.host.clone());
+        let answer = tokio::time::timeout(within, self.client.request(request)).await;
         let response = answer.map_err(|_| PeerError::Timeout)?.map_err(|_| PeerError::Unreachable)?;
         match response.status() {
-            StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(response),
+            StatusCode::OK | StatusCode::PARTIAL_CONTENT | StatusCode::NO_CONTENT => Ok(response),
+            StatusCode::SERVICE_UNAVAILABLE => {
+                // Read to its end, so that the connection is there for the next request.
+                let _ =
+                    tokio::time::timeout(within, Limited::new(response.into_body(), 1024).collect()).await;
+                Err(PeerError::Busy)
+            }
             StatusCode::NOT_FOUND => Err(PeerError::NotHeld),
             _ => Err(PeerError::Unreachable),
         }
@@ -129,22 +153,27 @@ fn request(peer: SocketAddr, task: &TaskId, what: &str) -> Request<Empty<Bytes>>
         .expect("an address and hexadecimal digits make a URL")
 }
 
-/// The have-maps of another daemon, one after the other.
-pub(crate) struct HaveMaps {
+/// What another daemon says of a task, one line after the other.
+pub(crate) struct Followed {
     body: Incoming,
     buffer: BytesMut,
     pieces: u32,
 }
 
-impl HaveMaps {
-    /// The next have-map; `None` when the other daemon will not get any more of the task.
+impl Followed {
+    /// The next thing that it says; `None` when it has no more to say.
     ///
     /// # Cancel safety
     /// What was received stays received.
-    pub(crate) async fn next(&mut self) -> Result<Option<PieceSet>, PeerError> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Said>, PeerError> {
         loop {
-            if let Some(map) = self.parse()? {
-                return Ok(Some(map));
+            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
+                let said = Said::parse(&self.buffer[..end], self.pieces);
+                self.buffer.advance(end + 1);
+                return said.map(Some).ok_or(PeerError::Corrupt);
+            }
+            if self.buffer.len() > MAX_LINE_BYTES {
+                return Err(PeerError::Corrupt);
             }
             match self.body.frame().await {
                 None => return Ok(None),
@@ -152,20 +181,5 @@ impl HaveMaps {
                 Some(Ok(frame)) => self.buffer.extend_from_slice(frame.data_ref().ok_or(PeerError::Corrupt)?),
             }
         }
-    }
-
-    /// The newest complete have-map in the buffer.
-    fn parse(&mut self) -> Result<Option<PieceSet>, PeerError> {
-        let mut newest = None;
-        while let Some((length, rest)) = self.buffer.split_first_chunk() {
-            let length = usize::from(u16::from_le_bytes(*length));
-            if length > MAX_HAVE_BYTES {
-                return Err(PeerError::Corrupt);
-            }
-            let Some(map) = rest.get(..length) else { break };
-            newest = Some(PieceSet::from_bytes(self.pieces, map).ok_or(PeerError::Corrupt)?);
-            self.buffer.advance(2 + length);
-        }
-        Ok(newest)
     }
 }

@@ -1,23 +1,28 @@
 //! Between daemons: plain HTTP/1.1 with ranges over kept-alive connections, so that `curl` can look at it.
 //!
 //! ```text
-//! GET /tasks/ID          what is known of the task (JSON, for people)
-//! GET /tasks/ID/data     Range: bytes=a-b, pieces that are complete here; 206, or 404 when they are not
-//! GET /tasks/ID/hashes   the hashes of all pieces, 32 bytes each; 404 before the task is complete
-//! GET /tasks/ID/have     which pieces are here: a have-map now and after every change, each preceded by its length
+//! GET    /tasks/ID          what is known of the task (JSON, for people)
+//! GET    /tasks/ID/data     Range: bytes=a-b, pieces that are complete here; 206, or 404 when they are not, or 503
+//! GET    /tasks/ID/hashes   the hashes of all pieces, 32 bytes each; 404 before the task is complete
+//! GET    /tasks/ID/have     which pieces are here, as lines that go on (`have.rs`)
+//! DELETE /tasks/ID/turn     the place that is kept for the asker is not needed
 //! ```
 //!
-//! A have-map is pushed as pieces arrive and coalesced when the connection is slow; its end says that this daemon will
-//! not get any more of the task.
+//! Few are served at once (`turns.rs`). Who gets 503 for data and said who it is (`Darter-Host: ID`) stands in a line from
+//! then on; when a place is kept for it, it reads `come` among the lines of `/have`.
 
 mod client;
+mod have;
 mod server;
+mod turns;
 
 pub(crate) use client::{PeerError, Peers};
+pub(crate) use have::Said;
 pub(crate) use server::{Served, run};
+pub(crate) use turns::Turns;
 
-/// The longest have-map in bytes: one bit per piece.
-const MAX_HAVE_BYTES: usize = (darter_protocol::PieceLayout::MAX_PIECES / 8) as usize;
+/// Who asks: the id of its host.
+const HOST_HEADER: http::HeaderName = http::HeaderName::from_static("darter-host");
 
 #[cfg(test)]
 mod tests {
@@ -34,7 +39,7 @@ mod tests {
     const LENGTH: u64 = 5_000_000;
 
     /// A piece server that holds the first piece of every task.
-    async fn server(upload_slots: u32) -> (std::net::SocketAddr, JoinSet<()>, tempfile::TempDir) {
+    async fn server(places: u32) -> (std::net::SocketAddr, JoinSet<()>, tempfile::TempDir) {
         let dir = tempfile::tempdir().unwrap();
         let file = TaskFile::create(&dir.path().join("f"), PieceLayout::new(LENGTH).unwrap()).unwrap();
         let file = Arc::new(file);
@@ -45,14 +50,18 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
-        let server = run(listener, find, upload_slots, Metrics::default(), stop);
+        let server = run(listener, find, Turns::new(places), Metrics::default(), stop);
         (address, JoinSet::from_iter([server]), dir)
+    }
+
+    fn peers(name: &str) -> Peers {
+        Peers::new(&name.parse().unwrap())
     }
 
     #[tokio::test]
     async fn only_what_is_there_is_given() {
         let (address, _server, _dir) = server(1).await;
-        let (peers, task) = (Peers::new(), TaskId::from([1; 32]));
+        let (peers, task) = (peers("a"), TaskId::from([1; 32]));
         let first = ByteRange::new(0, PieceLayout::MIN_PIECE_SIZE).unwrap();
         let body = peers.data(address, &task, first).await.unwrap();
         assert_eq!(body.collect().await.unwrap().to_bytes().len() as u64, first.len());
@@ -63,10 +72,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_daemon_without_a_free_slot_is_not_taken_for_one_that_is_gone() {
-        let (address, _server, _dir) = server(0).await;
-        let task = TaskId::from([1; 32]);
-        let range = ByteRange::new(0, 1).unwrap();
-        assert!(Peers::new().data(address, &task, range).await.is_ok());
+    async fn who_finds_no_place_is_told_to_come_when_there_is_one() {
+        let (address, _server, _dir) = server(1).await;
+        let (first, second, task) = (peers("a"), peers("b"), TaskId::from([1; 32]));
+        let piece = ByteRange::new(0, PieceLayout::MIN_PIECE_SIZE).unwrap();
+        let body = first.data(address, &task, piece).await.unwrap();
+        assert!(matches!(second.data(address, &task, piece).await, Err(PeerError::Busy)));
+        let mut followed = second.have(address, &task, 2).await.unwrap();
+        let have = PieceSet::from_bytes(2, &[1]).unwrap();
+        assert_eq!(followed.next().await.unwrap(), Some(Said::Have(have)));
+        drop(body);
+        assert_eq!(followed.next().await.unwrap(), Some(Said::Come(None)));
+        second.pass(address, &task).await;
+        assert!(first.data(address, &task, piece).await.is_ok(), "nobody wants the place any more");
     }
 }

@@ -1,11 +1,14 @@
 //! Serving other daemons.
 
+use super::HOST_HEADER;
+use super::have::Said;
+use super::turns::{Calls, Place, Turns};
 use crate::http_range::{content_range_header, parse_range};
 use crate::metrics::Metrics;
 use crate::progress::{Progress, State};
 use crate::store::{TaskFile, encode_hashes};
 use bytes::Bytes;
-use darter_protocol::{ByteRange, PieceHash, PieceIndex, PieceSet, TaskId};
+use darter_protocol::{ByteRange, HostId, PieceHash, PieceIndex, PieceSet, TaskId};
 use futures_util::stream;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Frame;
@@ -19,7 +22,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -51,23 +54,23 @@ type Body = UnsyncBoxBody<Bytes, io::Error>;
 /// The piece server's state.
 pub(crate) struct Server<F> {
     find: F,
-    slots: Arc<Semaphore>,
+    turns: Turns,
     metrics: Metrics,
+    shutdown: CancellationToken,
 }
 
-/// Serves other daemons until `shutdown`. `find` says what there is of a task; `upload_slots` bodies of content are sent
-/// at once, further requests wait their turn.
+/// Serves other daemons until `shutdown`. `find` says what there is of a task, `turns` whose turn it is.
 pub(crate) async fn run<F, Fut>(
     listener: TcpListener,
     find: F,
-    upload_slots: u32,
+    turns: Turns,
     metrics: Metrics,
     shutdown: CancellationToken,
 ) where
     F: Fn(TaskId) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Option<Served>> + Send,
 {
-    let server = Arc::new(Server { find, slots: Arc::new(Semaphore::new(upload_slots as usize)), metrics });
+    let server = Arc::new(Server { find, turns, metrics, shutdown: shutdown.clone() });
     let connections = TaskTracker::new();
     loop {
         let stream = tokio::select! {
@@ -107,29 +110,42 @@ where
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         let mut path = request.uri().path().trim_matches('/').split('/');
         let (task, what) = match (path.next(), path.next(), path.next(), path.next()) {
-            (Some("tasks"), Some(task), what, None) if request.method() == Method::GET => {
-                (task.parse::<TaskId>(), what.unwrap_or_default())
-            }
+            (Some("tasks"), Some(task), what, None) => (task.parse::<TaskId>(), what.unwrap_or_default()),
             _ => return status(StatusCode::NOT_FOUND),
         };
         let Ok(task) = task else { return status(StatusCode::NOT_FOUND) };
+        let asker = host_of(&request);
+        match (request.method(), what, &asker) {
+            (&Method::GET, _, _) => {}
+            (&Method::DELETE, "turn", Some(asker)) => {
+                self.turns.pass(&task, asker);
+                return status(StatusCode::NO_CONTENT);
+            }
+            _ => return status(StatusCode::NOT_FOUND),
+        }
         let Some(served) = (self.find)(task).await else { return status(StatusCode::NOT_FOUND) };
         match what {
             "" => describe(&served),
             "data" => match request.headers().get(header::RANGE).and_then(parse_range) {
-                Some(range) => self.data(&served, range),
+                Some(range) => self.data(task, asker.as_ref(), &served, range),
                 None => status(StatusCode::BAD_REQUEST),
             },
             "hashes" => match served {
                 Served::Complete { hashes, .. } => bytes("application/octet-stream", encode_hashes(&hashes)),
                 Served::Running { .. } | Served::Partial { .. } => status(StatusCode::NOT_FOUND),
             },
-            "have" => have(served),
+            "have" => self.have(task, asker, served),
             _ => status(StatusCode::NOT_FOUND),
         }
     }
 
-    fn data(&self, served: &Served, range: ByteRange) -> Response<Body> {
+    fn data(
+        &self,
+        task: TaskId,
+        asker: Option<&HostId>,
+        served: &Served,
+        range: ByteRange,
+    ) -> Response<Body> {
         let file = served.file();
         let layout = file.layout();
         let there = layout.whole().is_some_and(|whole| whole.intersect(range) == Some(range))
@@ -137,13 +153,10 @@ where
         if !there {
             return status(StatusCode::NOT_FOUND);
         }
-        let sending = Sending {
-            file: Arc::clone(file),
-            rest: Some(range),
-            metrics: self.metrics.clone(),
-            slots: Arc::clone(&self.slots),
-            slot: None,
-        };
+        let Some(piece) = layout.piece_at(range.start()) else { return status(StatusCode::NOT_FOUND) };
+        let Some(place) = self.turns.ask(task, asker, (piece, range.len())) else { return busy() };
+        let sending =
+            Sending { file: Arc::clone(file), rest: Some(range), metrics: self.metrics.clone(), place };
         let frames = stream::try_unfold(sending, Sending::next);
         let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
@@ -153,26 +166,50 @@ where
     }
 }
 
-/// A body of content on its way to another daemon. It waits for an upload slot before its first byte, and not with the head
-/// of the answer: a daemon that is busy must not be taken for one that is gone.
+impl<F> Server<F> {
+    /// What is here, as lines that go on until the asker goes away or this daemon stops.
+    fn have(&self, task: TaskId, asker: Option<HostId>, served: Served) -> Response<Body> {
+        let calls = asker.map(|asker| self.turns.listen(task, asker));
+        let told = served.have_map();
+        let first = Said::Have(told.clone());
+        let progress = match served {
+            Served::Running { progress, .. } => Some(progress),
+            Served::Complete { .. } | Served::Partial { .. } => None,
+        };
+        let telling = Telling { progress, told, calls, shutdown: self.shutdown.clone() };
+        let later = stream::unfold(telling, |mut telling| async {
+            let said = telling.next().await?;
+            Some((line(&said), telling))
+        });
+        let frames = stream::StreamExt::chain(stream::once(std::future::ready(line(&first))), later);
+        let frames = stream::StreamExt::map(frames, Ok);
+        let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        response
+    }
+}
+
+/// A body of content on its way to another daemon.
 struct Sending {
     file: Arc<TaskFile>,
     rest: Option<ByteRange>,
     metrics: Metrics,
-    slots: Arc<Semaphore>,
-    slot: Option<OwnedSemaphorePermit>,
+    place: Place,
 }
 
 impl Sending {
     async fn next(mut self) -> io::Result<Option<(Frame<Bytes>, Self)>> {
-        let Some(rest) = self.rest else { return Ok(None) };
-        if self.slot.is_none() {
-            let slot = Arc::clone(&self.slots).acquire_owned().await;
-            self.slot = Some(slot.map_err(io::Error::other)?);
-        }
+        let Some(rest) = self.rest else {
+            self.place.sent();
+            return Ok(None);
+        };
         let bytes = self.file.read(rest).await?;
         self.metrics.uploaded_bytes.inc_by(bytes.len() as u64);
         self.rest = ByteRange::new(rest.start() + bytes.len() as u64, rest.end());
+        if self.rest.is_none() {
+            // With a known length, nobody asks for what follows the last frame.
+            self.place.sent();
+        }
         Ok(Some((Frame::data(bytes), self)))
     }
 }
@@ -215,37 +252,83 @@ fn describe(served: &Served) -> Response<Body> {
     bytes("application/json", format!("{known}\n").into_bytes())
 }
 
-/// The have-map now, and again whenever it grows; ends when the task's download ends.
-fn have(served: Served) -> Response<Body> {
-    let first = frame(&served.have_map());
-    let progress = match served {
-        Served::Running { progress, .. } => Some(progress),
-        Served::Complete { .. } | Served::Partial { .. } => None,
-    };
-    let later = stream::unfold(progress, |progress| async {
-        let mut progress = progress?;
-        let before = progress.borrow_and_update().have().len();
-        loop {
-            progress.changed().await.ok()?;
-            let now = progress.borrow_and_update();
-            if matches!(now.state, State::Failed(_)) {
-                return None;
-            }
-            if now.have().len() > before {
-                let map = frame(now.have());
-                drop(now);
-                return Some((map, Some(progress)));
-            }
-        }
-    });
-    let frames = stream::StreamExt::chain(stream::once(std::future::ready(first)), later);
-    let frames = stream::StreamExt::map(frames, |bytes| Ok(Frame::data(bytes)));
-    Response::new(StreamBody::new(frames).boxed_unsync())
+/// What a follower is told: what is here, what comes, and when it is its turn.
+struct Telling {
+    progress: Option<watch::Receiver<Progress>>,
+    told: PieceSet,
+    calls: Option<Calls>,
+    shutdown: CancellationToken,
 }
 
-fn frame(have: &PieceSet) -> Bytes {
-    let map = have.to_bytes();
-    [&(map.len() as u16).to_le_bytes(), map.as_slice()].concat().into()
+impl Telling {
+    /// The next thing to say. `None`: this daemon stops, or what it was bringing turned out to be wrong.
+    async fn next(&mut self) -> Option<Said> {
+        loop {
+            tokio::select! {
+                changed = changed(&mut self.progress) => match changed {
+                    Ok(()) => {
+                        if let Some(news) = self.news()? {
+                            return Some(Said::Have(news));
+                        }
+                    }
+                    // It has ended: what is here stays here, and may be asked for.
+                    Err(_) => self.progress = None,
+                },
+                best = called(&mut self.calls) => return Some(Said::Come(best)),
+                () = self.shutdown.cancelled() => return None,
+            }
+        }
+    }
+
+    /// The pieces that came since; `None` when the download has failed.
+    fn news(&mut self) -> Option<Option<PieceSet>> {
+        let progress = self.progress.as_mut()?.borrow_and_update();
+        if matches!(progress.state, State::Failed(_)) {
+            return None;
+        }
+        let mut news = PieceSet::empty(self.told.pieces());
+        if progress.have().len() > self.told.len() {
+            news.extend(progress.have().iter().filter(|piece| !self.told.contains(*piece)));
+            self.told.extend(news.iter());
+        }
+        Some(Some(news).filter(|news| !news.is_empty()))
+    }
+}
+
+async fn changed(progress: &mut Option<watch::Receiver<Progress>>) -> Result<(), watch::error::RecvError> {
+    match progress {
+        Some(progress) => progress.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// One whose calls somebody else hears by now is called no more.
+async fn called(calls: &mut Option<Calls>) -> Option<PieceIndex> {
+    match calls {
+        Some(calls) => match calls.next().await {
+            Some(best) => best,
+            None => std::future::pending().await,
+        },
+        None => std::future::pending().await,
+    }
+}
+
+fn line(said: &Said) -> Frame<Bytes> {
+    Frame::data(said.to_line().into())
+}
+
+/// Who asks, if it says so.
+fn host_of(request: &Request<Incoming>) -> Option<HostId> {
+    request.headers().get(HOST_HEADER)?.to_str().ok()?.parse().ok()
+}
+
+/// For people: other daemons look at the status alone.
+fn busy() -> Response<Body> {
+    let text = "all places are taken; /have says when it is your turn\n";
+    let mut response = bytes("text/plain", text.into());
+    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    response
 }
 
 fn bytes(content_type: &'static str, bytes: Vec<u8>) -> Response<Body> {

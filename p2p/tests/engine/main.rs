@@ -4,6 +4,7 @@
 
 mod node;
 mod origin;
+mod silent;
 
 use darter_p2p::{
     ByteRange, ClusterStat, LocalStat, OpenError, OpenRequest, Opened, ReadError, Served, TaskId, Want,
@@ -12,6 +13,7 @@ use http_body_util::BodyExt;
 use node::{MIB, Node, Scheduler, authorized, blob, bytes, content, read};
 use origin::{Behaviour, CHUNK, Origin};
 use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
 use tokio::sync::Semaphore;
 
 const LENGTH: usize = 9 * MIB + 12_345;
@@ -505,6 +507,28 @@ async fn a_peer_whose_disk_rots_is_found_out() {
     rot(&a.dir);
     assert!(b.get(&request).await.unwrap() == data);
     assert!(b.metric("p2p_corrupt_pieces_total") > 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_silent_peer_promised_comes_from_another() {
+    let data = bytes(LENGTH);
+    let origin = Origin::start(Behaviour::good(data.clone())).await;
+    let scheduler = Scheduler::start().await;
+    let (a, b) = (Node::start("a", &[scheduler.address]).await, Node::start("b", &[scheduler.address]).await);
+    a.joined().await;
+    b.joined().await;
+    let request = blob(origin.address, &data);
+    a.get(&request).await.unwrap();
+    settled(&a, &request).await;
+    let ClusterStat::Known { stat, .. } = a.engine.stat(request.task).await.unwrap().cluster else {
+        panic!()
+    };
+    let silent = silent::Silent::start(scheduler.address, request.task, stat.content.unwrap()).await;
+    // A piece may be silent for thirty seconds here: only another peer can bring it sooner.
+    let got = tokio::time::timeout(Duration::from_secs(20), b.get(&request)).await;
+    assert!(got.expect("nobody waits for the silent one").unwrap() == data);
+    assert!(silent.asked() > 0);
+    assert_eq!(origin.sent(), LENGTH as u64);
 }
 
 /// Flips a byte in the middle of every stored file.

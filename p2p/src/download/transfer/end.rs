@@ -94,6 +94,7 @@ impl Transfer {
     /// Puts everything in its place: the store, the scheduler, and those who come next.
     pub(super) async fn close(mut self, end: End) {
         let now = Instant::now();
+        self.download.shared.turns.ended(self.download.task);
         match &end {
             // The lease ends with the report that this daemon holds everything. Given back before that, it would send the
             // next one to the origin for what is being put in its place here.

@@ -13,18 +13,20 @@ use self::end::{End, no_panic};
 use self::hashes::Hashes;
 use self::partners::Neighbour;
 use self::streams::Streams;
+use super::fetch::Underway;
 use super::jobs::{Bench, Event};
 use super::outbox::Outbox;
 use super::right::Right;
 use super::{Download, Known, Start};
 use crate::ReadError;
+use crate::peer::PeerError;
 use crate::progress::State;
 use crate::schedule::Conversation;
 use crate::store::Partial;
-use crate::swarm::{Action, Swarm};
 use crate::verify::Verifier;
-use darter_protocol::scheduler::{LeaseOutcome, PeerPacket};
+use darter_protocol::scheduler::PeerPacket;
 use darter_protocol::{HostId, PieceHash, PieceIndex, PieceLayout, PieceSet};
+use darter_swarm::{Action, Limits, Swarm};
 use futures_util::future::BoxFuture;
 use rand::rngs::SmallRng;
 use std::collections::HashMap;
@@ -40,6 +42,9 @@ use tracing::Instrument as _;
 /// Events that wait for the driver. Jobs wait when it is full.
 const EVENTS: usize = 64;
 
+/// Memory of one download for pieces that are asked of several, in bytes.
+const SPARE_BYTES: u64 = 16 << 20;
+
 /// A download whose content is known.
 pub(super) struct Transfer {
     download: Download,
@@ -52,6 +57,7 @@ pub(super) struct Transfer {
     verifier: Option<Arc<Mutex<Verifier>>>,
     catching_up: bool,
     neighbours: HashMap<HostId, Neighbour>,
+    fetches: HashMap<(HostId, PieceIndex), Underway>,
     streams: Streams,
     right: Right,
     /// Until when it is waited for those who have what is promised.
@@ -107,12 +113,13 @@ impl Transfer {
                 held: have.iter().map(|piece| layout.range(piece).len()).sum(),
                 ..Counts::default()
             },
-            swarm: Swarm::new(have),
+            swarm: Swarm::new(have, limits(&layout)),
             rng: rand::make_rng(),
             hashes: Hashes { pieces, root: None, asked: None },
             verifier,
             catching_up: false,
             neighbours: HashMap::new(),
+            fetches: HashMap::new(),
             streams: Streams { first: body, ..Streams::default() },
             outbox: Outbox::default(),
             joining: None,
@@ -178,14 +185,15 @@ impl Transfer {
             self.follow_demand();
             self.update_promise(now);
             self.update_right(now);
-            while let Some(action) = self.swarm.poll_action(&mut self.rng) {
+            self.look_after_fetches(now);
+            while let Some(action) = self.swarm.poll_action(now.into_std(), &mut self.rng) {
                 self.perform(action);
             }
             self.catch_up();
+            self.return_unused_lease(now);
             // A run that finishes the piece that is arriving needs its lease still.
             let idle = self.swarm.is_satisfied() && !self.swarm.asks_origin();
             if idle && !self.swarm.is_complete() {
-                self.return_lease(now, LeaseOutcome::Done);
                 let have = self.swarm.have();
                 if self.at_work == 0 && active.demands.try_close(|piece| have.contains(piece)) {
                     return End::Suspended;
@@ -196,7 +204,9 @@ impl Transfer {
                 self.outbox.flush(now, talk);
             }
             let report_due = self.outbox.due().filter(|_| scheduled.talk.is_some());
-            let wake = report_due.into_iter().chain(self.right.due_at(now)).chain(self.promise).min();
+            let look = self.swarm.poll_timeout().map(Instant::from_std);
+            let wake =
+                report_due.into_iter().chain(self.right.due_at(now)).chain(self.promise).chain(look).min();
             let alone = scheduled.talk.is_none() && self.joining.is_none();
             let ended = tokio::select! {
                 Some(event) = self.events.recv() => self.handle_event(event),
@@ -272,7 +282,18 @@ impl Transfer {
                     stream.stop.cancel();
                 }
             }
-            Action::FetchPeer { partner, piece } => self.fetch_piece(partner, piece),
+            Action::Fetch { partner, piece, .. } => self.fetch_piece(partner, piece),
+            Action::Cancel { partner, piece } => {
+                if let Some(underway) = self.fetches.get(&(partner, piece)) {
+                    underway.stop.cancel();
+                }
+            }
+            Action::Pass { partner } => {
+                if let Some(neighbour) = self.neighbours.get(&partner) {
+                    self.jobs.spawn(self.bench.clone().pass(neighbour.address));
+                }
+            }
+            Action::Replace { partner } => self.drop_partner(&partner, &PeerError::Timeout),
         }
     }
 
@@ -305,9 +326,9 @@ impl Transfer {
                 self.at_work -= 1;
                 self.handle_piece(&partner, piece, result)
             }
-            Event::Have { partner, follower, have } => {
+            Event::Said { partner, follower, said } => {
                 if self.is_following(&partner, follower) {
-                    self.swarm.handle_have(&partner, have);
+                    self.handle_said(&partner, said);
                 }
                 Ok(())
             }
@@ -339,9 +360,16 @@ impl Transfer {
     ) -> Result<(), End> {
         self.partial.note(piece, hash).map_err(|error| End::store(Arc::new(error)))?;
         self.counts.held += self.layout.range(piece).len();
-        self.swarm.handle_piece(piece, partner);
+        self.swarm.handle_piece(Instant::now().into_std(), piece, partner);
         Ok(())
     }
+}
+
+/// How much a download of this content may have under way.
+fn limits(layout: &PieceLayout) -> Limits {
+    let limits = Limits::default();
+    let spares = usize::try_from(SPARE_BYTES / layout.piece_size()).unwrap_or(usize::MAX);
+    Limits { spares: limits.spares.min(spares), ..limits }
 }
 
 async fn next_packet(talk: &mut Option<Conversation>) -> Option<PeerPacket> {

@@ -1,8 +1,9 @@
 //! Partners: who is one, what they have, and the pieces that come from them.
 
 use super::{End, Transfer};
-use crate::download::jobs::{Fetch, PieceError};
-use crate::peer::PeerError;
+use crate::download::fetch::{Fetch, Underway};
+use crate::download::jobs::PieceError;
+use crate::peer::{PeerError, Said};
 use crate::{Supplier, TRACE};
 use darter_protocol::scheduler::Partner;
 use darter_protocol::{HostId, PieceHash, PieceIndex, PieceSet};
@@ -10,6 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use tokio::task::{AbortHandle, Id as JobId};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 /// Partners at once. A scheduler names about twenty, and more only to one that has everything already; each may cost a
@@ -21,6 +23,8 @@ pub(super) struct Neighbour {
     pub(super) address: SocketAddr,
     pub(super) complete: bool,
     pub(super) following: Option<AbortHandle>,
+    /// Whether the follower has heard what is there; then it hears what is new.
+    pub(super) heard: bool,
 }
 
 impl Transfer {
@@ -32,12 +36,35 @@ impl Transfer {
             self.swarm.handle_partner_gone(&partner);
             return;
         };
-        let keep_before = self.streams.rests.get(&piece).map_or(0, |rest| rest.offset);
-        let fetch = Fetch { partner, address: neighbour.address, piece, expected, keep_before };
+        let underway = Underway {
+            heard: Arc::default(),
+            stop: self.bench.stop.child_token(),
+            ended: CancellationToken::new(),
+        };
+        let same = self.fetches.iter().filter(|((_, other), _)| *other == piece);
+        let fetch = Fetch {
+            partner: partner.clone(),
+            address: neighbour.address,
+            piece,
+            expected,
+            keep_before: self.streams.rests.get(&piece).map_or(0, |rest| rest.offset),
+            others: same.map(|(_, other)| other.clone()).collect(),
+            ended: underway.ended.clone().drop_guard(),
+            underway: underway.clone(),
+        };
         let peer = tracing::info_span!(
             target: TRACE, "piece", otel.kind = "client", piece = piece.get(), network.peer.address = %neighbour.address,
         );
+        self.fetches.insert((partner, piece), underway);
         self.spawn(self.bench.clone().fetch_piece(fetch).instrument(peer));
+    }
+
+    /// Lets the swarm see who is slow or silent.
+    pub(super) fn look_after_fetches(&mut self, now: Instant) {
+        let fetches = &self.fetches;
+        self.swarm.handle_timeout(now.into_std(), |partner, piece| {
+            Some(fetches.get(&(partner.clone(), piece))?.heard.last()?.into_std())
+        });
     }
 
     pub(super) fn handle_piece(
@@ -46,21 +73,33 @@ impl Transfer {
         piece: PieceIndex,
         result: Result<PieceHash, PieceError>,
     ) -> Result<(), End> {
+        self.fetches.remove(&(partner.clone(), piece));
         match result {
             Ok(hash) => {
                 let bytes = self.layout.range(piece).len();
                 self.counts.from_peers += bytes;
                 self.check_version()?;
                 self.download.shared.metrics.add_bytes(Supplier::Peer, bytes);
+                if self.swarm.have().contains(piece) {
+                    // Another was faster by a hair; it is the same on disk.
+                    self.swarm.handle_fetch_failed(piece, partner);
+                    return Ok(());
+                }
                 self.streams.rests.remove(&piece);
                 self.take_piece(piece, &hash, Some(partner))?;
                 self.bench.progress.send_modify(|progress| progress.complete(piece, Supplier::Peer));
                 self.outbox.progress(Instant::now(), self.counts.held, self.counts.under_lease);
                 Ok(())
             }
+            Err(PieceError::Peer(PeerError::Busy)) => {
+                self.swarm.handle_busy(Instant::now().into_std(), partner, piece);
+                self.listen(partner);
+                Ok(())
+            }
             Err(error) => {
                 self.swarm.handle_fetch_failed(piece, partner);
                 match error {
+                    PieceError::Cancelled => Ok(()),
                     PieceError::Peer(error) => {
                         self.drop_partner(partner, &error);
                         Ok(())
@@ -68,6 +107,29 @@ impl Transfer {
                     PieceError::Store(error) => Err(End::store(Arc::new(error))),
                     PieceError::Spoiled => Err(self.changed()),
                 }
+            }
+        }
+    }
+
+    /// Hears when it is our turn at a partner, if it is not heard yet.
+    fn listen(&mut self, partner: &HostId) {
+        if let Some(neighbour) = self.neighbours.get_mut(partner)
+            && neighbour.following.is_none()
+        {
+            let follow = self.bench.clone().follow(partner.clone(), neighbour.address);
+            neighbour.following = Some(self.jobs.spawn(follow));
+        }
+    }
+
+    pub(super) fn handle_said(&mut self, partner: &HostId, said: Said) {
+        let Some(neighbour) = self.neighbours.get_mut(partner) else { return };
+        match said {
+            Said::Come(best) => self.swarm.handle_come(partner, best),
+            Said::Have(_) if neighbour.complete => {}
+            Said::Have(more) if neighbour.heard => self.swarm.handle_more(partner, more.iter()),
+            Said::Have(all) => {
+                neighbour.heard = true;
+                self.swarm.handle_have(partner, all);
             }
         }
     }
@@ -87,17 +149,17 @@ impl Transfer {
             address,
             complete: false,
             following: None,
+            heard: false,
         });
         neighbour.address = address;
         neighbour.complete |= partner.complete;
         if neighbour.complete {
-            if let Some(following) = neighbour.following.take() {
-                following.abort();
-            }
+            // It is followed only when it has us wait.
             self.swarm.handle_have(&host, PieceSet::full(self.layout.pieces()));
         } else {
             // Named again, it has begun anew: what it says on the old way may be about to end.
             let follower = self.jobs.spawn(self.bench.clone().follow(host, address));
+            neighbour.heard = false;
             if let Some(before) = neighbour.following.replace(follower) {
                 before.abort();
             }
@@ -113,9 +175,9 @@ impl Transfer {
 
     pub(super) fn handle_have_ended(&mut self, partner: &HostId, error: Option<PeerError>) {
         if let Some(neighbour) = self.neighbours.get_mut(partner) {
-            neighbour.following = None;
+            (neighbour.following, neighbour.heard) = (None, false);
         }
-        // Without an error it got all that it wanted, and still has that.
+        // Without an error it stops or failed; what it has it may still give.
         if let Some(error) = error {
             self.drop_partner(partner, &error);
         }

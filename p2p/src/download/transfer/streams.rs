@@ -5,10 +5,10 @@ use crate::download::SourceId;
 use crate::download::jobs::{Rest, Run, RunError};
 use crate::origin::Part;
 use crate::sink::{Goal, Wrote};
-use crate::swarm::{MayAsk, RunId};
 use crate::{Supplier, TRACE};
 use darter_protocol::PieceIndex;
 use darter_protocol::scheduler::LeaseOutcome;
+use darter_swarm::{MayAsk, RunId};
 use http::StatusCode;
 use std::collections::HashMap;
 use std::ops::Range;
@@ -109,6 +109,7 @@ impl Transfer {
                 return Err(self.changed());
             }
             self.take_piece(piece, &hash, None)?;
+            self.download.shared.turns.fetched(self.download.task, piece, self.layout.pieces());
             if self.download.scheduled.lease.is_some() {
                 self.outbox.vouch(piece, &hash);
             }

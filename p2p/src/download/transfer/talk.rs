@@ -67,6 +67,16 @@ impl Transfer {
         }
     }
 
+    /// Gives the lease back when there is nothing to use it for: all that is missing comes from partners, or nobody wants
+    /// it. Others may lack what only the origin has.
+    pub(super) fn return_unused_lease(&mut self, now: Instant) {
+        let swarm = &self.swarm;
+        let used = swarm.asks_origin() || swarm.needs_origin() || swarm.awaits_promise();
+        if !used && !swarm.is_complete() {
+            self.return_lease(now, LeaseOutcome::Done);
+        }
+    }
+
     /// Sends what waited for more to go with it: there will be no more.
     pub(super) fn report_rest(&mut self, now: Instant) {
         self.outbox.hurry(now);
