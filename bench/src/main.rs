@@ -9,11 +9,14 @@
 //! `darter-bench rules` measures decisions alone: how long one takes with 0, 100 and 10,000 rules, and what these cost in
 //! memory.
 //!
-//! Needs nginx, except for `rules`. Everything stays on loopback, and everything that is written is removed at the end.
+//! `darter-bench mesh` plays clusters of 10 to 5,000 daemons in virtual time, and prints how soon the last one is done.
+//!
+//! Needs nginx, except for `rules` and `mesh`. Everything stays on loopback, and everything that is written is removed at the end.
 #![forbid(unsafe_code)]
 
 mod client;
 mod cpu;
+mod mesh;
 mod peer;
 mod rules;
 mod servers;
@@ -50,12 +53,16 @@ enum Only {
         #[arg(long)]
         count: Option<usize>,
     },
+    /// Thousands of peers in virtual time: how soon the last one is done
+    Mesh(mesh::Options),
 }
 
 fn main() -> Result<()> {
     let options = Options::parse();
-    if let Some(Only::Rules { count }) = options.only {
-        return rules::run(count);
+    match options.only {
+        Some(Only::Rules { count }) => return rules::run(count),
+        Some(Only::Mesh(options)) => return mesh::run(&options),
+        None => {}
     }
     let folder = tempfile::tempdir()?;
     let nginx = Nginx::start(folder.path())?;

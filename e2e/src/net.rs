@@ -76,6 +76,8 @@ pub struct Host(Arc<HostInner>);
 
 struct HostInner {
     namespace: Namespace,
+    /// The other end of its cable: the switch's namespace, and the port.
+    socket: (String, String),
     name: String,
     address: Ipv4Addr,
     folder: PathBuf,
@@ -152,6 +154,7 @@ impl Lab {
         std::fs::write(&hosts_file, format!("{known}{address} {}\n", names.join(" ")))?;
         let host = Host(Arc::new(HostInner {
             namespace,
+            socket: (self.switch.0.clone(), port),
             name: name.to_owned(),
             address,
             folder,
@@ -239,12 +242,22 @@ impl Host {
         command
     }
 
-    /// Limits what this host sends to so many bits per second.
+    /// Limits what this host sends, and what it is sent, to so many bits per second each.
     pub fn limit(&self, bits_per_second: u64) -> Result<()> {
         let rate = bits_per_second.to_string();
-        let args = ["-n", &self.0.namespace.0, "qdisc", "replace", "dev", "eth0", "root", "tbf"];
-        let shape = ["rate", &rate, "burst", "256k", "latency", "100ms"];
-        run(Command::new("tc").args(args).args(shape), IP_LIMIT)?.ok().map(drop)
+        let (switch, port) = &self.0.socket;
+        for (namespace, device) in [(&self.0.namespace.0, "eth0"), (switch, port.as_str())] {
+            let args = ["-n", namespace, "qdisc", "replace", "dev", device, "root", "tbf"];
+            let shape = ["rate", &rate, "burst", "256k", "latency", "100ms"];
+            run(Command::new("tc").args(args).args(shape), IP_LIMIT)?.ok()?;
+        }
+        Ok(())
+    }
+
+    /// Pulls the cable: nothing reaches this host any more, and nobody is told.
+    pub fn cut(&self) -> Result<()> {
+        let (switch, port) = &self.0.socket;
+        ip(&["-n", switch, "link", "set", port, "nomaster"]).map(drop)
     }
 
     /// Connects from this host.

@@ -1,6 +1,7 @@
 //! `cargo xtask nightly`: what takes too long for every change, and finds what nobody thought of.
 
 use crate::report::{Count, Report, check, tests};
+use crate::test::release_binary;
 use anyhow::{Context, Result, ensure};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -34,8 +35,12 @@ const MAX_INPUT_SECONDS: u32 = 10;
 type Step = (&'static str, fn() -> Result<Count>);
 
 /// The long runs beside the fuzzers, in order; what takes hours goes last.
-const LONG_RUNS: [Step; 2] =
-    [("property tests with 40 times their cases", properties), ("crowds as large as is promised", crowds)];
+const LONG_RUNS: [Step; 4] = [
+    ("a thousand peers in virtual time", mesh),
+    ("sixteen daemons on links of 80 Mbit/s", herds),
+    ("property tests with 40 times their cases", properties),
+    ("crowds as large as is promised", crowds),
+];
 
 /// Runs all steps, also after one has failed.
 pub(crate) fn run(options: &Options) -> ExitCode {
@@ -101,6 +106,21 @@ fn fuzz(fuzzer: &str, options: &Options) -> Result<Count> {
         run(&corpus, &found, &["-merge=1".to_owned()])?;
     }
     Ok(count)
+}
+
+fn mesh() -> Result<Count> {
+    let mut command = Command::new("cargo");
+    command.args(["run", "--release", "--package", "darter-bench", "--", "mesh"]);
+    check(command.args(["--peers", "10,100,1000", "--at-most", "1.25"]))
+}
+
+/// In network namespaces, which takes root.
+fn herds() -> Result<Count> {
+    check(Command::new("cargo").args(["build", "--release"]))?;
+    let mut command = Command::new("cargo");
+    command.args(["test", "--package", "darter-e2e", "--features", "clients", "--test", "mesh"]);
+    command.env("DARTER_BIN", release_binary()).env("DARTER_NIGHTLY", "1");
+    tests(&mut command)
 }
 
 fn properties() -> Result<Count> {

@@ -59,7 +59,7 @@ fn cargo(args: &[&str]) -> Command {
 }
 
 /// Where cargo puts the binary.
-fn release_binary() -> std::path::PathBuf {
+pub(crate) fn release_binary() -> std::path::PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
     let absolute = std::path::absolute(Path::new(&target).join("release/darter"));
     absolute.expect("the working directory is known")
