@@ -11,7 +11,7 @@ pub(crate) struct Options {
     /// How many peers; several separated by commas
     #[arg(long, value_delimiter = ',', default_values_t = [10, 100, 1000, 5000])]
     peers: Vec<usize>,
-    /// Pieces of 4 MiB
+    /// Pieces of 1 MiB
     #[arg(long, default_value_t = 256)]
     pieces: u32,
     /// All chance comes from this

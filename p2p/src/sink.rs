@@ -126,6 +126,11 @@ impl Goal {
         self.lock().end
     }
 
+    /// The offset of the next byte; 0 before the first.
+    pub(crate) fn reached(&self) -> u64 {
+        self.lock().taken
+    }
+
     /// Lowers the goal to `end`, but not into a piece that is taken. Gives where it stands then.
     pub(crate) fn lower(&self, end: u64, layout: &PieceLayout) -> u64 {
         let mut reach = self.lock();
@@ -276,17 +281,17 @@ fn describe(error: &hyper::Error) -> String {
 mod tests {
     use super::*;
 
-    const MIB: u64 = 1 << 20;
+    const PIECE: u64 = PieceLayout::MIN_PIECE_SIZE;
 
     #[test]
     fn a_goal_is_not_lowered_into_a_piece_that_is_taken() {
-        let layout = PieceLayout::new(40 * MIB).unwrap();
-        let goal = Goal::new(40 * MIB);
-        assert_eq!(goal.lower(36 * MIB, &layout), 36 * MIB);
-        assert_eq!(goal.take(8 * MIB, 1), 1);
-        assert_eq!(goal.lower(4 * MIB, &layout), 12 * MIB, "the third piece is being written");
-        assert_eq!(goal.take(12 * MIB - 5, 100), 5);
-        assert_eq!(goal.take(12 * MIB, 100), 0);
-        assert_eq!(goal.lower(20 * MIB, &layout), 12 * MIB, "what was given away does not come back");
+        let layout = PieceLayout::new(10 * PIECE).unwrap();
+        let goal = Goal::new(10 * PIECE);
+        assert_eq!(goal.lower(9 * PIECE, &layout), 9 * PIECE);
+        assert_eq!(goal.take(2 * PIECE, 1), 1);
+        assert_eq!(goal.lower(PIECE, &layout), 3 * PIECE, "the third piece is being written");
+        assert_eq!(goal.take(3 * PIECE - 5, 100), 5);
+        assert_eq!(goal.take(3 * PIECE, 100), 0);
+        assert_eq!(goal.lower(5 * PIECE, &layout), 3 * PIECE, "what was given away does not come back");
     }
 }

@@ -89,10 +89,10 @@ mod tests {
     use super::*;
     use std::path::Path;
 
-    const MIB: usize = 1 << 20;
+    const PIECE: usize = PieceLayout::MIN_PIECE_SIZE as usize;
 
     fn content() -> Vec<u8> {
-        (0..9 * MIB).map(|i| (i / 5 + i / 70_000) as u8).collect()
+        (0..2 * PIECE + PIECE / 4).map(|i| (i / 5 + i / 70_000) as u8).collect()
     }
 
     fn verifier(content: &[u8]) -> Verifier {
@@ -111,11 +111,11 @@ mod tests {
     fn bytes_in_order_are_hashed_in_passing() {
         let content = content();
         let mut verifier = verifier(&content);
-        for (piece, bytes) in content.chunks(4 * MIB).enumerate() {
+        for (piece, bytes) in content.chunks(PIECE).enumerate() {
             for (at, part) in bytes.chunks(333_333).enumerate() {
-                verifier.offer((piece * 4 * MIB + at * 333_333) as u64, part);
+                verifier.offer((piece * PIECE + at * 333_333) as u64, part);
             }
-            verifier.settle((piece * 4 * MIB + bytes.len()) as u64);
+            verifier.settle((piece * PIECE + bytes.len()) as u64);
         }
         assert!(verifier.matches());
     }
@@ -125,9 +125,9 @@ mod tests {
         let content = content();
         let mut verifier = verifier(&content);
         verifier.offer(0, b"bytes of a source that broke off");
-        for (at, part) in content.chunks(4 * MIB).enumerate() {
-            verifier.offer((at * 4 * MIB) as u64, part);
-            verifier.settle((at * 4 * MIB + part.len()) as u64);
+        for (at, part) in content.chunks(PIECE).enumerate() {
+            verifier.offer((at * PIECE) as u64, part);
+            verifier.settle((at * PIECE + part.len()) as u64);
         }
         assert!(verifier.matches());
     }
@@ -139,9 +139,9 @@ mod tests {
         let file = file(dir.path(), &content);
         let mut verifier = verifier(&content);
         // A liar's first piece, all of it, and an honest second one on its heels.
-        assert!(verifier.offer(0, &vec![0; 4 * MIB]));
-        assert!(!verifier.offer(4 * MIB as u64, &content[4 * MIB..8 * MIB]));
-        verifier.settle(8 * MIB as u64);
+        assert!(verifier.offer(0, &vec![0; PIECE]));
+        assert!(!verifier.offer(PIECE as u64, &content[PIECE..2 * PIECE]));
+        verifier.settle(2 * PIECE as u64);
         verifier.catch_up(&file, &PieceSet::full(3)).unwrap();
         assert!(verifier.matches());
     }
@@ -168,7 +168,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut content = content();
         let mut verifier = verifier(&content);
-        content[5 * MIB] ^= 1;
+        content[PIECE + 5] ^= 1;
         verifier.catch_up(&file(dir.path(), &content), &PieceSet::full(3)).unwrap();
         assert!(!verifier.matches());
     }

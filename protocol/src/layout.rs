@@ -40,8 +40,12 @@ pub struct PieceLayout {
 }
 
 impl PieceLayout {
-    /// The smallest piece: 4 MiB. A power of two of at least 1,024, as the BLAKE3 tree asks.
-    pub const MIN_PIECE_SIZE: u64 = 4 << 20;
+    /// The smallest piece: 1 MiB. A power of two of at least 1,024, as the BLAKE3 tree asks.
+    ///
+    /// A piece is passed on when all of it is there, so small ones spread sooner: in the simulator, 16 daemons on lines of
+    /// 80 Mbit/s have 64 MiB after 1.26 times the time of one copy with pieces of 1 MiB, and after 1.7 times with 4 MiB.
+    /// Smaller ones would cost more in requests than they gain.
+    pub const MIN_PIECE_SIZE: u64 = 1 << 20;
     /// Pieces are doubled until there are at most this many: a have-map stays at 512 bytes.
     pub const MAX_PIECES: u64 = 4096;
     /// The longest content, 64 TiB, so that a length from the network cannot ask for absurd arithmetic.
@@ -128,6 +132,7 @@ mod tests {
     use super::*;
 
     const MIB: u64 = 1 << 20;
+    const PIECE: u64 = PieceLayout::MIN_PIECE_SIZE;
 
     #[test]
     fn empty_content_has_no_pieces() {
@@ -142,10 +147,10 @@ mod tests {
     fn the_last_piece_is_as_short_as_the_content() {
         for (length, pieces, last) in [
             (1, 1, 1),
-            (4 * MIB - 1, 1, 4 * MIB - 1),
-            (4 * MIB, 1, 4 * MIB),
-            (4 * MIB + 1, 2, 1),
-            (12 * MIB, 3, 4 * MIB),
+            (PIECE - 1, 1, PIECE - 1),
+            (PIECE, 1, PIECE),
+            (PIECE + 1, 2, 1),
+            (3 * PIECE, 3, PIECE),
         ] {
             let layout = PieceLayout::new(length).unwrap();
             assert_eq!(layout.pieces(), pieces, "{length}");
@@ -166,23 +171,23 @@ mod tests {
 
     #[test]
     fn only_whole_pieces_lie_within_two_offsets() {
-        let layout = PieceLayout::new(10 * MIB).unwrap();
-        assert_eq!(layout.within(0, 10 * MIB), 0..3);
-        assert_eq!(layout.within(0, 10 * MIB - 1), 0..2);
-        assert_eq!(layout.within(4 * MIB, 8 * MIB), 1..2);
+        let layout = PieceLayout::new(2 * PIECE + 5).unwrap();
+        assert_eq!(layout.within(0, 2 * PIECE + 5), 0..3);
+        assert_eq!(layout.within(0, 2 * PIECE + 4), 0..2);
+        assert_eq!(layout.within(PIECE, 2 * PIECE), 1..2);
         assert_eq!(layout.within(0, 1), 0..0);
-        assert_eq!(layout.within(1, 10 * MIB), 0..0);
-        assert_eq!(layout.within(10 * MIB, 20 * MIB), 0..0);
+        assert_eq!(layout.within(1, 2 * PIECE + 5), 0..0);
+        assert_eq!(layout.within(2 * PIECE + 5, 20 * PIECE), 0..0);
     }
 
     #[test]
     fn a_range_is_covered_by_the_pieces_that_it_touches() {
-        let layout = PieceLayout::new(10 * MIB).unwrap();
+        let layout = PieceLayout::new(2 * PIECE + 5).unwrap();
         let cover = |a, b| layout.covering(ByteRange::new(a, b).unwrap());
         assert_eq!(cover(0, 1), 0..1);
-        assert_eq!(cover(4 * MIB - 1, 4 * MIB + 1), 0..2);
-        assert_eq!(cover(4 * MIB, 8 * MIB), 1..2);
-        assert_eq!(cover(9 * MIB, u64::MAX), 2..3);
-        assert_eq!(cover(10 * MIB, u64::MAX), 0..0);
+        assert_eq!(cover(PIECE - 1, PIECE + 1), 0..2);
+        assert_eq!(cover(PIECE, 2 * PIECE), 1..2);
+        assert_eq!(cover(2 * PIECE + 1, u64::MAX), 2..3);
+        assert_eq!(cover(2 * PIECE + 5, u64::MAX), 0..0);
     }
 }

@@ -9,6 +9,7 @@
 
 mod clock;
 mod fate;
+mod hashes;
 mod net;
 mod node;
 mod outcome;

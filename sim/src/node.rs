@@ -1,6 +1,7 @@
 //! [`Node`]: a daemon. It does for its [`Swarm`] and its [`Uploads`] what the driver in `p2p` does, with messages in place
 //! of requests: the names say which. What it says to the scheduler stands in `talk.rs`.
 
+use crate::hashes::Proof;
 use crate::net::{HostNo, StreamNo};
 use crate::talk::{Talk, ToScheduler};
 use darter_protocol::{HostId, PieceHash, PieceIndex, PieceLayout, PieceSet, TaskId};
@@ -28,6 +29,9 @@ pub(crate) enum Message {
     Failed(PieceIndex),
     /// `DELETE /tasks/ID/turn`
     Pass,
+    /// `GET /tasks/ID/hashes`, and its answer.
+    AskHashes,
+    Hashes(Vec<PieceHash>),
     /// The receiver of an upload has closed the connection.
     HungUp(UploadId),
 }
@@ -56,6 +60,7 @@ pub(crate) enum Out {
 #[derive(Debug, Default)]
 struct Neighbour {
     following: bool,
+    complete: bool,
 }
 
 pub(crate) struct Node {
@@ -72,6 +77,7 @@ pub(crate) struct Node {
     pub(crate) fetches: HashMap<(HostNo, PieceIndex), Option<StreamNo>>,
     pub(crate) runs: BTreeMap<RunId, (StreamNo, u32)>,
     pub(crate) hashes: Vec<Option<PieceHash>>,
+    pub(crate) proof: Proof,
     /// What is on its disk.
     pub(crate) content: Vec<Option<PieceHash>>,
     pub(crate) talk: Talk,
@@ -118,6 +124,7 @@ impl Node {
             fetches: HashMap::new(),
             runs: BTreeMap::new(),
             hashes: vec![None; pieces as usize],
+            proof: Proof::default(),
             content: vec![None; pieces as usize],
             talk: Talk::default(),
             promise: None,
@@ -139,6 +146,7 @@ impl Node {
     pub(crate) fn drive(&mut self, now: Instant) {
         if !self.is_done() {
             self.update_promise(now);
+            self.ask_hashes();
             let may = if self.talk.lease.is_some() { MayAsk::Now } else { MayAsk::No };
             self.swarm.handle_right(may);
             while let Some(action) = self.swarm.poll_action(now, &mut self.rng) {
@@ -218,6 +226,7 @@ impl Node {
             return;
         }
         let neighbour = self.neighbours.entry(id.clone()).or_default();
+        neighbour.complete |= complete;
         if complete {
             self.swarm.handle_have(id, PieceSet::full(self.layout.pieces()));
         } else if !neighbour.following {
@@ -226,9 +235,14 @@ impl Node {
         }
     }
 
+    pub(crate) fn complete_neighbour(&self) -> Option<HostId> {
+        self.neighbours.iter().find(|(_, neighbour)| neighbour.complete).map(|(id, _)| id.clone())
+    }
+
     pub(crate) fn forget(&mut self, id: &HostId) {
         self.swarm.handle_partner_gone(id);
         self.neighbours.remove(id);
+        self.forget_holder(id);
     }
 
     pub(crate) fn handle_message(&mut self, now: Instant, from: HostNo, message: Message) {
@@ -253,7 +267,7 @@ impl Node {
             }
             Message::Ask(piece) => {
                 let bytes = self.layout.range(piece).len();
-                match self.uploads.handle_asked(self.task, Some(&id), (piece, bytes)) {
+                match self.uploads.handle_asked(now, self.task, Some(&id), (piece, bytes)) {
                     Verdict::Serve(upload) => self.out.push(Out::Send { to: from, piece, upload }),
                     Verdict::Wait => self.out.push(Out::To(from, Message::Busy(piece))),
                 }
@@ -269,8 +283,10 @@ impl Node {
                     self.drop_partner(now, &id, darter_protocol::scheduler::FailureReason::Unreachable);
                 }
             }
+            Message::AskHashes => self.tell_hashes(from),
+            Message::Hashes(list) => self.handle_hashes(now, from, &list),
             Message::Pass => self.uploads.handle_passed(&self.task, &id),
-            Message::HungUp(upload) => self.uploads.handle_sent(upload, false),
+            Message::HungUp(upload) => self.uploads.handle_sent(now, upload, false),
         }
     }
 

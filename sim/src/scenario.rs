@@ -17,7 +17,7 @@ pub enum Shape {
 pub struct Scenario {
     /// Daemons beside the one that is asked first to go to the origin.
     pub peers: usize,
-    /// Pieces of 4 MiB.
+    /// Pieces of 1 MiB.
     pub pieces: u32,
     /// Bytes per second, of every daemon, in each direction.
     pub rate: u64,
@@ -50,14 +50,14 @@ pub struct Scenario {
 }
 
 impl Default for Scenario {
-    /// A hundred daemons and an origin at 1 Gbit/s, a GiB, and nothing that goes wrong.
+    /// A hundred daemons and an origin at 250 Mbit/s, 256 MiB, and nothing that goes wrong.
     fn default() -> Self {
         Self {
             peers: 100,
             pieces: 256,
-            rate: 125_000_000,
+            rate: 31_250_000,
             slow_every: 0,
-            origin_rate: 125_000_000,
+            origin_rate: 31_250_000,
             latency: Duration::from_millis(1),
             arrivals: Duration::ZERO,
             loss: 0.0,

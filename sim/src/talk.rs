@@ -56,6 +56,9 @@ impl Node {
             self.talk.satisfied = false;
             self.vouch(now);
         }
+        if let Some(content) = packet.content {
+            self.handle_root(&content.root);
+        }
         for message in packet.hashes {
             let piece = self.layout.piece(message.index);
             if let Some((piece, hash)) = piece.zip(PieceHash::try_from(message.hash.as_ref()).ok()) {

@@ -334,7 +334,7 @@ impl World {
                 let sent = self.nodes[from].as_ref().and_then(|node| node.content[piece.as_usize()]);
                 let sent = if self.fates[from].corrupt { Some(PieceHash::from([0xee; 32])) } else { sent };
                 if !self.places[from].dead {
-                    self.with(from, |node| node.uploads.handle_sent(upload, true));
+                    self.with(from, |node| node.uploads.handle_sent(now, upload, true));
                 }
                 if let Some(sent) = sent.filter(|_| !self.places[to].dead) {
                     self.with(to, |node| node.handle_piece(now, from, piece, sent));
@@ -366,7 +366,9 @@ impl World {
             // Its kernel says that nobody is there.
             let after = self.clock.now() + self.scenario.latency;
             match message {
-                Message::Ask(_) | Message::Follow => self.clock.plan(after, Event::Lost(from, to)),
+                Message::Ask(_) | Message::AskHashes | Message::Follow => {
+                    self.clock.plan(after, Event::Lost(from, to))
+                }
                 _ => {}
             }
             return;

@@ -72,7 +72,7 @@ fn packets_that_are_lost_slow_the_mesh_and_nothing_else() {
 #[test]
 fn over_a_long_way_it_takes_little_longer() {
     let far =
-        Scenario { peers: 15, pieces: 64, latency: Duration::from_millis(150), rate: 10_000_000, ..small() };
+        Scenario { peers: 15, pieces: 256, latency: Duration::from_millis(150), rate: 10_000_000, ..small() };
     let outcome = play(&Scenario { origin_rate: 10_000_000, ..far });
     assert!(outcome.last_ratio() <= 1.6, "{:.3}", outcome.last_ratio());
 }

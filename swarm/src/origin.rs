@@ -54,6 +54,14 @@ impl Swarm {
         Some((self.start_run(pieces.clone()), pieces))
     }
 
+    /// A run is about to bring `piece`, though what it brought before may not be on disk yet. Said before a reader's waiting
+    /// is: who waits for what is about to come needs no run of his own.
+    pub fn handle_run_reached(&mut self, id: RunId, piece: PieceIndex) {
+        if let Some(run) = self.runs.get_mut(&id) {
+            run.next = run.next.max(piece.get());
+        }
+    }
+
     /// The run that was to be shortened has begun with the pieces before `end` already. Said before anything else is polled.
     pub fn handle_overrun(&mut self, id: RunId, end: u32) {
         let Some(run) = self.runs.get_mut(&id).filter(|run| run.end < end) else { return };

@@ -22,10 +22,10 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// Four fetches keep a link busy when one of them is slow, and leave partners' places to others; see
-    /// [`Uploads::PLACES`](crate::Uploads::PLACES). Up to four spares are 16 MiB at 4 MiB a piece.
+    /// As many fetches as a partner has places, which keep a link busy when some of them are slow; see
+    /// [`Uploads::PLACES`](crate::Uploads::PLACES). Up to four spares are 4 MiB at 1 MiB a piece.
     fn default() -> Self {
-        Self { fetches: 4, spares: 4, window: 2 }
+        Self { fetches: 6, spares: 4, window: 2 }
     }
 }
 

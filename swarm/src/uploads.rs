@@ -10,15 +10,16 @@
 //! served one after the other.
 //!
 //! Invariant: an upload is in `sending` from the moment when it is admitted until [`Uploads::handle_sent`]; what is sent and
-//! kept together takes no more than the places and one (`has_room`).
+//! kept together takes no more than the places and those who are called ahead or come late (`has_room`).
 
 use crate::fresh::Fresh;
+use crate::watch::Typical;
 use darter_protocol::{HostId, PieceIndex, TaskId};
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 /// What one place is worth in bytes.
-const PLACE_BYTES: u64 = 4 << 20;
+const PLACE_BYTES: u64 = 1 << 20;
 /// What even the smallest upload takes of a place: its connection, its system calls.
 const LEAST_BYTES: u64 = 64 << 10;
 /// For how long a place is kept for whoever was invited: what it takes to come over a line that is full both ways.
@@ -28,8 +29,10 @@ const KEEP: Duration = Duration::from_millis(500);
 const GOOD_FOR: Duration = Duration::from_secs(5);
 /// Uploads beyond the places, of those who came late.
 const MAX_LATE: u64 = 4;
-/// Invitations beyond the places: the next one is on its way when a place becomes free.
+/// Invitations beyond the places, at least: the next one is on its way when a place becomes free.
 const AHEAD: u64 = 1;
+/// And at most, however far away the peers are.
+const MAX_AHEAD: u64 = 8;
 /// Peers in the line. Who finds it full asks again after a while.
 const MAX_LINE: usize = 16_384;
 /// With fewer fresh pieces than this, they are given away as fast as they come.
@@ -74,6 +77,10 @@ pub struct Uploads {
     /// Tasks that have ended with fresh pieces, the oldest first.
     ended: VecDeque<TaskId>,
     next: u64,
+    /// How long whoever is invited takes to come.
+    coming: Typical,
+    /// How long an upload takes.
+    taking: Typical,
 }
 
 #[derive(Debug)]
@@ -81,6 +88,7 @@ struct Sending {
     task: TaskId,
     piece: PieceIndex,
     bytes: u64,
+    since: Instant,
 }
 
 #[derive(Debug)]
@@ -94,10 +102,16 @@ struct Kept {
 }
 
 impl Uploads {
-    /// Places of a daemon. In the simulation with equal rates, 5 places and 4 fetches under way bring content to 1,000 peers in
-    /// 1.19 times the time of one copy, 3 places in 1.3 times (links idle while receivers are busy), and with more places
-    /// small content takes longer (each piece comes later).
-    pub const PLACES: u32 = 5;
+    /// Places of a daemon. Fewer leave links idle while receivers are busy or far away; with more, every piece comes later
+    /// and is passed on later. In the simulation (15 peers, 256 pieces of 1 MiB, equal rates), as many fetches under way as
+    /// places, the last one is done after so many times the time of one copy:
+    ///
+    /// | places | 1 Gbit/s, 1 ms | 1 Gbit/s, 10 ms | 80 Mbit/s, 50 ms | 80 Mbit/s, 150 ms |
+    /// |---|---|---|---|---|
+    /// | 4 | 1.11 | 1.54 | 1.18 | 1.68 |
+    /// | 6 | 1.11 | 1.26 | 1.10 | 1.33 |
+    /// | 8 | 1.13 | 1.19 | 1.15 | 1.22 |
+    pub const PLACES: u32 = 6;
 
     /// Uploads with so many places, at least one.
     pub fn new(places: u32) -> Self {
@@ -109,19 +123,25 @@ impl Uploads {
             fresh: HashMap::new(),
             ended: VecDeque::new(),
             next: 0,
+            coming: Typical::default(),
+            taking: Typical::default(),
         }
     }
 
     /// `peer` asks for `piece` of `bytes` bytes, which is here. One that does not say who it is gets no place in the line.
     pub fn handle_asked(
         &mut self,
+        now: Instant,
         task: TaskId,
         peer: Option<&HostId>,
         (piece, bytes): (PieceIndex, u64),
     ) -> Verdict {
         let kept = peer.and_then(|peer| self.take_kept(&task, peer));
+        if let Some((since, _)) = kept {
+            self.coming.learn(now.saturating_duration_since(since));
+        }
         let first = peer.is_some_and(|peer| self.line.front().is_some_and(|(t, p)| (t, p) == (&task, peer)));
-        let invited = kept.is_some_and(|late| !late.0 || self.has_late_room());
+        let invited = kept.is_some_and(|(_, late)| !late.0 || self.has_late_room());
         let may = invited
             || self.has_room(bytes, self.backlog(&task).filter(|_| self.is_fresh(&task, piece)))
                 && (self.line.is_empty() || first)
@@ -140,13 +160,16 @@ impl Uploads {
         }
         let id = UploadId(self.next);
         self.next += 1;
-        self.sending.insert(id, Sending { task, piece, bytes });
+        self.sending.insert(id, Sending { task, piece, bytes, since: now });
         Verdict::Serve(id)
     }
 
     /// An upload has ended; with `all`, the peer has all of it.
-    pub fn handle_sent(&mut self, id: UploadId, all: bool) {
+    pub fn handle_sent(&mut self, now: Instant, id: UploadId, all: bool) {
         let Some(sent) = self.sending.remove(&id) else { return };
+        if all {
+            self.taking.learn(now.saturating_duration_since(sent.since));
+        }
         // Somebody else may have been sent the same at the same time.
         let others = self.sending.values().any(|other| (other.task, other.piece) == (sent.task, sent.piece));
         if let Some(fresh) = self.fresh.get_mut(&sent.task)
@@ -236,12 +259,12 @@ impl Uploads {
         }
     }
 
-    /// Takes back what is kept for the peer, if anything is, and says whether it came late.
-    fn take_kept(&mut self, task: &TaskId, peer: &HostId) -> Option<Late> {
+    /// Takes back what is kept for the peer, if anything is: since when it was, and whether the peer came late.
+    fn take_kept(&mut self, task: &TaskId, peer: &HostId) -> Option<(Instant, Late)> {
         let at = self.kept.iter().position(|kept| (&kept.task, &kept.peer) == (task, peer))?;
-        let late = Late(self.kept[at].late);
+        let kept = (self.kept[at].since, Late(self.kept[at].late));
         self.give_up(at);
-        Some(late)
+        Some(kept)
     }
 
     fn give_up(&mut self, at: usize) {
@@ -269,7 +292,15 @@ impl Uploads {
     fn may_invite(&self, backlog: Option<usize>) -> bool {
         let on_their_way = self.kept.iter().filter(|kept| !kept.late).count() as u64;
         self.has_room(PLACE_BYTES, backlog)
-            || backlog.is_none() && on_their_way < AHEAD && self.used() <= self.places * PLACE_BYTES
+            || backlog.is_none() && on_their_way < self.ahead() && self.used() <= self.places * PLACE_BYTES
+    }
+
+    /// How many are to be on their way when all places are taken: as many as places become free while one of them comes
+    /// (Little's law), so that a long way costs no place.
+    fn ahead(&self) -> u64 {
+        let (Some(coming), Some(taking)) = (self.coming.get(), self.taking.get()) else { return AHEAD };
+        let free = u128::from(self.places) * coming.as_nanos() / taking.as_nanos().max(1);
+        u64::try_from(free).unwrap_or(MAX_AHEAD).clamp(AHEAD, MAX_AHEAD)
     }
 
     /// Whether there is a place for so many bytes. For what nobody else has, `backlog` says how much of it waits: a little is

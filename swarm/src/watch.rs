@@ -23,12 +23,16 @@ const STRIKES: u8 = 3;
 /// A fetch is slow when it takes so many times as long as is typical.
 const SLOW: u32 = 2;
 
-/// How long a piece takes: a moving average.
+/// How long something takes: a moving average.
 #[derive(Debug, Default)]
 pub(crate) struct Typical(Option<Duration>);
 
 impl Typical {
-    fn learn(&mut self, took: Duration) {
+    pub(crate) fn get(&self) -> Option<Duration> {
+        self.0
+    }
+
+    pub(crate) fn learn(&mut self, took: Duration) {
         self.0 = Some(self.0.map_or(took, |typical| (typical * 7 + took) / 8));
     }
 

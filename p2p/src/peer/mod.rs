@@ -36,15 +36,18 @@ mod tests {
     use tokio::task::JoinSet;
     use tokio_util::sync::CancellationToken;
 
-    const LENGTH: u64 = 5_000_000;
+    const PIECE: u64 = PieceLayout::MIN_PIECE_SIZE;
+    /// 16 pieces are more than the system takes from a server whose client reads nothing.
+    const HELD: u64 = 16 * PIECE;
+    const LENGTH: u64 = HELD + 5;
 
-    /// A piece server that holds the first piece of every task.
+    /// A piece server that holds all pieces of every task but the last.
     async fn server(places: u32) -> (std::net::SocketAddr, JoinSet<()>, tempfile::TempDir) {
         let dir = tempfile::tempdir().unwrap();
         let file = TaskFile::create(&dir.path().join("f"), PieceLayout::new(LENGTH).unwrap()).unwrap();
         let file = Arc::new(file);
         let find = move |_| {
-            let have = PieceSet::from_bytes(2, &[1]).unwrap();
+            let have = held();
             std::future::ready(Some(Served::Partial { file: Arc::clone(&file), have }))
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -52,6 +55,10 @@ mod tests {
         let stop = CancellationToken::new();
         let server = run(listener, find, Turns::new(places), Metrics::default(), stop);
         (address, JoinSet::from_iter([server]), dir)
+    }
+
+    fn held() -> PieceSet {
+        PieceSet::from_bytes(17, &[0xff, 0xff, 0]).unwrap()
     }
 
     fn peers(name: &str) -> Peers {
@@ -62,10 +69,10 @@ mod tests {
     async fn only_what_is_there_is_given() {
         let (address, _server, _dir) = server(1).await;
         let (peers, task) = (peers("a"), TaskId::from([1; 32]));
-        let first = ByteRange::new(0, PieceLayout::MIN_PIECE_SIZE).unwrap();
+        let first = ByteRange::new(0, PIECE).unwrap();
         let body = peers.data(address, &task, first).await.unwrap();
         assert_eq!(body.collect().await.unwrap().to_bytes().len() as u64, first.len());
-        for (start, end) in [(0, LENGTH), (first.end(), LENGTH), (0, u64::MAX), (LENGTH, LENGTH + 1)] {
+        for (start, end) in [(0, LENGTH), (HELD, LENGTH), (0, u64::MAX), (LENGTH, LENGTH + 1)] {
             let range = ByteRange::new(start, end).unwrap();
             assert!(matches!(peers.data(address, &task, range).await, Err(PeerError::NotHeld)), "{range}");
         }
@@ -75,12 +82,11 @@ mod tests {
     async fn who_finds_no_place_is_told_to_come_when_there_is_one() {
         let (address, _server, _dir) = server(1).await;
         let (first, second, task) = (peers("a"), peers("b"), TaskId::from([1; 32]));
-        let piece = ByteRange::new(0, PieceLayout::MIN_PIECE_SIZE).unwrap();
+        let piece = ByteRange::new(0, HELD).unwrap();
         let body = first.data(address, &task, piece).await.unwrap();
         assert!(matches!(second.data(address, &task, piece).await, Err(PeerError::Busy)));
-        let mut followed = second.have(address, &task, 2).await.unwrap();
-        let have = PieceSet::from_bytes(2, &[1]).unwrap();
-        assert_eq!(followed.next().await.unwrap(), Some(Said::Have(have)));
+        let mut followed = second.have(address, &task, 17).await.unwrap();
+        assert_eq!(followed.next().await.unwrap(), Some(Said::Have(held())));
         drop(body);
         assert_eq!(followed.next().await.unwrap(), Some(Said::Come(None)));
         second.pass(address, &task).await;

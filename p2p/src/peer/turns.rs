@@ -69,7 +69,7 @@ impl Turns {
         (piece, bytes): (PieceIndex, u64),
     ) -> Option<Place> {
         let mut state = self.lock();
-        let verdict = state.uploads.handle_asked(task, peer, (piece, bytes));
+        let verdict = state.uploads.handle_asked(Instant::now().into_std(), task, peer, (piece, bytes));
         self.call(&mut state);
         match verdict {
             Verdict::Serve(upload) => Some(Place { turns: self.clone(), upload, sent: false }),
@@ -155,7 +155,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut state = self.turns.lock();
-        state.uploads.handle_sent(self.upload, self.sent);
+        state.uploads.handle_sent(Instant::now().into_std(), self.upload, self.sent);
         self.turns.call(&mut state);
     }
 }

@@ -141,6 +141,7 @@ fn decode(bytes: &[u8]) -> Option<Entry> {
 mod tests {
     use super::*;
     use crate::ContentInfo;
+    use darter_protocol::PieceLayout;
 
     fn entry(length: u64) -> Entry {
         let record = Record::new(ContentInfo { length, headers: http::HeaderMap::new() }, None);
@@ -155,7 +156,7 @@ mod tests {
         let (a, b) = (TaskId::from([1; 32]), TaskId::from([2; 32]));
         let now = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
         let catalog = Catalog::open(&path).unwrap();
-        catalog.insert(&a, &entry(9 << 20), now).unwrap();
+        catalog.insert(&a, &entry(PieceLayout::MIN_PIECE_SIZE * 2 + 1), now).unwrap();
         catalog.insert(&b, &entry(0), now).unwrap();
         assert_eq!(catalog.remove(&[b, TaskId::from([3; 32])]).unwrap(), [b]);
         assert!(catalog.contains(&a).unwrap() && !catalog.contains(&b).unwrap());

@@ -405,6 +405,7 @@ pub(crate) mod tests {
     use darter_protocol::hash::PieceHasher;
 
     const MIB: u64 = 1 << 20;
+    const PIECE: u64 = PieceLayout::MIN_PIECE_SIZE;
 
     pub(crate) fn config(dir: &Path, quota: u64) -> StoreConfig {
         StoreConfig { dir: dir.to_owned(), quota, quota_percent: 100, expire: Duration::from_secs(3600) }
@@ -441,16 +442,16 @@ pub(crate) mod tests {
     fn a_complete_task_survives_a_restart_and_a_partial_one_resumes() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(config(dir.path(), u64::MAX)).unwrap();
-        store_complete(&store, &task(1), 9 * MIB);
-        let mut partial = store.create(&task(2), record(12 * MIB)).unwrap();
+        store_complete(&store, &task(1), 3 * PIECE - 5);
+        let mut partial = store.create(&task(2), record(3 * PIECE)).unwrap();
         let hash = write_piece(&mut partial, 1, 3);
         write_piece(&mut partial, 2, 4);
         // The journal claims piece 2, but its bytes did not survive.
-        partial.file.write_at(8 * MIB + 5, b"xyz").unwrap();
+        partial.file.write_at(2 * PIECE + 5, b"xyz").unwrap();
         drop((store, partial));
 
         let store = Store::open(config(dir.path(), u64::MAX)).unwrap();
-        assert_eq!(store.used(), 21 * MIB);
+        assert_eq!(store.used(), 6 * PIECE - 5);
         assert_eq!(store.complete(&task(1)).unwrap().unwrap().hashes.len(), 3);
         assert!(store.complete(&task(2)).unwrap().is_none());
         let (_, verified) = store.resume(&task(2), &[]).unwrap().unwrap();
@@ -549,13 +550,13 @@ pub(crate) mod tests {
     fn what_was_checked_is_not_read_again() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(config(dir.path(), u64::MAX)).unwrap();
-        let mut partial = store.create(&task(1), record(12 * MIB)).unwrap();
+        let mut partial = store.create(&task(1), record(3 * PIECE)).unwrap();
         let held = [
             (PieceIndex::new(0), write_piece(&mut partial, 0, 3)),
             (PieceIndex::new(1), write_piece(&mut partial, 1, 4)),
         ];
         // Only whoever reads a piece notices.
-        partial.file.write_at(0, &[9; 8 * MIB as usize]).unwrap();
+        partial.file.write_at(0, &[9; 2 * PIECE as usize]).unwrap();
         drop(partial);
         let other_hash = [held[0], (held[1].0, held[0].1)];
         assert_eq!(store.resume(&task(1), &other_hash).unwrap().unwrap().1, [held[0]]);

@@ -62,6 +62,9 @@ fn a_reader_far_ahead_of_a_run_gets_one_of_its_own() {
     let (run, _) = run_of(&drain(&mut swarm, now)[0]);
     swarm.handle_waiting(piece(1));
     assert_eq!(drain(&mut swarm, now), vec![], "the run is nearly there");
+    swarm.handle_run_reached(run, piece(20));
+    swarm.handle_waiting(piece(21));
+    assert_eq!(drain(&mut swarm, now), vec![], "nearly there, though nothing is on disk");
     swarm.handle_waiting(piece(50));
     let actions = drain(&mut swarm, now);
     assert_eq!(actions[0], Action::ShortenOrigin { run, end: 50 });

@@ -262,6 +262,12 @@ impl Transfer {
         }
         self.swarm.set_wanted(wanted);
         if let Some(piece) = waiting {
+            // Readers see bytes before the driver hears of them.
+            for (run, stream) in &self.streams.running {
+                if let Some(reached) = self.layout.piece_at(stream.goal.reached()) {
+                    self.swarm.handle_run_reached(*run, reached);
+                }
+            }
             self.swarm.handle_waiting(piece);
         }
     }
