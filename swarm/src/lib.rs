@@ -6,6 +6,7 @@
 //!   `partner.rs`, who has what; `select.rs`, which piece to ask of whom; `watch.rs`, who is slow or silent.
 //! - [`Uploads`]: the places that a daemon has for those who fetch from it, the line before them, and `fresh.rs`: a new
 //!   piece is given before an old one again.
+//! - [`Bucket`]: how many bytes may pass, and when, where a rate is limited.
 //!
 //! How the two talk to each other. A partner is asked for a piece; it sends it, or says that it has no place free and puts
 //! the asker into its line. When a place is free it is kept for the first in the line, who is told to come, and only then
@@ -14,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 mod action;
+mod bucket;
 mod fresh;
 mod origin;
 mod partner;
@@ -27,5 +29,6 @@ mod watch;
 mod tests;
 
 pub use action::{Action, MayAsk, RunId};
+pub use bucket::{Bucket, Rate};
 pub use state::{Limits, Swarm};
 pub use uploads::{Invitation, UploadId, Uploads, Verdict};

@@ -40,6 +40,8 @@ pub(crate) struct Fetch {
     pub(crate) asked: Instant,
     /// When the last byte came, as far as was looked.
     pub(crate) alive: Instant,
+    /// For how long this host itself has held its bytes back so far.
+    pub(crate) held: Duration,
     /// When to look again.
     pub(crate) look: Instant,
     pub(crate) pace: Pace,

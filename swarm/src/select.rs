@@ -11,7 +11,7 @@ use crate::pieces::Carrier;
 use crate::state::Swarm;
 use darter_protocol::{HostId, PieceIndex};
 use rand::{Rng, RngExt};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Pieces in flight from one partner: the next request is under way while one is being received.
 pub(crate) const PER_PARTNER: u32 = 2;
@@ -137,6 +137,7 @@ impl Swarm {
             spare,
             asked: now,
             alive: now,
+            held: Duration::ZERO,
             look,
             pace: Pace::Well,
             cancelled: false,

@@ -2,6 +2,9 @@
 //!
 //! A fetch from which nothing has come for [`SILENT`] is asked of another as well; whoever is first brings the piece, and
 //! the other is cancelled. A partner that stays silent, or loses this race again and again, is replaced.
+//!
+//! Nobody is blamed for what this host itself holds back, because a limit of its own is reached or its disk is slow: the time
+//! of that does not count ([`Swarm::handle_held`]), and bytes that wait here are as good as bytes that come.
 
 use crate::action::Action;
 use crate::partner::{ASK_AGAIN, Pace, Standing};
@@ -52,7 +55,15 @@ impl Swarm {
         looks.chain(asks).min()
     }
 
-    /// Does what is due by `now`. `last_byte` says when the last byte of a fetch came, if any has.
+    /// This host has held back the bytes of a fetch for so long, all in all. Said before it is judged or has ended.
+    pub fn handle_held(&mut self, partner: &HostId, piece: PieceIndex, so_far: Duration) {
+        let mut fetches = self.fetches.iter_mut();
+        if let Some(fetch) = fetches.find(|fetch| fetch.piece == piece && fetch.partner == *partner) {
+            fetch.held = so_far;
+        }
+    }
+
+    /// Does what is due by `now`. `last_byte` says when the last byte of a fetch came, if any has; now, if it waits here.
     pub fn handle_timeout(
         &mut self,
         now: Instant,
@@ -76,7 +87,7 @@ impl Swarm {
         let slow_after = self.typical.slow_after();
         let mut lost = Vec::new();
         for fetch in self.fetches.iter_mut().filter(|fetch| !fetch.cancelled && fetch.look <= now) {
-            let slow_at = slow_after.map(|after| fetch.asked + after);
+            let slow_at = slow_after.map(|after| fetch.asked + after + fetch.held);
             let (silent_at, given_up_at) = (fetch.alive + SILENT, fetch.alive + given_up);
             fetch.pace = if silent_at <= now {
                 Pace::Silent
@@ -110,7 +121,7 @@ impl Swarm {
     /// `partner` has brought what it was asked for.
     pub(crate) fn delivered(&mut self, now: Instant, partner: &HostId, piece: PieceIndex) {
         if let Some(fetch) = self.end_fetch(partner, piece) {
-            self.typical.learn(now.saturating_duration_since(fetch.asked));
+            self.typical.learn(now.saturating_duration_since(fetch.asked + fetch.held));
         }
         if let Some(partner) = self.partners.get_mut(partner) {
             partner.strikes = 0;

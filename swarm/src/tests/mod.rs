@@ -1,5 +1,6 @@
 //! What a swarm does, event by event; whatever happens, in `property.rs`.
 
+mod bucket;
 mod origin;
 mod partners;
 mod property;

@@ -146,3 +146,36 @@ fn the_last_piece_is_asked_of_a_second_one_when_it_comes_slowly() {
     }
     panic!("nobody else was asked");
 }
+
+#[test]
+fn one_that_is_held_back_here_is_neither_silent_nor_slow() {
+    let now = Instant::now();
+    let mut swarm = hashed(2);
+    let all = PieceSet::full(2);
+    swarm.handle_have(&host(1), all.clone());
+    drain(&mut swarm, now);
+    // A first piece teaches how long one takes; what it was held back does not count.
+    swarm.handle_held(&host(1), piece(0), Duration::from_millis(90));
+    let quick = now + Duration::from_millis(100);
+    swarm.handle_piece(quick, piece(0), Some(&host(1)));
+    swarm.handle_have(&host(2), all);
+    drain(&mut swarm, quick);
+    // The second waits here almost all the time.
+    let mut at = quick;
+    while at < now + Duration::from_secs(20) {
+        at = swarm.poll_timeout().unwrap();
+        swarm.handle_held(&host(1), piece(1), at - now - Duration::from_millis(19));
+        swarm.handle_timeout(at, |_, _| Some(at));
+        assert_eq!(drain(&mut swarm, at), vec![], "after {:?}", at - now);
+    }
+    // It is let go, and takes its time: two times ten milliseconds of its own.
+    let mut done = Vec::new();
+    let let_go = at;
+    while done.is_empty() {
+        at = swarm.poll_timeout().unwrap();
+        swarm.handle_timeout(at, |_, _| Some(at));
+        done = drain(&mut swarm, at);
+        assert!(at < let_go + SILENT, "what it was held back is counted once");
+    }
+    assert_eq!(done, vec![spare(2, 1)]);
+}
