@@ -68,6 +68,7 @@ impl Sockets {
 pub(crate) struct Node {
     proxy: Arc<Proxy>,
     upstream: Upstream,
+    engine: Engine,
     leaves: Option<Leaves>,
     started: Started,
     /// Whether a CA of our own has been in force.
@@ -102,6 +103,7 @@ impl Node {
         if !origins_stay {
             self.upstream.replace(upstream::settings(config));
         }
+        self.engine.set_rates(config.rates);
         self.proxy.replace(settings(config, self.leaves.clone()));
         Ok(())
     }
@@ -158,7 +160,14 @@ pub(crate) async fn start(
     let proxy = ProxyConfig { settings, upstream: upstream.clone(), engine: engine.clone(), adopt };
     let proxy = Arc::new(Proxy::new(proxy, registry));
     let had_own_ca = ca.is_some() && config.proxy.signing.ca.is_none();
-    let node = Node { proxy: proxy.clone(), upstream, leaves, started: Started::with(&config), had_own_ca };
+    let node = Node {
+        proxy: proxy.clone(),
+        upstream,
+        engine: engine.clone(),
+        leaves,
+        started: Started::with(&config),
+        had_own_ca,
+    };
     components.probe(control::run(control::bind(&config.work_home)?, Arc::clone(&proxy)));
     let shutdown = components.shutdown();
     let drained = CancellationToken::new();
@@ -235,6 +244,7 @@ async fn engine(
         backoff: config.download.backoff,
         idle_timeout: config.download.idle_timeout,
         prefetch: config.download.prefetch,
+        rates: config.rates,
         gc_interval: config.gc_interval,
     };
     Engine::start(config, upstream.clone(), pieces.listener, registry).map_err(|error| match error {

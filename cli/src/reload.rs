@@ -42,6 +42,11 @@ const MAX_NAMED: usize = 12;
 /// the next start: so a key that nobody thought of is named in a warning, and not silently left out.
 const TAKEN_OVER: &[&str] = &[
     "verbose",
+    "download.originRateLimit",
+    "download.perPartnerRateLimit",
+    "download.perPeerRateLimit",
+    "download.prefetchRateLimit",
+    "download.totalRateLimit",
     "download.transportOption",
     "proxy.accounts",
     "proxy.allowPush",
@@ -79,6 +84,8 @@ const TAKEN_OVER: &[&str] = &[
     "proxy.timeouts",
     "proxy.via",
     "proxy.whiteList",
+    "upload.perPartnerRateLimit",
+    "upload.rateLimit",
     "upstream",
 ];
 
@@ -86,6 +93,11 @@ const TAKEN_OVER: &[&str] = &[
 /// Every other key, and one that nobody thought of, may change where an origin is or who is believed.
 const NOT_OF_ORIGINS: &[&str] = &[
     "verbose",
+    "download.originRateLimit",
+    "download.perPartnerRateLimit",
+    "download.perPeerRateLimit",
+    "download.prefetchRateLimit",
+    "download.totalRateLimit",
     "proxy.accounts",
     "proxy.allowPush",
     "proxy.basicAuth",
@@ -99,6 +111,8 @@ const NOT_OF_ORIGINS: &[&str] = &[
     "proxy.perClient",
     "proxy.proxies",
     "proxy.statusHeaders",
+    "upload.perPartnerRateLimit",
+    "upload.rateLimit",
 ];
 
 /// Keeps a node as its file says.
@@ -361,8 +375,8 @@ mod tests {
     fn in_force(base: &str, source: &str) -> String {
         let parsed = |source| config::parse(Path::new("f"), source).unwrap().config;
         let now = crate::started::Started::with(&parsed(base)).over(&parsed(source));
-        let config::Config { verbose, download, upstream, proxy, .. } = now;
-        format!("{verbose} {:?} {:?} {upstream:?} {proxy:?}", download.timeouts, download.pool)
+        let config::Config { verbose, download, rates, upstream, proxy, .. } = now;
+        format!("{verbose} {:?} {:?} {rates:?} {upstream:?} {proxy:?}", download.timeouts, download.pool)
     }
 
     #[test]
@@ -386,6 +400,13 @@ mod tests {
             "upload: {tcpListen: {port: 7}}",
             "health: {tcpListen: {port: 7}}",
             "download: {prefetch: true}",
+            "download: {totalRateLimit: 1M}",
+            "download: {perPeerRateLimit: 1M}",
+            "download: {perPartnerRateLimit: 1M}",
+            "download: {originRateLimit: 1M}",
+            "download: {prefetchRateLimit: 1M}",
+            "upload: {rateLimit: 1M}",
+            "upload: {perPartnerRateLimit: 1M}",
             "download: {pieceDownloadTimeout: 1s}",
             "download: {concurrent: {maxAttempts: 9}}",
             "download: {transportOption: {dialTimeout: 1s}}",

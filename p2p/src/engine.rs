@@ -6,6 +6,7 @@ use crate::peer::{self, Peers, Served as Given, Turns};
 use crate::reader::{Live, Reader};
 use crate::schedule::{InvalidAddress, Life, Schedulers};
 use crate::store::{Complete, Held, Store, StoreConfig, StoreError, TaskFile};
+use crate::throttle::{Rates, Throttles};
 use crate::{Content, ContentInfo, OpenError, OpenRequest, Opened, Served, TRACE, Want};
 use darter_protocol::scheduler::Host;
 use darter_protocol::{ByteRange, HostId, PieceSet, TaskId};
@@ -40,6 +41,8 @@ pub struct EngineConfig {
     pub idle_timeout: Duration,
     /// A request for a range also fetches the rest (`download.prefetch`).
     pub prefetch: bool,
+    /// How fast bytes move at most, until [`Engine::set_rates`] says otherwise.
+    pub rates: Rates,
     /// How often the store is looked through (`gcInterval`).
     pub gc_interval: Duration,
 }
@@ -88,6 +91,7 @@ pub(crate) struct Shared {
     pub(crate) upstream: Upstream,
     pub(crate) peers: Peers,
     pub(crate) turns: Turns,
+    pub(crate) throttles: Arc<Throttles>,
     pub(crate) schedulers: Schedulers,
     pub(crate) metrics: Metrics,
     pub(crate) shutdown: CancellationToken,
@@ -133,6 +137,7 @@ impl Engine {
             upstream,
             peers: Peers::new(&config.host.id),
             turns: Turns::new(config.host.upload_slots),
+            throttles: Arc::new(Throttles::new(config.rates, &metrics)),
             schedulers,
             metrics,
             shutdown: CancellationToken::new(),
@@ -146,13 +151,14 @@ impl Engine {
             let shared = Arc::clone(&found);
             async move { shared.find(task).await }
         };
-        shared.tracker.spawn(peer::run(
-            listener,
+        let server = peer::Server {
             find,
             turns,
-            shared.metrics.clone(),
-            shared.shutdown.clone(),
-        ));
+            throttles: Arc::clone(&shared.throttles),
+            metrics: shared.metrics.clone(),
+            shutdown: shared.shutdown.clone(),
+        };
+        shared.tracker.spawn(peer::run(listener, server));
         shared.tracker.spawn(shared.turns.clone().run(shared.shutdown.clone()));
         shared.tracker.spawn(Arc::clone(&shared).keep_schedulers(piece_port));
         shared.tracker.spawn(Arc::clone(&shared).collect());
@@ -213,6 +219,11 @@ impl Engine {
             Some(Phase::Known(known)) => Some(known.info.clone()),
             _ => None,
         })
+    }
+
+    /// Bytes move at these rates from now on, also those of what is under way.
+    pub fn set_rates(&self, rates: Rates) {
+        self.0.throttles.set(rates);
     }
 
     /// Stops: no download goes on, other daemons are not served any more, the schedulers are told. What was downloaded

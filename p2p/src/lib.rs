@@ -7,6 +7,7 @@
 //! - `origin`: fetching from where the content comes from.
 //! - `peer`: fetching from other daemons, and serving them; whom it serves next says [`Uploads`].
 //! - `schedule`: the conversation with the scheduler.
+//! - `throttle`: how fast bytes move at most.
 //!
 //! [`Swarm`]: darter_swarm::Swarm
 //! [`Uploads`]: darter_swarm::Uploads
@@ -22,6 +23,7 @@ mod engine;
 const TRACE: &str = "trace";
 
 mod http_range;
+mod intake;
 mod metrics;
 mod origin;
 mod peer;
@@ -32,17 +34,19 @@ mod sink;
 mod stat;
 mod store;
 mod supplier;
+mod throttle;
 mod verify;
 
 pub use api::{Content, ContentBody, ContentInfo, OpenError, OpenRequest, Opened, ReadError, Served, Want};
 pub use darter_protocol::{ByteRange, Digest, HostId, TaskId};
-pub use darter_swarm::Uploads;
+pub use darter_swarm::{Rate, Uploads};
 pub use download::Backoff;
 pub use engine::{Engine, EngineConfig, EngineError, HostConfig};
 pub use schedule::InvalidAddress;
 pub use stat::{ClusterStat, LocalStat, TaskStat};
 pub use store::{StoreConfig, StoreError};
 pub use supplier::{Supplied, Supplier};
+pub use throttle::Rates;
 
 /// How an origin's 206 is judged, for those who try it with bytes of their own making.
 #[doc(hidden)]

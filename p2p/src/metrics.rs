@@ -1,15 +1,23 @@
 //! [`Metrics`]: what an operator graphs of the engine.
 
 use crate::Supplier;
+use crate::throttle::Limit;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Registry, Unit};
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct FromLabel {
     pub(crate) from: Supplier,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct LimitLabel {
+    pub(crate) limit: Limit,
 }
 
 /// Counters and gauges of the engine.
@@ -17,6 +25,7 @@ pub(crate) struct FromLabel {
 pub(crate) struct Metrics {
     bytes: Family<FromLabel, Counter>,
     pub(crate) uploaded_bytes: Counter,
+    limit_waits: Family<LimitLabel, Counter<f64, AtomicU64>>,
     pub(crate) downloads: Gauge,
     pub(crate) completed: Counter,
     pub(crate) failed: Counter,
@@ -30,6 +39,12 @@ impl Metrics {
         let p2p = registry.sub_registry_with_prefix("p2p");
         p2p.register("content_bytes", "Bytes of content by where they came from", metrics.bytes.clone());
         p2p.register("uploaded_bytes", "Bytes sent to other daemons", metrics.uploaded_bytes.clone());
+        p2p.register_with_unit(
+            "limit_waits",
+            "Time that streams of content waited at a limit of bandwidth",
+            Unit::Seconds,
+            metrics.limit_waits.clone(),
+        );
         p2p.register("downloads", "Downloads that are running", metrics.downloads.clone());
         p2p.register("completed", "Downloads that completed, verified", metrics.completed.clone());
         p2p.register("failed", "Downloads that failed", metrics.failed.clone());
@@ -48,5 +63,15 @@ impl Metrics {
 
     pub(crate) fn add_bytes(&self, from: Supplier, bytes: u64) {
         self.bytes.get_or_create(&FromLabel { from }).inc_by(bytes);
+    }
+
+    /// Seconds that were waited at a limit.
+    #[cfg(test)]
+    pub(crate) fn waited(&self, limit: Limit) -> f64 {
+        self.limit_waits.get_or_create(&LimitLabel { limit }).get()
+    }
+
+    pub(crate) fn add_wait(&self, limit: Limit, waited: Duration) {
+        self.limit_waits.get_or_create(&LimitLabel { limit }).inc_by(waited.as_secs_f64());
     }
 }

@@ -7,19 +7,19 @@
 //! Invariant: at any time at most one sink may write a piece. Before a sink writes into a piece it has taken it, under the
 //! lock of its [`Goal`]; whoever lowers the goal to give the pieces behind it to another learns which are taken.
 
+use crate::intake::{Heard, parts};
 use crate::store::TaskFile;
+use crate::throttle::Way;
 use crate::verify::Verifier;
 use bytes::Bytes;
 use darter_protocol::hash::PieceHasher;
 use darter_protocol::{PieceHash, PieceIndex, PieceLayout};
-use http_body_util::BodyExt;
+use futures_util::StreamExt;
 use hyper::body::Incoming;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// What is received while a batch is being written, in bytes: the memory that one stream may take.
@@ -155,32 +155,6 @@ impl Goal {
     }
 }
 
-/// When the last byte of a stream came. Read by who watches it, without a message for every frame.
-#[derive(Debug)]
-pub(crate) struct Heard {
-    since: Instant,
-    /// Nanoseconds after `since`; 0: nothing has come.
-    last: AtomicU64,
-}
-
-impl Default for Heard {
-    fn default() -> Self {
-        Self { since: Instant::now(), last: AtomicU64::new(0) }
-    }
-}
-
-impl Heard {
-    pub(crate) fn tell(&self) {
-        let after = u64::try_from(self.since.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        self.last.store(after.max(1), Ordering::Relaxed);
-    }
-
-    pub(crate) fn last(&self) -> Option<Instant> {
-        let after = self.last.load(Ordering::Relaxed);
-        (after > 0).then(|| self.since + Duration::from_nanos(after))
-    }
-}
-
 /// How a stream is received.
 pub(crate) struct Limits<'a> {
     /// Bytes of the body to pass over: an origin that does not honour ranges sends everything from the start.
@@ -188,7 +162,9 @@ pub(crate) struct Limits<'a> {
     pub(crate) goal: &'a Goal,
     /// How long the body may be silent.
     pub(crate) idle: Duration,
-    /// Told of every frame.
+    /// What the body's bytes pass.
+    pub(crate) way: &'a Way,
+    /// Told of everything that comes.
     pub(crate) heard: &'a Heard,
     pub(crate) stop: &'a CancellationToken,
 }
@@ -198,11 +174,12 @@ pub(crate) struct Limits<'a> {
 ///
 /// Must be driven to its end: a batch that is being written when this is dropped is still written.
 pub(crate) async fn pump(
-    mut body: Incoming,
+    body: Incoming,
     sink: Sink,
     limits: Limits<'_>,
     report: impl Report,
 ) -> (Option<Sink>, Result<(), PumpError>) {
+    let mut parts = std::pin::pin!(parts(body, limits.way, limits.idle, limits.heard));
     let mut skip = limits.skip;
     let mut received = sink.offset;
     let mut pending: Vec<Bytes> = Vec::new();
@@ -229,30 +206,24 @@ pub(crate) async fn pump(
         if let (None, Some(result)) = (&writing, end.take_if(|_| pending.is_empty())) {
             return (sink, result);
         }
+        // Neither is it the other side's fault that the disk is slow.
+        let _held = (pending_bytes >= MAX_PENDING).then(|| limits.heard.hold());
         tokio::select! {
-            frame = tokio::time::timeout(limits.idle, body.frame()), if end.is_none() && pending_bytes < MAX_PENDING => {
-                match frame {
-                    Ok(Some(Ok(frame))) => {
-                        limits.heard.tell();
-                        let Ok(mut data) = frame.into_data() else { continue };
-                        let passed = skip.min(data.len() as u64);
-                        skip -= passed;
-                        bytes::Buf::advance(&mut data, passed as usize);
-                        data.truncate(limits.goal.take(received, data.len()));
-                        received += data.len() as u64;
-                        pending_bytes += data.len();
-                        if !data.is_empty() {
-                            pending.push(data);
-                        }
-                    }
-                    Ok(Some(Err(error))) => end = Some(Err(PumpError::Broke(describe(&error)))),
-                    Ok(None) => end = Some(Err(PumpError::Broke("the connection ended early".to_owned()))),
-                    Err(_) => {
-                        let text = format!("no byte came for {:?}", limits.idle);
-                        end = Some(Err(PumpError::Broke(text)));
+            part = parts.next(), if end.is_none() && pending_bytes < MAX_PENDING => match part {
+                Some(Ok(mut data)) => {
+                    let passed = skip.min(data.len() as u64);
+                    skip -= passed;
+                    bytes::Buf::advance(&mut data, passed as usize);
+                    data.truncate(limits.goal.take(received, data.len()));
+                    received += data.len() as u64;
+                    pending_bytes += data.len();
+                    if !data.is_empty() {
+                        pending.push(data);
                     }
                 }
-            }
+                Some(Err(error)) => end = Some(Err(PumpError::Broke(error))),
+                None => end = Some(Err(PumpError::Broke("the connection ended early".to_owned()))),
+            },
             written = async { writing.as_mut().expect("checked below").await }, if writing.is_some() => {
                 writing = None;
                 match written {
@@ -266,14 +237,6 @@ pub(crate) async fn pump(
             }
             () = limits.stop.cancelled(), if end.is_none() => end = Some(Ok(())),
         }
-    }
-}
-
-/// hyper's own words are about its code; its cause is about the connection.
-fn describe(error: &hyper::Error) -> String {
-    match std::error::Error::source(error) {
-        Some(cause) => format!("the connection broke off: {cause}"),
-        None => "the connection broke off".to_owned(),
     }
 }
 

@@ -49,10 +49,7 @@ fn without_effect(section: &mut Section<'_>) {
         value::boolean,
         "every piece and every known digest is always checked",
     );
-    let no_limits = "limits of bandwidth are not in this version";
-    section.unused("totalRateLimit", value::size, no_limits);
-    section.unused("perPeerRateLimit", value::size, no_limits);
-    section.unused("trafficShaperType", value::text, no_limits);
+    section.unused("trafficShaperType", value::text, "downloads share a limit evenly");
     section.unused(
         "watchdogTimeout",
         value::duration,

@@ -5,8 +5,8 @@
 //! reason; a key that nobody knows is an error.
 //!
 //! - `yaml`: the text as a tree with places; `section`: how that tree is read; `value`: what single values look like.
-//! - `proxy`, `accounts`, `clients`, `rules`, `upstream`, `download`, `host`, `listen`, `entrances`, `log`, `tracing`,
-//!   `directories`: one section each, with its defaults.
+//! - `proxy`, `accounts`, `clients`, `rules`, `upstream`, `download`, `rates`, `host`, `listen`, `entrances`, `log`,
+//!   `tracing`, `directories`: one section each, with its defaults.
 //! - `environment`: the same from the variables of docker-registry-proxy instead of a file.
 
 mod accounts;
@@ -20,6 +20,7 @@ mod listen;
 mod log;
 mod problem;
 mod proxy;
+mod rates;
 mod rules;
 mod section;
 mod suggest;
@@ -46,7 +47,7 @@ pub(crate) use tracing::Tracing;
 pub(crate) use upstream::{Through, Upstream, UpstreamHost, Way};
 pub(crate) use written::{Written, general};
 
-use darter_p2p::StoreConfig;
+use darter_p2p::{Rates, StoreConfig};
 
 use problem::Findings;
 use section::Section;
@@ -90,6 +91,8 @@ pub(crate) struct Config {
     pub(crate) schedulers: Vec<String>,
     pub(crate) host: Host,
     pub(crate) download: Download,
+    /// How fast content moves between this host, other daemons and origins.
+    pub(crate) rates: Rates,
     pub(crate) pieces: Listen,
     pub(crate) health: Listen,
     pub(crate) store: StoreConfig,
@@ -202,6 +205,7 @@ fn config(top: &mut Section<'_>) -> Config {
     let mut scheduler = top.section("scheduler");
     let service = top.filled("service-name", value::text);
     let seed_of_manager = manager(&mut scheduler.section("manager"));
+    let (mut download, mut upload) = (top.section("download"), top.section("upload"));
     Config {
         verbose: top.value("verbose", value::boolean).unwrap_or(false),
         log: log::log(&mut top.section("log")),
@@ -210,8 +214,9 @@ fn config(top: &mut Section<'_>) -> Config {
         drain_timeout: top.value("drainTimeout", value::duration).unwrap_or(DRAIN_TIMEOUT),
         schedulers: schedulers(&mut scheduler),
         host: host::host(&mut top.section("host")),
-        download: download::download(&mut top.section("download")),
-        pieces: pieces(&mut top.section("upload")),
+        rates: rates::rates(&mut download, &mut upload),
+        download: download::download(&mut download),
+        pieces: pieces(&mut upload),
         health: health(&mut top.section("health")),
         store: store(&mut top.section("storage"), data),
         gc_interval: top.value("gcInterval", value::some_time).unwrap_or(GC_INTERVAL),
@@ -326,7 +331,6 @@ fn net_addr(item: &mut Section<'_>, of: &str) -> Option<String> {
 }
 
 fn pieces(section: &mut Section<'_>) -> Listen {
-    section.unused("rateLimit", value::size, "limits of bandwidth are not in this version");
     listen::no_tls(section, "the piece server speaks plain HTTP");
     listen::tcp_listen(section, PIECE_PORT)
 }

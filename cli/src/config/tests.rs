@@ -1,6 +1,7 @@
 //! The configuration as a whole.
 
 use darter_certs::{PermittedNames, Verification};
+use darter_p2p::Rate;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 
@@ -263,13 +264,10 @@ fn a_file_of_dragonfly_loads_and_what_changes_nothing_is_named() {
             "download.concurrent.thresholdSize",
             "download.concurrent.thresholdSpeed",
             "download.concurrent.goroutineCount",
-            "download.totalRateLimit",
-            "download.perPeerRateLimit",
             "download.trafficShaperType",
             "download.transportOption.expectContinueTimeout",
             "download.downloadGRPC.unixListen.socket",
             "download.peerGRPC.tcpListen.port",
-            "upload.rateLimit",
             "objectStorage.filter",
             "objectStorage.maxReplicas",
             "objectStorage.tcpListen.port",
@@ -293,6 +291,9 @@ fn a_file_of_dragonfly_loads_and_what_changes_nothing_is_named() {
     assert!(matches!(config.proxy.trust.hosts[0], Some(Verification::Insecure)));
     assert!(matches!(config.proxy.trust.mirror, Some(Verification::Insecure)));
     assert_eq!(config.store.quota, 50 << 30);
+    let rate = |mib: u64| Rate::new(mib << 20);
+    let rates = Rates { total: rate(1024), task: rate(512), upload: rate(1024), ..Rates::default() };
+    assert_eq!(config.rates, rates);
     assert_eq!(config.download.timeouts.dial, Duration::from_secs(2));
 }
 

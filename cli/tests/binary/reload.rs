@@ -332,3 +332,56 @@ fn connections_to_origins_stay_unless_something_about_origins_has_changed() {
     assert_eq!(asked("whiteList: [{host: 127.0.0.0/9}], defaultTag: other"), 2);
     assert_eq!(asked(&other), 3);
 }
+
+/// An origin with one answer of `body` for everybody; gives its address and how often it was asked.
+fn origin_of(body: Vec<u8>) -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, asked) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
+    let count = Arc::clone(&asked);
+    std::thread::spawn(move || {
+        while let Ok((stream, _)) = listener.accept() {
+            let mut stream = BufReader::new(stream);
+            let mut line = String::new();
+            while stream.read_line(&mut line).is_ok_and(|read| read > 2) {
+                line.clear();
+            }
+            count.fetch_add(1, Ordering::SeqCst);
+            let head = format!("HTTP/1.1 200 OK\r\netag: \"a\"\r\ncontent-length: {}\r\n\r\n", body.len());
+            let stream = stream.get_mut();
+            let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body));
+        }
+    });
+    (address, asked)
+}
+
+#[test]
+fn a_limit_that_is_lifted_lets_go_what_is_under_way() {
+    let slow = "proxy: {proxies: [{regx: large}], tcpListen";
+    let mut daemon = Daemon::start_with(
+        "reload: {interval: 0s}\ndownload: {totalRateLimit: 1Ki, originRateLimit: 1Ki}\n",
+        ("proxy: {tcpListen", slow),
+    );
+    let (probes, proxy) = (daemon.running.listening("health"), daemon.running.listening("proxy"));
+    health(probes, "200");
+    let body: Vec<u8> = (0..1 << 20).map(|n: u32| (n / 7) as u8).collect();
+    let (origin, asked) = origin_of(body.clone());
+    let mut client = TcpStream::connect(proxy).unwrap();
+    write!(client, "GET http://{origin}/large HTTP/1.1\r\nHost: {origin}\r\nConnection: close\r\n\r\n")
+        .unwrap();
+    // At this rate it would take a quarter of an hour.
+    let mut first = [0; 1024];
+    client.read_exact(&mut first).unwrap();
+
+    rewrite(&daemon, BY_SIGNAL, ("proxy: {tcpListen", slow));
+    daemon.running.signal(Signal::HUP);
+    let line = daemon.running.line_with("the configuration was read again");
+    assert!(line.contains("changed=download.originRateLimit, download.totalRateLimit"), "{line}");
+    let mut rest = Vec::new();
+    client.read_to_end(&mut rest).unwrap();
+    let answer = [&first[..], &rest].concat();
+    let head = answer.windows(4).position(|end| end == b"\r\n\r\n").unwrap() + 4;
+    assert!(answer.starts_with(b"HTTP/1.1 200 OK\r\n") && answer[head..] == body);
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+    let metrics = get(probes, "/metrics");
+    assert!(metrics.contains("darter_p2p_limit_waits_seconds_total{limit=\"origin\"}"), "{metrics}");
+}

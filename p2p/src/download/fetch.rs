@@ -3,12 +3,13 @@
 //! Each ends with one [`Event::Piece`], unless the whole download has stopped.
 
 use super::jobs::{Bench, Event, PieceError};
+use crate::intake::{Heard, parts};
 use crate::peer::PeerError;
-use crate::sink::{Goal, Heard, Limits, PumpError, Report, Sink, Wrote, pump};
+use crate::sink::{Goal, Limits, PumpError, Report, Sink, Wrote, pump};
 use bytes::{Bytes, BytesMut};
 use darter_protocol::hash::PieceHasher;
 use darter_protocol::{HostId, PieceHash, PieceIndex};
-use http_body_util::BodyExt;
+use futures_util::StreamExt;
 use hyper::body::Incoming;
 use std::io;
 use std::net::SocketAddr;
@@ -76,7 +77,8 @@ impl Bench {
         let range = self.file.layout().range(fetch.piece);
         let goal = Goal::new(range.end());
         let Underway { heard, stop, .. } = &fetch.underway;
-        let limits = Limits { skip: 0, goal: &goal, idle: self.idle, heard, stop };
+        let way = self.throttles.of_partner(&fetch.partner);
+        let limits = Limits { skip: 0, goal: &goal, idle: self.idle, way: &way, heard, stop };
         let sink = Sink {
             file: Arc::clone(&self.file),
             verifier: self.verifier.clone(),
@@ -106,19 +108,19 @@ impl Bench {
     }
 
     /// Receives the piece into memory, and checks it.
-    async fn collect_piece(&self, fetch: &Fetch, mut body: Incoming) -> Result<Bytes, PieceError> {
+    async fn collect_piece(&self, fetch: &Fetch, body: Incoming) -> Result<Bytes, PieceError> {
         let layout = self.file.layout();
         let length = layout.range(fetch.piece).len() as usize;
         let mut bytes = BytesMut::with_capacity(length);
         let mut hasher = PieceHasher::new(layout, fetch.piece);
+        let Underway { heard, stop, .. } = &fetch.underway;
+        let way = self.throttles.of_partner(&fetch.partner);
+        let mut parts = std::pin::pin!(parts(body, &way, self.idle, heard));
         while bytes.len() < length {
-            let next = tokio::time::timeout(self.idle, body.frame());
-            let Some(frame) = fetch.underway.stop.run_until_cancelled(next).await else {
+            let Some(part) = stop.run_until_cancelled(parts.next()).await else {
                 return Err(PieceError::Cancelled);
             };
-            let Ok(Some(Ok(frame))) = frame else { return Err(PieceError::Peer(PeerError::Unreachable)) };
-            fetch.underway.heard.tell();
-            let data = frame.into_data().unwrap_or_default();
+            let Some(Ok(data)) = part else { return Err(PieceError::Peer(PeerError::Unreachable)) };
             let data = &data[..data.len().min(length - bytes.len())];
             hasher.update(data);
             bytes.extend_from_slice(data);

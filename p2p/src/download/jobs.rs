@@ -2,11 +2,13 @@
 //! partners are in `fetch.rs`. Each job ends with an event, and holds nothing that its end would leave behind.
 
 use crate::Supplier;
+use crate::intake::Heard;
 use crate::origin::{self, Answer, Ask, OriginError, Part, Source};
 use crate::peer::{PeerError, Peers, Said};
 use crate::progress::Progress;
-use crate::sink::{Goal, Heard, Limits, PumpError, Report, Sink, Wrote, pump};
+use crate::sink::{Goal, Limits, PumpError, Report, Sink, Wrote, pump};
 use crate::store::TaskFile;
+use crate::throttle::TaskThrottles;
 use crate::verify::Verifier;
 use darter_protocol::hash::PieceHasher;
 use darter_protocol::{ByteRange, HostId, PieceHash, PieceIndex, PieceSet, TaskId};
@@ -93,6 +95,7 @@ pub(super) struct Bench {
     pub(super) verifier: Option<Arc<Mutex<Verifier>>>,
     pub(super) upstream: Upstream,
     pub(super) peers: Peers,
+    pub(super) throttles: TaskThrottles,
     pub(super) progress: watch::Sender<Progress>,
     pub(super) events: mpsc::Sender<Event>,
     /// How long a stream may be silent.
@@ -195,6 +198,7 @@ impl Bench {
             skip: run.start - part.start,
             goal: &run.goal,
             idle: self.idle,
+            way: &self.throttles.of_origin(),
             heard: &Heard::default(),
             stop: &run.stop,
         };

@@ -18,7 +18,7 @@ mod turns;
 
 pub(crate) use client::{PeerError, Peers};
 pub(crate) use have::Said;
-pub(crate) use server::{Served, run};
+pub(crate) use server::{Served, Server, run};
 pub(crate) use turns::Turns;
 
 /// Who asks: the id of its host.
@@ -29,6 +29,7 @@ mod tests {
     use super::*;
     use crate::metrics::Metrics;
     use crate::store::TaskFile;
+    use crate::throttle::{Rates, Throttles};
     use darter_protocol::{ByteRange, PieceLayout, PieceSet, TaskId};
     use http_body_util::BodyExt;
     use std::sync::Arc;
@@ -53,8 +54,10 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
-        let server = run(listener, find, Turns::new(places), Metrics::default(), stop);
-        (address, JoinSet::from_iter([server]), dir)
+        let metrics = Metrics::default();
+        let throttles = Arc::new(Throttles::new(Rates::default(), &metrics));
+        let server = Server { find, turns: Turns::new(places), throttles, metrics, shutdown: stop };
+        (address, JoinSet::from_iter([run(listener, server)]), dir)
     }
 
     fn held() -> PieceSet {

@@ -7,6 +7,7 @@ use crate::http_range::{content_range_header, parse_range};
 use crate::metrics::Metrics;
 use crate::progress::{Progress, State};
 use crate::store::{TaskFile, encode_hashes};
+use crate::throttle::{Throttles, Way};
 use bytes::Bytes;
 use darter_protocol::{ByteRange, HostId, PieceHash, PieceIndex, PieceSet, TaskId};
 use futures_util::stream;
@@ -53,24 +54,23 @@ type Body = UnsyncBoxBody<Bytes, io::Error>;
 
 /// The piece server's state.
 pub(crate) struct Server<F> {
-    find: F,
-    turns: Turns,
-    metrics: Metrics,
-    shutdown: CancellationToken,
+    /// What there is of a task.
+    pub(crate) find: F,
+    /// Whose turn it is.
+    pub(crate) turns: Turns,
+    pub(crate) throttles: Arc<Throttles>,
+    pub(crate) metrics: Metrics,
+    pub(crate) shutdown: CancellationToken,
 }
 
-/// Serves other daemons until `shutdown`. `find` says what there is of a task, `turns` whose turn it is.
-pub(crate) async fn run<F, Fut>(
-    listener: TcpListener,
-    find: F,
-    turns: Turns,
-    metrics: Metrics,
-    shutdown: CancellationToken,
-) where
+/// Serves other daemons until the server's `shutdown`.
+pub(crate) async fn run<F, Fut>(listener: TcpListener, server: Server<F>)
+where
     F: Fn(TaskId) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Option<Served>> + Send,
 {
-    let server = Arc::new(Server { find, turns, metrics, shutdown: shutdown.clone() });
+    let shutdown = server.shutdown.clone();
+    let server = Arc::new(server);
     let connections = TaskTracker::new();
     loop {
         let stream = tokio::select! {
@@ -155,8 +155,13 @@ where
         }
         let Some(piece) = layout.piece_at(range.start()) else { return status(StatusCode::NOT_FOUND) };
         let Some(place) = self.turns.ask(task, asker, (piece, range.len())) else { return busy() };
-        let sending =
-            Sending { file: Arc::clone(file), rest: Some(range), metrics: self.metrics.clone(), place };
+        let sending = Sending {
+            file: Arc::clone(file),
+            rest: Some(range),
+            way: self.throttles.to(asker),
+            metrics: self.metrics.clone(),
+            place,
+        };
         let frames = stream::try_unfold(sending, Sending::next);
         let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
@@ -193,6 +198,7 @@ impl<F> Server<F> {
 struct Sending {
     file: Arc<TaskFile>,
     rest: Option<ByteRange>,
+    way: Way,
     metrics: Metrics,
     place: Place,
 }
@@ -203,7 +209,10 @@ impl Sending {
             self.place.sent();
             return Ok(None);
         };
-        let bytes = self.file.read(rest).await?;
+        let taken = self.way.take(rest.len()).await;
+        let next = ByteRange::new(rest.start(), rest.start() + taken.bytes()).unwrap_or(rest);
+        let bytes = self.file.read(next).await?;
+        taken.used(bytes.len() as u64);
         self.metrics.uploaded_bytes.inc_by(bytes.len() as u64);
         self.rest = ByteRange::new(rest.start() + bytes.len() as u64, rest.end());
         if self.rest.is_none() {

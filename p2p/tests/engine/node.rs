@@ -2,8 +2,8 @@
 
 use aws_lc_rs::digest;
 use darter_p2p::{
-    Backoff, Content, Digest, Engine, EngineConfig, HostConfig, OpenError, OpenRequest, Opened, ReadError,
-    StoreConfig, TaskId, Want,
+    Backoff, Content, Digest, Engine, EngineConfig, HostConfig, OpenError, OpenRequest, Opened, Rates,
+    ReadError, StoreConfig, TaskId, Want,
 };
 use darter_upstream::{Dns, Pool, Route, Timeouts, Upstream, UpstreamConfig};
 use http::{HeaderMap, HeaderValue, header};
@@ -23,6 +23,8 @@ pub(crate) const MIB: usize = 1 << 20;
 pub(crate) struct Node {
     pub(crate) engine: Engine,
     pub(crate) dir: PathBuf,
+    /// Where it gives pieces away.
+    pub(crate) pieces: SocketAddr,
     registry: Registry,
     _temp: Option<tempfile::TempDir>,
 }
@@ -34,14 +36,31 @@ impl Node {
         Self { _temp: Some(temp), ..node }
     }
 
+    /// One that moves bytes at these rates at most, and fetches ahead or not.
+    pub(crate) async fn limited(name: &str, schedulers: &[SocketAddr], rates: Rates, prefetch: bool) -> Self {
+        let temp = tempfile::tempdir().unwrap();
+        let change = |config: &mut EngineConfig| (config.rates, config.prefetch) = (rates, prefetch);
+        let node = Self::start_with(temp.path(), name, schedulers, change).await;
+        Self { _temp: Some(temp), ..node }
+    }
+
     pub(crate) async fn start_in(dir: &Path, name: &str, schedulers: &[SocketAddr]) -> Self {
+        Self::start_with(dir, name, schedulers, |_| {}).await
+    }
+
+    async fn start_with(
+        dir: &Path,
+        name: &str,
+        schedulers: &[SocketAddr],
+        change: impl FnOnce(&mut EngineConfig),
+    ) -> Self {
         let store = StoreConfig {
             dir: dir.to_owned(),
             quota: 1 << 40,
             quota_percent: 100,
             expire: Duration::from_secs(3600),
         };
-        let config = EngineConfig {
+        let mut config = EngineConfig {
             store,
             host: HostConfig {
                 id: name.parse().unwrap(),
@@ -56,12 +75,15 @@ impl Node {
             backoff: Backoff { first: Duration::from_millis(1), most: Duration::from_millis(5), attempts: 3 },
             idle_timeout: Duration::from_secs(30),
             prefetch: false,
+            rates: Rates::default(),
             gc_interval: Duration::from_secs(60),
         };
+        change(&mut config);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let pieces = listener.local_addr().unwrap();
         let mut registry = Registry::default();
         let engine = Engine::start(config, upstream(), listener, &mut registry).unwrap();
-        Self { engine, dir: dir.to_owned(), registry, _temp: None }
+        Self { engine, dir: dir.to_owned(), pieces, registry, _temp: None }
     }
 
     /// Waits until this daemon is connected to a scheduler: for a minute at most, so that one that never is fails the test
@@ -77,10 +99,14 @@ impl Node {
 
     /// The value of one line of the metrics.
     pub(crate) fn metric(&self, line: &str) -> u64 {
+        self.metric_text(line).and_then(|value| value.parse().ok()).unwrap_or_default()
+    }
+
+    /// The same as it is written; `None` when there is no such line.
+    pub(crate) fn metric_text(&self, line: &str) -> Option<String> {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
-        let value = text.lines().find_map(|found| found.strip_prefix(line)?.strip_prefix(' ')?.parse().ok());
-        value.unwrap_or_default()
+        text.lines().find_map(|found| Some(found.strip_prefix(line)?.strip_prefix(' ')?.to_owned()))
     }
 
     /// Opens all of it and reads it to the end.

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use darter_certs::{Authority, Leaves};
-use darter_p2p::{Backoff, Engine, EngineConfig, HostConfig, StoreConfig};
+use darter_p2p::{Backoff, Engine, EngineConfig, HostConfig, Rates, StoreConfig};
 use darter_proxy::{
     Account, Accounts, BasicAuth, Clients, Limits, Marks, PortTls, Proxy, ProxyConfig, Settings,
 };
@@ -266,6 +266,7 @@ async fn engine(upstream: &Upstream, folder: &Path) -> Engine {
         backoff: Backoff { first: Duration::ZERO, most: Duration::ZERO, attempts: 3 },
         idle_timeout: Duration::from_secs(30),
         prefetch: false,
+        rates: Rates::default(),
         gc_interval: Duration::from_secs(3600),
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

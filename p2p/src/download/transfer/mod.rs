@@ -32,7 +32,7 @@ use rand::rngs::SmallRng;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -62,6 +62,8 @@ pub(super) struct Transfer {
     right: Right,
     /// Until when it is waited for those who have what is promised.
     promise: Option<Instant>,
+    /// Whether some reader lacks something.
+    lacking: watch::Sender<bool>,
     outbox: Outbox,
     joining: Option<BoxFuture<'static, Result<(Conversation, PeerPacket), Status>>>,
     counts: Counts,
@@ -95,12 +97,15 @@ impl Transfer {
         let verifier = known.digest.map(|digest| Arc::new(Mutex::new(Verifier::new(digest, layout))));
         let (tell, events) = mpsc::channel(EVENTS);
         let shared = &download.shared;
+        let lacking = watch::Sender::new(true);
+        let ahead = shared.config.prefetch.then(|| lacking.subscribe());
         let bench = Bench {
             task: download.task,
             file: Arc::clone(&known.file),
             verifier: verifier.clone(),
             upstream: shared.upstream.clone(),
             peers: shared.peers.clone(),
+            throttles: shared.throttles.of_task(download.task, ahead),
             progress,
             events: tell,
             idle: shared.config.idle_timeout,
@@ -109,6 +114,7 @@ impl Transfer {
         Self {
             right: Right::new(shared.config.backoff),
             promise: None,
+            lacking,
             counts: Counts {
                 held: have.iter().map(|piece| layout.range(piece).len()).sum(),
                 ..Counts::default()
@@ -258,6 +264,8 @@ impl Transfer {
     fn follow_demand(&mut self) {
         let (mut wanted, waiting) = self.download.active.demands.take(self.layout.pieces());
         if self.download.shared.config.prefetch && !wanted.is_empty() {
+            let lacking = wanted.iter().any(|piece| !self.swarm.have().contains(piece));
+            self.lacking.send_if_modified(|before| std::mem::replace(before, lacking) != lacking);
             wanted = PieceSet::full(self.layout.pieces());
         }
         self.swarm.set_wanted(wanted);

@@ -62,6 +62,9 @@ impl Transfer {
     /// Lets the swarm see who is slow or silent.
     pub(super) fn look_after_fetches(&mut self, now: Instant) {
         let fetches = &self.fetches;
+        for ((partner, piece), underway) in fetches {
+            self.swarm.handle_held(partner, *piece, underway.heard.held());
+        }
         self.swarm.handle_timeout(now.into_std(), |partner, piece| {
             Some(fetches.get(&(partner.clone(), piece))?.heard.last()?.into_std())
         });
@@ -73,7 +76,9 @@ impl Transfer {
         piece: PieceIndex,
         result: Result<PieceHash, PieceError>,
     ) -> Result<(), End> {
-        self.fetches.remove(&(partner.clone(), piece));
+        if let Some(ended) = self.fetches.remove(&(partner.clone(), piece)) {
+            self.swarm.handle_held(partner, piece, ended.heard.held());
+        }
         match result {
             Ok(hash) => {
                 let bytes = self.layout.range(piece).len();
