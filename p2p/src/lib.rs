@@ -12,6 +12,19 @@
 //! [`Swarm`]: darter_swarm::Swarm
 //! [`Uploads`]: darter_swarm::Uploads
 //!
+//! How often a byte is copied from memory to memory, those of the system calls included, and hashed. Of TLS with an origin,
+//! the copy out of its records comes on top.
+//!
+//! | way | copies | hashes |
+//! |---|---|---|
+//! | disk -> peer | page cache to memory, memory to socket: 2 | none |
+//! | disk -> client | the same: 2 | none |
+//! | origin -> disk -> client | socket to memory, memory to page cache, and 2 to the client: 4 | BLAKE3 once; the digest's own once, in passing |
+//! | peer -> disk -> client | the same: 4 | BLAKE3 once; the digest's own once, in passing when a piece comes in order, or read back: a copy more |
+//!
+//! A spare piece (asked of a second partner) is put together in memory before it is written: a copy more. What is sent is read
+//! into memory that was zeroed first.
+//!
 //! This crate knows no HTTP grammar of a client: ranges are [`ByteRange`]s here, and what goes back is a [`Content`].
 
 #![forbid(unsafe_code)]
