@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use darter_certs::Leaves;
-use darter_p2p::{Engine, EngineConfig, EngineError, HostConfig, Uploads};
+use darter_p2p::{Engine, EngineConfig, EngineError, HostConfig};
 use darter_proxy::{Accounts, Limits, Listener, Mode, PortTls, Proxy, ProxyConfig, Settings};
 use darter_upstream::Upstream;
 use prometheus_client::registry::Registry;
@@ -235,7 +235,7 @@ async fn engine(
         idc,
         location,
         seed: config.seed,
-        upload_slots: Uploads::PLACES,
+        upload_slots: config.upload_slots,
     };
     let config = EngineConfig {
         store: config.store.clone(),

@@ -407,6 +407,7 @@ mod tests {
             "download: {prefetchRateLimit: 1M}",
             "upload: {rateLimit: 1M}",
             "upload: {perPartnerRateLimit: 1M}",
+            "upload: {slots: 7}",
             "download: {pieceDownloadTimeout: 1s}",
             "download: {concurrent: {maxAttempts: 9}}",
             "download: {transportOption: {dialTimeout: 1s}}",

@@ -47,7 +47,7 @@ pub(crate) use tracing::Tracing;
 pub(crate) use upstream::{Through, Upstream, UpstreamHost, Way};
 pub(crate) use written::{Written, general};
 
-use darter_p2p::{Rates, StoreConfig};
+use darter_p2p::{Rates, StoreConfig, Uploads};
 
 use problem::Findings;
 use section::Section;
@@ -67,6 +67,9 @@ pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 const QUOTA: u64 = 50 << 30;
 const QUOTA_PERCENT: u8 = 80;
 const EXPIRE: Duration = Duration::from_secs(6 * 3600);
+
+/// A mesh wants few; see [`Uploads::PLACES`].
+const MAX_UPLOAD_SLOTS: u32 = 1024;
 
 /// Looking through the catalog costs milliseconds, and what is to go may wait a minute.
 const GC_INTERVAL: Duration = Duration::from_secs(60);
@@ -93,6 +96,8 @@ pub(crate) struct Config {
     pub(crate) download: Download,
     /// How fast content moves between this host, other daemons and origins.
     pub(crate) rates: Rates,
+    /// Pieces that are sent to other daemons at once.
+    pub(crate) upload_slots: u32,
     pub(crate) pieces: Listen,
     pub(crate) health: Listen,
     pub(crate) store: StoreConfig,
@@ -216,6 +221,7 @@ fn config(top: &mut Section<'_>) -> Config {
         host: host::host(&mut top.section("host")),
         rates: rates::rates(&mut download, &mut upload),
         download: download::download(&mut download),
+        upload_slots: upload.value("slots", upload_slots).unwrap_or(Uploads::PLACES),
         pieces: pieces(&mut upload),
         health: health(&mut top.section("health")),
         store: store(&mut top.section("storage"), data),
@@ -328,6 +334,12 @@ fn net_addr(item: &mut Section<'_>, of: &str) -> Option<String> {
         item.error("addr", format!("needed: HOST:PORT of {of}"));
     }
     addr.map(|(host, port)| format!("{host}:{port}"))
+}
+
+/// Each may hold some 100 KiB of buffers and a file open.
+fn upload_slots(text: &str) -> value::Read<u32> {
+    let slots = text.parse().ok().filter(|slots| (1..=MAX_UPLOAD_SLOTS).contains(slots));
+    slots.ok_or_else(|| format!("expected a whole number from 1 to {MAX_UPLOAD_SLOTS}, found `{text}`"))
 }
 
 fn pieces(section: &mut Section<'_>) -> Listen {
