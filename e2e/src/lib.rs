@@ -9,6 +9,7 @@
 pub mod ca;
 pub mod containerd;
 pub mod content;
+pub mod crowd;
 pub mod darter;
 pub mod docker;
 pub mod http;

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use anyhow::{Context, Result, anyhow, ensure};
+use darter_e2e::crowd::{MIB, alone};
 use darter_e2e::darter::{Daemon, loopback_config};
 use darter_e2e::http as client;
 use darter_e2e::origin::{Origin, Page};
@@ -11,19 +12,16 @@ use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Bytes;
 use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::{Read, Write};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-
-const MIB: u64 = 1 << 20;
 
 /// How many come: as many as are promised where `DARTER_E2E_FULL` is set, or a fifth, which is quick and needs few
 /// descriptors.
@@ -36,15 +34,6 @@ const REQUEST_LIMIT: u64 = 72 << 10;
 
 /// How long a state may take to come about.
 const LIMIT: Duration = Duration::from_secs(60);
-
-/// One crowd at a time: each takes most of the file descriptors that a process may have.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    let guard = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).expect("the soft limit may be raised");
-    guard
-}
 
 #[test]
 fn thousands_of_requests_at_a_slow_origin_cost_little_each() -> Result<()> {

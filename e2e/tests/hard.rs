@@ -4,17 +4,14 @@
 
 use anyhow::{Context, Result, ensure};
 use darter_e2e::ca::{Ca, client_trusting};
+use darter_e2e::crowd::{MIB, alone};
 use darter_e2e::darter::{Daemon, loopback_config};
 use darter_e2e::http;
 use darter_e2e::origin::{Origin, Page};
 use darter_e2e::poll;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::{Read, Write};
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-
-const MIB: u64 = 1 << 20;
 
 /// Connections that do nothing.
 const IDLE: usize = 5_000;
@@ -33,15 +30,6 @@ const OPENED_UP_LIMIT: u64 = 120 * MIB;
 
 /// How long a state may take to come about.
 const LIMIT: Duration = Duration::from_secs(60);
-
-/// One crowd at a time: each takes most of the file descriptors that a process may have.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    let guard = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).expect("the soft limit may be raised");
-    guard
-}
 
 #[test]
 fn five_thousand_silent_connections_cost_little() -> Result<()> {
