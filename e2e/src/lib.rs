@@ -13,6 +13,7 @@ pub mod crowd;
 pub mod darter;
 pub mod docker;
 pub mod http;
+pub mod http2;
 pub mod image;
 pub mod net;
 pub mod nginx;

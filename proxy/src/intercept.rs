@@ -29,8 +29,9 @@ use tokio_rustls::server::TlsStream;
 /// A fatal alert, "access_denied" (RFC 8446 section 6.2), as a record: what a client is told for whose name there is no leaf.
 const NO_LEAF: &[u8] = &[0x15, 3, 3, 0, 2, 2, 49];
 
-/// A client's TLS connection that we ended.
-pub(crate) type Opened<C> = TlsStream<Rewound<C>>;
+/// A client's TLS connection that we ended. Boxed, because each future through which it passes has room for it, and a session is
+/// 1.3 KB.
+pub(crate) type Opened<C> = Box<TlsStream<C>>;
 
 /// Waits for the first bytes of either side of a tunnel that is to be opened up.
 ///
@@ -101,7 +102,7 @@ pub(crate) async fn handshake<C: AsyncRead + AsyncWrite + Unpin>(
     (host, port): (&Host, u16),
     proxy: &Proxy,
     settings: &Settings,
-) -> Result<Opened<C>, String> {
+) -> Result<Opened<Rewound<C>>, String> {
     let after = settings.limits.handshake_timeout;
     let accepted = accept(Rewound::new(hello, client), (host, port), proxy, settings);
     let result = match tokio::time::timeout(after, accepted).await {
@@ -119,7 +120,7 @@ async fn accept<C: AsyncRead + AsyncWrite + Unpin>(
     (host, port): (&Host, u16),
     proxy: &Proxy,
     settings: &Settings,
-) -> Result<Opened<C>, String> {
+) -> Result<Opened<Rewound<C>>, String> {
     let of_client = |error: io::Error| darter_certs::describe_downstream(&error);
     let start = LazyConfigAcceptor::new(Acceptor::default(), client).await.map_err(of_client)?;
     let name = start.client_hello().server_name().map(str::to_owned);
@@ -133,7 +134,7 @@ async fn accept<C: AsyncRead + AsyncWrite + Unpin>(
     if leaf.minted {
         proxy.metrics.leaf_mints.inc();
     }
-    let opened = start.into_stream(leaf.config).await.map_err(of_client)?;
+    let opened = Box::new(start.into_stream(leaf.config).await.map_err(of_client)?);
     let kind = match opened.get_ref().1.handshake_kind() {
         Some(HandshakeKind::Resumed) => Handshake::Resumed,
         _ => Handshake::Full,

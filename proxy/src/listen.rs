@@ -182,23 +182,23 @@ fn canonical(ends: Ends) -> Ends {
 
 /// Tells a client that it has to speak plain HTTP here, in plain HTTP: a TLS client that finds it where it expects a
 /// ServerHello says so in words that people understand ("server gave HTTP response to HTTPS client"), or shows it.
-pub(crate) async fn refuse_tls(client: impl AsyncRead + AsyncWrite + Unpin, downstream: &Downstream) {
+pub(crate) async fn refuse_tls(client: impl AsyncRead + AsyncWrite + Unpin, downstream: Downstream) {
     tracing::warn!(
         client = %downstream.peer,
         "a client spoke TLS to the proxy port, which speaks plain HTTP; its proxy URL must begin with http://"
     );
     let sentence = "this proxy port speaks plain HTTP: the proxy's URL must begin with http://...";
-    refuse(client, downstream, Misplaced::Tls, sentence).await;
+    refuse(client, &downstream, Misplaced::Tls, sentence).await;
 }
 
 /// Tells a client that it has to speak TLS here.
-pub(crate) async fn refuse_plain(client: impl AsyncRead + AsyncWrite + Unpin, downstream: &Downstream) {
+pub(crate) async fn refuse_plain(client: impl AsyncRead + AsyncWrite + Unpin, downstream: Downstream) {
     tracing::warn!(
         client = %downstream.peer,
         "a client spoke plain HTTP to a port that speaks TLS (proxy.security); its proxy URL must begin with https://"
     );
     let sentence = "this proxy port speaks TLS: the proxy's URL must begin with https://...";
-    refuse(client, downstream, Misplaced::Plain, sentence).await;
+    refuse(client, &downstream, Misplaced::Plain, sentence).await;
 }
 
 /// Answers whatever the client says with a sentence for people, and writes the line.

@@ -67,6 +67,10 @@ pub(crate) struct Downstream {
     pub(crate) slot: Arc<Slot>,
 }
 
+/// What is left to do on a connection; `None`: nothing. It is handed back by what came to it, and not awaited there, so that a
+/// connection that rests has no room any more for how it was opened: see [`rest`](crate::rest).
+pub(crate) type Next = Option<BoxFuture<'static, ()>>;
+
 /// What a request gets.
 pub(crate) enum Answer {
     /// A response, its outcome, and a word on why, if it is worth one.
@@ -91,6 +95,7 @@ pub(crate) async fn connection(stream: TcpStream, mode: Arc<Mode>, mut downstrea
             redirected::connection(client, meant, downstream).boxed()
         }
     };
+    let served = to_its_end(served);
     match verdict {
         Verdict::Welcome(visit) => {
             visit.into_iter().for_each(|visit| slot.belongs_to(visit));
@@ -103,27 +108,34 @@ pub(crate) async fn connection(stream: TcpStream, mode: Arc<Mode>, mut downstrea
     }
 }
 
+/// What begins a connection, and what is left to do on it then.
+async fn to_its_end(beginning: BoxFuture<'static, Next>) {
+    if let Some(next) = beginning.await {
+        next.await;
+    }
+}
+
 /// sniff > serve: a connection to the proxy port. What follows the sniffing is boxed: a client that says nothing is not to
 /// keep room for all that it might say (29 KB each, measured with 5,000 of them).
-async fn port(mut client: Rewound<Socket>, tls: Option<usize>, downstream: Downstream) {
+async fn port(mut client: Rewound<Socket>, tls: Option<usize>, downstream: Downstream) -> Next {
     let patience = downstream.proxy.settings().limits.header_timeout;
     let sniffed = tokio::time::timeout(patience, sniff::speaks(&mut client));
-    let Some(Ok(Ok((speaks, prefix)))) = downstream.scope.unless_draining(sniffed).await else { return };
+    let (speaks, prefix) = downstream.scope.unless_draining(sniffed).await?.ok()?.ok()?;
     client.unread(prefix);
-    match (speaks, tls) {
-        (Speaks::Nothing, _) => {}
-        (Speaks::Tls, None) => listen::refuse_tls(client, &downstream).boxed().await,
+    Some(match (speaks, tls) {
+        (Speaks::Nothing, _) => return None,
+        (Speaks::Tls, None) => listen::refuse_tls(client, downstream).boxed(),
         (Speaks::Tls, Some(tls)) => {
             let handshake = port_tls::handshake(tls, client, &downstream).boxed();
-            let Some(Some(client)) = downstream.scope.unless_draining(handshake).await else { return };
+            let client = downstream.scope.unless_draining(handshake).await??;
             let version = serve::Version::agreed(client.get_ref().1.alpn_protocol());
             let downstream = Downstream { secure: true, ..downstream };
-            serve(client, version, downstream).boxed().await;
+            serve(client, version, downstream)
         }
-        (_, Some(_)) => listen::refuse_plain(client, &downstream).boxed().await,
-        (Speaks::Http1, None) => serve(client, serve::Version::Http1, downstream).boxed().await,
-        (Speaks::Http2, None) => serve(client, serve::Version::Http2, downstream).boxed().await,
-    }
+        (_, Some(_)) => listen::refuse_plain(client, downstream).boxed(),
+        (Speaks::Http1, None) => serve(client, serve::Version::Http1, downstream),
+        (Speaks::Http2, None) => serve(client, serve::Version::Http2, downstream),
+    })
 }
 
 /// admit > decide > route > body > log: a request on either side.
@@ -146,7 +158,7 @@ pub(crate) async fn request(mut request: Request<Incoming>, downstream: Downstre
         Ok(Answer::Intercept { host, port, client }) => {
             let mut granted = Response::new(crate::full(""));
             record.id().say(granted.headers_mut());
-            scope.spawn(intercepted(client, host, port, downstream, record));
+            scope.spawn(to_its_end(intercepted(client, host, port, downstream, record)));
             granted
         }
         Err(refusal) => {
@@ -279,13 +291,16 @@ fn intercepted(
     port: u16,
     downstream: Downstream,
     record: Record,
-) -> BoxFuture<'static, ()> {
+) -> BoxFuture<'static, Next> {
     Box::pin(async move {
         let proxy = downstream.proxy.clone();
         let settings = proxy.settings();
         let mut client = match client.await {
             Ok(client) => TokioIo::new(client),
-            Err(error) => return record.end(Outcome::Failed, Traffic::default(), Some(error.to_string())),
+            Err(error) => {
+                record.end(Outcome::Failed, Traffic::default(), Some(error.to_string()));
+                return None;
+            }
         };
         let spoke = tokio::select! {
             spoke = intercept::sniff(&mut client, (&host, port), &proxy, &settings).boxed() => spoke,
@@ -293,7 +308,7 @@ fn intercepted(
         };
         match spoke {
             Ok(Spoke::Client(Protocol::Tls, hello)) => {
-                open_up((hello, client), (host, port), downstream, &settings, record).boxed().await;
+                return open_up((hello, client), (host, port), downstream, &settings, record).boxed().await;
             }
             Ok(Spoke::Client(_, prefix)) => {
                 tunnel::connect_late(Rewound::new(prefix, client), &host, port, &proxy, record).boxed().await;
@@ -304,6 +319,7 @@ fn intercepted(
             Ok(Spoke::Nobody) => record.end(Outcome::Tunnel, Traffic::default(), None),
             Err(error) => record.end(Outcome::Failed, Traffic::default(), Some(error.to_string())),
         }
+        None
     })
 }
 
@@ -314,7 +330,7 @@ pub(crate) async fn open_up(
     downstream: Downstream,
     settings: &Settings,
     mut record: Record,
-) {
+) -> Next {
     let handshake = intercept::handshake((hello, client), (&host, port), &downstream.proxy, settings).boxed();
     let prompted = downstream.slot.prompt.on();
     let opened = handshake.await;
@@ -325,8 +341,11 @@ pub(crate) async fn open_up(
             record.end(Outcome::Intercepted, Traffic::default(), None);
             let version = serve::Version::agreed(tls.get_ref().1.alpn_protocol());
             let inside = Downstream { side: Side::Inside { host, port }, ..downstream };
-            serve(tls, version, inside).boxed().await;
+            Some(serve(tls, version, inside))
         }
-        Err(problem) => record.end(Outcome::Failed, Traffic::default(), Some(problem)),
+        Err(problem) => {
+            record.end(Outcome::Failed, Traffic::default(), Some(problem));
+            None
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::Settings;
 use crate::access;
+use crate::intercept::Opened;
 use crate::labels::Misplaced;
 use crate::pipeline::Downstream;
 use crate::request_id::RequestId;
@@ -13,7 +14,6 @@ use rustls::server::Acceptor;
 use std::io;
 use std::sync::Arc;
 use tokio_rustls::LazyConfigAcceptor;
-use tokio_rustls::server::TlsStream;
 
 /// The certificate of the proxy port.
 #[derive(Debug, Clone)]
@@ -34,7 +34,7 @@ pub(crate) async fn handshake(
     number: usize,
     client: Rewound<Socket>,
     downstream: &Downstream,
-) -> Option<TlsStream<Rewound<Socket>>> {
+) -> Option<Opened<Rewound<Socket>>> {
     let settings = downstream.proxy.settings();
     let after = settings.limits.handshake_timeout;
     let _prompted = downstream.slot.prompt.on();
@@ -57,7 +57,7 @@ impl PortTls {
         &self,
         client: Rewound<Socket>,
         settings: &Settings,
-    ) -> Result<TlsStream<Rewound<Socket>>, String> {
+    ) -> Result<Opened<Rewound<Socket>>, String> {
         let of_client = |error: io::Error| darter_certs::describe_downstream(&error);
         let address =
             client.get_ref().tcp().local_addr().map_err(|error| error.to_string())?.ip().to_canonical();
@@ -74,6 +74,6 @@ impl PortTls {
                 leaves.config_for(name).await.map_err(|error| error.to_string())?
             }
         };
-        start.into_stream(config).await.map_err(of_client)
+        start.into_stream(config).await.map(Box::new).map_err(of_client)
     }
 }

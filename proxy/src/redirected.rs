@@ -12,7 +12,7 @@ use crate::intercept;
 use crate::labels::{Misplaced, Outcome, Way};
 use crate::listen;
 use crate::metrics::Traffic;
-use crate::pipeline::{self, Downstream};
+use crate::pipeline::{self, Downstream, Next};
 use crate::refusal::Refusal;
 use crate::request::Side;
 use crate::request_id::RequestId;
@@ -51,11 +51,14 @@ enum Alert {
 }
 
 /// sniff > intercept > serve, or a blind tunnel.
-pub(crate) async fn connection(mut client: Rewound<Socket>, meant: Meant, downstream: Downstream) {
+pub(crate) async fn connection(mut client: Rewound<Socket>, meant: Meant, downstream: Downstream) -> Next {
     let (address, port) = match meant {
         Meant::Address(address) => (Some(address), address.port()),
         Meant::Port(port) => (None, port),
-        Meant::Us => return not_redirected(client, &downstream).await,
+        Meant::Us => {
+            not_redirected(client, &downstream).await;
+            return None;
+        }
     };
     let settings = downstream.proxy.settings();
     let ends = both_ends(client.get_ref().tcp());
@@ -74,9 +77,10 @@ pub(crate) async fn connection(mut client: Rewound<Socket>, meant: Meant, downst
     let spoke = first_to_speak(&mut client, Protocol::of, server);
     let spoke = tokio::time::timeout(settings.limits.header_timeout, spoke);
     // A client that says nothing for long, or goes away, is owed nothing.
-    let Some(Ok(Ok(spoke))) = downstream.scope.unless_draining(spoke).await else { return };
+    let spoke = downstream.scope.unless_draining(spoke).await?.ok()?.ok()?;
     if is_our_own() {
-        return came_back(client, &authority(meant), &downstream).await;
+        came_back(client, &authority(meant), &downstream).await;
+        return None;
     }
     // HTTP is judged request by request.
     let is_http = matches!(spoke, Spoke::Client(Protocol::Http1 | Protocol::Http2, _)) && address.is_some();
@@ -85,20 +89,21 @@ pub(crate) async fn connection(mut client: Rewound<Socket>, meant: Meant, downst
         && let Err(refusal) = admit::asking(&downstream, &settings)
     {
         let way = if address.is_some() { Way::Transparent } else { Way::Sni };
-        return turn_away(client, &refusal, Record::of_connection(authority(meant), way, &downstream)).await;
+        turn_away(client, &refusal, Record::of_connection(authority(meant), way, &downstream)).await;
+        return None;
     }
     match (spoke, address) {
         (Spoke::Nobody, _) => {}
         (Spoke::Client(Protocol::Tls, hello), _) => {
             client.unread(hello);
-            tls(client, (address.map(|it| it.ip()), port), downstream, &settings).await;
+            return tls(client, (address.map(|it| it.ip()), port), downstream, &settings).await;
         }
         (Spoke::Client(protocol @ (Protocol::Http1 | Protocol::Http2), bytes), Some(address)) => {
             client.unread(bytes);
             let version =
                 if protocol == Protocol::Http2 { serve::Version::Http2 } else { serve::Version::Http1 };
             let redirected = Downstream { side: Side::Redirected { address }, ..downstream };
-            serve(client, version, redirected).await;
+            return Some(serve(client, version, redirected));
         }
         (Spoke::Client(Protocol::Other, bytes), Some(address)) => {
             client.unread(bytes);
@@ -115,6 +120,7 @@ pub(crate) async fn connection(mut client: Rewound<Socket>, meant: Meant, downst
             listen::refuse(client, &downstream, Misplaced::Plain, sentence).await;
         }
     }
+    None
 }
 
 /// sniff > judge > intercept or tunnel: TLS. `address` is the one that the client connected to, where that is known.
@@ -123,19 +129,20 @@ async fn tls(
     (address, port): (Option<IpAddr>, u16),
     downstream: Downstream,
     settings: &Settings,
-) {
+) -> Next {
     let way = if address.is_some() { Way::Transparent } else { Way::Sni };
     let hello = tokio::time::timeout(settings.limits.handshake_timeout, read_hello(&mut client));
-    let Some(hello) = downstream.scope.unless_draining(hello).await else { return };
+    let hello = downstream.scope.unless_draining(hello).await?;
     let (name, hello) = match (hello, address) {
         (Ok(Ok((ClientHello { server_name }, hello))), _) => (server_name, hello),
         // Whatever it is, its server may know.
         (Ok(Err((io::ErrorKind::InvalidData, read))), Some(address)) => {
             client.unread(read);
-            return blind(client, (&address.into(), port), way, &downstream).await;
+            blind(client, (&address.into(), port), way, &downstream).await;
+            return None;
         }
         // Gone, too slow, or without any sense.
-        _ => return,
+        _ => return None,
     };
     client.unread(hello);
     let host = match name {
@@ -146,13 +153,15 @@ async fn tls(
         let note = "a client's TLS greeting does not say for which host it is";
         tracing::warn!(client = %downstream.peer, "{note}");
         access::no_request(&RequestId::new(), &downstream, Misplaced::Nameless, note);
-        return alert(client, Alert::UnrecognizedName).await;
+        alert(client, Alert::UnrecognizedName).await;
+        return None;
     };
     match intercept::opens((&host, port), &downstream.proxy, settings).await {
         Ok(true) => {
             // Where it may not go by name, it is told inside.
             let record = Record::of_connection(in_authority(&host, port), way, &downstream);
-            pipeline::open_up((Bytes::new(), client), (host, port), downstream, settings, record).await;
+            let opened = (Bytes::new(), client);
+            return pipeline::open_up(opened, (host, port), downstream, settings, record).await;
         }
         Ok(false) => blind(client, (&host, port), way, &downstream).await,
         Err(refusal) => {
@@ -160,6 +169,7 @@ async fn tls(
             turn_away(client, &refusal, record).await;
         }
     }
+    None
 }
 
 /// judge > tunnel: what is not looked into.

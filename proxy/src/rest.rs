@@ -6,6 +6,26 @@
 //!
 //! Nobody outside can tell. A spell ends only when hyper itself says that the connection is idle; what it has read of a
 //! next request is put back; and how long a client may be silent counts from its last answer, as it does inside hyper.
+//!
+//! What is left of a connection then, in bytes, from a heap profile of 5,000 that had one answer each. With what the allocator
+//! adds, 4.1 KB of plain HTTP and 10.4 KB of intercepted TLS are resident for each; `e2e/tests/hard.rs` holds us to it.
+//!
+//! ```text
+//!                                                               plain   intercepted
+//! a TLS record that is read: rustls's buffer, never smaller                   4,096
+//! the TLS session                                                             1,264
+//! its ciphers, one for each direction                                         1,280
+//! its state, what is left of its handshake, its queues                        1,150
+//! the future that serves it, and waits in `goes_on`             1,032           888
+//! the future that led there                                       536            56
+//! its task                                                        384           384
+//! its socket: what tokio knows of it, what stands around it       256           424
+//! its place among the connections, the names of its requests      216           310
+//! ```
+//!
+//! So a future that may come to wait here holds no session, only a box of one, and hands on what comes next instead of
+//! awaiting it ([`Next`](crate::pipeline::Next)): together the two took 9 KB of 19. HTTP/2 has no rest, because its library does
+//! not give back the state that both sides share: 46 KB, of which 28 are that library's buffers, of a fixed size.
 
 use crate::BoxError;
 use crate::idle::Activity;
@@ -18,7 +38,7 @@ use hyper::server::conn::http1::UpgradeableConnection;
 use hyper::service::HttpService;
 use hyper_util::rt::TokioIo;
 use prometheus_client::metrics::gauge::Gauge;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
@@ -105,8 +125,12 @@ pub(crate) async fn goes_on<S: AsyncRead + AsyncWrite + Unpin>(
         return true;
     }
     let _resting = Counted::one_of(resting);
-    let more = timeout(patience.saturating_sub(since.elapsed()), sniff::read(stream));
-    match scope.unless_draining(more).await {
+    let more = {
+        // Pinned here, so that what waits for it does not hold it again.
+        let more = pin!(timeout(patience.saturating_sub(since.elapsed()), sniff::read(stream)));
+        scope.unless_draining(more).await
+    };
+    match more {
         Some(Ok(Ok(bytes))) if !bytes.is_empty() => {
             stream.unread(bytes);
             true

@@ -38,9 +38,13 @@ impl Scope {
         self.draining.cancelled().await;
     }
 
-    /// What `waiting` gives; `None` when idle connections should close before that.
-    pub(crate) async fn unless_draining<T>(&self, waiting: impl Future<Output = T>) -> Option<T> {
-        self.draining.run_until_cancelled(waiting).await
+    /// What `waiting` gives; `None` when idle connections should close before that. It is held twice meanwhile (as the
+    /// compiler lays futures out): what is large and may wait for long had better be boxed, or pinned.
+    pub(crate) fn unless_draining<T>(
+        &self,
+        waiting: impl Future<Output = T>,
+    ) -> impl Future<Output = Option<T>> {
+        self.draining.run_until_cancelled(waiting)
     }
 
     /// Waits for the tasks that are under way.

@@ -11,6 +11,7 @@ use crate::sniff::{self, Rewound};
 use crate::worded::{Owed, Worded};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -53,22 +54,24 @@ impl Version {
     }
 }
 
-/// Serves one connection until it ends; when the listener drains, until the requests on it have their answers.
-pub(crate) async fn serve(
+/// Serves one connection until it ends; when the listener drains, until the requests on it have their answers. Boxed for each
+/// version: the one is not to have room for the other.
+pub(crate) fn serve(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     version: Version,
     downstream: Downstream,
-) {
-    let (metrics, peer, way) = (downstream.proxy.metrics.clone(), downstream.peer, Way::at(&downstream.side));
+) -> BoxFuture<'static, ()> {
+    let (proxy, peer, way) = (downstream.proxy.clone(), downstream.peer, Way::at(&downstream.side));
     let owed = Owed::new();
-    let ended = match version {
-        Version::Http1 => in_spells(stream, owed.clone(), downstream).await,
-        Version::Http2 => in_streams(stream, downstream).await,
-    };
-    match ended {
+    let id = owed.clone();
+    let report = move |ended: hyper::Result<()>| match ended {
         Ok(()) => {}
-        Err(error) if error.is_parse() => access::malformed(owed.id(), peer, way, &metrics, &error),
+        Err(error) if error.is_parse() => access::malformed(id.id(), peer, way, &proxy.metrics, &error),
         Err(error) => tracing::debug!(%peer, %error, "a client's connection ended with an error"),
+    };
+    match version {
+        Version::Http1 => in_spells(stream, owed, downstream).map(report).boxed(),
+        Version::Http2 => in_streams(stream, downstream).map(report).boxed(),
     }
 }
 
@@ -115,7 +118,7 @@ async fn in_streams(
     let mut stream = Rewound::new(Bytes::new(), stream);
     // Until its preface has come, hyper has no clock for a connection, and does not notice that it should end.
     let preface = timeout(limits.header_timeout, sniff::speaks(&mut stream));
-    let Some(Ok(Ok((_, prefix)))) = scope.unless_draining(preface).await else { return Ok(()) };
+    let Some(Ok(Ok((_, prefix)))) = scope.unless_draining(preface.boxed()).await else { return Ok(()) };
     stream.unread(prefix);
     let (open, asking) = watch::channel(0);
     let streams = Streams { scope: scope.clone(), patience: limits.body_idle_timeout, open };
