@@ -65,6 +65,7 @@ mod via;
 mod visitors;
 mod watched;
 mod worded;
+mod writes_to;
 
 pub use accounts::{Account, Accounts, Login};
 pub use auth::BasicAuth;

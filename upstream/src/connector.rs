@@ -17,6 +17,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use tokio_rustls::client::TlsStream;
+use tokio_util::either::Either;
 
 const H2: &[u8] = b"h2";
 const HTTP1: &[u8] = b"http/1.1";
@@ -61,12 +62,12 @@ pub(crate) async fn connect(target: &Target, route: &Route, ways: &Ways) -> Resu
         judge(target, ways)?;
         let hop = parent.connect(&ways.dialer).await?;
         let link = parent.link(hop, Default::default()).counted(ways.metrics.connection());
-        return Ok(Stream::Plain { io: TokioIo::new(link), h2: false, forwarded: true });
+        return Ok(Stream::plain(link, false, true));
     }
     let link = reach(target, route, ways).await?;
     let h2 = route.http == HttpVersion::Http2;
     if !target.tls {
-        return Ok(Stream::Plain { io: TokioIo::new(link), h2, forwarded: false });
+        return Ok(Stream::plain(link, h2, false));
     }
     let alpn: &[&[u8]] = match route.http {
         HttpVersion::Auto => &[H2, HTTP1],
@@ -74,11 +75,12 @@ pub(crate) async fn connect(target: &Target, route: &Route, ways: &Ways) -> Resu
         HttpVersion::Http2 => &[H2],
     };
     let tls = ways.dialer.tls(link, &target.host, &route.tls, alpn).await?;
-    if h2 && tls.get_ref().1.alpn_protocol() != Some(H2) {
+    let stream = Stream::tls(tls);
+    if h2 && !stream.h2 {
         let reason = "it does not speak HTTP/2 there (ALPN), which is configured for it".to_owned();
         return Err(Kind::Tls { reason });
     }
-    Ok(Stream::Tls(Box::new(TokioIo::new(tls))))
+    Ok(stream)
 }
 
 /// A connection to `target` itself, straight or by a tunnel through a parent.
@@ -90,7 +92,7 @@ pub(crate) async fn reach(target: &Target, route: &Route, ways: &Ways) -> Result
         }
         None => {
             let tcp = ways.dialer.origin(&target.host, target.port, &route.addresses).await?;
-            Link::new(Hop::Tcp(tcp), Default::default(), None)
+            Link::new(Hop::Left(tcp), Default::default(), None)
         }
     };
     Ok(link.counted(ways.metrics.connection()))
@@ -156,30 +158,37 @@ pub(crate) fn bare(host: &str) -> &str {
 // === Stream ===
 
 /// A connection to an origin, on which HTTP is spoken.
-pub(crate) enum Stream {
-    Plain {
-        io: TokioIo<Link>,
-        /// HTTP/2 with prior knowledge.
-        h2: bool,
-        /// Its other end is a parent proxy, to which requests are sent in absolute form.
-        forwarded: bool,
-    },
-    Tls(Box<TokioIo<TlsStream<Link>>>),
+pub(crate) struct Stream {
+    /// Without TLS, or with it.
+    io: TokioIo<Either<Link, Box<TlsStream<Link>>>>,
+    h2: bool,
+    /// Its other end is a parent proxy, to which requests are sent in absolute form.
+    forwarded: bool,
 }
 
 impl Stream {
+    /// Without TLS. `h2` with prior knowledge.
+    fn plain(link: Link, h2: bool, forwarded: bool) -> Self {
+        Self { io: TokioIo::new(Either::Left(link)), h2, forwarded }
+    }
+
+    fn tls(tls: TlsStream<Link>) -> Self {
+        let h2 = tls.get_ref().1.alpn_protocol() == Some(H2);
+        Self { io: TokioIo::new(Either::Right(Box::new(tls))), h2, forwarded: false }
+    }
+
     fn link(&self) -> &Link {
-        match self {
-            Self::Plain { io, .. } => io.inner(),
-            Self::Tls(io) => io.inner().get_ref().0,
+        match self.io.inner() {
+            Either::Left(link) => link,
+            Either::Right(tls) => tls.get_ref().0,
         }
     }
 
     /// Whether the other side has not closed it. Whatever it has sent in between is kept for whoever reads: a TLS server
     /// speaks before it is asked, with tickets and with HTTP/2's settings.
     pub(crate) fn is_open(&mut self) -> bool {
-        let Self::Tls(stream) = self else { return true };
-        let (link, session) = stream.inner_mut().get_mut();
+        let Either::Right(tls) = self.io.inner_mut() else { return true };
+        let (link, session) = tls.get_mut();
         for _ in 0..MOST_READS {
             let mut cx = Context::from_waker(Waker::noop());
             match session.read_tls(&mut Polled { io: link, cx: &mut cx }) {
@@ -197,71 +206,48 @@ impl Stream {
         // Whoever says so much unasked is no HTTP server.
         false
     }
-
-    fn is_h2(&self) -> bool {
-        match self {
-            Self::Plain { h2, .. } => *h2,
-            Self::Tls(io) => io.inner().get_ref().1.alpn_protocol() == Some(H2),
-        }
-    }
 }
 
 impl Connection for Stream {
     fn connected(&self) -> Connected {
         let reached: Reached = self.link().reached().clone();
-        let forwarded = matches!(self, Self::Plain { forwarded: true, .. });
-        let connected = Connected::new().extra(reached).proxy(forwarded);
-        if self.is_h2() { connected.negotiated_h2() } else { connected }
+        let connected = Connected::new().extra(reached).proxy(self.forwarded);
+        if self.h2 { connected.negotiated_h2() } else { connected }
     }
 }
 
-/// `$call` on whichever stream it is.
-macro_rules! either {
-    ($self:ident, $stream:ident => $call:expr) => {
-        match $self.get_mut() {
-            Self::Plain { io: stream, .. } => {
-                let $stream = Pin::new(stream);
-                $call
-            }
-            Self::Tls(stream) => {
-                let $stream = Pin::new(stream.as_mut());
-                $call
-            }
-        }
-    };
-}
-
 impl Read for Stream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        either!(self, stream => stream.poll_read(cx, buf))
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
     }
 }
 
 impl Write for Stream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        either!(self, stream => stream.poll_write(cx, buf))
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
     }
 
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        either!(self, stream => stream.poll_flush(cx))
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        either!(self, stream => stream.poll_shutdown(cx))
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 
     fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Plain { io, .. } => io.is_write_vectored(),
-            Self::Tls(io) => io.is_write_vectored(),
-        }
+        self.io.is_write_vectored()
     }
 
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        either!(self, stream => stream.poll_write_vectored(cx, bufs))
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
     }
 }

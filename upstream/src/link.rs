@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
+use tokio_util::either::Either;
 
 /// How much is read ahead to find out whether there is something to read, in bytes.
 const AHEAD: usize = 4096;
@@ -34,20 +35,19 @@ pub struct Reached {
     pub parent: Option<Arc<str>>,
 }
 
-/// The first hop.
-#[derive(Debug)]
-pub(crate) enum Hop {
-    Tcp(TcpStream),
-    /// TLS with a parent proxy.
-    Tls(Box<TlsStream<TcpStream>>),
-}
+/// The first hop: TCP, or TLS with a parent proxy.
+pub(crate) type Hop = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
 // === impl Link ===
 
 impl Link {
     /// A connection whose first hop is `hop`, from which `early` was read already.
     pub(crate) fn new(hop: Hop, early: Bytes, parent: Option<Arc<str>>) -> Self {
-        let reached = Reached { address: hop.tcp().peer_addr().ok(), parent };
+        let tcp = match &hop {
+            Hop::Left(tcp) => tcp,
+            Hop::Right(tls) => tls.get_ref().0,
+        };
+        let reached = Reached { address: tcp.peer_addr().ok(), parent };
         Self { hop, early, reached, _counted: None }
     }
 
@@ -125,67 +125,5 @@ impl AsyncWrite for Link {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.hop).poll_write_vectored(cx, bufs)
-    }
-}
-
-// === impl Hop ===
-
-impl Hop {
-    fn tcp(&self) -> &TcpStream {
-        match self {
-            Self::Tcp(tcp) => tcp,
-            Self::Tls(tls) => tls.get_ref().0,
-        }
-    }
-}
-
-/// `$call` on whichever stream it is.
-macro_rules! either {
-    ($self:ident, $stream:ident => $call:expr) => {
-        match $self.get_mut() {
-            Self::Tcp(stream) => {
-                let $stream = Pin::new(stream);
-                $call
-            }
-            Self::Tls(stream) => {
-                let $stream = Pin::new(stream.as_mut());
-                $call
-            }
-        }
-    };
-}
-
-impl AsyncRead for Hop {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        either!(self, stream => stream.poll_read(cx, buf))
-    }
-}
-
-impl AsyncWrite for Hop {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        either!(self, stream => stream.poll_write(cx, buf))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        either!(self, stream => stream.poll_flush(cx))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        either!(self, stream => stream.poll_shutdown(cx))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Tcp(stream) => stream.is_write_vectored(),
-            Self::Tls(stream) => stream.is_write_vectored(),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        either!(self, stream => stream.poll_write_vectored(cx, bufs))
     }
 }

@@ -234,8 +234,8 @@ impl Parent {
         let connect = async {
             let tcp = dialer.parent(host, *port, &self.addresses).await?;
             Ok(match protocol {
-                Protocol::Http | Protocol::Socks5 => Hop::Tcp(tcp),
-                Protocol::Https => Hop::Tls(Box::new(dialer.tls(tcp, host, &self.tls, &ALPN).await?)),
+                Protocol::Http | Protocol::Socks5 => Hop::Left(tcp),
+                Protocol::Https => Hop::Right(Box::new(dialer.tls(tcp, host, &self.tls, &ALPN).await?)),
             })
         };
         connect.await.map_err(|kind| self.unreachable(kind))
