@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 const GIB: u64 = 1 << 30;
 
-/// What the origin sends: a piece of 4 MiB takes it 210 ms.
-const RATE: u64 = 20_000_000;
+/// What the origin sends: a piece of 1 MiB takes it 210 ms.
+const RATE: u64 = 5_000_000;
 
 /// What is promised.
 const LIMIT: Duration = Duration::from_millis(100);

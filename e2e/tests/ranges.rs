@@ -276,7 +276,7 @@ fn table(etag: &str, large: &str) -> Vec<Case> {
         let list: Vec<_> = (0..number).map(|i| format!("{}-{}", i * 5000, i * 5000 + 9)).collect();
         range("large", &list.join(","))
     };
-    let piece = 4 * MIB;
+    let piece = MIB;
     let mut cases = vec![
         // One range.
         Case::of("small"),

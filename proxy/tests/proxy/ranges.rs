@@ -272,7 +272,7 @@ async fn pool() -> Darter {
 async fn an_open_ended_range_that_is_cut_short_stops_the_origin() {
     const MIB: usize = 1 << 20;
     const TOTAL: usize = 256 * MIB;
-    const PIECE: usize = 4 * MIB;
+    const PIECE: usize = darter_protocol::PieceLayout::MIN_PIECE_SIZE as usize;
     // What Linux lets the two grow to: 4 MiB to send (tcp_wmem), 6 MiB received (tcp_rmem), and as much again for what they
     // are rounded by.
     const BUFFERS: usize = 20 * MIB;
@@ -400,11 +400,11 @@ async fn ask_by(darter: &Darter, url: &str, headers: &[(&str, &str)]) -> Respons
 async fn a_part_that_cannot_be_had_ends_the_body_short() {
     let all: Bytes = vec![7; 9 << 20].into();
     let whole = all.clone();
+    let first = format!("bytes=0-{}", darter_protocol::PieceLayout::MIN_PIECE_SIZE - 1);
     let origin = Origin::http(move |request: Request<Incoming>| {
-        let range = request.headers().get("range").map(|it| it.to_str().unwrap().to_owned());
         // Everything of the first piece, and nothing of any other.
-        let response = match range.as_deref() {
-            Some("bytes=0-4194303") => serve_range(&whole, request.headers()),
+        let response = match request.headers().get("range") {
+            Some(range) if *range == first => serve_range(&whole, request.headers()),
             _ => Response::builder().status(404).body(full("gone")).unwrap(),
         };
         async move { response }
