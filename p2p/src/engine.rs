@@ -131,7 +131,7 @@ impl Engine {
         let piece_port = listener.local_addr()?.port();
         let store = Arc::new(Store::open(config.store.clone())?);
         let schedulers = Schedulers::new(&config.schedulers, config.host.id.as_str())?;
-        let metrics = Metrics::register(registry);
+        let metrics = Metrics::register(registry, store.alarm().gauge());
         let shared = Arc::new(Shared {
             store,
             upstream,

@@ -57,7 +57,7 @@ pub use download::Backoff;
 pub use engine::{Engine, EngineConfig, EngineError, HostConfig};
 pub use schedule::InvalidAddress;
 pub use stat::{ClusterStat, LocalStat, TaskStat};
-pub use store::{StoreConfig, StoreError};
+pub use store::{Fault, Finding, StoreConfig, StoreError, StoreReport, check as check_store};
 pub use supplier::{Supplied, Supplier};
 pub use throttle::Rates;
 

@@ -34,7 +34,8 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    pub(crate) fn register(registry: &mut Registry) -> Self {
+    /// `store_failing` is 1 while the store takes nothing.
+    pub(crate) fn register(registry: &mut Registry, store_failing: Gauge) -> Self {
         let metrics = Self::default();
         let p2p = registry.sub_registry_with_prefix("p2p");
         p2p.register("content_bytes", "Bytes of content by where they came from", metrics.bytes.clone());
@@ -58,6 +59,7 @@ impl Metrics {
             "Schedulers that this daemon is connected to",
             metrics.scheduler_up.clone(),
         );
+        p2p.register("store_failing", "1 while the disk takes no content, otherwise 0", store_failing);
         metrics
     }
 

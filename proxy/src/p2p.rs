@@ -153,7 +153,8 @@ pub(crate) async fn answer(
             direct::answer(proxy, &peers.target, request, Outcome::Bypass).await
         }
         Err(OpenError::Store(error)) => {
-            tracing::warn!(%error, "content cannot be stored on this host, so it is streamed past the engine");
+            // The store has told the operator.
+            tracing::debug!(%error, "content cannot be stored on this host, so it is streamed past the engine");
             direct::answer(proxy, &peers.target, request, Outcome::Bypass).await
         }
         Err(error) => Err(error.into()),

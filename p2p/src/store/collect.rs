@@ -1,16 +1,21 @@
-//! What leaves the store, and when: expired content, the least recently used above the quota, and what a crash left.
+//! What leaves the store, and when: expired content, what was longest unused and is large above the limits, and what a crash
+//! left.
 
-use super::{Store, journal_path, lock};
+use super::{Store, files, is_full, journal_path, lock, remove_file};
 use darter_protocol::TaskId;
 use std::collections::HashSet;
-use std::io;
-use std::path::PathBuf;
-use std::sync::Weak;
+use std::io::{self, Write as _};
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 /// Eviction goes on to this share of the limit that was passed, so that it does not run for every new task.
 const LOW_WATER_PERCENT: u64 = 90;
+
+/// What a disk that others fill is to have left beside the content that room is made for: for the catalog, and folders.
+const SPARE_BYTES: u64 = 1 << 20;
+
+/// What is written to find out whether the disk takes anything, in bytes.
+const PROBE_BYTES: usize = 64 << 10;
 
 /// A task that may go, as eviction sees it.
 struct Candidate {
@@ -22,28 +27,85 @@ struct Candidate {
     expires: Option<SystemTime>,
 }
 
+impl Candidate {
+    /// What it costs to keep it: its bytes, times the time for which nobody has used it to the power of 1.4, by which what
+    /// will be asked for again was found to be kept best (A. J. Smith, Long term file migration, CACM 24(8), 1981).
+    fn cost(&self, now: SystemTime) -> f64 {
+        let unused = now.duration_since(self.used).unwrap_or_default().as_secs_f64();
+        // What was used this second is told apart by its size alone.
+        (1.0 + unused).powf(1.4) * self.length as f64
+    }
+}
+
 impl Store {
-    /// Evicts what is expired and what exceeds the limits, and writes down which tasks were used since the last time.
+    /// Evicts what is expired and what exceeds the limits, and writes down which tasks were used since the last time. Finds out
+    /// whether a disk that took nothing does so again.
     pub(crate) fn collect(&self, now: SystemTime) -> io::Result<()> {
         // What was evicted or not opened for a while is closed now, so that its space is free.
         self.opened.run_pending_tasks();
-        let touched: Vec<_> = lock(&self.touched).drain().collect();
-        if !touched.is_empty() {
-            self.catalog.touch(&touched).map_err(io::Error::other)?;
+        let writable = self.reopened().and_then(|()| self.probe());
+        self.alarm.hear(&self.config.dir, writable.as_ref().copied());
+        // A catalog on a read-only disk can be read until somebody tries to write it.
+        let evicts = writable.as_ref().err().is_none_or(is_full);
+        if writable.is_ok() {
+            let touched: Vec<_> = lock(&self.touched).drain().collect();
+            if !touched.is_empty() {
+                self.catalog.touch(&touched)?;
+            }
         }
-        self.evict(now, 0)
+        if evicts { self.evict(now, self.excess(0)?) } else { Ok(()) }
     }
 
-    /// Sees to it that `length` more bytes fit.
+    /// Judges the disk by something that it did not take.
+    pub(super) fn judge(&self, error: &io::Error) {
+        if !is_full(error) {
+            self.alarm.hear(&self.config.dir, Err(error));
+        } else if !self.alarm.is_raised() {
+            // Too much for this disk may still be little.
+            self.alarm.hear(&self.config.dir, self.probe().as_ref().copied());
+        }
+    }
+
+    /// Sees to it that the store is open. The folder may be another one by now, an empty one: then that is the store.
+    fn reopened(&self) -> io::Result<()> {
+        if self.catalog.is_current() { Ok(()) } else { self.try_open() }
+    }
+
+    /// Whether the disk takes anything.
+    fn probe(&self) -> io::Result<()> {
+        let path = self.config.dir.join("probe");
+        let written = std::fs::File::create(&path).and_then(|mut file| {
+            file.write_all(&[0; PROBE_BYTES])?;
+            file.sync_all()
+        });
+        remove_file(&path)?;
+        written
+    }
+
+    /// Sees to it that `length` more bytes fit below the limits, and counts them as used.
     ///
     /// # Errors
     /// `StorageFull` when they do not, even after evicting all that may go.
     pub(super) fn make_room(&self, length: u64) -> io::Result<()> {
-        let fits = || self.used().checked_add(length).is_some_and(|total| total <= self.config.quota);
-        if !fits() && length <= self.config.quota {
-            self.evict(SystemTime::now(), length)?;
+        if length > self.config.quota || length > self.disk()?.size {
+            return Err(io::ErrorKind::StorageFull.into());
         }
-        if fits() { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
+        let excess = self.excess(length)?;
+        if excess > 0 {
+            self.evict(SystemTime::now(), excess)?;
+        }
+        self.take_space(length)
+    }
+
+    /// Evicts until `length` more bytes are free on the disk; `false`, and nothing is evicted, when that cannot be.
+    pub(super) fn free_up(&self, length: u64) -> io::Result<bool> {
+        let lack = (length + SPARE_BYTES).saturating_sub(self.disk()?.available);
+        let candidates = self.candidates()?;
+        if candidates.iter().map(|candidate| candidate.length).sum::<u64>() < lack {
+            return Ok(false);
+        }
+        self.evict(SystemTime::now(), lack)?;
+        Ok(true)
     }
 
     /// The tasks that were evicted since this was last asked, and have not come back: others must no longer be sent here
@@ -56,12 +118,10 @@ impl Store {
         evicted
     }
 
-    fn evict(&self, now: SystemTime, more: u64) -> io::Result<()> {
+    /// Evicts what is expired, and as much more as `excess` bytes take: first what has been unused for long and is large.
+    fn evict(&self, now: SystemTime, mut excess: u64) -> io::Result<()> {
         let mut candidates = self.candidates()?;
-        candidates.extend(self.idle());
-        // The longest unused first.
-        candidates.sort_unstable_by_key(|candidate| candidate.used);
-        let mut excess = self.excess(more)?;
+        candidates.sort_by(|a, b| b.cost(now).total_cmp(&a.cost(now)));
         let (mut complete, mut idle) = (Vec::new(), Vec::new());
         for candidate in candidates {
             if candidate.expires.is_some_and(|at| at <= now) || excess > 0 {
@@ -103,27 +163,21 @@ impl Store {
         .collect()
     }
 
+    /// What may go.
     fn candidates(&self) -> io::Result<Vec<Candidate>> {
         let touched = lock(&self.touched).clone();
-        let mut candidates = Vec::new();
-        self.catalog
-            .for_each(|task, entry, used| {
-                let used = touched.get(&task).copied().unwrap_or(used).max(used);
-                let (length, since) = match &entry {
-                    Some(entry) if entry.record.digest.is_some() => (entry.record.info.length, used),
-                    // What is known by its place only grows stale, used or not.
-                    Some(entry) => (entry.record.info.length, entry.record.created),
-                    None => (0, SystemTime::UNIX_EPOCH),
-                };
-                candidates.push(Candidate {
-                    task,
-                    complete: true,
-                    length,
-                    used,
-                    expires: self.expires(since),
-                });
-            })
-            .map_err(io::Error::other)?;
+        let mut candidates = self.idle();
+        self.catalog.for_each(|task, entry, used| {
+            let used = touched.get(&task).copied().unwrap_or(used).max(used);
+            let (length, since) = match &entry {
+                Some(entry) if entry.record.digest.is_some() => (entry.record.info.length, used),
+                // What is known by its place only grows stale, used or not.
+                Some(entry) => (entry.record.info.length, entry.record.created),
+                None => (0, SystemTime::UNIX_EPOCH),
+            };
+            let expires = self.expires(since);
+            candidates.push(Candidate { task, complete: true, length, used, expires });
+        })?;
         Ok(candidates)
     }
 
@@ -133,38 +187,42 @@ impl Store {
             let total = used.saturating_add(more);
             if total > limit { total - limit / 100 * LOW_WATER_PERCENT } else { 0 }
         };
-        let disk = rustix::fs::statvfs(&self.config.dir)?;
-        let [blocks, free, available] =
-            [disk.f_blocks, disk.f_bfree, disk.f_bavail].map(|count| count.saturating_mul(disk.f_frsize));
-        let (in_use, size) = in_use(blocks, free, available);
+        let Disk { in_use, size, .. } = self.disk()?;
         let percent = u64::from(self.config.quota_percent.min(100));
         // At 100 percent the file system itself is the judge.
         let by_disk = if percent < 100 { over(in_use, size / 100 * percent) } else { 0 };
         Ok(over(self.used(), self.config.quota).max(by_disk))
     }
 
-    /// At start: counts what is there, and removes what neither the catalog nor a journal knows.
+    fn disk(&self) -> io::Result<Disk> {
+        let disk = rustix::fs::statvfs(&self.config.dir)?;
+        let counts = [disk.f_blocks, disk.f_bfree, disk.f_bavail];
+        let [blocks, free, available] = counts.map(|count| count.saturating_mul(disk.f_frsize));
+        Ok(Disk::of(blocks, free, available))
+    }
+
+    /// At start, and when the disk is back: counts what is there, and removes what neither the catalog nor a journal knows.
     pub(super) fn tidy(&self) -> io::Result<()> {
+        let _names = lock(&self.names);
         let (mut known, mut lost) = (HashSet::new(), Vec::new());
-        self.catalog
-            .for_each(|task, entry, _| {
-                let length = entry.map(|entry| entry.record.info.length);
-                let there = std::fs::metadata(self.path(&task)).ok().map(|meta| meta.len());
-                if length.is_some() && length == there {
-                    known.insert(task);
-                } else {
-                    lost.push(task);
-                }
-            })
-            .map_err(io::Error::other)?;
+        self.catalog.for_each(|task, entry, _| {
+            let length = entry.map(|entry| entry.record.info.length);
+            let there = std::fs::metadata(self.path(&task)).ok().map(|meta| meta.len());
+            if length.is_some() && length == there {
+                known.insert(task);
+            } else {
+                lost.push(task);
+            }
+        })?;
         if !lost.is_empty() {
             tracing::warn!(
                 tasks = lost.len(),
                 "stored tasks have lost their files; they will be fetched again"
             );
-            self.forget(&lost)?;
+            self.forget_named(&lost)?;
         }
-        for path in self.files()? {
+        let mut used = 0;
+        for path in files(&self.config.dir)? {
             let content = path.with_extension("");
             let task = content.file_name().and_then(|name| name.to_str()?.parse::<TaskId>().ok());
             let complete = task.is_some_and(|task| known.contains(&task));
@@ -177,34 +235,34 @@ impl Store {
             if !belongs {
                 std::fs::remove_file(&path)?;
             } else if is_journal {
-                lock(&self.partials).extend(task.map(|task| (task, Weak::new())));
-            } else {
-                self.used.fetch_add(std::fs::metadata(&path)?.len(), Ordering::Relaxed);
-            }
-        }
-        Ok(())
-    }
-
-    /// Every file under `content/`, journals included.
-    fn files(&self) -> io::Result<Vec<PathBuf>> {
-        let mut files = Vec::new();
-        for folder in std::fs::read_dir(self.config.dir.join("content"))? {
-            let folder = folder?.path();
-            if folder.is_dir() {
-                for file in std::fs::read_dir(folder)? {
-                    files.push(file?.path());
+                if let Some(task) = task {
+                    lock(&self.partials).entry(task).or_default();
                 }
+            } else {
+                used += std::fs::metadata(&path)?.len();
             }
         }
-        Ok(files)
+        self.used.store(used, Ordering::Relaxed);
+        Ok(())
     }
 }
 
-/// Bytes in use, and how many there are for this user, as df counts: what is kept back for root is neither. Otherwise a disk
-/// with much of that would never be empty enough.
-fn in_use(blocks: u64, free: u64, available: u64) -> (u64, u64) {
-    let in_use = blocks.saturating_sub(free);
-    (in_use, in_use.saturating_add(available))
+/// A file system, in bytes.
+#[derive(Debug, PartialEq, Eq)]
+struct Disk {
+    in_use: u64,
+    /// What there is for this user.
+    size: u64,
+    available: u64,
+}
+
+impl Disk {
+    /// As df counts: what is kept back for root is neither in use nor there. Otherwise a disk with much of that would never be
+    /// empty enough.
+    fn of(blocks: u64, free: u64, available: u64) -> Self {
+        let in_use = blocks.saturating_sub(free);
+        Self { in_use, size: in_use.saturating_add(available), available }
+    }
 }
 
 #[cfg(test)]
@@ -217,9 +275,9 @@ mod tests {
 
     #[test]
     fn a_disk_is_as_full_as_df_says() {
-        assert_eq!(in_use(100, 40, 40), (60, 100));
-        assert_eq!(in_use(250, 230, 70), (20, 90));
-        assert_eq!(in_use(0, 0, 0), (0, 0));
+        assert_eq!(Disk::of(100, 40, 40), Disk { in_use: 60, size: 100, available: 40 });
+        assert_eq!(Disk::of(250, 230, 70), Disk { in_use: 20, size: 90, available: 70 });
+        assert_eq!(Disk::of(0, 0, 0), Disk { in_use: 0, size: 0, available: 0 });
     }
 
     #[test]

@@ -16,6 +16,13 @@ use std::sync::Arc;
 /// readers are 128 MiB.
 const READ_BYTES: u64 = 128 << 10;
 
+/// What is done with a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    Read,
+    Write,
+}
+
 /// One task's content on disk.
 #[derive(Debug)]
 pub(crate) struct TaskFile {
@@ -44,18 +51,22 @@ impl TaskFile {
             return Ok(());
         }
         match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, self.layout.length()) {
-            // A file system that cannot reserve can still write.
-            Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+            // A file system that cannot reserve can still write: as much as there is room for now.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
+                let disk = rustix::fs::fstatvfs(&self.file)?;
+                let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+                if self.layout.length() <= free { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
+            }
             reserved => Ok(reserved?),
         }
     }
 
-    /// Opens the file of a task that was stored before.
+    /// Opens the file of a task that was stored before. What is only read can be on a read-only disk.
     ///
     /// # Errors
     /// Those of the file system; `InvalidData` when the file has not the content's length.
-    pub(crate) fn open(path: &Path, layout: PieceLayout) -> io::Result<Self> {
-        let file = OpenOptions::new().read(true).write(true).open(path)?;
+    pub(crate) fn open(path: &Path, layout: PieceLayout, access: Access) -> io::Result<Self> {
+        let file = OpenOptions::new().read(true).write(access == Access::Write).open(path)?;
         if file.metadata()?.len() != layout.length() {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the stored file has another length"));
         }
@@ -151,7 +162,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");
         TaskFile::create(&path, PieceLayout::new(10).unwrap()).unwrap();
-        assert!(TaskFile::open(&path, PieceLayout::new(10).unwrap()).is_ok());
-        assert!(TaskFile::open(&path, PieceLayout::new(11).unwrap()).is_err());
+        assert!(TaskFile::open(&path, PieceLayout::new(10).unwrap(), Access::Read).is_ok());
+        assert!(TaskFile::open(&path, PieceLayout::new(11).unwrap(), Access::Read).is_err());
     }
 }

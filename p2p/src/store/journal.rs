@@ -11,9 +11,11 @@
 use super::Held;
 use super::record::Record;
 use darter_protocol::{PieceHash, PieceIndex};
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 const MAGIC: &[u8; 8] = b"darter\x00\x01";
@@ -21,39 +23,66 @@ const ENTRY: usize = 4 + 32;
 
 /// The journal of a task that is being downloaded.
 #[derive(Debug)]
-pub(crate) struct Journal(File);
+pub(crate) struct Journal {
+    file: File,
+    /// Where the next entry goes. `None` when the file may end in a part of one, behind which nothing can be read.
+    end: Option<u64>,
+}
 
 impl Journal {
-    /// Starts a journal, in place of any earlier one.
-    pub(crate) fn create(path: &Path, record: &Record) -> io::Result<Self> {
+    /// Starts a journal of `pieces` pieces, in place of any earlier one, and reserves its space.
+    pub(crate) fn create(path: &Path, record: &Record, pieces: u32) -> io::Result<Self> {
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
         let record = record.encode();
         let length = u32::try_from(record.len()).map_err(io::Error::other)?;
-        file.write_all(&[MAGIC.as_slice(), &length.to_le_bytes(), &record].concat())?;
-        Ok(Self(file))
+        let head = [MAGIC.as_slice(), &length.to_le_bytes(), &record].concat();
+        let whole = (head.len() + pieces as usize * ENTRY) as u64;
+        match rustix::fs::fallocate(&file, FallocateFlags::KEEP_SIZE, 0, whole) {
+            // A file system that cannot reserve can still write.
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
+            Err(error) => return Err(error.into()),
+        }
+        file.write_all(&head)?;
+        Ok(Self { file, end: Some(head.len() as u64) })
+    }
+
+    /// The record of a journal that somebody else may go on with; `None` when it is not one.
+    pub(crate) fn open_to_read(path: &Path) -> io::Result<Option<Record>> {
+        Ok(parse(&read(path)?).map(|(record, _)| record))
     }
 
     /// Reads a journal and opens it to go on. `None` when it is not one (torn at its start, or of another version).
     pub(crate) fn open(path: &Path) -> io::Result<Option<(Self, Record, Held)>> {
-        let mut bytes = Vec::new();
-        File::open(path)?.take(limit()).read_to_end(&mut bytes)?;
+        let bytes = read(path)?;
         let Some((record, entries)) = parse(&bytes) else { return Ok(None) };
         let file = OpenOptions::new().write(true).open(path)?;
         // A torn entry would misalign all that follow.
-        file.set_len((bytes.len() - entries.len() % ENTRY) as u64)?;
-        let mut journal = Self(file);
-        io::Seek::seek(&mut journal.0, io::SeekFrom::End(0))?;
+        let end = (bytes.len() - entries.len() % ENTRY) as u64;
+        file.set_len(end)?;
+        let journal = Self { file, end: Some(end) };
         let entries = entries.as_chunks::<ENTRY>().0.iter().map(entry).collect();
         Ok(Some((journal, record, entries)))
     }
 
     /// Notes that `piece` is on disk.
+    ///
+    /// # Errors
+    /// Those of the file system, once: nothing more is noted then, and nothing that was is lost.
     pub(crate) fn append(&mut self, piece: PieceIndex, hash: &PieceHash) -> io::Result<()> {
+        let Some(end) = self.end.take() else { return Ok(()) };
         let mut entry = [0; ENTRY];
         entry[..4].copy_from_slice(&piece.get().to_le_bytes());
         entry[4..].copy_from_slice(hash.as_bytes());
-        self.0.write_all(&entry)
+        self.file.write_all_at(&entry, end)?;
+        self.end = Some(end + ENTRY as u64);
+        Ok(())
     }
+}
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(limit()).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// The longest journal that is read: every piece noted a few times over.
@@ -93,7 +122,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("j");
         let hash = |n| PieceHash::from([n; 32]);
-        let mut journal = Journal::create(&path, &record()).unwrap();
+        let mut journal = Journal::create(&path, &record(), 5).unwrap();
         journal.append(PieceIndex::new(0), &hash(1)).unwrap();
         journal.append(PieceIndex::new(3), &hash(2)).unwrap();
         drop(journal);
@@ -115,7 +144,7 @@ mod tests {
     fn any_prefix_or_garbage_is_survived() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("j");
-        Journal::create(&path, &record()).unwrap();
+        Journal::create(&path, &record(), 5).unwrap();
         let whole = std::fs::read(&path).unwrap();
         for length in 0..whole.len() {
             std::fs::write(&path, &whole[..length]).unwrap();

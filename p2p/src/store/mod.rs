@@ -12,13 +12,16 @@
 //! from a crash and is removed at the next start. An entry enters the catalog only after its content was verified and
 //! flushed. Everything here blocks; the callers go to blocking threads.
 
+mod alarm;
 mod catalog;
+mod check;
 mod collect;
 mod file;
 mod journal;
 mod record;
 
-use catalog::{Catalog, CatalogError, Entry};
+use alarm::Alarm;
+use catalog::{Catalog, Entry};
 use darter_protocol::{PieceHash, PieceIndex, PieceLayout, TaskId};
 use journal::Journal;
 use std::collections::HashMap;
@@ -28,8 +31,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
+pub use check::{Fault, Finding, StoreReport, check};
+use file::Access;
 pub(crate) use file::TaskFile;
 pub(crate) use record::{Record, decode_hashes, encode_hashes};
+
+/// Where the catalog stands in the store's folder.
+const CATALOG: &str = "catalog.redb";
 
 /// Complete tasks that are kept open, and for how long after their last use.
 const MAX_OPENED: u64 = 512;
@@ -61,6 +69,7 @@ pub struct StoreError {
 pub(crate) struct Store {
     config: StoreConfig,
     catalog: Catalog,
+    alarm: Alarm,
     /// Bytes reserved by complete and incomplete tasks.
     used: AtomicU64,
     /// Complete tasks that were opened a moment ago: a small object that many ask for costs no look at the disk. Each holds
@@ -116,29 +125,26 @@ pub(crate) struct Partial {
 }
 
 impl Partial {
-    /// Notes that `piece` is on disk, for a later start.
-    pub(crate) fn note(&mut self, piece: PieceIndex, hash: &PieceHash) -> io::Result<()> {
-        self.journal.append(piece, hash)
+    /// Notes that `piece` is on disk, for a later start. That is no promise: what is not noted is fetched again then, and
+    /// nobody who waits for the content now need be told.
+    pub(crate) fn note(&mut self, piece: PieceIndex, hash: &PieceHash) {
+        if let Err(error) = self.journal.append(piece, hash) {
+            tracing::warn!(%error, "a download will not be resumed where it is now");
+        }
     }
 }
 
 impl Store {
-    /// Opens the store and clears away what a crash left behind.
+    /// Opens the store and clears away what a crash left behind. On a disk that is full or read-only the store stays closed,
+    /// and opens when it can be: nothing is stored until then.
     ///
     /// # Errors
-    /// When the folder cannot be made or written, or another process uses it.
+    /// When the folder cannot be made or read, or another process uses it.
     pub(crate) fn open(config: StoreConfig) -> Result<Self, StoreError> {
-        let fail = |reason: String| StoreError { dir: config.dir.clone(), reason };
-        std::fs::create_dir_all(config.dir.join("content")).map_err(|error| fail(error.to_string()))?;
-        let catalog = Catalog::open(&config.dir.join("catalog.redb")).map_err(|CatalogError(error)| {
-            fail(match error {
-                redb::Error::DatabaseAlreadyOpen => "another process uses it".to_owned(),
-                other => other.to_string(),
-            })
-        })?;
         let store = Self {
-            config: config.clone(),
-            catalog,
+            catalog: Catalog::at(config.dir.join(CATALOG)),
+            config,
+            alarm: Alarm::default(),
             used: AtomicU64::new(0),
             opened: moka::sync::Cache::builder().max_capacity(MAX_OPENED).time_to_idle(OPENED_FOR).build(),
             touched: Mutex::default(),
@@ -146,8 +152,19 @@ impl Store {
             evicted: Mutex::default(),
             names: Mutex::default(),
         };
-        store.tidy().map_err(|error| fail(error.to_string()))?;
+        let opened = store.try_open();
+        match opened {
+            Err(error) if is_passing(&error) => store.alarm.hear(&store.config.dir, Err(&error)),
+            Err(error) => return Err(StoreError { dir: store.config.dir, reason: error.to_string() }),
+            Ok(()) => {}
+        }
         Ok(store)
+    }
+
+    fn try_open(&self) -> io::Result<()> {
+        std::fs::create_dir_all(self.config.dir.join("content"))?;
+        self.catalog.open()?;
+        self.tidy()
     }
 
     /// The task, if it is complete and was opened a moment ago. Counts as a use of it. Does not block.
@@ -166,7 +183,7 @@ impl Store {
     /// The task, if it is complete. Counts as a use of it.
     pub(crate) fn complete(&self, task: &TaskId) -> io::Result<Option<Complete>> {
         let _names = lock(&self.names);
-        let Some(Entry { record, hashes }) = self.catalog.get(task).map_err(io::Error::other)? else {
+        let Some(Entry { record, hashes }) = self.catalog.get(task)? else {
             return Ok(None);
         };
         let now = SystemTime::now();
@@ -175,7 +192,7 @@ impl Store {
             return Ok(None);
         }
         let layout = layout(&record)?;
-        let file = match TaskFile::open(&self.path(task), layout) {
+        let file = match TaskFile::open(&self.path(task), layout, Access::Read) {
             Ok(file) => Arc::new(file),
             // The file was taken away under us: an entry without content is worth nothing.
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => {
@@ -194,7 +211,7 @@ impl Store {
     /// What there is of a task. No use of it.
     pub(crate) fn stat(&self, task: &TaskId) -> io::Result<Stored> {
         let path = self.path(task);
-        let Some(Entry { record, .. }) = self.catalog.get(task).map_err(io::Error::other)? else {
+        let Some(Entry { record, .. }) = self.catalog.get(task)? else {
             let journal = journal_path(&path).try_exists()?;
             return Ok(if journal { Stored::Partial } else { Stored::Absent });
         };
@@ -217,14 +234,33 @@ impl Store {
     /// `StorageFull` when it does not fit, even after evicting all that may go.
     pub(crate) fn create(&self, task: &TaskId, record: Record) -> io::Result<Partial> {
         let layout = layout(&record)?;
-        self.make_room(layout.length())?;
-        let partial = self.create_named(task, record, layout)?;
+        let length = layout.length();
+        self.make_room(length)?;
+        let created = match self.try_create(task, record.clone(), layout) {
+            // Others use this disk, too.
+            Err(error) if is_full(&error) && self.free_up(length)? => {
+                self.take_space(length)?;
+                self.try_create(task, record, layout)
+            }
+            tried => tried,
+        };
+        created.inspect_err(|error| self.judge(error))
+    }
+
+    /// Makes a task's files. Its space was taken; it is given back on failure.
+    fn try_create(&self, task: &TaskId, record: Record, layout: PieceLayout) -> io::Result<Partial> {
+        let created = self.create_named(task, record, layout);
         // May take its time for a large task: nobody who only looks for a name waits for it.
-        if let Err(error) = partial.file.reserve() {
-            self.discard(task)?;
-            return Err(error);
+        let reserved = created.and_then(|partial| partial.file.reserve().map(|()| partial));
+        if reserved.is_err() {
+            let _names = lock(&self.names);
+            if !self.path(task).exists() {
+                // Otherwise it goes back with the file.
+                self.give_space(layout.length());
+            }
+            self.unlink(task)?;
         }
-        Ok(partial)
+        reserved
     }
 
     fn create_named(&self, task: &TaskId, record: Record, layout: PieceLayout) -> io::Result<Partial> {
@@ -233,16 +269,24 @@ impl Store {
         std::fs::create_dir_all(path.parent().expect("the path of a task has a folder"))?;
         // Never truncate: somebody may still read an earlier file of this name through an open descriptor.
         self.unlink(task)?;
-        let journal = Journal::create(&journal_path(&path), &record)?;
-        let file = match TaskFile::create(&path, layout) {
-            Ok(file) => Arc::new(file),
-            Err(error) => {
-                let _ = std::fs::remove_file(journal_path(&path));
-                return Err(error);
-            }
-        };
-        self.used.fetch_add(layout.length(), Ordering::Relaxed);
+        let journal = Journal::create(&journal_path(&path), &record, layout.pieces())?;
+        let file = Arc::new(TaskFile::create(&path, layout)?);
         Ok(Partial { record, file, journal, _in_use: self.occupy(task) })
+    }
+
+    /// Counts `length` more bytes as used.
+    ///
+    /// # Errors
+    /// `StorageFull` when that is more than the quota.
+    fn take_space(&self, length: u64) -> io::Result<()> {
+        let fits = |used: u64| used.checked_add(length).filter(|total| *total <= self.config.quota);
+        let taken = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits);
+        taken.map(drop).map_err(|_| io::ErrorKind::StorageFull.into())
+    }
+
+    fn give_space(&self, length: u64) {
+        let rest = |used: u64| Some(used.saturating_sub(length));
+        let _ = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, rest);
     }
 
     /// Notes that somebody works on an incomplete task, until what this gives is dropped. `names` is held.
@@ -273,7 +317,7 @@ impl Store {
             return Ok(None);
         };
         let layout = layout(&record)?;
-        let Ok(file) = TaskFile::open(&path, layout) else {
+        let Ok(file) = TaskFile::open(&path, layout, Access::Write) else {
             self.discard(task)?;
             return Ok(None);
         };
@@ -303,12 +347,25 @@ impl Store {
         file: &TaskFile,
         hashes: Vec<PieceHash>,
     ) -> io::Result<()> {
-        file.sync()?;
-        let entry = Entry { record, hashes };
-        self.catalog.insert(task, &entry, SystemTime::now()).map_err(io::Error::other)?;
+        self.enter(task, file, Entry { record, hashes }).inspect_err(|error| self.judge(error))?;
         let _names = lock(&self.names);
         lock(&self.partials).remove(task);
         remove_file(&journal_path(&self.path(task)))
+    }
+
+    fn enter(&self, task: &TaskId, file: &TaskFile, entry: Entry) -> io::Result<()> {
+        file.sync()?;
+        // So that the file is found under its name after a power cut, too.
+        let folder = self.path(task);
+        for folder in folder.ancestors().skip(1).take(2) {
+            std::fs::File::open(folder)?.sync_all()?;
+        }
+        Ok(self.catalog.insert(task, &entry, SystemTime::now())?)
+    }
+
+    /// Whether the disk takes content.
+    pub(crate) fn alarm(&self) -> &Alarm {
+        &self.alarm
     }
 
     /// Throws an incomplete task away.
@@ -319,13 +376,11 @@ impl Store {
 
     /// Calls `each` with every complete task.
     pub(crate) fn inventory(&self, mut each: impl FnMut(TaskId, &Record, &[PieceHash])) -> io::Result<()> {
-        self.catalog
-            .for_each(|task, entry, _| {
-                if let Some(Entry { record, hashes }) = entry {
-                    each(task, &record, &hashes);
-                }
-            })
-            .map_err(io::Error::other)
+        Ok(self.catalog.for_each(|task, entry, _| {
+            if let Some(Entry { record, hashes }) = entry {
+                each(task, &record, &hashes);
+            }
+        })?)
     }
 
     /// Bytes reserved by all tasks.
@@ -342,11 +397,27 @@ impl Store {
 
     /// As [`Self::forget`]. `names` is held.
     fn forget_named(&self, tasks: &[TaskId]) -> io::Result<Vec<TaskId>> {
-        let gone = self.catalog.remove(tasks).map_err(io::Error::other)?;
+        let gone = match self.catalog.remove(tasks).map_err(io::Error::from) {
+            Err(error) if is_full(&error) => self.forget_without_room(tasks)?,
+            removed => removed?,
+        };
         gone.iter().try_for_each(|task| self.unlink(task))?;
         // The cache lets go of what it forgets when it is asked to: only a closed file gives its space back.
         self.opened.run_pending_tasks();
         Ok(gone)
+    }
+
+    /// There is not even room for saying what goes: then the files go first. An entry without its file is noticed by whoever
+    /// comes across it.
+    fn forget_without_room(&self, tasks: &[TaskId]) -> io::Result<Vec<TaskId>> {
+        for task in tasks {
+            // With a journal it is a download that has begun since.
+            if !journal_path(&self.path(task)).try_exists()? {
+                self.unlink(task)?;
+            }
+        }
+        self.opened.run_pending_tasks();
+        Ok(self.catalog.remove(tasks)?)
     }
 
     /// Removes a task's files and gives back what they reserved. `names` is held.
@@ -354,13 +425,11 @@ impl Store {
         self.opened.invalidate(task);
         lock(&self.partials).remove(task);
         let path = self.path(task);
-        if let Ok(meta) = std::fs::metadata(&path) {
-            let _ = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-                Some(used.saturating_sub(meta.len()))
-            });
-        }
+        let length = std::fs::metadata(&path).map_or(0, |meta| meta.len());
         remove_file(&journal_path(&path))?;
-        remove_file(&path)
+        remove_file(&path)?;
+        self.give_space(length);
+        Ok(())
     }
 
     /// When content that was stored or used at `since` is expired; `None` for never.
@@ -370,9 +439,38 @@ impl Store {
 
     /// Where a task's content stands.
     fn path(&self, task: &TaskId) -> PathBuf {
-        let name = task.to_string();
-        self.config.dir.join("content").join(&name[..2]).join(name)
+        content_path(&self.config.dir, task)
     }
+}
+
+/// Where a task's content stands in the store in `dir`.
+fn content_path(dir: &Path, task: &TaskId) -> PathBuf {
+    let name = task.to_string();
+    dir.join("content").join(&name[..2]).join(name)
+}
+
+/// Every file under `content/`, journals included.
+fn files(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for folder in std::fs::read_dir(dir.join("content"))? {
+        let folder = folder?.path();
+        if folder.is_dir() {
+            for file in std::fs::read_dir(folder)? {
+                files.push(file?.path());
+            }
+        }
+    }
+    Ok(files)
+}
+
+/// There is no room on the disk.
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// The disk may take content again without anybody's changing our configuration.
+fn is_passing(error: &io::Error) -> bool {
+    is_full(error) || error.kind() == io::ErrorKind::ReadOnlyFilesystem
 }
 
 fn journal_path(content: &Path) -> PathBuf {
@@ -427,7 +525,7 @@ pub(crate) mod tests {
         partial.file.write_at(layout.range(piece).start(), &bytes).unwrap();
         let mut hasher = PieceHasher::new(&layout, piece);
         hasher.update(&bytes);
-        partial.note(piece, &hasher.finish()).unwrap();
+        partial.note(piece, &hasher.finish());
         hasher.finish()
     }
 

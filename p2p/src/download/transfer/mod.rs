@@ -366,16 +366,10 @@ impl Transfer {
     }
 
     /// A piece is on disk and right.
-    fn take_piece(
-        &mut self,
-        piece: PieceIndex,
-        hash: &PieceHash,
-        partner: Option<&HostId>,
-    ) -> Result<(), End> {
-        self.partial.note(piece, hash).map_err(|error| End::store(Arc::new(error)))?;
+    fn take_piece(&mut self, piece: PieceIndex, hash: &PieceHash, partner: Option<&HostId>) {
+        self.partial.note(piece, hash);
         self.counts.held += self.layout.range(piece).len();
         self.swarm.handle_piece(Instant::now().into_std(), piece, partner);
-        Ok(())
     }
 }
 

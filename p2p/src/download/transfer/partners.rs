@@ -91,7 +91,7 @@ impl Transfer {
                     return Ok(());
                 }
                 self.streams.rests.remove(&piece);
-                self.take_piece(piece, &hash, Some(partner))?;
+                self.take_piece(piece, &hash, Some(partner));
                 self.bench.progress.send_modify(|progress| progress.complete(piece, Supplier::Peer));
                 self.outbox.progress(Instant::now(), self.counts.held, self.counts.under_lease);
                 Ok(())

@@ -108,7 +108,7 @@ impl Transfer {
             if known.is_some_and(|known| known != hash) {
                 return Err(self.changed());
             }
-            self.take_piece(piece, &hash, None)?;
+            self.take_piece(piece, &hash, None);
             self.download.shared.turns.fetched(self.download.task, piece, self.layout.pieces());
             if self.download.scheduled.lease.is_some() {
                 self.outbox.vouch(piece, &hash);
