@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use crate::exit::{self, Failure};
 use crate::logging::{self, Format, Level};
-use crate::{ca, check, config, daemon, explain, limits, scheduler, transparent, up};
+use crate::{ca, check, config, daemon, explain, limits, scheduler, store, transparent, up};
 
 /// A transparent proxy for registries: what is large and immutable is fetched once and then moves between nodes.
 #[derive(Debug, Parser)]
@@ -44,6 +44,9 @@ enum Command {
     /// The CA that signs for intercepted hosts
     #[command(subcommand)]
     Ca(CaCommand),
+    /// Look after the content that is kept on this host, while no daemon works with it
+    #[command(subcommand)]
+    Store(StoreCommand),
     /// Make this host's clients use the appliance
     #[command(subcommand)]
     Setup(Setup),
@@ -205,6 +208,25 @@ pub(crate) struct Rotate {
 }
 
 #[derive(Debug, Subcommand)]
+enum StoreCommand {
+    /// Read everything, compare it with its hashes and digests, and say what is wrong
+    Check(StorePlace),
+    /// The same, and take away what is wrong: it will be fetched again
+    Repair(StorePlace),
+}
+
+/// Where the content stands.
+#[derive(Debug, clap::Args)]
+pub(crate) struct StorePlace {
+    /// A daemon's workHome or dataDir, or the folder of `darter up`
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
 enum Config {
     /// Say everything that is wrong with a file, or that it is ok
     Check {
@@ -266,6 +288,8 @@ impl Args {
             Command::Ca(CaCommand::Show(place)) => ca::show(&place),
             Command::Ca(CaCommand::Rotate(args)) => ca::rotate(&args),
             Command::Config(Config::Check { file }) => check::run(&file),
+            Command::Store(StoreCommand::Check(place)) => store::run(&place, store::What::Check),
+            Command::Store(StoreCommand::Repair(place)) => store::run(&place, store::What::Repair),
             Command::Setup(Setup::Transparent(args)) => transparent::run(&args),
             Command::Explain(args) => run_async(explain::run(args)),
             Command::Daemon(args) => run_async(daemon::run(args, self.logging)),

@@ -10,6 +10,9 @@ use darter_protocol::HostId;
 
 use crate::exit::{self, Failure};
 
+/// The file that whoever works in a folder keeps locked.
+const LOCK: &str = "darter.lock";
+
 /// How much of a host's name goes into its id, which may have 128 characters.
 const MAX_NAME: usize = 64;
 
@@ -31,7 +34,7 @@ pub(crate) fn make_folder(folder: &Path) -> exit::Result {
 /// # Errors
 /// When another one is there, or the folder cannot be written to.
 pub(crate) fn take(folder: &Path) -> exit::Result {
-    let path = folder.join("darter.lock");
+    let path = folder.join(LOCK);
     let fail =
         |error: io::Error| Failure::own_files(format!("{}: cannot be locked: {error}", path.display()));
     let options = &mut fs::OpenOptions::new();
@@ -45,6 +48,11 @@ pub(crate) fn take(folder: &Path) -> exit::Result {
         Err(TryLockError::Error(error)) => return Err(fail(error)),
     }
     Ok(())
+}
+
+/// Whether a daemon works in `folder`, or has.
+pub(crate) fn is_work_home(folder: &Path) -> bool {
+    folder.join(LOCK).exists()
 }
 
 /// The id in `folder`; a new one when there is none. It begins with `hostname`, so that people recognise it, and ends with

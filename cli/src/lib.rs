@@ -31,6 +31,7 @@ mod process_metrics;
 mod reload;
 mod scheduler;
 mod started;
+mod store;
 mod traces;
 mod transparent;
 mod up;

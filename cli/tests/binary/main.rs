@@ -11,4 +11,5 @@ mod metrics;
 mod process;
 mod reload;
 mod serving;
+mod store;
 mod traces;
