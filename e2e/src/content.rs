@@ -4,7 +4,7 @@ use aws_lc_rs::digest::{Context, SHA256};
 use std::io::{Read, Result};
 
 /// `length` bytes that follow from `seed` alone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, std::hash::Hash)]
 pub struct Content {
     /// Which bytes.
     pub seed: u64,

@@ -88,6 +88,15 @@ proxy:
     )
 }
 
+/// Reads all content in a daemon's folder that no daemon works in.
+///
+/// # Errors
+/// When anything is wrong with it, but for what a crash leaves over.
+pub fn check_store(folder: &Path) -> Result<()> {
+    let mut command = Command::new(binary());
+    crate::process::run(command.args(["store", "check"]).arg(folder), START_LIMIT)?.ok().map(drop)
+}
+
 /// A running daemon.
 pub struct Daemon {
     /// Its process.

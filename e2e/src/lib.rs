@@ -11,6 +11,7 @@ pub mod containerd;
 pub mod content;
 pub mod crowd;
 pub mod darter;
+pub mod disk;
 pub mod docker;
 pub mod http;
 pub mod http2;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// A program that must be there, and the package of Debian and Ubuntu that has it.
-const NEEDED: [(&str, &str); 34] = [
+const NEEDED: [(&str, &str); 36] = [
     ("dockerd", "docker.io"),
     ("containerd", "containerd"),
     ("ctr", "containerd"),
@@ -21,6 +21,8 @@ const NEEDED: [(&str, &str); 34] = [
     ("squid", "squid"),
     ("ip", "iproute2"),
     ("nsenter", "util-linux"),
+    ("unshare", "util-linux"),
+    ("mkfs.ext4", "e2fsprogs"),
     ("curl", "curl"),
     ("wget", "wget"),
     ("git", "git"),

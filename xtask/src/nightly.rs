@@ -35,8 +35,9 @@ const MAX_INPUT_SECONDS: u32 = 10;
 type Step = (&'static str, fn() -> Result<Count>);
 
 /// The long runs beside the fuzzers, in order; what takes hours goes last.
-const LONG_RUNS: [Step; 4] = [
+const LONG_RUNS: [Step; 5] = [
     ("a thousand peers in virtual time", mesh),
+    ("two hundred kills of a daemon", kills),
     ("sixteen daemons on links of 80 Mbit/s", herds),
     ("property tests with 40 times their cases", properties),
     ("crowds as large as is promised", crowds),
@@ -116,9 +117,19 @@ fn mesh() -> Result<Count> {
 
 /// In network namespaces, which takes root.
 fn herds() -> Result<Count> {
+    end_to_end("mesh")
+}
+
+/// With disks of their own, which takes root.
+fn kills() -> Result<Count> {
+    end_to_end("store")
+}
+
+/// The long form of a suite.
+fn end_to_end(suite: &str) -> Result<Count> {
     check(Command::new("cargo").args(["build", "--release"]))?;
     let mut command = Command::new("cargo");
-    command.args(["test", "--package", "darter-e2e", "--features", "clients", "--test", "mesh"]);
+    command.args(["test", "--package", "darter-e2e", "--features", "clients", "--test", suite]);
     command.env("DARTER_BIN", release_binary()).env("DARTER_NIGHTLY", "1");
     tests(&mut command)
 }
