@@ -2,6 +2,7 @@
 
 use crate::download::{Active, Backoff, First, Known, Phase};
 use crate::metrics::Metrics;
+use crate::origins::Origins;
 use crate::peer::{self, Peers, Served as Given, Turns};
 use crate::reader::{Live, Reader};
 use crate::schedule::{InvalidAddress, Life, Schedulers};
@@ -89,6 +90,7 @@ pub(crate) struct Shared {
     pub(crate) config: EngineConfig,
     pub(crate) store: Arc<Store>,
     pub(crate) upstream: Upstream,
+    pub(crate) origins: Arc<Origins>,
     pub(crate) peers: Peers,
     pub(crate) turns: Turns,
     pub(crate) throttles: Arc<Throttles>,
@@ -135,6 +137,7 @@ impl Engine {
         let shared = Arc::new(Shared {
             store,
             upstream,
+            origins: Arc::new(Origins::new(config.backoff)),
             peers: Peers::new(&config.host.id),
             turns: Turns::new(config.host.upload_slots),
             throttles: Arc::new(Throttles::new(config.rates, &metrics)),

@@ -4,7 +4,7 @@
 //! - [`Engine`]: opens content by task. Concurrent openings of one task share one download.
 //! - `download`: the driver that does the IO for one running task; what it fetches next and from whom says [`Swarm`].
 //! - `store`: the content on disk.
-//! - `origin`: fetching from where the content comes from.
+//! - `origin`: fetching from where the content comes from; `origins` that want to be left alone.
 //! - `peer`: fetching from other daemons, and serving them; whom it serves next says [`Uploads`].
 //! - `schedule`: the conversation with the scheduler.
 //! - `throttle`: how fast bytes move at most.
@@ -39,6 +39,7 @@ mod http_range;
 mod intake;
 mod metrics;
 mod origin;
+mod origins;
 mod peer;
 mod progress;
 mod reader;

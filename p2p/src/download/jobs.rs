@@ -4,6 +4,7 @@
 use crate::Supplier;
 use crate::intake::Heard;
 use crate::origin::{self, Answer, Ask, OriginError, Part, Source};
+use crate::origins::{self, Origins};
 use crate::peer::{PeerError, Peers, Said};
 use crate::progress::Progress;
 use crate::sink::{Goal, Limits, PumpError, Report, Sink, Wrote, pump};
@@ -68,6 +69,9 @@ pub(super) enum RunError {
     Origin(#[from] OriginError),
     #[error("the origin answered with status {0}")]
     Refused(StatusCode),
+    /// The origin leads there, and may lead somewhere else when it is asked again: signed addresses end, or are good for once.
+    #[error("where the origin led, the answer was status {0}")]
+    LedAstray(StatusCode),
     #[error("the content changed at its origin")]
     Changed,
     #[error("{0}")]
@@ -94,6 +98,7 @@ pub(super) struct Bench {
     pub(super) file: Arc<TaskFile>,
     pub(super) verifier: Option<Arc<Mutex<Verifier>>>,
     pub(super) upstream: Upstream,
+    pub(super) origins: Arc<Origins>,
     pub(super) peers: Peers,
     pub(super) throttles: TaskThrottles,
     pub(super) progress: watch::Sender<Progress>,
@@ -173,13 +178,15 @@ impl Bench {
         };
         let etag = run.version.as_ref().and_then(|known| known.get(header::ETAG));
         let same = |answer| run.version.as_ref().is_none_or(|known| origin::same_version(known, answer));
-        match origin::fetch(&self.upstream, &run.source, ask, etag).await? {
+        let fetched = self.origins.fetch(&self.upstream, &run.source, (ask, etag), origins::LONGEST);
+        match fetched.await? {
             Answer::Content { info, part }
                 if info.length == length && part.start <= run.start && same(&info.headers) =>
             {
                 Ok(part)
             }
             Answer::Content { .. } | Answer::Outside { .. } => Err(RunError::Changed),
+            Answer::Other { response, elsewhere: true, .. } => Err(RunError::LedAstray(response.status())),
             Answer::Other { response, .. } => Err(RunError::Refused(response.status())),
         }
     }

@@ -10,7 +10,12 @@ use darter_protocol::scheduler::{LeaseOutcome, LeaseReturned, PieceResult};
 use darter_protocol::{ByteRange, PieceLayout, PieceSet};
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::watch;
+
+/// How long a client may wait for an origin that wants to be left alone: less than the ten seconds after which the impatient
+/// ones give up. Then it gets the origin's own word.
+const FIRST_WAIT: Duration = Duration::from_secs(5);
 
 impl Download {
     /// Learns length and headers of the content: from an earlier try on this disk, from the scheduler, or from the origin
@@ -116,8 +121,9 @@ impl Download {
     /// Asks the origin, with the first caller's request.
     async fn ask_origin(&mut self, want: Want) -> Result<(ContentInfo, Option<Part>), Ended> {
         let ask = first_ask(want);
+        let shared = Arc::clone(&self.shared);
         let asked = tokio::select! {
-            asked = origin::fetch(&self.shared.upstream, &self.first, ask, None) => asked,
+            asked = shared.origins.fetch(&shared.upstream, &self.first, (ask, None), FIRST_WAIT) => asked,
             () = self.shared.shutdown.cancelled() => return Err(stopping()),
         };
         match asked {

@@ -22,12 +22,14 @@ pub struct Backoff {
 pub(super) struct Right {
     backoff: Backoff,
     failures: u32,
+    /// Bytes came since the last failure: what fails next is no try without a byte.
+    fed: bool,
     not_before: Option<Instant>,
 }
 
 impl Right {
     pub(super) fn new(backoff: Backoff) -> Self {
-        Self { backoff, failures: 0, not_before: None }
+        Self { backoff, failures: 0, fed: false, not_before: None }
     }
 
     /// The scheduler is gone: wait a little, in case another one or a partner helps.
@@ -38,12 +40,13 @@ impl Right {
     /// Bytes came from the origin.
     pub(super) fn handle_bytes(&mut self) {
         self.failures = 0;
+        self.fed = true;
     }
 
-    /// A request to the origin failed; `false` when that was one too many.
+    /// A request to the origin failed, or broke off; `false` when that was one too many.
     pub(super) fn handle_failure(&mut self, now: Instant) -> bool {
         let pause = self.backoff.first.saturating_mul(1 << self.failures.min(16)).min(self.backoff.most);
-        self.failures += 1;
+        self.failures += u32::from(!std::mem::take(&mut self.fed));
         self.wait_until(now + pause);
         self.failures < self.backoff.attempts
     }
@@ -91,7 +94,11 @@ mod tests {
         right.handle_failure(now);
         right.handle_failure(now);
         right.handle_bytes();
-        assert!(right.handle_failure(now));
+        // What broke off in the middle, and two tries without a byte.
+        for _ in 0..3 {
+            assert!(right.handle_failure(now));
+        }
+        assert!(!right.handle_failure(now));
     }
 
     #[test]

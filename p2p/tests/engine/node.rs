@@ -44,6 +44,14 @@ impl Node {
         Self { _temp: Some(temp), ..node }
     }
 
+    /// Alone, and with an origin that may be silent for no longer than this.
+    pub(crate) async fn impatient(name: &str, idle_timeout: Duration) -> Self {
+        let temp = tempfile::tempdir().unwrap();
+        let change = |config: &mut EngineConfig| config.idle_timeout = idle_timeout;
+        let node = Self::start_with(temp.path(), name, &[], change).await;
+        Self { _temp: Some(temp), ..node }
+    }
+
     pub(crate) async fn start_in(dir: &Path, name: &str, schedulers: &[SocketAddr]) -> Self {
         Self::start_with(dir, name, schedulers, |_| {}).await
     }
@@ -82,7 +90,8 @@ impl Node {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let pieces = listener.local_addr().unwrap();
         let mut registry = Registry::default();
-        let engine = Engine::start(config, upstream(), listener, &mut registry).unwrap();
+        let upstream = upstream(config.idle_timeout);
+        let engine = Engine::start(config, upstream, listener, &mut registry).unwrap();
         Self { engine, dir: dir.to_owned(), pieces, registry, _temp: None }
     }
 
@@ -115,7 +124,7 @@ impl Node {
     }
 }
 
-fn upstream() -> Upstream {
+fn upstream(response_header: Duration) -> Upstream {
     let roots = rustls::RootCertStore::empty();
     let tls =
         rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
@@ -128,7 +137,7 @@ fn upstream() -> Upstream {
         permit: Arc::new(|_, _, _| Ok(())),
         routes: Arc::new(move |_, _| Route::straight(Arc::clone(&tls))),
         dns: Dns::default(),
-        timeouts: Timeouts::default(),
+        timeouts: Timeouts { response_header, ..Timeouts::default() },
         pool: Pool::default(),
         mark: None,
     })

@@ -104,6 +104,7 @@ impl Transfer {
             file: Arc::clone(&known.file),
             verifier: verifier.clone(),
             upstream: shared.upstream.clone(),
+            origins: Arc::clone(&shared.origins),
             peers: shared.peers.clone(),
             throttles: shared.throttles.of_task(download.task, ahead),
             progress,

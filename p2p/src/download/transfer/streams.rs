@@ -147,7 +147,7 @@ impl Transfer {
                 let refused = || End::unavailable(error.to_string(), LeaseOutcome::Refused);
                 return if other { Ok(()) } else { Err(refused()) };
             }
-            RunError::Refused(_) | RunError::Origin(_) | RunError::Broke(_) => {}
+            RunError::Refused(_) | RunError::LedAstray(_) | RunError::Origin(_) | RunError::Broke(_) => {}
         }
         if self.right.handle_failure(Instant::now()) {
             Ok(())

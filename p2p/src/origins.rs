@@ -1,0 +1,210 @@
+//! [`Origins`]: which origins want to be left alone, and until when.
+//!
+//! What an origin says to one download holds for all of this host: a hundred downloads that each try again at their own pace
+//! are what a registry that has had enough does not need. Plain state behind a lock, `now` passed in.
+
+use crate::Backoff;
+use crate::origin::{self, Answer, Ask, OriginError, Source};
+use darter_upstream::Upstream;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+use tokio::time::Instant;
+use url::{Origin, Url};
+
+/// An origin is not left alone for longer, whatever it says: clients wait.
+pub(crate) const LONGEST: Duration = Duration::from_secs(60);
+
+/// Origins that are remembered. More fail at once only when the network does.
+const MAX_ORIGINS: usize = 1024;
+
+/// Which origins want to be left alone.
+#[derive(Debug)]
+pub(crate) struct Origins {
+    backoff: Backoff,
+    pauses: Mutex<HashMap<Origin, Pause>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Pause {
+    until: Instant,
+    /// Refusals in a row, each after the pause of the one before.
+    times: u32,
+}
+
+impl Origins {
+    pub(crate) fn new(backoff: Backoff) -> Self {
+        Self { backoff, pauses: Mutex::default() }
+    }
+
+    /// Asks for content when its origin may be asked, or after `most` at the latest.
+    pub(crate) async fn fetch(
+        &self,
+        upstream: &Upstream,
+        source: &Source,
+        asks: (Ask, Option<&HeaderValue>),
+        most: Duration,
+    ) -> Result<Answer, OriginError> {
+        self.wait(&source.url, most).await;
+        let answer = origin::fetch(upstream, source, asks.0, asks.1).await?;
+        let now = Instant::now();
+        match &answer {
+            // Another origin's word: the next time this one may lead to another.
+            Answer::Other { elsewhere: true, .. } => {}
+            Answer::Other { response, .. } => {
+                self.handle_answer(&source.url, response.status(), response.headers(), now);
+            }
+            Answer::Content { .. } | Answer::Outside { .. } => {
+                self.handle_answer(&source.url, StatusCode::OK, &HeaderMap::new(), now);
+            }
+        }
+        Ok(answer)
+    }
+
+    /// An origin has answered: with what it can give (no pause is left then), that it cannot, or something else.
+    fn handle_answer(&self, url: &Url, status: StatusCode, headers: &HeaderMap, now: Instant) {
+        let mut pauses = self.lock();
+        if status.is_success() || status.is_redirection() {
+            pauses.remove(&url.origin());
+        }
+        if !is_busy(status) {
+            return;
+        }
+        let before = pauses.get(&url.origin()).copied();
+        // Those that were on their way when the pause began say nothing new.
+        let times = before.map_or(0, |before| before.times + u32::from(before.until <= now));
+        let own = self.backoff.first.saturating_mul(1 << times.min(16)).min(self.backoff.most);
+        let pause = retry_after(headers).unwrap_or(own).min(LONGEST);
+        let until = before.map_or(now + pause, |before| before.until.max(now + pause));
+        if pauses.len() >= MAX_ORIGINS {
+            pauses.retain(|_, pause| pause.until > now);
+        }
+        if pauses.len() < MAX_ORIGINS || before.is_some() {
+            pauses.insert(url.origin(), Pause { until, times });
+        }
+    }
+
+    /// When an origin may be asked; `None` for now.
+    fn due_at(&self, url: &Url, now: Instant) -> Option<Instant> {
+        self.lock().get(&url.origin()).map(|pause| pause.until).filter(|until| *until > now)
+    }
+
+    /// Waits until an origin may be asked, for so long at most.
+    async fn wait(&self, url: &Url, most: Duration) {
+        let now = Instant::now();
+        if let Some(due) = self.due_at(url, now) {
+            tokio::time::sleep_until(due.min(now + most)).await;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Origin, Pause>> {
+        self.pauses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What says something about the origin, not about what it was asked for.
+fn is_busy(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::TOO_MANY_REQUESTS
+            | StatusCode::BAD_GATEWAY
+            | StatusCode::SERVICE_UNAVAILABLE
+            | StatusCode::GATEWAY_TIMEOUT
+    )
+}
+
+/// Seconds, or a date (RFC 9110 section 10.2.3).
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Some(seconds) = crate::http_range::number(value) {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = httpdate::parse_http_date(value).ok()?;
+    Some(date.duration_since(SystemTime::now()).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BACKOFF: Backoff =
+        Backoff { first: Duration::from_millis(500), most: Duration::from_secs(3), attempts: 3 };
+
+    fn url(text: &str) -> Url {
+        text.parse().unwrap()
+    }
+
+    fn after(value: &'static str) -> HeaderMap {
+        HeaderMap::from_iter([(header::RETRY_AFTER, HeaderValue::from_static(value))])
+    }
+
+    #[test]
+    fn what_one_download_is_told_holds_for_all_and_for_no_other_origin() {
+        let (origins, now) = (Origins::new(BACKOFF), Instant::now());
+        origins.handle_answer(&url("https://a.example/1"), StatusCode::TOO_MANY_REQUESTS, &after("7"), now);
+        assert_eq!(origins.due_at(&url("https://a.example/2"), now), Some(now + Duration::from_secs(7)));
+        assert_eq!(origins.due_at(&url("https://a.example:444/2"), now), None);
+        assert_eq!(origins.due_at(&url("https://a.example/"), now + Duration::from_secs(7)), None);
+    }
+
+    #[test]
+    fn without_a_word_the_pauses_grow_until_it_gives_again() {
+        let (origins, url) = (Origins::new(BACKOFF), url("http://a.example/"));
+        let mut now = Instant::now();
+        for expected in [500, 1000, 2000, 3000, 3000] {
+            // A hundred that were refused together are one refusal.
+            for _ in 0..100 {
+                origins.handle_answer(&url, StatusCode::SERVICE_UNAVAILABLE, &HeaderMap::new(), now);
+            }
+            let due = origins.due_at(&url, now).unwrap();
+            assert_eq!(due - now, Duration::from_millis(expected));
+            now = due;
+        }
+        origins.handle_answer(&url, StatusCode::NOT_FOUND, &HeaderMap::new(), now);
+        origins.handle_answer(&url, StatusCode::SERVICE_UNAVAILABLE, &HeaderMap::new(), now);
+        assert_eq!(origins.due_at(&url, now).unwrap() - now, Duration::from_secs(3), "a 404 is no recovery");
+        origins.handle_answer(&url, StatusCode::OK, &HeaderMap::new(), now);
+        assert_eq!(origins.due_at(&url, now), None);
+        origins.handle_answer(&url, StatusCode::SERVICE_UNAVAILABLE, &HeaderMap::new(), now);
+        assert_eq!(origins.due_at(&url, now).unwrap() - now, BACKOFF.first);
+    }
+
+    #[test]
+    fn what_an_origin_asks_for_is_bounded() {
+        let (origins, now) = (Origins::new(BACKOFF), Instant::now());
+        for (value, expected) in [
+            ("86400", LONGEST),
+            ("18446744073709551616", BACKOFF.first),
+            ("soon", BACKOFF.first),
+            ("0", Duration::ZERO),
+            ("Fri, 31 Dec 1999 23:59:59 GMT", Duration::ZERO),
+            ("Fri, 31 Dec 9999 23:59:59 GMT", LONGEST),
+        ] {
+            let url = url(&format!("http://{}.example/", value.len()));
+            origins.handle_answer(&url, StatusCode::TOO_MANY_REQUESTS, &after(value), now);
+            assert_eq!(
+                origins.due_at(&url, now).map_or(Duration::ZERO, |due| due - now),
+                expected,
+                "{value}"
+            );
+        }
+        for n in 0..2 * MAX_ORIGINS {
+            let url = url(&format!("http://n{n}.example/"));
+            origins.handle_answer(&url, StatusCode::TOO_MANY_REQUESTS, &after("9"), now);
+        }
+        assert_eq!(origins.lock().len(), MAX_ORIGINS);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_may_not_wait_that_long_asks_before() {
+        let (origins, url, began) = (Origins::new(BACKOFF), url("http://a.example/"), Instant::now());
+        origins.handle_answer(&url, StatusCode::TOO_MANY_REQUESTS, &after("30"), began);
+        origins.wait(&url, Duration::from_secs(5)).await;
+        assert_eq!(began.elapsed(), Duration::from_secs(5));
+        origins.wait(&url, Duration::from_secs(60)).await;
+        assert_eq!(began.elapsed(), Duration::from_secs(30));
+        origins.wait(&url, Duration::from_secs(60)).await;
+        assert_eq!(began.elapsed(), Duration::from_secs(30));
+    }
+}
