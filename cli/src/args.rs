@@ -1,7 +1,8 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
@@ -9,7 +10,7 @@ use ipnet::IpNet;
 
 use crate::exit::{self, Failure};
 use crate::logging::{self, Format, Level};
-use crate::{ca, check, config, daemon, explain, limits, scheduler, store, transparent, up};
+use crate::{ca, check, config, daemon, explain, get, limits, scheduler, store, transparent, up};
 
 /// A transparent proxy for registries: what is large and immutable is fetched once and then moves between nodes.
 #[derive(Debug, Parser)]
@@ -41,6 +42,8 @@ enum Command {
     Daemon(Daemon),
     /// Who has what, who asks whom, who may go to the origin
     Scheduler(Scheduler),
+    /// Download a file through the daemon that runs on this host; also by the name dfget
+    Get(Box<get::Get>),
     /// The CA that signs for intercepted hosts
     #[command(subcommand)]
     Ca(CaCommand),
@@ -155,7 +158,7 @@ pub(crate) struct Explain {
 }
 
 /// `Name: value`.
-fn header(text: &str) -> Result<(String, String), String> {
+pub(crate) fn header(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once(':').ok_or("expected Name: value")?;
     Ok((name.trim().to_owned(), value.trim().to_owned()))
 }
@@ -275,7 +278,7 @@ pub(crate) struct Transparent {
 impl Args {
     /// Reads the process's command line. Help and version are printed and end it well.
     pub(crate) fn read() -> exit::Result<Self> {
-        Self::try_parse().map_err(|error| {
+        Self::try_parse_from(by_name(std::env::args_os())).map_err(|error| {
             // Printing fails when nobody reads: then there is nobody to tell.
             let _ = error.print();
             if error.use_stderr() { Failure::usage() } else { std::process::exit(0) }
@@ -292,6 +295,7 @@ impl Args {
             Command::Store(StoreCommand::Repair(place)) => store::run(&place, store::What::Repair),
             Command::Setup(Setup::Transparent(args)) => transparent::run(&args),
             Command::Explain(args) => run_async(explain::run(args)),
+            Command::Get(args) => run_async(get::run(*args)),
             Command::Daemon(args) => run_async(daemon::run(args, self.logging)),
             Command::Scheduler(args) => {
                 logging::start(self.logging, config::Log::default(), None);
@@ -305,6 +309,18 @@ impl Args {
             }
         }
     }
+}
+
+/// The same by the names of Dragonfly's tools: a link to the binary that is called dfget stands for `darter get`.
+fn by_name(args: impl Iterator<Item = OsString>) -> impl Iterator<Item = OsString> {
+    let mut args = args.peekable();
+    let name = args.peek().and_then(|name| Path::new(name).file_name()?.to_str()).unwrap_or_default();
+    let command = match name {
+        "dfget" => Some("get"),
+        _ => None,
+    };
+    let first = args.next();
+    first.into_iter().chain(command.map(OsString::from)).chain(args)
 }
 
 /// Runs a command that serves. When it has ended nothing is waited for any more: what had to finish has finished.

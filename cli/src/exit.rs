@@ -26,14 +26,21 @@ pub(crate) const HELP: &str = "\
 Exit codes:
     0  ended as asked (also after SIGTERM or SIGINT)
    64  the command line is wrong
-   65  what is there does not fit what was asked for
-   69  something of this machine is not available (an address, the daemon, nft)
+   65  what is there does not fit what was asked for (a digest, a range)
+   66  what was asked for is not there
+   69  something is not available (an address, the daemon, an origin, nft)
    70  a part of the process failed
-   74  a file or folder of darter's own cannot be used
+   74  a file or folder cannot be used
+   77  the origin, or the daemon, does not let you have it
    78  the configuration is wrong
   130  a second SIGINT ended it at once (143: SIGTERM)";
 
 impl Failure {
+    /// The exit code.
+    pub(crate) fn code(&self) -> u8 {
+        self.code
+    }
+
     /// The command line is wrong, and that was said already (EX_USAGE).
     pub(crate) fn usage() -> Self {
         Self { code: 64, message: String::new() }
@@ -49,6 +56,16 @@ impl Failure {
         Self { code: 65, message: message.into() }
     }
 
+    /// What was asked for is not there (EX_NOINPUT).
+    pub(crate) fn missing(message: impl Into<String>) -> Self {
+        Self { code: 66, message: message.into() }
+    }
+
+    /// Whoever has it does not give it to this caller (EX_NOPERM).
+    pub(crate) fn not_permitted(message: impl Into<String>) -> Self {
+        Self { code: 77, message: message.into() }
+    }
+
     /// Something that must be had from this machine is not to be had, like a port (EX_UNAVAILABLE).
     pub(crate) fn unavailable(message: impl Into<String>) -> Self {
         Self { code: 69, message: message.into() }
@@ -59,7 +76,7 @@ impl Failure {
         Self { code: 70, message: message.into() }
     }
 
-    /// A file or folder of our own cannot be used (EX_IOERR).
+    /// A file or folder cannot be used (EX_IOERR).
     pub(crate) fn own_files(message: impl Into<String>) -> Self {
         Self { code: 74, message: message.into() }
     }

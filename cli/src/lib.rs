@@ -7,6 +7,7 @@
 //! - `reload`: the configuration, read again; `started`: what of it stays. `transparent`: the packet filter's rules.
 //! - `listen`: sockets, bound before anything starts. `components`: what runs, and its end.
 //! - `control`: the daemon's own socket. `explain`: what it tells about a request.
+//! - `socket`: the socket for every user's commands. `get`: downloads by it.
 //! - `upstream`, `identity`, `limits`: how origins are reached, who this host is, what the system allows.
 //! - `health`, `process_metrics`, `logging`, `traces`, `welcome`: what an operator sees.
 
@@ -21,6 +22,7 @@ mod control;
 mod daemon;
 mod exit;
 mod explain;
+mod get;
 mod health;
 mod identity;
 mod limits;
@@ -30,6 +32,7 @@ mod node;
 mod process_metrics;
 mod reload;
 mod scheduler;
+mod socket;
 mod started;
 mod store;
 mod traces;

@@ -22,6 +22,7 @@ use crate::control;
 use crate::exit::{self, Failure};
 use crate::identity;
 use crate::listen::{self, Bound};
+use crate::socket;
 use crate::started::Started;
 use crate::traces::Traces;
 use crate::upstream::{self, upstream};
@@ -170,17 +171,23 @@ pub(crate) async fn start(
     };
     components.probe(control::run(control::bind(&config.work_home)?, Arc::clone(&proxy)));
     let shutdown = components.shutdown();
-    let drained = CancellationToken::new();
-    let drains = drained.clone().drop_guard();
+    let drained = [CancellationToken::new(), CancellationToken::new()];
+    let [proxy_drains, commands_drain] = drained.clone().map(CancellationToken::drop_guard);
+    let commands = socket::bind(socket::of_daemon(&config))?;
+    let (served, until) = (Arc::clone(&proxy), shutdown.clone());
+    components.serve("commands", async move {
+        let _drains = commands_drain;
+        socket::run(commands, served, until).await
+    });
     components.serve("proxy", async move {
-        let _drains = drains;
+        let _drains = proxy_drains;
         let serve = |listener| darter_proxy::run(listener, Arc::clone(&proxy), shutdown.clone());
         futures_util::future::join_all(listeners.into_iter().map(serve)).await;
         Ok::<_, Infallible>(())
     });
-    // The engine goes last: what the proxy still sends comes from there.
+    // The engine goes last: what the others still send comes from there.
     components.serve("pieces", async move {
-        drained.cancelled().await;
+        futures_util::future::join_all(drained.iter().map(CancellationToken::cancelled)).await;
         engine.stop().await;
         Ok::<_, Infallible>(())
     });

@@ -24,6 +24,13 @@ pub enum Page {
         /// Whether Range is honoured.
         ranges: bool,
     },
+    /// The same with ranges, for whoever sends this Authorization; 401 for all others.
+    Private {
+        /// The bytes.
+        content: Content,
+        /// The whole header.
+        authorization: String,
+    },
     /// Always the same.
     Fixed {
         /// 404, 307 ...
@@ -245,6 +252,15 @@ fn serve<S: Read + Write>(mut stream: BufReader<S>, shared: &Shared) -> Result<(
                     range: asked.header("range").filter(|_| ranges).and_then(parse_range),
                 };
                 send_content(out, &method, &part, |change| shared.note(entry, change))?;
+            }
+            Some(Page::Private { content, authorization }) => {
+                if asked.header("authorization") == Some(&authorization) {
+                    let range = asked.header("range").and_then(parse_range);
+                    let part = Part { content, rate: None, range };
+                    send_content(out, &method, &part, |change| shared.note(entry, change))?;
+                } else {
+                    send_fixed(out, &method, 401, &[], "whose are you?\n")?;
+                }
             }
             Some(Page::Fixed { status, headers, body }) => send_fixed(out, &method, status, &headers, &body)?,
             Some(Page::Sink) => send_fixed(out, &method, 201, &[("X-Digest".into(), digest)], "")?,

@@ -6,6 +6,7 @@
 //! - [`hash`]: the BLAKE3 tree that gives every piece its hash and the whole its root.
 //! - [`Ring`]: which of several schedulers a task belongs to.
 //! - [`scheduler`]: the messages and the gRPC service, generated from `proto/scheduler.proto`.
+//! - [`daemon`]: the same of the daemon's socket for the command line, from `proto/daemon.proto`.
 //!
 //! Nothing here does IO or reads a clock.
 
@@ -39,4 +40,16 @@ pub mod scheduler {
     /// The largest message that either side accepts, in bytes. The largest honest one is a register reply with the
     /// hashes of a task of 4,096 pieces: 160 KiB. An inventory is sent in batches below this.
     pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
+}
+
+/// Messages, client and server of the daemon's gRPC service on its Unix socket.
+#[expect(
+    missing_docs,
+    unused_qualifications,
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    reason = "generated; the documentation is in the .proto file"
+)]
+pub mod daemon {
+    tonic::include_proto!("darter.daemon.v1");
 }

@@ -24,7 +24,6 @@ use darter_rules::Target;
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Uri};
-use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -37,12 +36,15 @@ use tracing::Instrument as _;
 ///
 /// # Errors
 /// When no answer came, or none that can be understood in one way only.
-pub(crate) async fn answer(
+pub(crate) async fn answer<B>(
     proxy: &Proxy,
     target: &Target,
-    mut request: Request<Incoming>,
+    mut request: Request<B>,
     outcome: Outcome,
-) -> Result<Answer, Refusal> {
+) -> Result<Answer, Refusal>
+where
+    B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Unpin + Send + 'static,
+{
     let trail = Trail::of(&request);
     let method = request.method().clone();
     if !headers::count_down(&method, request.headers_mut()) {

@@ -123,7 +123,7 @@ impl Way {
 
     pub(crate) fn of(way: darter_rules::Way<'_>) -> Self {
         match way {
-            darter_rules::Way::Forward => Self::Forward,
+            darter_rules::Way::Forward | darter_rules::Way::Named => Self::Forward,
             darter_rules::Way::Intercepted { .. } => Self::Intercepted,
             darter_rules::Way::Mirror => Self::Mirror,
         }

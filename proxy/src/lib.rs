@@ -3,6 +3,7 @@
 //! - [`run`]: serves a [`Listener`] until it is told to drain.
 //! - [`Proxy`], [`ProxyConfig`]: what it answers with. [`Settings`], [`Limits`], [`Clients`], [`BasicAuth`]: what of it may
 //!   change.
+//! - [`Fetch`]: a URL that a command of this host asks for, without a connection.
 //! - `pipeline`: a request's way through, step by step, on one screen.
 //!
 //! The ways in on a proxy port, plain or over TLS: requests in absolute form (forward proxy), CONNECT (a blind tunnel, or
@@ -37,6 +38,7 @@ mod labels;
 mod listen;
 mod metrics;
 mod multipart;
+mod named;
 mod own;
 mod p2p;
 mod pipeline;
@@ -73,6 +75,7 @@ pub use clients::{Clients, PerClient, Rate};
 pub use darter_rules::Step;
 pub use explain::Inquiry;
 pub use listen::{Entrance, Listener, Mode, run};
+pub use named::{Fetch, Refused};
 pub use port_tls::PortTls;
 pub use proxy::{Adopt, Limits, Proxy, ProxyConfig, Settings};
 pub use sockets::{check_not_own, reserve};

@@ -15,6 +15,7 @@ use crate::slots::Slot;
 use crate::trail::Trail;
 use crate::version::{NoVersion, Version};
 use crate::{BoxError, Proxy, TRACE, direct, headers};
+use bytes::Bytes;
 use darter_p2p::{
     ByteRange, Content, ContentBody, ContentInfo, Engine, OpenError, OpenRequest, Opened, Served, Want,
 };
@@ -23,7 +24,6 @@ use darter_rules::{Identity, Target};
 use futures_util::stream::{self, Stream, StreamExt as _};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode};
-use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use std::sync::Arc;
@@ -61,6 +61,8 @@ pub(crate) struct Peers {
     pub(crate) identity: Identity,
     /// `sha256:<hex>`.
     pub(crate) digest: Option<String>,
+    /// Its task, where that is another one than that of `identity`.
+    pub(crate) task: Option<TaskId>,
     /// Its name says what it contains: no need to ask whether it has changed.
     pub(crate) settled: bool,
 }
@@ -86,11 +88,10 @@ enum Found {
 ///
 /// # Errors
 /// When the content cannot be had.
-pub(crate) async fn answer(
-    proxy: &Proxy,
-    mut peers: Peers,
-    request: Request<Incoming>,
-) -> Result<Answer, Refusal> {
+pub(crate) async fn answer<B>(proxy: &Proxy, mut peers: Peers, request: Request<B>) -> Result<Answer, Refusal>
+where
+    B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Unpin + Send + 'static,
+{
     if !request.body().is_end_stream() || Switch::asked(&request).is_some() || !is_normal(&peers.target) {
         // What the body of a GET means, only the origin knows (RFC 9110 section 9.3.1), and whether it speaks another
         // protocol there, and what it makes of a `..`.
@@ -183,7 +184,7 @@ impl Peers {
         headers::drop_forwarded(&mut headers);
         let asked = Asked::by(request);
         let open = OpenRequest {
-            task: task(&self.identity)?,
+            task: self.task.map_or_else(|| task(&self.identity), Ok)?,
             digest: self.digest.as_deref().map(parse_digest).transpose()?,
             url: self
                 .target

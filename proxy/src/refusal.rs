@@ -239,6 +239,12 @@ impl Refusal {
     }
 }
 
+impl Refusal {
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status
+    }
+}
+
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.sentence)

@@ -54,6 +54,8 @@ pub enum Way<'a> {
     },
     /// To us as if we were the registry: the target is a path at a registry that the request or the configuration names.
     Mirror,
+    /// By a command that asks for this URL: it goes through the peers, unless a rule of the operator's sends it straight on.
+    Named,
 }
 
 /// What happens with a request.
@@ -158,6 +160,8 @@ impl Rules {
 
     fn through_peers(&self, routed: Routed, headers: &HeaderMap, witness: &mut impl Witness) -> Decision {
         let Routed { target, because, known, .. } = routed;
+        // Nobody has said of it that it never changes.
+        let unknown = because == Because::Default;
         let known = known.as_ref();
         let identity = self.naming.identity(&target, known, headers);
         let digest = expected_digest(&target, known);
@@ -179,7 +183,7 @@ impl Rules {
             }
             (None, _) => "nothing says what it must contain; the client knows what it asked for".to_owned(),
         });
-        let settled = !matches!(known, Some(Immutable { sure: Sure::Publisher, .. }));
+        let settled = !unknown && !matches!(known, Some(Immutable { sure: Sure::Publisher, .. }));
         witness.tell("freshness", || match settled {
             true => "it is taken not to change, and kept for storage.taskExpireTime where it has no digest"
                 .to_owned(),
@@ -195,6 +199,7 @@ impl Rules {
     fn target(&self, request: &Request<'_>, witness: &mut impl Witness) -> Result<Target, Refusal> {
         let (target, way) = match request.way {
             Way::Forward => (Target::from_uri(request.uri)?, "to a forward proxy"),
+            Way::Named => (Target::from_uri(request.uri)?, "asked for by a command"),
             Way::Intercepted { host, port } => (
                 Target::on(Scheme::Https, host.clone(), port, request.uri),
                 "inside a connection that we opened up",
@@ -238,7 +243,8 @@ impl Rules {
         }
         let known = self.proxies.built_in(&canonical_encoding(asked.path()), mirrored, witness);
         let because = known.as_ref().map_or(Because::Default, |known| Because::BuiltIn(known.name));
-        Ok(Routed { target: asked, direct: known.is_none(), because, known })
+        let asked_for = matches!(way, Way::Named) && !is_manifest(&canonical_encoding(asked.path()));
+        Ok(Routed { target: asked, direct: known.is_none() && !asked_for, because, known })
     }
 }
 
@@ -325,6 +331,22 @@ mod tests {
     fn decide(rules: &Rules, method: Method, way: Way<'_>, uri: &str) -> Decision {
         let (uri, headers) = (uri.parse().unwrap(), HeaderMap::new());
         rules.decide(&Request { method: &method, way, uri: &uri, headers: &headers })
+    }
+
+    #[test]
+    fn what_a_command_asks_for_goes_through_the_peers_unless_a_rule_sends_it_straight_on() {
+        let named = |rules: &Rules, uri: &str| decide(rules, Method::GET, Way::Named, uri);
+        let Decision::Peers { settled, because, .. } = named(&rules(), "https://a.example/model.bin") else {
+            panic!("not through the peers")
+        };
+        assert!(!settled && because == Because::Default, "nobody said that it never changes");
+        assert!(matches!(get(&rules(), "http://a.example/model.bin"), Decision::Direct { .. }));
+        let manifest = named(&rules(), "https://a.example/v2/x/manifests/latest");
+        assert!(matches!(manifest, Decision::Direct { .. }), "{manifest:?}");
+        let straight = with_rules(vec![ProxyRule { direct: true, ..rule("model") }]);
+        assert!(matches!(named(&straight, "https://a.example/model.bin"), Decision::Direct { .. }));
+        let operators = named(&with_rules(vec![rule("model")]), "https://a.example/model.bin");
+        assert!(matches!(operators, Decision::Peers { settled: true, .. }), "{operators:?}");
     }
 
     fn get(rules: &Rules, uri: &str) -> Decision {

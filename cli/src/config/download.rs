@@ -1,5 +1,6 @@
 //! `download`: how content is fetched, from origins and from other daemons.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use darter_p2p::Backoff;
@@ -10,7 +11,7 @@ use super::section::Section;
 use super::value::{self, Read};
 
 /// How content is fetched.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Download {
     /// How connections to origins are made.
     pub(crate) timeouts: Timeouts,
@@ -21,6 +22,8 @@ pub(crate) struct Download {
     pub(crate) idle_timeout: Duration,
     /// A request for a range also fetches the rest.
     pub(crate) prefetch: bool,
+    /// Where commands reach the daemon, if not in the usual place.
+    pub(crate) socket: Option<PathBuf>,
 }
 
 /// What Dragonfly ships: three tries within a few seconds tell an origin that stumbles from one that is down.
@@ -32,6 +35,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(super) fn download(section: &mut Section<'_>) -> Download {
     without_effect(section);
+    let socket = socket(&mut section.section("downloadGRPC"));
     let (timeouts, pool) = transport(&mut section.section("transportOption"));
     Download {
         timeouts,
@@ -39,7 +43,15 @@ pub(super) fn download(section: &mut Section<'_>) -> Download {
         backoff: backoff(&mut section.section("concurrent")),
         idle_timeout: section.value("pieceDownloadTimeout", value::some_time).unwrap_or(IDLE_TIMEOUT),
         prefetch: section.value("prefetch", value::boolean).unwrap_or(false),
+        socket,
     }
+}
+
+/// The socket for commands. It never leaves this host, so that TLS would guard nothing.
+fn socket(section: &mut Section<'_>) -> Option<PathBuf> {
+    listen::no_tls(section, "commands of this host come over a Unix socket");
+    listen::unused_tcp(&mut section.section("tcpListen"), "commands come over the Unix socket alone");
+    section.section("unixListen").filled("socket", value::path)
 }
 
 fn without_effect(section: &mut Section<'_>) {
@@ -64,11 +76,9 @@ fn without_effect(section: &mut Section<'_>) {
     section.unused("grpcDialTimeout", value::duration, "a scheduler that cannot be reached delays nothing");
     section.unused("syncPieceViaHTTPS", value::boolean, "TLS between daemons is not in this version");
     section.unused("splitRunningTasks", value::boolean, "all readers of a task share one download");
-    let no_tool = "the command-line download tool is not in this version";
-    section.section("recursiveConcurrent").unused("goroutineCount", value::count, no_tool);
-    section.unused("cacheRecursiveMetadata", value::duration, no_tool);
-    let mut local = section.section("downloadGRPC");
-    listen::unused(&mut local, "the local socket for command-line tools is not in this version");
+    let by_command = "darter get reads indexes itself, one file after the other";
+    section.section("recursiveConcurrent").unused("goroutineCount", value::count, by_command);
+    section.unused("cacheRecursiveMetadata", value::duration, by_command);
     let mut peers = section.section("peerGRPC");
     listen::unused(&mut peers, "daemons talk to each other over the piece port, upload.tcpListen");
 }

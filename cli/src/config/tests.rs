@@ -266,7 +266,6 @@ fn a_file_of_dragonfly_loads_and_what_changes_nothing_is_named() {
             "download.concurrent.goroutineCount",
             "download.trafficShaperType",
             "download.transportOption.expectContinueTimeout",
-            "download.downloadGRPC.unixListen.socket",
             "download.peerGRPC.tcpListen.port",
             "objectStorage.filter",
             "objectStorage.maxReplicas",
@@ -283,6 +282,7 @@ fn a_file_of_dragonfly_loads_and_what_changes_nothing_is_named() {
     );
     let config = loaded.config;
     assert_eq!(config.schedulers, ["192.0.2.8:8002"]);
+    assert_eq!(config.download.socket.as_deref(), Some(Path::new("/tmp/dfdaemon.sock")));
     assert_eq!(config.proxy.port.listen.ports, Ports { first: 65001, last: 65010 });
     assert_eq!(config.proxy.port.listen.namespace.as_deref(), Some(Path::new("/run/dragonfly/net")));
     let sni = &config.proxy.listeners[0];

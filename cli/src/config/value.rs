@@ -39,7 +39,7 @@ pub(super) fn number(text: &str) -> Read<f64> {
 
 /// Bytes: a number with an optional unit. `K`, `M`, `G`, `T`, with or without `i`, `B` or `iB` behind, in upper or lower
 /// case, are powers of 1024: that is how Dragonfly reads both `200M` and `200Mi`.
-pub(super) fn size(text: &str) -> Read<u64> {
+pub(crate) fn size(text: &str) -> Read<u64> {
     let wrong = || format!("expected a size such as 50Gi, 200M or plain bytes, found `{text}`");
     let trimmed = text.trim();
     let digits = trimmed.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(trimmed.len());

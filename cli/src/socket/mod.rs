@@ -1,0 +1,22 @@
+//! The daemon's socket for the command line: `darter get` and whoever else speaks its gRPC
+//! (`protocol/proto/daemon.proto`).
+//!
+//! Every user of the host may connect. Who he is, the kernel says (SO_PEERCRED), and what he may have is judged for each
+//! call; so the socket's file is open to all, and its folder decides who reaches it.
+//!
+//! No path crosses the socket. The daemon may run as root, and whoever could name a path to it could have root read or
+//! write there. So the command opens its files itself, with its own user's rights, quota and limits. Content that leaves
+//! goes as bytes over the socket and is written by the command: one copy more than if the daemon wrote into a file that it
+//! is handed, but a daemon that writes into strangers' files can be held up by them (a FUSE mount, a FIFO) and writes past
+//! their quota. A link into the store is not given away either: its owner could change what others are served.
+//!
+//! - `place`: where the socket stands. `listen`: connections, and whose they are. `service`: the calls.
+//! - `client`: the command line's side.
+
+pub(crate) mod client;
+mod listen;
+mod place;
+mod service;
+
+pub(crate) use listen::{bind, run};
+pub(crate) use place::{Place, of_daemon};

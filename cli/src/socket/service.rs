@@ -1,0 +1,114 @@
+//! The calls of the socket.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use darter_p2p::ReadError;
+use darter_protocol::daemon as proto;
+use darter_protocol::daemon::daemon_server::Daemon as Rpc;
+use darter_proxy::{Fetch, Proxy, Refused};
+use futures_util::{Stream, StreamExt as _, stream};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http_body_util::BodyStream;
+use tonic::{Request, Response, Status};
+
+use super::listen::Caller;
+
+/// The service, as tonic serves it.
+pub(super) struct Service {
+    pub(super) proxy: Arc<Proxy>,
+}
+
+type Parts = Pin<Box<dyn Stream<Item = Result<proto::DownloadResponse, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Rpc for Service {
+    type DownloadStream = Parts;
+
+    async fn download(&self, request: Request<proto::DownloadRequest>) -> Result<Response<Parts>, Status> {
+        let caller = caller(&request)?;
+        let fetch = fetch(request.into_inner())?;
+        let (scheme, host) =
+            (fetch.url.scheme_str().unwrap_or_default(), fetch.url.host().unwrap_or_default());
+        tracing::info!(uid = caller.uid, scheme, host, path = fetch.url.path(), "download for a command");
+        let answer = self.proxy.fetch(fetch).await.map_err(refused)?;
+        let (head, body) = answer.into_parts();
+        let head = part(proto::download_response::Part::Head(proto::Head {
+            status: head.status.as_u16().into(),
+            headers: headers(&head.headers),
+        }));
+        let data = BodyStream::new(body).filter_map(|frame| {
+            std::future::ready(match frame {
+                Ok(frame) => {
+                    frame.into_data().ok().map(|data| Ok(part(proto::download_response::Part::Data(data))))
+                }
+                Err(error) => Some(Err(broken(&*error))),
+            })
+        });
+        Ok(Response::new(Box::pin(stream::iter([Ok(head)]).chain(data))))
+    }
+
+    async fn check_health(
+        &self,
+        _: Request<proto::CheckHealthRequest>,
+    ) -> Result<Response<proto::CheckHealthResponse>, Status> {
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        Ok(Response::new(proto::CheckHealthResponse { version }))
+    }
+}
+
+/// Who calls. A connection whose caller the system does not know is never accepted.
+fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
+    request.extensions().get().copied().ok_or_else(|| Status::internal("a call without a caller"))
+}
+
+fn part(part: proto::download_response::Part) -> proto::DownloadResponse {
+    proto::DownloadResponse { part: Some(part) }
+}
+
+fn headers(map: &HeaderMap) -> Vec<proto::Header> {
+    let header = |(name, value): (&HeaderName, &HeaderValue)| proto::Header {
+        name: name.as_str().to_owned(),
+        value: value.as_bytes().to_vec().into(),
+    };
+    map.iter().map(header).collect()
+}
+
+fn fetch(request: proto::DownloadRequest) -> Result<Fetch, Status> {
+    let proto::DownloadRequest { url, headers, digest } = request;
+    let malformed = |what: String| Status::invalid_argument(what);
+    let url =
+        url.parse().map_err(|_| malformed("that is no URL: expected http:// or https://".to_owned()))?;
+    let digest = (!digest.is_empty()).then(|| digest.parse()).transpose();
+    let digest = digest.map_err(|error: darter_protocol::InvalidDigest| malformed(error.to_string()))?;
+    let mut map = HeaderMap::new();
+    for proto::Header { name, value } in headers {
+        // The value may be a secret, so it is not repeated.
+        let name =
+            HeaderName::try_from(&name).map_err(|_| malformed(format!("{name:?} is no header's name")))?;
+        let value = HeaderValue::from_maybe_shared(value)
+            .map_err(|_| malformed(format!("the value of {name} is malformed")))?;
+        map.append(name, value);
+    }
+    Ok(Fetch { url, headers: map, digest })
+}
+
+// === errors ===
+
+fn refused(refused: Refused) -> Status {
+    let sentence = refused.to_string();
+    match refused.status {
+        StatusCode::BAD_REQUEST => Status::invalid_argument(sentence),
+        StatusCode::FORBIDDEN => Status::permission_denied(sentence),
+        StatusCode::RANGE_NOT_SATISFIABLE => Status::out_of_range(sentence),
+        _ => Status::unavailable(sentence),
+    }
+}
+
+/// A body that ends short.
+fn broken(error: &(dyn std::error::Error + Send + Sync + 'static)) -> Status {
+    match error.downcast_ref::<ReadError>() {
+        Some(ReadError::Mismatch { .. }) => Status::data_loss(error.to_string()),
+        _ => Status::unavailable(error.to_string()),
+    }
+}

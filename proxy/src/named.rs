@@ -1,0 +1,110 @@
+//! [`Fetch`]: content that a command of this host asks for by its URL. It goes the way of a request to the proxy from the
+//! decision on, so that ranges, preconditions, redirects, versions and entitlement are the same.
+//!
+//! Who may have it: what is fetched without a credential is for everybody. With one it is streamed from the origin for this
+//! caller alone; or, when the caller says its digest, it is shared with those to whom the origin gives the same URL. They
+//! are asked about one by one, with their own credentials ([`crate::entitle`]). The task is named by the URL and the digest
+//! together: nobody gets what came from one URL by naming its digest at another, which may be a server of his own.
+//!
+//! Nothing is lent here ([`crate::accounts`]): who may use the operator's credentials is said for the proxy's clients.
+
+use crate::labels::Outcome;
+use crate::p2p::{self, Peers};
+use crate::pipeline::Answer;
+use crate::refusal::Refusal;
+use crate::{Body, Proxy, direct};
+use bytes::Bytes;
+use darter_protocol::{Digest, TaskId};
+use darter_rules::{Decision, Identity, Request as Seen, Way, oci::Resource};
+use http::header::{self, HeaderMap, HeaderName};
+use http::{Method, Request, Response, StatusCode, Uri};
+use http_body_util::Empty;
+
+/// Headers that are about a connection, which there is none of.
+const OF_CONNECTIONS: [HeaderName; 9] = [
+    header::CONNECTION,
+    header::CONTENT_LENGTH,
+    header::EXPECT,
+    header::HOST,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// What a command asks for.
+#[derive(Debug)]
+pub struct Fetch {
+    /// An `http://` or `https://` URL.
+    pub url: Uri,
+    /// The headers of a GET: Range, If-Range, credentials. `X-Dragonfly-Tag` and its like say what the content is called.
+    pub headers: HeaderMap,
+    /// What the whole must hash to.
+    pub digest: Option<Digest>,
+}
+
+/// Why there is no origin's answer. Displays as one sentence, without a secret.
+#[derive(Debug, thiserror::Error)]
+#[error("{sentence}")]
+pub struct Refused {
+    /// What a client of the proxy would get.
+    pub status: StatusCode,
+    sentence: String,
+}
+
+impl Proxy {
+    /// The answer to a GET of `fetch`, from disk, peers or its origin: 200, 206, 304, 416, or the origin's own refusal.
+    ///
+    /// # Errors
+    /// When the rules forbid it, or the content cannot be had.
+    pub async fn fetch(&self, fetch: Fetch) -> Result<Response<Body>, Refused> {
+        match self.answer_named(fetch).await {
+            Ok(Answer::Body(response, ..)) => Ok(response),
+            // Nobody asked for one.
+            Ok(Answer::Tunnel(..) | Answer::Intercept { .. }) => {
+                Err(Refusal::unsupported("the origin answered with another protocol").into())
+            }
+            Err(refusal) => Err(refusal.into()),
+        }
+    }
+
+    async fn answer_named(&self, fetch: Fetch) -> Result<Answer, Refusal> {
+        let Fetch { url, mut headers, digest } = fetch;
+        OF_CONNECTIONS.iter().for_each(|name| drop(headers.remove(name)));
+        let mut request = Request::new(Empty::<Bytes>::new());
+        *request.uri_mut() = url;
+        *request.headers_mut() = headers;
+        let settings = self.settings();
+        let seen =
+            Seen { method: &Method::GET, way: Way::Named, uri: request.uri(), headers: request.headers() };
+        match settings.rules.decide(&seen) {
+            Decision::Refuse(refusal) => Err(refusal.into()),
+            Decision::Direct { target, .. } => direct::answer(self, &target, request, Outcome::Direct).await,
+            Decision::Peers { target, identity, digest: known, settled, .. } => {
+                let peers = Peers { target, identity, digest: known, task: None, settled };
+                p2p::answer(self, expecting(peers, digest), request).await
+            }
+        }
+    }
+}
+
+/// The same content, of which the caller knows the digest. What a registry has is told apart by its own names.
+fn expecting(peers: Peers, digest: Option<Digest>) -> Peers {
+    let (Some(digest), Identity::Url { canonical, tag, application }) = (digest, &peers.identity) else {
+        return peers;
+    };
+    if Resource::parse(peers.target.path()).is_some() {
+        return peers;
+    }
+    let task = TaskId::of_url(canonical, tag, &format!("{application}\0{digest}"));
+    let digest = digest.to_string();
+    let identity = Identity::Digest(digest.clone());
+    Peers { identity, digest: Some(digest), task: Some(task), settled: true, ..peers }
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        Self { status: refusal.status(), sentence: refusal.to_string() }
+    }
+}
