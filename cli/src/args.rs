@@ -10,7 +10,7 @@ use ipnet::IpNet;
 
 use crate::exit::{self, Failure};
 use crate::logging::{self, Format, Level};
-use crate::{ca, check, config, daemon, explain, get, limits, scheduler, store, transparent, up};
+use crate::{ca, cache, check, config, daemon, explain, get, limits, scheduler, store, transparent, up};
 
 /// A transparent proxy for registries: what is large and immutable is fetched once and then moves between nodes.
 #[derive(Debug, Parser)]
@@ -44,6 +44,8 @@ enum Command {
     Scheduler(Scheduler),
     /// Download a file through the daemon that runs on this host; also by the name dfget
     Get(Box<get::Get>),
+    /// Put files of this host into the cluster and take them out; also by the name dfcache
+    Cache(Box<cache::Cache>),
     /// The CA that signs for intercepted hosts
     #[command(subcommand)]
     Ca(CaCommand),
@@ -296,6 +298,7 @@ impl Args {
             Command::Setup(Setup::Transparent(args)) => transparent::run(&args),
             Command::Explain(args) => run_async(explain::run(args)),
             Command::Get(args) => run_async(get::run(*args)),
+            Command::Cache(args) => run_async(cache::run(*args)),
             Command::Daemon(args) => run_async(daemon::run(args, self.logging)),
             Command::Scheduler(args) => {
                 logging::start(self.logging, config::Log::default(), None);
@@ -311,12 +314,14 @@ impl Args {
     }
 }
 
-/// The same by the names of Dragonfly's tools: a link to the binary that is called dfget stands for `darter get`.
+/// The same by the names of Dragonfly's tools: a link to the binary that is called dfget stands for `darter get`,
+/// and dfcache for `darter cache`.
 fn by_name(args: impl Iterator<Item = OsString>) -> impl Iterator<Item = OsString> {
     let mut args = args.peekable();
     let name = args.peek().and_then(|name| Path::new(name).file_name()?.to_str()).unwrap_or_default();
     let command = match name {
         "dfget" => Some("get"),
+        "dfcache" => Some("cache"),
         _ => None,
     };
     let first = args.next();

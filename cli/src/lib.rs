@@ -7,7 +7,7 @@
 //! - `reload`: the configuration, read again; `started`: what of it stays. `transparent`: the packet filter's rules.
 //! - `listen`: sockets, bound before anything starts. `components`: what runs, and its end.
 //! - `control`: the daemon's own socket. `explain`: what it tells about a request.
-//! - `socket`: the socket for every user's commands. `get`: downloads by it.
+//! - `socket`: the socket for every user's commands. `get`, `cache`: what comes and goes by it.
 //! - `upstream`, `identity`, `limits`: how origins are reached, who this host is, what the system allows.
 //! - `health`, `process_metrics`, `logging`, `traces`, `welcome`: what an operator sees.
 
@@ -15,6 +15,7 @@
 
 mod args;
 mod ca;
+mod cache;
 mod check;
 mod components;
 mod config;

@@ -174,7 +174,7 @@ pub(crate) async fn start(
     let drained = [CancellationToken::new(), CancellationToken::new()];
     let [proxy_drains, commands_drain] = drained.clone().map(CancellationToken::drop_guard);
     let commands = socket::bind(socket::of_daemon(&config))?;
-    let (served, until) = (Arc::clone(&proxy), shutdown.clone());
+    let (served, until) = ((Arc::clone(&proxy), engine.clone()), shutdown.clone());
     components.serve("commands", async move {
         let _drains = commands_drain;
         socket::run(commands, served, until).await

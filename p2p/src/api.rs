@@ -17,7 +17,10 @@ pub struct OpenRequest {
     pub task: TaskId,
     /// What the whole content must hash to, where that is known.
     pub digest: Option<Digest>,
-    /// Where it comes from: http or https.
+    /// Where it comes from: http or https. Another scheme is that of content without an origin ([`Engine::import`]), which
+    /// comes from this host or from other daemons, or not at all.
+    ///
+    /// [`Engine::import`]: crate::Engine::import
     pub url: Url,
     /// The caller's own request headers for the origin (Authorization, Accept, User-Agent ...), end-to-end ones only.
     /// `Host`, `Range`, `If-*` and `Accept-Encoding` in it are not sent: the engine sets its own.

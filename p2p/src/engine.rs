@@ -1,6 +1,7 @@
 //! [`Engine`]: opens content by task.
 
 use crate::download::{Active, Backoff, First, Known, Phase};
+use crate::import::MAX_IMPORTS;
 use crate::metrics::Metrics;
 use crate::origins::Origins;
 use crate::peer::{self, Peers, Served as Given, Turns};
@@ -13,13 +14,13 @@ use darter_protocol::scheduler::Host;
 use darter_protocol::{ByteRange, HostId, PieceSet, TaskId};
 use darter_upstream::Upstream;
 use prometheus_client::registry::Registry;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
@@ -97,9 +98,12 @@ pub(crate) struct Shared {
     pub(crate) schedulers: Schedulers,
     pub(crate) metrics: Metrics,
     pub(crate) shutdown: CancellationToken,
-    tracker: TaskTracker,
+    pub(crate) tracker: TaskTracker,
     active: Mutex<HashMap<TaskId, Arc<Active>>>,
     suspended: Mutex<HashMap<TaskId, Suspended>>,
+    /// Tasks into which a file is taken at this moment.
+    importing: Mutex<HashSet<TaskId>>,
+    pub(crate) imports: Semaphore,
 }
 
 /// What a download has left that stopped before its end.
@@ -114,6 +118,8 @@ pub(crate) struct Suspended {
 enum Joined {
     First(oneshot::Receiver<First>),
     Later(Arc<Active>),
+    /// A file is taken in as this task.
+    Importing,
 }
 
 // === impl Engine ===
@@ -147,6 +153,8 @@ impl Engine {
             tracker: TaskTracker::new(),
             active: Mutex::default(),
             suspended: Mutex::default(),
+            importing: Mutex::default(),
+            imports: Semaphore::new(MAX_IMPORTS),
             config,
         });
         let (found, turns) = (Arc::clone(&shared), shared.turns.clone());
@@ -191,6 +199,9 @@ impl Engine {
                     }
                     Err(_) => return Err(OpenError::Unavailable("the daemon is stopping".to_owned())),
                 },
+                Joined::Importing => {
+                    return Err(OpenError::Unavailable("it is being imported at this moment".to_owned()));
+                }
                 Joined::Later(active) => {
                     let mut phase = active.phase.clone();
                     let known = phase.wait_for(|phase| !matches!(phase, Phase::Opening)).await;
@@ -294,6 +305,9 @@ impl Shared {
             running.add_source(request);
             return Joined::Later(Arc::clone(running));
         }
+        if self.lock_importing().contains(&request.task) {
+            return Joined::Importing;
+        }
         let before = self.lock_suspended().remove(&request.task);
         let checked = before.map_or_else(Vec::new, |before| before.held);
         let (running, download) = Active::new(self, request, checked);
@@ -360,7 +374,9 @@ impl Shared {
         };
         let (store, metrics, shutdown) =
             (Arc::clone(&self.store), self.metrics.clone(), self.shutdown.clone());
-        self.schedulers.run(Life { host, store, metrics, shutdown }).await;
+        let forgetful = Arc::clone(&self);
+        let forget = Arc::new(move |task: &TaskId| forgetful.forget(task));
+        self.schedulers.run(Life { host, store, metrics, shutdown, forget }).await;
     }
 
     /// Looks through the store now and then.
@@ -389,6 +405,21 @@ impl Shared {
 
     fn lock_active(&self) -> MutexGuard<'_, HashMap<TaskId, Arc<Active>>> {
         self.active.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that a file is taken in as `task`; `false` while that is fetched, or another file is taken in.
+    pub(crate) fn begin_import(&self, task: TaskId) -> bool {
+        let active = self.lock_active();
+        !active.contains_key(&task) && self.lock_importing().insert(task)
+    }
+
+    pub(crate) fn lock_importing(&self) -> MutexGuard<'_, HashSet<TaskId>> {
+        self.importing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A stopped download is not served any more; gives whether there was one.
+    pub(crate) fn unsuspend(&self, task: &TaskId) -> bool {
+        self.lock_suspended().remove(task).is_some()
     }
 
     fn lock_suspended(&self) -> MutexGuard<'_, HashMap<TaskId, Suspended>> {

@@ -3,7 +3,7 @@
 //!
 //! - [`Engine`]: opens content by task. Concurrent openings of one task share one download.
 //! - `download`: the driver that does the IO for one running task; what it fetches next and from whom says [`Swarm`].
-//! - `store`: the content on disk.
+//! - `store`: the content on disk. `import`: what a user brings in himself.
 //! - `origin`: fetching from where the content comes from; `origins` that want to be left alone.
 //! - `peer`: fetching from other daemons, and serving them; whom it serves next says [`Uploads`].
 //! - `schedule`: the conversation with the scheduler.
@@ -36,6 +36,7 @@ mod engine;
 const TRACE: &str = "trace";
 
 mod http_range;
+mod import;
 mod intake;
 mod metrics;
 mod origin;
@@ -56,6 +57,7 @@ pub use darter_protocol::{ByteRange, Digest, HostId, TaskId};
 pub use darter_swarm::{Rate, Uploads};
 pub use download::Backoff;
 pub use engine::{Engine, EngineConfig, EngineError, HostConfig};
+pub use import::{ImportedFile, Told};
 pub use schedule::InvalidAddress;
 pub use stat::{ClusterStat, LocalStat, TaskStat};
 pub use store::{Fault, Finding, StoreConfig, StoreError, StoreReport, check as check_store};

@@ -32,6 +32,8 @@ const CONTENT_HEADERS: [HeaderName; 9] = [
 ];
 /// The same, by how their names begin.
 const CONTENT_HEADER_PREFIXES: [&str; 3] = ["docker-", "x-checksum-", "x-linked-"];
+/// Marks content that was imported and has no origin. Told by schedulers alone: what an origin calls so is not kept.
+pub(crate) const IMPORTED: HeaderName = HeaderName::from_static("darter-imported");
 /// A header longer than this is not kept.
 const MAX_HEADER_BYTES: usize = 1024;
 /// More headers than this are not kept.
@@ -99,6 +101,13 @@ pub(crate) async fn fetch(
     etag: Option<&HeaderValue>,
 ) -> Result<Answer, OriginError> {
     let mut url = source.url.clone();
+    if !matches!(url.scheme(), "http" | "https") {
+        // Imported content: see `OpenRequest::url`.
+        return Err(OriginError::Invalid {
+            host: "no daemon that answers".to_owned(),
+            what: "has all of it",
+        });
+    }
     for _ in 0..=MAX_REDIRECTS {
         let request = request(source, &url, ask, etag)?;
         let response = upstream.send(request).await.map_err(Arc::new)?;
@@ -315,7 +324,11 @@ pub(crate) fn content_headers_from(headers: impl IntoIterator<Item = (String, Ve
         })
         .take(MAX_HEADERS)
         .collect();
-    content_headers(&parsed)
+    let mut headers = content_headers(&parsed);
+    if let Some(imported) = parsed.get(IMPORTED) {
+        headers.insert(IMPORTED, imported.clone());
+    }
+    headers
 }
 
 fn invalid(url: &Url, what: &'static str) -> OriginError {

@@ -9,13 +9,14 @@ use crate::store::{Record, Store};
 use darter_protocol::hash;
 use darter_protocol::scheduler::scheduler_client::SchedulerClient;
 use darter_protocol::scheduler::{
-    AnnounceHostRequest, AnnounceTaskRequest, Content, Header, HeldTask, Host, LeaveHostRequest,
-    LeaveTaskRequest, MAX_MESSAGE_BYTES, PeerPacket, PieceResult, RegisterPeerTaskRequest,
+    AnnounceHostRequest, AnnounceTaskRequest, Content, DeleteTaskRequest, Header, HeldTask, Host,
+    LeaveHostRequest, LeaveTaskRequest, MAX_MESSAGE_BYTES, PeerPacket, PieceResult, RegisterPeerTaskRequest,
     ReportPeerResultRequest, StatTaskRequest, StatTaskResponse,
 };
 use darter_protocol::{PieceHash, Ring, Root, TaskId};
 use rand::RngExt;
 use std::collections::{HashMap, HashSet};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -69,7 +70,12 @@ pub(crate) struct Life {
     pub(crate) store: Arc<Store>,
     pub(crate) metrics: Metrics,
     pub(crate) shutdown: CancellationToken,
+    /// Throws a task away. Blocks.
+    pub(crate) forget: Arc<Forget>,
 }
+
+/// Gives whether there was anything of the task.
+pub(crate) type Forget = dyn Fn(&TaskId) -> io::Result<bool> + Send + Sync;
 
 /// A scheduler's address that cannot be one.
 #[derive(Debug, thiserror::Error)]
@@ -150,6 +156,13 @@ impl Link {
         Ok(in_time(self.client.clone().stat_task(request)).await?.into_inner())
     }
 
+    /// Has every other host that has some of a task throw it away; gives how many are told.
+    pub(crate) async fn delete(&self, task: &TaskId) -> Result<u32, Status> {
+        let task_id = task.as_bytes().to_vec().into();
+        let request = DeleteTaskRequest { host_id: self.host_id.clone(), task_id };
+        Ok(in_time(self.client.clone().delete_task(request)).await?.into_inner().hosts)
+    }
+
     /// Keeps the life line up until shutdown, then says goodbye. Calls `came_up` whenever it came up.
     async fn keep_up(&self, life: &Life, came_up: impl Fn()) {
         let (mut pause, mut told) = (FIRST_RETRY, false);
@@ -209,10 +222,32 @@ impl Link {
         }
         loop {
             match incoming.message().await {
-                Ok(Some(_)) => {}
+                Ok(Some(said)) => self.forget(life, said.deleted).await,
                 Ok(None) => return Status::unavailable("it closed the connection"),
                 Err(status) => return status,
             }
+        }
+    }
+
+    /// Throws away what the scheduler says somebody has deleted, and tells it so.
+    async fn forget(&self, life: &Life, deleted: Vec<bytes::Bytes>) {
+        let tasks: Vec<TaskId> = deleted.iter().filter_map(|id| TaskId::try_from(id.as_ref()).ok()).collect();
+        if tasks.is_empty() {
+            return;
+        }
+        let (forget, gone) = (Arc::clone(&life.forget), tasks.clone());
+        let forgotten = tokio::task::spawn_blocking(move || {
+            for task in &gone {
+                match forget(task) {
+                    Ok(here) => tracing::info!(%task, here, "deleted, as another host asked for"),
+                    Err(error) => {
+                        tracing::error!(%task, %error, "cannot delete what another host wants gone")
+                    }
+                }
+            }
+        });
+        if forgotten.await.is_ok() {
+            self.leave(&tasks).await;
         }
     }
 

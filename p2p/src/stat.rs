@@ -74,6 +74,14 @@ impl Engine {
     pub async fn stat(&self, task: TaskId) -> io::Result<TaskStat> {
         Ok(TaskStat { local: self.0.stat_here(task).await?, cluster: self.0.stat_elsewhere(task).await })
     }
+
+    /// What this host has of `task`. Nobody else is asked.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn stat_here(&self, task: TaskId) -> io::Result<LocalStat> {
+        self.0.stat_here(task).await
+    }
 }
 
 impl Shared {

@@ -32,6 +32,12 @@ impl TaskId {
         )
     }
 
+    /// The task of content that a user imported under a name of his own. Each user has names to himself, so that nobody can
+    /// put other content under the one that somebody else trusts.
+    pub fn of_import(owner: u32, id: &str, tag: &str) -> Self {
+        Self::derive("darter 2026 task by import", &[&owner.to_le_bytes(), id.as_bytes(), tag.as_bytes()])
+    }
+
     /// Every part is preceded by its length: no two lists of parts give the same bytes.
     fn derive(context: &str, parts: &[&[u8]]) -> Self {
         let mut hasher = blake3::Hasher::new_derive_key(context);

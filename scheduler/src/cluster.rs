@@ -270,6 +270,31 @@ impl Cluster {
         }
     }
 
+    /// A host wants a task to be gone from the cluster: every other one that has some of it is told. Gives how many these
+    /// are. Who is not there now keeps what it has.
+    ///
+    /// # Errors
+    /// [`Refusal::UnknownHost`].
+    pub fn handle_task_deleted(&mut self, host: &HostId, task: TaskId) -> Result<usize, Refusal> {
+        let asking = self.alive(host)?;
+        let peers = self.tasks.get(&task).into_iter().flat_map(|task| task.peers.keys().copied());
+        let others: Vec<HostKey> = peers.filter(|key| *key != asking).collect();
+        for key in &others {
+            if let Some(life) = self.world.hosts.life_mut(*key) {
+                life.deleted.insert(task);
+                self.world.streams.wake(life.lifeline);
+            }
+        }
+        Ok(others.len())
+    }
+
+    /// What the host of a life line is to throw away; each task is told once.
+    pub fn take_deleted(&mut self, stream: StreamId) -> Vec<TaskId> {
+        let Some(Line::Lifeline { host }) = self.world.streams.line(stream) else { return Vec::new() };
+        let life = self.world.hosts.life_mut(host);
+        life.map(|life| std::mem::take(&mut life.deleted).into_iter().collect()).unwrap_or_default()
+    }
+
     /// What is known of a task; nothing of one that nobody has.
     pub fn stat(&self, task: &TaskId) -> proto::StatTaskResponse {
         self.tasks.get(task).map(|task| task.stat(&self.world.hosts)).unwrap_or_default()

@@ -61,6 +61,8 @@ pub(crate) struct Life {
     pub(crate) tasks: BTreeSet<TaskId>,
     /// In how many of these it downloads.
     pub(crate) downloads: usize,
+    /// What it is to throw away, until it is told.
+    pub(crate) deleted: BTreeSet<TaskId>,
 }
 
 /// All hosts that are alive.
@@ -110,7 +112,10 @@ impl Hosts {
         self.next += 1;
         let lifeline = open(key);
         self.by_id.insert(host.id.clone(), key);
-        self.lives.insert(key, Life { host, lifeline, tasks: BTreeSet::new(), downloads: 0 });
+        self.lives.insert(
+            key,
+            Life { host, lifeline, tasks: BTreeSet::new(), downloads: 0, deleted: BTreeSet::new() },
+        );
         lifeline
     }
 

@@ -122,6 +122,19 @@ impl Rpc for Service {
         }
         Ok(Response::new(proto::LeaveTaskResponse {}))
     }
+
+    async fn delete_task(
+        &self,
+        request: Request<proto::DeleteTaskRequest>,
+    ) -> Result<Response<proto::DeleteTaskResponse>, Status> {
+        let request = request.into_inner();
+        let host = message::host_id(request.host_id).map_err(malformed)?;
+        let task = message::task_id(&request.task_id).map_err(malformed)?;
+        let told = self.0.with(|cluster, _| cluster.handle_task_deleted(&host, task)).map_err(refused)?;
+        tracing::info!(%host, %task, told, "task deleted");
+        let hosts = u32::try_from(told).unwrap_or(u32::MAX);
+        Ok(Response::new(proto::DeleteTaskResponse { hosts }))
+    }
 }
 
 /// A long list as several short ones, so that others get their turn in between.

@@ -90,11 +90,19 @@ impl LifeLine {
                 let (opened, epoch) =
                     shared.with(|cluster, now| (cluster.handle_host_announced(now, host), cluster.epoch()));
                 let life = Life { attached: Attached::new(shared, opened.map_err(refused)?), host: id };
-                Ok(Some((proto::AnnounceHostResponse { epoch }, Self::Open(life, inbound))))
+                let hello = proto::AnnounceHostResponse { epoch, deleted: Vec::new() };
+                Ok(Some((hello, Self::Open(life, inbound))))
             }
             Self::Open(life, mut inbound) => loop {
                 if let Taken::Ended(why) = life.attached.take() {
                     return why.map_or(Ok(None), |why| Err(refused(why)));
+                }
+                let (deleted, epoch) =
+                    life.attached.with(|cluster, _, stream| (cluster.take_deleted(stream), cluster.epoch()));
+                if !deleted.is_empty() {
+                    let deleted = deleted.iter().map(|task| task.as_bytes().to_vec().into()).collect();
+                    let said = proto::AnnounceHostResponse { epoch, deleted };
+                    return Ok(Some((said, Self::Open(life, inbound))));
                 }
                 match next_event(&mut inbound, &life.attached).await? {
                     Event::Said(message) => {

@@ -6,7 +6,7 @@
 //! Without a daemon nothing is downloaded: a fleet whose daemons are down would otherwise meet at the origin.
 
 mod index;
-mod part;
+pub(crate) mod part;
 mod show;
 mod transfer;
 

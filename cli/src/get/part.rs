@@ -25,20 +25,20 @@ const MAX_NOTE: u64 = 64 << 10;
 
 /// What is known of the content of a part.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Note {
+pub(crate) struct Note {
     /// What was asked for, in words: URL, range, digest, the content's name.
-    pub(super) asked: String,
+    pub(crate) asked: String,
     /// ETag or Last-Modified, as If-Range takes it.
-    pub(super) validator: String,
+    pub(crate) validator: String,
     /// Where the part begins in the whole, and where it is to end.
-    pub(super) start: u64,
-    pub(super) end: u64,
+    pub(crate) start: u64,
+    pub(crate) end: u64,
     boot: String,
 }
 
 /// A file that is not whole.
 #[derive(Debug)]
-pub(super) struct Part {
+pub(crate) struct Part {
     file: File,
     path: PathBuf,
     note: PathBuf,
@@ -46,7 +46,7 @@ pub(super) struct Part {
 }
 
 impl Note {
-    pub(super) fn new(asked: String, validator: String, start: u64, end: u64) -> Self {
+    pub(crate) fn new(asked: String, validator: String, start: u64, end: u64) -> Self {
         Self { asked, validator, start, end, boot: boot() }
     }
 }
@@ -56,7 +56,7 @@ impl Part {
     ///
     /// # Errors
     /// When the file cannot be made, or somebody else works on it.
-    pub(super) fn open(output: &Path, asked: &str) -> exit::Result<(Self, Option<(Note, u64)>)> {
+    pub(crate) fn open(output: &Path, asked: &str) -> exit::Result<(Self, Option<(Note, u64)>)> {
         let path = beside(output, ".part");
         let note = beside(output, ".part.json");
         let fail = |error: io::Error| cannot_write(&path, &error);
@@ -87,7 +87,7 @@ impl Part {
     }
 
     /// Begins anew.
-    pub(super) fn restart(&mut self) -> exit::Result {
+    pub(crate) fn restart(&mut self) -> exit::Result {
         // First, so that no note speaks of other bytes.
         let _ = fs::remove_file(&self.note);
         let emptied = self.file.set_len(0).and_then(|()| self.file.rewind());
@@ -95,7 +95,7 @@ impl Part {
     }
 
     /// Goes on behind the first `have` bytes, which `hash` is fed with.
-    pub(super) fn go_on(&mut self, have: u64, hash: Option<&mut Context>) -> exit::Result {
+    pub(crate) fn go_on(&mut self, have: u64, hash: Option<&mut Context>) -> exit::Result {
         let read = || {
             if let Some(hash) = hash {
                 self.file.rewind()?;
@@ -114,7 +114,7 @@ impl Part {
     }
 
     /// Leaves word of what the part is of.
-    pub(super) fn note(&self, note: &Note) {
+    pub(crate) fn note(&self, note: &Note) {
         let written = serde_json::to_vec(note).map_err(io::Error::other).and_then(|text| {
             let beside = self.note.with_extension("new");
             fs::write(&beside, text).and_then(|()| fs::rename(beside, &self.note))
@@ -126,25 +126,25 @@ impl Part {
     }
 
     /// Writes the next bytes.
-    pub(super) fn write(&mut self, bytes: &[u8]) -> exit::Result {
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> exit::Result {
         self.file.write_all(bytes).map_err(|error| cannot_write(&self.path, &error))
     }
 
     /// It is whole: takes its name.
-    pub(super) fn finish(self) -> exit::Result {
+    pub(crate) fn finish(self) -> exit::Result {
         fs::rename(&self.path, &self.output).map_err(|error| cannot_write(&self.output, &error))?;
         let _ = fs::remove_file(&self.note);
         Ok(())
     }
 
     /// It is not what it should be: throws it away.
-    pub(super) fn discard(self) {
+    pub(crate) fn discard(self) {
         let _ = fs::remove_file(&self.note);
         let _ = fs::remove_file(&self.path);
     }
 
     /// Throws it away if nothing is in it.
-    pub(super) fn discard_empty(self) {
+    pub(crate) fn discard_empty(self) {
         if self.file.metadata().is_ok_and(|meta| meta.len() == 0) {
             self.discard();
         }
@@ -152,7 +152,7 @@ impl Part {
 }
 
 /// A file cannot be written.
-pub(super) fn cannot_write(path: &Path, error: &io::Error) -> Failure {
+pub(crate) fn cannot_write(path: &Path, error: &io::Error) -> Failure {
     Failure::own_files(format!("cannot write {}: {error}", path.display()))
 }
 

@@ -1,5 +1,6 @@
 //! The command line's side of the socket.
 
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -11,6 +12,7 @@ use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
+use super::hand;
 use crate::exit::{self, Failure};
 
 /// How much of an answer may be on its way, in bytes: some of the daemon's reads of 128 KiB.
@@ -21,8 +23,19 @@ const WINDOW: u32 = 4 << 20;
 /// # Errors
 /// When there is none, or one of a stranger: one sentence.
 pub(crate) async fn connect(socket: &Path) -> exit::Result<DaemonClient<Channel>> {
+    connect_with(socket, None).await
+}
+
+/// The same, and hands `file` over.
+///
+/// # Errors
+/// As [`connect`].
+pub(crate) async fn connect_with(socket: &Path, file: Option<&File>) -> exit::Result<DaemonClient<Channel>> {
     let stream = UnixStream::connect(socket).await.map_err(|error| no_daemon(socket, &error))?;
     check(socket, &stream)?;
+    if let Some(file) = file {
+        hand::give(&stream, file).map_err(|error| no_daemon(socket, &error))?;
+    }
     let once = Mutex::new(Some(stream));
     let connector = tower::service_fn(move |_| {
         let stream = once.lock().ok().and_then(|mut stream| stream.take());

@@ -1,5 +1,6 @@
 //! The socket's connections, and whose they are.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _};
@@ -10,15 +11,18 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use darter_p2p::Engine;
 use darter_protocol::daemon::daemon_server::DaemonServer;
 use darter_proxy::Proxy;
+use futures_util::StreamExt as _;
 use rustix::fs::Mode;
 use socket2::{Domain, SockAddr, Socket, Type};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 
+use super::hand;
 use super::service::Service;
 use crate::exit::{self, Failure};
 
@@ -27,6 +31,10 @@ const BACKLOG: i32 = 256;
 
 /// Calls of one connection at once: a command makes one or a few.
 const MAX_STREAMS: u32 = 64;
+
+/// Connections that have not said anything yet, and how long they may take: a command speaks at once.
+const MAX_BEGINNING: usize = 256;
+const BEGIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long to wait before the next connection is accepted when there are no more files: others close theirs.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -92,40 +100,37 @@ fn open_to_all(path: &Path) -> io::Result<UnixListener> {
 /// When the server fails as a whole.
 pub(crate) async fn run(
     bound: Bound,
-    proxy: Arc<Proxy>,
+    (proxy, engine): (Arc<Proxy>, Engine),
     shutdown: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
-    let connections = futures_util::stream::unfold(&bound.listener, |listener| async move {
+    let accepted = futures_util::stream::unfold(bound, |bound| async move {
         loop {
-            match listener.accept().await {
-                // Whose it is, is what everything depends on.
-                Ok((stream, _)) => match Caller::of(&stream) {
-                    Ok(caller) => {
-                        return Some((Ok::<_, io::Error>(Connection { stream, caller }), listener));
-                    }
-                    Err(error) => tracing::debug!(%error, "the system does not say whose a connection is"),
-                },
+            match bound.listener.accept().await {
+                Ok((stream, _)) => return Some((stream, bound)),
                 Err(_) => tokio::time::sleep(PAUSE).await,
             }
         }
     });
+    let begun = accepted.map(Connection::begin).buffer_unordered(MAX_BEGINNING);
+    let connections = begun.filter_map(|begun| {
+        if let Err(error) = &begun {
+            tracing::debug!(%error, "a command's connection did not begin");
+        }
+        std::future::ready(begun.ok().map(Ok::<_, io::Error>))
+    });
     tonic::transport::Server::builder()
         .max_concurrent_streams(MAX_STREAMS)
-        .add_service(DaemonServer::new(Service { proxy }))
+        .add_service(DaemonServer::new(Service { proxy, engine }))
         .serve_with_incoming_shutdown(connections, shutdown.cancelled())
         .await
 }
 
 /// Who calls.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) struct Caller {
     pub(super) uid: u32,
-}
-
-impl Caller {
-    fn of(stream: &UnixStream) -> io::Result<Self> {
-        Ok(Self { uid: stream.peer_cred()?.uid() })
-    }
+    /// What he has handed over.
+    pub(super) file: Option<Arc<File>>,
 }
 
 struct Connection {
@@ -133,11 +138,22 @@ struct Connection {
     caller: Caller,
 }
 
+impl Connection {
+    /// A connection whose caller is known, and whose file, if there is one, is here.
+    async fn begin(stream: UnixStream) -> io::Result<Self> {
+        // Whose it is, is what everything depends on.
+        let uid = stream.peer_cred()?.uid();
+        let first = stream.async_io(Interest::READABLE, || hand::take(&stream));
+        let file = tokio::time::timeout(BEGIN_TIMEOUT, first).await??.map(Arc::new);
+        Ok(Self { stream, caller: Caller { uid, file } })
+    }
+}
+
 impl Connected for Connection {
     type ConnectInfo = Caller;
 
     fn connect_info(&self) -> Caller {
-        self.caller
+        self.caller.clone()
     }
 }
 

@@ -1,4 +1,4 @@
-//! The daemon's socket for the command line: `darter get` and whoever else speaks its gRPC
+//! The daemon's socket for the command line: `darter get`, `darter cache` and whoever else speaks its gRPC
 //! (`protocol/proto/daemon.proto`).
 //!
 //! Every user of the host may connect. Who he is, the kernel says (SO_PEERCRED), and what he may have is judged for each
@@ -8,12 +8,19 @@
 //! write there. So the command opens its files itself, with its own user's rights, quota and limits. Content that leaves
 //! goes as bytes over the socket and is written by the command: one copy more than if the daemon wrote into a file that it
 //! is handed, but a daemon that writes into strangers' files can be held up by them (a FUSE mount, a FIFO) and writes past
-//! their quota. A link into the store is not given away either: its owner could change what others are served.
+//! their quota. A file that comes in is opened by the command and handed over open (SCM_RIGHTS), so that the daemon reads what
+//! the caller may read, and the bytes do not cross the socket. A link into the store is not given away either: its owner could change what others are served.
 //!
-//! - `place`: where the socket stands. `listen`: connections, and whose they are. `service`: the calls.
+//! Imported content belongs to the user who brought it in, by the number that the kernel says, on every host of the cluster:
+//! the names that he gives are his own, and another user's import by the same name is other content.
+//!
+//! - `place`: where the socket stands. `listen`: connections, and whose they are. `hand`: files that are handed over.
+//! - `service`: the calls; `cache`: those about imported content.
 //! - `client`: the command line's side.
 
+mod cache;
 pub(crate) mod client;
+mod hand;
 mod listen;
 mod place;
 mod service;

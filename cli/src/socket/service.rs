@@ -1,29 +1,36 @@
 //! The calls of the socket.
 
+use std::error::Error;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use darter_p2p::ReadError;
-use darter_protocol::daemon as proto;
+use darter_p2p::{Engine, ReadError};
 use darter_protocol::daemon::daemon_server::Daemon as Rpc;
+use darter_protocol::daemon::{self as proto, download_response::Part};
 use darter_proxy::{Fetch, Proxy, Refused};
 use futures_util::{Stream, StreamExt as _, stream};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use http_body_util::BodyStream;
+use hyper::body::Bytes;
 use tonic::{Request, Response, Status};
 
+use super::cache;
 use super::listen::Caller;
+
+type BoxError = Box<dyn Error + Send + Sync>;
 
 /// The service, as tonic serves it.
 pub(super) struct Service {
     pub(super) proxy: Arc<Proxy>,
+    pub(super) engine: Engine,
 }
 
-type Parts = Pin<Box<dyn Stream<Item = Result<proto::DownloadResponse, Status>> + Send>>;
+pub(super) type Parts = Pin<Box<dyn Stream<Item = Result<proto::DownloadResponse, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl Rpc for Service {
     type DownloadStream = Parts;
+    type ExportTaskStream = Parts;
 
     async fn download(&self, request: Request<proto::DownloadRequest>) -> Result<Response<Parts>, Status> {
         let caller = caller(&request)?;
@@ -33,19 +40,47 @@ impl Rpc for Service {
         tracing::info!(uid = caller.uid, scheme, host, path = fetch.url.path(), "download for a command");
         let answer = self.proxy.fetch(fetch).await.map_err(refused)?;
         let (head, body) = answer.into_parts();
-        let head = part(proto::download_response::Part::Head(proto::Head {
-            status: head.status.as_u16().into(),
-            headers: headers(&head.headers),
-        }));
-        let data = BodyStream::new(body).filter_map(|frame| {
-            std::future::ready(match frame {
-                Ok(frame) => {
-                    frame.into_data().ok().map(|data| Ok(part(proto::download_response::Part::Data(data))))
-                }
-                Err(error) => Some(Err(broken(&*error))),
-            })
-        });
-        Ok(Response::new(Box::pin(stream::iter([Ok(head)]).chain(data))))
+        Ok(Response::new(parts(head.status, &head.headers, body)))
+    }
+
+    async fn get_piece_tasks(
+        &self,
+        request: Request<proto::GetPieceTasksRequest>,
+    ) -> Result<Response<proto::GetPieceTasksResponse>, Status> {
+        let caller = caller(&request)?;
+        cache::pieces(&self.engine, &caller, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn stat_task(
+        &self,
+        request: Request<proto::StatTaskRequest>,
+    ) -> Result<Response<proto::StatTaskResponse>, Status> {
+        let caller = caller(&request)?;
+        cache::stat(&self.engine, &caller, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn import_task(
+        &self,
+        request: Request<proto::ImportTaskRequest>,
+    ) -> Result<Response<proto::ImportTaskResponse>, Status> {
+        let caller = caller(&request)?;
+        cache::import(&self.engine, &caller, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn export_task(
+        &self,
+        request: Request<proto::ExportTaskRequest>,
+    ) -> Result<Response<Parts>, Status> {
+        let caller = caller(&request)?;
+        cache::export(&self.engine, &caller, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn delete_task(
+        &self,
+        request: Request<proto::DeleteTaskRequest>,
+    ) -> Result<Response<proto::DeleteTaskResponse>, Status> {
+        let caller = caller(&request)?;
+        cache::delete(&self.engine, &caller, request.into_inner()).await.map(Response::new)
     }
 
     async fn check_health(
@@ -59,10 +94,26 @@ impl Rpc for Service {
 
 /// Who calls. A connection whose caller the system does not know is never accepted.
 fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
-    request.extensions().get().copied().ok_or_else(|| Status::internal("a call without a caller"))
+    request.extensions().get().cloned().ok_or_else(|| Status::internal("a call without a caller"))
 }
 
-fn part(part: proto::download_response::Part) -> proto::DownloadResponse {
+/// An answer: its head, then its bytes.
+pub(super) fn parts<B>(status: StatusCode, said: &HeaderMap, body: B) -> Parts
+where
+    B: hyper::body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
+    let (status, headers) = (status.as_u16().into(), headers(said));
+    let head = part(Part::Head(proto::Head { status, headers }));
+    let data = BodyStream::new(body).filter_map(|frame| {
+        std::future::ready(match frame {
+            Ok(frame) => frame.into_data().ok().map(|data| Ok(part(Part::Data(data)))),
+            Err(error) => Some(Err(broken(&*error.into()))),
+        })
+    });
+    Box::pin(stream::iter([Ok(head)]).chain(data))
+}
+
+fn part(part: Part) -> proto::DownloadResponse {
     proto::DownloadResponse { part: Some(part) }
 }
 
@@ -106,7 +157,7 @@ fn refused(refused: Refused) -> Status {
 }
 
 /// A body that ends short.
-fn broken(error: &(dyn std::error::Error + Send + Sync + 'static)) -> Status {
+fn broken(error: &(dyn Error + Send + Sync + 'static)) -> Status {
     match error.downcast_ref::<ReadError>() {
         Some(ReadError::Mismatch { .. }) => Status::data_loss(error.to_string()),
         _ => Status::unavailable(error.to_string()),

@@ -61,6 +61,23 @@ impl TaskFile {
         }
     }
 
+    /// Shares the bytes of `source`, a file of the content's length, until one of both is written to. `false` when the file
+    /// system cannot, or `source` is on another one.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` when `source` has become shorter.
+    pub(crate) fn clone_from(&self, source: &File) -> io::Result<bool> {
+        if rustix::fs::ioctl_ficlone(&self.file, source).is_err() {
+            return Ok(false);
+        }
+        // It may have become longer or shorter since it was measured.
+        if self.file.metadata()?.len() < self.layout.length() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.file.set_len(self.layout.length())?;
+        Ok(true)
+    }
+
     /// Opens the file of a task that was stored before. What is only read can be on a read-only disk.
     ///
     /// # Errors

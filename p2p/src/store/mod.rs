@@ -17,9 +17,11 @@ mod catalog;
 mod check;
 mod collect;
 mod file;
+mod import;
 mod journal;
 mod record;
 
+use crate::origin::IMPORTED;
 use alarm::Alarm;
 use catalog::{Catalog, Entry};
 use darter_protocol::{PieceHash, PieceIndex, PieceLayout, TaskId};
@@ -34,6 +36,7 @@ use std::time::{Duration, SystemTime};
 pub use check::{Fault, Finding, StoreReport, check};
 use file::Access;
 pub(crate) use file::TaskFile;
+pub(crate) use import::Imported;
 pub(crate) use record::{Record, decode_hashes, encode_hashes};
 
 /// Where the catalog stands in the store's folder.
@@ -225,7 +228,8 @@ impl Store {
 
     /// What has no digest may have changed at its origin after a while.
     fn is_stale(&self, record: &Record, now: SystemTime) -> bool {
-        record.digest.is_none() && self.expires(record.created).is_some_and(|at| at < now)
+        let has_origin = !record.info.headers.contains_key(IMPORTED);
+        record.digest.is_none() && has_origin && self.expires(record.created).is_some_and(|at| at < now)
     }
 
     /// Makes room for a task and reserves its space.
@@ -372,6 +376,17 @@ impl Store {
     pub(crate) fn discard(&self, task: &TaskId) -> io::Result<()> {
         let _names = lock(&self.names);
         self.unlink(task)
+    }
+
+    /// Throws a task away, unless a download works on it. Gives whether there was anything of it.
+    pub(crate) fn delete(&self, task: &TaskId) -> io::Result<bool> {
+        let _names = lock(&self.names);
+        let complete = !self.forget_named(&[*task])?.is_empty();
+        let idle = lock(&self.partials).get(task).is_some_and(|in_use| in_use.strong_count() == 0);
+        if idle {
+            self.unlink(task)?;
+        }
+        Ok(complete || idle)
     }
 
     /// Calls `each` with every complete task.

@@ -1,0 +1,82 @@
+//! Handing an open file over a Unix socket (SCM_RIGHTS), ahead of gRPC: see the end of `protocol/proto/daemon.proto`.
+
+use std::fs::File;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags,
+};
+
+/// The byte that a file comes with. gRPC begins with another.
+const FILE: u8 = 0;
+
+/// Sends `file`. The socket has just been made, so that there is room for a byte.
+///
+/// # Errors
+/// Those of the socket.
+pub(super) fn give(socket: impl AsFd, file: &File) -> io::Result<()> {
+    let files = [file.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut with = SendAncillaryBuffer::new(&mut space);
+    with.push(SendAncillaryMessage::ScmRights(&files));
+    rustix::net::sendmsg(socket, &[IoSlice::new(&[FILE])], &mut with, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// Takes the file that a connection begins with, if it begins with one. `WouldBlock` while it has not begun.
+///
+/// # Errors
+/// Those of the socket; `InvalidData` when what should come with a file does not.
+pub(super) fn take(socket: impl AsFd) -> io::Result<Option<File>> {
+    let mut first = [0];
+    let peek = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    let (_, begun) = rustix::net::recv(&socket, &mut first, peek)?;
+    if begun == 0 || first[0] != FILE {
+        return Ok(None);
+    }
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut with = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    rustix::net::recvmsg(&socket, &mut [IoSliceMut::new(&mut first)], &mut with, flags)?;
+    let mut files = with.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut files) => files.next(),
+        _ => None,
+    });
+    let file: Option<OwnedFd> = files.next();
+    file.map(|file| Some(file.into())).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read as _, Seek as _, Write as _};
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn an_open_file_is_handed_over() {
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        assert_eq!(take(&theirs).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"content").unwrap();
+        file.rewind().unwrap();
+        give(&ours, &file).unwrap();
+        ours.write_all(b"PRI").unwrap();
+        let mut text = String::new();
+        take(&theirs).unwrap().unwrap().read_to_string(&mut text).unwrap();
+        assert_eq!(text, "content");
+        assert!(take(&theirs).unwrap().is_none(), "what follows is not a file's");
+        let mut rest = [0; 3];
+        (&theirs).read_exact(&mut rest).unwrap();
+        assert_eq!(&rest, b"PRI");
+    }
+
+    #[test]
+    fn the_byte_without_a_file_is_refused() {
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        ours.write_all(&[FILE]).unwrap();
+        assert_eq!(take(&theirs).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+}

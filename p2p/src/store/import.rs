@@ -1,0 +1,249 @@
+//! Taking a file of this host into the store.
+//!
+//! Where the file system can, the store's file shares the bytes with the given one until either is written to (reflink):
+//! nothing is copied then. Otherwise they are copied, each once, and hashed on their way, by all cores at once: a thread
+//! takes the next piece that nobody has, reads it, hashes it and writes it. The hashes are those of the store's own bytes
+//! in both cases, whatever happens to the given file meanwhile.
+//!
+//! A hard link would cost no copy on any file system, and is not made: whoever may write to the given file could change
+//! what others are served from here, under hashes that this host has vouched for.
+
+use super::{Record, Store, Stored, TaskFile, layout};
+use crate::ContentInfo;
+use crate::origin::IMPORTED;
+use darter_protocol::hash::PieceHasher;
+use darter_protocol::{PieceHash, PieceIndex, PieceLayout, TaskId};
+use http::{HeaderMap, HeaderValue};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+
+/// How much is read, hashed and written at once, in bytes: stays in a core's cache.
+const BLOCK: u64 = 256 << 10;
+
+/// More threads than this wait for memory, not for each other's work.
+const MAX_THREADS: usize = 8;
+
+/// A file that was taken in.
+#[derive(Debug)]
+pub(crate) struct Imported {
+    pub(crate) record: Record,
+    pub(crate) hashes: Vec<PieceHash>,
+    /// It was here before, byte for byte.
+    pub(crate) unchanged: bool,
+    /// The file system shares its bytes with the given file.
+    pub(crate) shared: bool,
+}
+
+impl Store {
+    /// Takes the bytes of `source`, a regular file that is open for reading, in as those of `task`, in place of what was
+    /// called so before. Blocks.
+    ///
+    /// # Errors
+    /// `StorageFull` when it does not fit, `UnexpectedEof` when it becomes shorter meanwhile, and those of the file system.
+    pub(crate) fn import(&self, task: &TaskId, source: &File) -> io::Result<Imported> {
+        let length = source.metadata()?.len();
+        let record = Record::new(ContentInfo { length, headers: marked() }, None);
+        let layout = layout(&record)?;
+        if let Some(before) = self.same(task, source, layout)? {
+            return Ok(before);
+        }
+        self.delete(task)?;
+        self.make_room(length)?;
+        let partial = self.create_named(task, record, layout)?;
+        let filled = fill(&partial.file, source, layout);
+        let stored = filled.and_then(|(hashes, shared)| {
+            self.commit(task, partial.record.clone(), &partial.file, hashes.clone())?;
+            Ok(Imported { record: partial.record.clone(), hashes, unchanged: false, shared })
+        });
+        if stored.is_err() {
+            self.discard(task)?;
+        }
+        stored
+    }
+
+    /// What is here, if it is what `source` holds.
+    fn same(&self, task: &TaskId, source: &File, layout: PieceLayout) -> io::Result<Option<Imported>> {
+        if !matches!(self.stat(task)?, Stored::Complete { length, .. } if length == layout.length()) {
+            return Ok(None);
+        }
+        let Some(here) = self.complete(task)? else { return Ok(None) };
+        let hashes = each_piece(layout, |piece| hash(source, &layout, piece, |_, _| Ok(())))?;
+        let same = *hashes == *here.hashes;
+        Ok(same.then_some(Imported { record: here.record, hashes, unchanged: true, shared: false }))
+    }
+}
+
+fn marked() -> HeaderMap {
+    HeaderMap::from_iter([(IMPORTED, HeaderValue::from_static("1"))])
+}
+
+/// Gives `file` the bytes of `source`; their hashes, and whether the file system shares them.
+fn fill(file: &TaskFile, source: &File, layout: PieceLayout) -> io::Result<(Vec<PieceHash>, bool)> {
+    if file.clone_from(source)? {
+        let hashes = each_piece(layout, |piece| {
+            let mut hasher = PieceHasher::new(&layout, piece);
+            file.read_piece(piece, |part| hasher.update(part))?;
+            Ok(hasher.finish())
+        })?;
+        return Ok((hashes, true));
+    }
+    file.reserve()?;
+    let copy = |piece| hash(source, &layout, piece, |offset, bytes| file.write_at(offset, bytes));
+    Ok((each_piece(layout, copy)?, false))
+}
+
+/// The hash of one piece of `source`, whose bytes are handed to `each` with their offset.
+fn hash(
+    source: &File,
+    layout: &PieceLayout,
+    piece: PieceIndex,
+    each: impl Fn(u64, &[u8]) -> io::Result<()>,
+) -> io::Result<PieceHash> {
+    let range = layout.range(piece);
+    let mut hasher = PieceHasher::new(layout, piece);
+    let mut buffer = vec![0; BLOCK.min(range.len()) as usize];
+    let mut offset = range.start();
+    while offset < range.end() {
+        let part = &mut buffer[..BLOCK.min(range.end() - offset) as usize];
+        source.read_exact_at(part, offset)?;
+        hasher.update(part);
+        each(offset, part)?;
+        offset += part.len() as u64;
+    }
+    Ok(hasher.finish())
+}
+
+/// What `work` gives for every piece, in their order. As many threads work as there are cores.
+fn each_piece(
+    layout: PieceLayout,
+    work: impl Fn(PieceIndex) -> io::Result<PieceHash> + Sync,
+) -> io::Result<Vec<PieceHash>> {
+    let next = AtomicU32::new(0);
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let threads = cores.min(MAX_THREADS).min(layout.pieces() as usize).max(1);
+    let worker = || {
+        let mut done = Vec::new();
+        while let Some(piece) = layout.piece(next.fetch_add(1, Ordering::Relaxed)) {
+            done.push((piece, work(piece)?));
+        }
+        Ok::<_, io::Error>(done)
+    };
+    let parts = thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(worker)).collect();
+        let join = |thread: thread::ScopedJoinHandle<'_, io::Result<Vec<_>>>| {
+            thread.join().unwrap_or_else(|_| Err(io::Error::other("a thread of the import failed")))
+        };
+        threads.into_iter().map(join).collect::<io::Result<Vec<_>>>()
+    })?;
+    let mut all: Vec<_> = parts.into_iter().flatten().collect();
+    all.sort_unstable_by_key(|(piece, _)| *piece);
+    Ok(all.into_iter().map(|(_, hash)| hash).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{config, task};
+    use super::*;
+    use std::time::{Duration, SystemTime};
+
+    const MIB: u64 = 1 << 20;
+
+    fn file(bytes: &[u8]) -> File {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(bytes, 0).unwrap();
+        file
+    }
+
+    fn content(seed: u8, length: u64) -> Vec<u8> {
+        (0..length).map(|at| (at / 1000) as u8 ^ seed).collect()
+    }
+
+    #[test]
+    fn what_was_imported_is_the_file_with_the_hashes_of_a_download() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(config(dir.path(), u64::MAX)).unwrap();
+        for length in [0, 1, 4 * MIB, 9 * MIB + 7] {
+            let bytes = content(3, length);
+            let imported = store.import(&task(1), &file(&bytes)).unwrap();
+            assert!(!imported.unchanged);
+            let here = store.complete(&task(1)).unwrap().unwrap();
+            let layout = *here.file.layout();
+            let expected: Vec<_> = layout
+                .iter()
+                .map(|piece| {
+                    let range = layout.range(piece);
+                    let mut hasher = PieceHasher::new(&layout, piece);
+                    hasher.update(&bytes[range.start() as usize..range.end() as usize]);
+                    hasher.finish()
+                })
+                .collect();
+            assert_eq!(
+                (imported.hashes.as_slice(), &*here.hashes),
+                (&expected[..], &expected[..]),
+                "{length}"
+            );
+            let mut got = Vec::new();
+            layout
+                .iter()
+                .for_each(|piece| here.file.read_piece(piece, |part| got.extend_from_slice(part)).unwrap());
+            assert!(got == bytes, "{length}");
+            assert_eq!(store.used(), length);
+        }
+    }
+
+    #[test]
+    fn importing_again_changes_nothing_and_other_bytes_take_the_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(config(dir.path(), u64::MAX)).unwrap();
+        let (first, other) = (file(&content(1, 5 * MIB)), file(&content(2, 5 * MIB)));
+        let hashes = store.import(&task(1), &first).unwrap().hashes;
+        let again = store.import(&task(1), &first).unwrap();
+        assert!(again.unchanged && again.hashes == hashes);
+        let replaced = store.import(&task(1), &other).unwrap();
+        assert!(!replaced.unchanged && replaced.hashes != hashes);
+        assert_eq!(store.used(), 5 * MIB);
+    }
+
+    #[test]
+    fn the_given_file_may_change_and_the_imported_one_does_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(config(dir.path(), u64::MAX)).unwrap();
+        let given = file(&content(1, MIB));
+        store.import(&task(1), &given).unwrap();
+        given.write_all_at(&[9; 1000], 0).unwrap();
+        let here = store.complete(&task(1)).unwrap().unwrap();
+        here.file.read_piece(PieceIndex::new(0), |part| assert!(part[..1] != [9])).unwrap();
+    }
+
+    #[test]
+    fn what_does_not_fit_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(config(dir.path(), MIB)).unwrap();
+        let error = store.import(&task(1), &file(&content(1, 2 * MIB))).unwrap_err();
+        assert_eq!((error.kind(), store.used()), (io::ErrorKind::StorageFull, 0));
+        assert!(matches!(store.stat(&task(1)).unwrap(), Stored::Absent));
+    }
+
+    #[test]
+    fn imported_content_has_no_origin_to_be_asked_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = super::super::StoreConfig { expire: Duration::ZERO, ..config(dir.path(), u64::MAX) };
+        let store = Store::open(config).unwrap();
+        store.import(&task(1), &file(&content(1, MIB))).unwrap();
+        assert!(store.expires(SystemTime::UNIX_EPOCH).is_some_and(|at| at < SystemTime::now()));
+        assert!(matches!(store.stat(&task(1)).unwrap(), Stored::Complete { .. }));
+    }
+
+    #[test]
+    fn what_was_deleted_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(config(dir.path(), u64::MAX)).unwrap();
+        store.import(&task(1), &file(&content(1, MIB))).unwrap();
+        assert!(store.delete(&task(1)).unwrap() && !store.delete(&task(1)).unwrap());
+        assert!(store.complete(&task(1)).unwrap().is_none());
+        assert_eq!(store.used(), 0);
+    }
+}
