@@ -52,7 +52,13 @@ impl Store {
         }
         self.delete(task)?;
         self.make_room(length)?;
-        let partial = self.create_named(task, record, layout)?;
+        let partial = match self.create_named(task, record, layout) {
+            Ok(partial) => partial,
+            Err(error) => {
+                self.undo_create(task, layout)?;
+                return Err(error);
+            }
+        };
         let filled = fill(&partial.file, source, layout);
         let stored = filled.and_then(|(hashes, shared)| {
             self.commit(task, partial.record.clone(), &partial.file, hashes.clone())?;

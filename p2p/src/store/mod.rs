@@ -257,14 +257,19 @@ impl Store {
         // May take its time for a large task: nobody who only looks for a name waits for it.
         let reserved = created.and_then(|partial| partial.file.reserve().map(|()| partial));
         if reserved.is_err() {
-            let _names = lock(&self.names);
-            if !self.path(task).exists() {
-                // Otherwise it goes back with the file.
-                self.give_space(layout.length());
-            }
-            self.unlink(task)?;
+            self.undo_create(task, layout)?;
         }
         reserved
+    }
+
+    /// Takes away what there is of a task's files, and gives the space back that was taken for them.
+    fn undo_create(&self, task: &TaskId, layout: PieceLayout) -> io::Result<()> {
+        let _names = lock(&self.names);
+        if !self.path(task).exists() {
+            // Otherwise it goes back with the file.
+            self.give_space(layout.length());
+        }
+        self.unlink(task)
     }
 
     fn create_named(&self, task: &TaskId, record: Record, layout: PieceLayout) -> io::Result<Partial> {
