@@ -414,6 +414,7 @@ mod tests {
             "download: {transportOption: {maxIdleConns: 1}}",
             "upstream: {ipv6: false}",
             "upstream: {hosts: [{regx: a, insecure: true}]}",
+            "upstream: {hosts: [{regx: a, dnsServers: [192.0.2.53]}]}",
             "proxy: {defaultFilter: a}",
             "proxy: {defaultTag: a}",
             "proxy: {maxConcurrency: 7}",

@@ -1,12 +1,11 @@
 //! How origins are reached, as the configuration says: what may be dialled, which way, and who is believed.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use darter_certs::{ClientIdentity, Verification, client_config_as};
 use darter_rules::{Host, Intercept, Mirror};
-use darter_upstream::{HttpVersion, NoProxy, Parent, Route, Upstream, UpstreamConfig};
+use darter_upstream::{HttpVersion, Lookup, NoProxy, Parent, Route, Upstream, UpstreamConfig};
 use rustls::ClientConfig;
 
 use crate::config::{self, Config, Through, UpstreamHost, Way};
@@ -59,7 +58,7 @@ struct Routing {
 /// An entry of `upstream.hosts`.
 struct Entry {
     way: EntryWay,
-    addresses: Arc<[IpAddr]>,
+    lookup: Lookup,
     http: HttpVersion,
 }
 
@@ -90,17 +89,17 @@ impl Routing {
             Way::Straight => EntryWay::Straight,
             Way::Through(through) => EntryWay::Through(self.parent(through, hosts)),
         };
-        Entry { way, addresses: host.addresses.as_slice().into(), http: host.http }
+        Entry { way, lookup: host.lookup.clone(), http: host.http }
     }
 
-    /// A parent is a host, too: what is said about that host's certificate and addresses holds for it.
+    /// A parent is a host, too: what is said about that host's certificate and who says where it is holds for it.
     fn parent(&self, through: &Through, hosts: &[UpstreamHost]) -> Arc<Parent> {
         let Through { address, credentials } = through.clone();
         let host = address.host().parse::<Host>().ok();
         let entry = self.entry_for(host.as_ref(), address.port());
-        let addresses = entry.and_then(|entry| hosts.get(entry)).map(|host| host.addresses.as_slice().into());
+        let lookup = entry.and_then(|entry| hosts.get(entry)).map(|host| host.lookup.clone());
         let tls = self.trust.tls(host.as_ref(), address.port(), entry);
-        Arc::new(Parent { address, credentials, tls, addresses: addresses.unwrap_or_default() })
+        Arc::new(Parent { address, credentials, tls, lookup: lookup.unwrap_or_default() })
     }
 
     fn entry_for(&self, host: Option<&Host>, port: u16) -> Option<usize> {
@@ -118,11 +117,11 @@ impl Routing {
         let parent = match &entry.way {
             EntryWay::Through(parent) => Some(Arc::clone(parent)),
             EntryWay::Straight => None,
-            // Whoever says where a host is means us to go there.
-            EntryWay::AsOthers if !entry.addresses.is_empty() => None,
-            EntryWay::AsOthers => of_others(),
+            EntryWay::AsOthers if entry.lookup == Lookup::AsOthers => of_others(),
+            // Whoever says where a host is, or who knows it, means us to go there.
+            EntryWay::AsOthers => None,
         };
-        Route { tls, http: entry.http, parent, addresses: Arc::clone(&entry.addresses) }
+        Route { tls, http: entry.http, parent, lookup: entry.lookup.clone() }
     }
 }
 
@@ -319,6 +318,7 @@ upstream:
   - {regx: '^placed\\.example:', addresses: [192.0.2.7]}
   - {regx: '^inner\\.corp:1080$', addresses: [192.0.2.8], insecure: true}
   - {regx: '^versioned\\.example:', http: 2}
+  - {regx: '^inside\\.example:', dnsServers: [192.0.2.53]}
 ",
         );
         for (host, port, expected) in [
@@ -330,6 +330,7 @@ upstream:
             ("special.inside.example", 443, "socks5://inner.corp:1080"),
             ("special.inside.example", 80, "straight"),
             ("placed.example", 443, "straight"),
+            ("inside.example", 443, "straight"),
             ("versioned.example", 443, "http://proxy.corp:3128"),
             // Names that no rule can be about.
             ("a b", 443, "http://proxy.corp:3128"),
@@ -337,8 +338,11 @@ upstream:
             assert_eq!(parent(&routing, host, port), expected, "{host}:{port}");
         }
         let inner = routing.route("special.inside.example", 443).parent.unwrap();
-        assert_eq!(*inner.addresses, ["192.0.2.8".parse::<IpAddr>().unwrap()]);
+        assert_eq!(inner.lookup, Lookup::Given(["192.0.2.8".parse().unwrap()].into()));
         assert!(Arc::ptr_eq(&inner.tls, &routing.route("inner.corp", 1080).tls));
-        assert_eq!(*routing.route("placed.example", 443).addresses, ["192.0.2.7".parse::<IpAddr>().unwrap()]);
+        let lookup = |host: &str| routing.route(host, 443).lookup;
+        assert_eq!(lookup("placed.example"), Lookup::Given(["192.0.2.7".parse().unwrap()].into()));
+        assert_eq!(lookup("inside.example"), Lookup::Servers(["192.0.2.53:53".parse().unwrap()].into()));
+        assert_eq!(lookup("registry.example"), Lookup::AsOthers);
     }
 }

@@ -61,6 +61,10 @@ impl Proxy {
         let seen = Seen { method: &inquiry.method, way, uri: &inquiry.uri, headers: &inquiry.headers };
         let Explanation { decision, steps: told } = settings.rules.explain(&seen);
         steps.extend(told);
+        if let Decision::Direct { target, .. } | Decision::Peers { target, .. } = &decision {
+            let way = self.upstream.way(&target.host().to_string(), target.port());
+            steps.push(Step { subject: "origin", text: format!("{} is reached {way}", target.authority()) });
+        }
         if let Decision::Peers { target, mut identity, settled, .. } = decision {
             let account = settings.accounts.of(&target, &inquiry.method, &inquiry.headers);
             if let Some((index, _)) = account {

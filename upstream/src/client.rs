@@ -128,6 +128,13 @@ impl Upstream {
         dialled.map_err(|kind| target.error(kind))
     }
 
+    /// The way to this host and port, and who says where it is, in words for people. Nobody is asked.
+    pub fn way(&self, host: &str, port: u16) -> String {
+        let target = Target::new(host, port, false);
+        let ways = Arc::clone(&self.current.load().ways);
+        ways.route(&target, false).described(&target.host, &ways.config.dns)
+    }
+
     /// Whether one of the last connections was made from `local` to `remote`. If it comes in again, the packet filter turned
     /// it to us, or a name led here: to take it for a client's would go round for ever.
     pub fn made(&self, local: SocketAddr, remote: SocketAddr) -> bool {

@@ -91,7 +91,7 @@ pub(crate) async fn reach(target: &Target, route: &Route, ways: &Ways) -> Result
             parent.tunnel(&target.host, target.port, &ways.dialer).await?
         }
         None => {
-            let tcp = ways.dialer.origin(&target.host, target.port, &route.addresses).await?;
+            let tcp = ways.dialer.origin(&target.host, target.port, &route.lookup).await?;
             Link::new(Hop::Left(tcp), Default::default(), None)
         }
     };

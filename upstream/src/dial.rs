@@ -3,6 +3,7 @@
 use crate::config::{Permit, Timeouts};
 use crate::error::{Attempt, Kind, Stage, io_reason};
 use crate::resolve::Resolver;
+use crate::route::Lookup;
 use rustix::io::Errno;
 use std::collections::VecDeque;
 use std::io;
@@ -30,24 +31,24 @@ pub(crate) struct Dialer {
 }
 
 impl Dialer {
-    /// Connects to the first of the origin's permitted addresses that answers: those given, or what its name resolves to.
+    /// Connects to the first of the origin's permitted addresses that answers.
     ///
     /// # Cancel safety
     /// Dropping the future closes whatever was under way.
-    pub(crate) async fn origin(&self, host: &str, port: u16, given: &[IpAddr]) -> Result<TcpStream, Kind> {
-        self.dial(host, port, given, Some(&self.permit)).await
+    pub(crate) async fn origin(&self, host: &str, port: u16, lookup: &Lookup) -> Result<TcpStream, Kind> {
+        self.dial(host, port, lookup, Some(&self.permit)).await
     }
 
     /// Connects to a parent proxy. The operator named it, so nobody is asked for permission.
-    pub(crate) async fn parent(&self, host: &str, port: u16, given: &[IpAddr]) -> Result<TcpStream, Kind> {
-        self.dial(host, port, given, None).await
+    pub(crate) async fn parent(&self, host: &str, port: u16, lookup: &Lookup) -> Result<TcpStream, Kind> {
+        self.dial(host, port, lookup, None).await
     }
 
     async fn dial(
         &self,
         host: &str,
         port: u16,
-        given: &[IpAddr],
+        lookup: &Lookup,
         permit: Option<&Permit>,
     ) -> Result<TcpStream, Kind> {
         let after = self.timeouts.dial;
@@ -55,7 +56,7 @@ impl Dialer {
         let expired = |stage| move |_| Kind::Timeout { stage, after };
 
         let found =
-            timeout_at(deadline, self.addresses(host, given)).await.map_err(expired(Stage::Resolve))??;
+            timeout_at(deadline, self.addresses(host, lookup)).await.map_err(expired(Stage::Resolve))??;
         let permitted = match permit {
             Some(permit) => permitted(host, port, &found, permit)?,
             None => found,
@@ -70,14 +71,14 @@ impl Dialer {
         Ok(stream)
     }
 
-    async fn addresses(&self, host: &str, given: &[IpAddr]) -> Result<Vec<IpAddr>, Kind> {
-        if !given.is_empty() {
-            return Ok(given.to_vec());
-        }
-        match host.parse() {
-            Ok(address) => Ok(vec![address]),
-            Err(_) => self.resolver.resolve(host).await,
-        }
+    async fn addresses(&self, host: &str, lookup: &Lookup) -> Result<Vec<IpAddr>, Kind> {
+        let servers = match (lookup, host.parse()) {
+            (Lookup::Given(addresses), _) => return Ok(addresses.to_vec()),
+            (_, Ok(address)) => return Ok(vec![address]),
+            (Lookup::Servers(servers), Err(_)) => Some(servers),
+            (Lookup::AsOthers, Err(_)) => None,
+        };
+        self.resolver.resolve(host, servers).await
     }
 }
 

@@ -36,4 +36,4 @@ pub use error::{Attempt, Fault, Kind, Stage, UpstreamError, Verdict};
 pub use link::{Link, Reached};
 pub use no_proxy::{InvalidNoProxy, NoProxy};
 pub use parent::{Credentials, InvalidParent, Parent, ParentAddress};
-pub use route::{HttpVersion, Route};
+pub use route::{HttpVersion, Lookup, Route};

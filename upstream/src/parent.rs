@@ -6,6 +6,7 @@
 use crate::dial::Dialer;
 use crate::error::{Authority, Kind, Stage, io_reason};
 use crate::link::{Hop, Link};
+use crate::route::Lookup;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -17,7 +18,6 @@ use hyper::ext::ReasonPhrase;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use std::fmt;
-use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use tokio_socks::tcp::Socks5Stream;
@@ -43,8 +43,8 @@ pub struct Parent {
     pub credentials: Option<Credentials>,
     /// Whom to trust as this parent, where TLS is spoken with it.
     pub tls: Arc<ClientConfig>,
-    /// Where its host is; empty: its name is resolved.
-    pub addresses: Arc<[IpAddr]>,
+    /// Who says where its host is.
+    pub lookup: Lookup,
 }
 
 /// Where a parent proxy is, and what it speaks. Displays as a URL without credentials.
@@ -232,7 +232,7 @@ impl Parent {
     pub(crate) async fn connect(&self, dialer: &Dialer) -> Result<Hop, Kind> {
         let ParentAddress { protocol, host, port } = &self.address;
         let connect = async {
-            let tcp = dialer.parent(host, *port, &self.addresses).await?;
+            let tcp = dialer.parent(host, *port, &self.lookup).await?;
             Ok(match protocol {
                 Protocol::Http | Protocol::Socks5 => Hop::Left(tcp),
                 Protocol::Https => Hop::Right(Box::new(dialer.tls(tcp, host, &self.tls, &ALPN).await?)),

@@ -30,23 +30,30 @@ const REMEMBERED: u64 = 1024;
 
 /// Resolves names.
 pub(crate) struct Resolver {
-    servers: Option<TokioResolver>,
+    /// Whom a name without servers of its own is asked of; `None`: the system.
+    servers: Option<Arc<[SocketAddr]>>,
+    /// What was asked so far, each with the answers that it remembers: as many as the operator has lists of servers.
+    asked: Mutex<HashMap<Arc<[SocketAddr]>, TokioResolver>>,
     system: System,
     ipv6: bool,
 }
 
 impl Resolver {
-    /// Must be used within a tokio runtime.
     pub(crate) fn new(dns: &Dns) -> Self {
-        let servers = (!dns.servers.is_empty()).then(|| asking(&dns.servers, dns.ipv6));
-        Self { servers, system: System::new(ask_system), ipv6: dns.ipv6 }
+        let servers = (!dns.servers.is_empty()).then(|| dns.servers.as_slice().into());
+        Self { servers, asked: Mutex::default(), system: System::new(ask_system), ipv6: dns.ipv6 }
     }
 
-    /// The addresses of a name, in the order of preference; never none.
-    pub(crate) async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, Kind> {
-        let mut found: Vec<IpAddr> = match &self.servers {
+    /// The addresses of a name, in the order of preference; never none. `own`: the servers that are asked for this one,
+    /// and nobody else. Must be used within a tokio runtime.
+    pub(crate) async fn resolve(
+        &self,
+        name: &str,
+        own: Option<&Arc<[SocketAddr]>>,
+    ) -> Result<Vec<IpAddr>, Kind> {
+        let mut found: Vec<IpAddr> = match own.or(self.servers.as_ref()) {
             Some(servers) => {
-                let lookup = servers.lookup_ip(absolute(name)).await;
+                let lookup = self.asking(servers).lookup_ip(absolute(name)).await;
                 lookup.map_err(|error| Kind::Resolve { reason: servers_reason(&error) })?.iter().collect()
             }
             None => {
@@ -59,6 +66,11 @@ impl Resolver {
             return Err(Kind::Resolve { reason: NO_ADDRESS.to_owned() });
         }
         Ok(found)
+    }
+
+    fn asking(&self, servers: &Arc<[SocketAddr]>) -> TokioResolver {
+        let mut asked = lock(&self.asked);
+        asked.entry(Arc::clone(servers)).or_insert_with(|| asking(servers, self.ipv6)).clone()
     }
 }
 

@@ -1,8 +1,9 @@
 //! [`Route`]: how one host and port is reached. What the operator says about it, and nothing that was found out.
 
+use crate::config::Dns;
 use crate::parent::Parent;
 use rustls::ClientConfig;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// How one host and port is reached.
@@ -15,9 +16,20 @@ pub struct Route {
     pub http: HttpVersion,
     /// The parent proxy on the way; `None`: straight.
     pub parent: Option<Arc<Parent>>,
-    /// Where the host is, in the order in which it is tried; empty: its name is resolved. The name stays what it is in SNI
-    /// and Host, and the permit judges these addresses like resolved ones. Of no account where there is a parent.
-    pub addresses: Arc<[IpAddr]>,
+    /// Who says where the host is. Of no account where there is a parent, which finds out itself.
+    pub lookup: Lookup,
+}
+
+/// Who says where a host is. The permit judges the addresses whoever it was, and the name stays what it is in SNI and Host.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Lookup {
+    /// Whoever says it of all hosts ([`crate::Dns`]).
+    #[default]
+    AsOthers,
+    /// These servers, never none, which are asked like [`Dns::servers`](crate::Dns::servers).
+    Servers(Arc<[SocketAddr]>),
+    /// The operator: at these addresses, never none, in the order in which they are tried.
+    Given(Arc<[IpAddr]>),
 }
 
 /// Which version of HTTP is spoken with an origin.
@@ -35,7 +47,7 @@ pub enum HttpVersion {
 impl Route {
     /// Straight to where the name resolves to, in whatever version of HTTP the origin prefers.
     pub fn straight(tls: Arc<ClientConfig>) -> Self {
-        Self { tls, http: HttpVersion::Auto, parent: None, addresses: Arc::default() }
+        Self { tls, http: HttpVersion::Auto, parent: None, lookup: Lookup::default() }
     }
 
     /// The parent to which requests for `http` URLs are sent as they are (absolute form, RFC 9112 section 3.2.2), instead
@@ -44,4 +56,30 @@ impl Route {
         let forwards = !tls && self.http != HttpVersion::Http2;
         self.parent.as_ref().filter(|parent| forwards && parent.address.forwards_http())
     }
+
+    /// The way to `host`, and who says where it is, in words for people. Nobody is asked.
+    pub(crate) fn described(&self, host: &str, dns: &Dns) -> String {
+        if let Some(parent) = &self.parent {
+            return format!("through the parent proxy {}, which looks it up itself", parent.address);
+        }
+        match &self.lookup {
+            Lookup::Given(addresses) => {
+                format!("straight to where upstream.hosts[].addresses says that it is: {}", list(addresses))
+            }
+            _ if host.parse::<IpAddr>().is_ok() => format!("straight to {host}"),
+            Lookup::Servers(servers) => {
+                format!("straight; its name is asked of upstream.hosts[].dnsServers: {}", list(servers))
+            }
+            Lookup::AsOthers if dns.servers.is_empty() => {
+                "straight; its name is asked of this host's own resolver".to_owned()
+            }
+            Lookup::AsOthers => {
+                format!("straight; its name is asked of upstream.dnsServers: {}", list(&dns.servers))
+            }
+        }
+    }
+}
+
+fn list(addresses: &[impl ToString]) -> String {
+    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use darter_certs::{ClientIdentity, Verification};
 use darter_rules::Intercept;
-use darter_upstream::{Credentials, Dns, HttpVersion, InvalidParent, NoProxy, ParentAddress};
+use darter_upstream::{Credentials, Dns, HttpVersion, InvalidParent, Lookup, NoProxy, ParentAddress};
 use regex::Regex;
 
 use super::proxy::{regex, verification};
@@ -48,8 +48,8 @@ pub(crate) struct UpstreamHost {
     pub(crate) verification: Option<Verification>,
     pub(crate) identity: Option<ClientIdentity>,
     pub(crate) way: Way,
-    /// Where they are; empty: their names are resolved.
-    pub(crate) addresses: Vec<IpAddr>,
+    /// Who says where they are.
+    pub(crate) lookup: Lookup,
     pub(crate) http: HttpVersion,
 }
 
@@ -71,10 +71,8 @@ pub(super) fn upstream(section: &mut Section<'_>) -> Upstream {
         no_proxy.add(&item.value).expect("it was added to an empty list before");
     }
     let Dns { ipv6, .. } = Dns::default();
-    let dns = Dns {
-        servers: section.values("dnsServers", dns_server).into_iter().map(|item| item.value).collect(),
-        ipv6: section.value("ipv6", value::boolean).unwrap_or(ipv6),
-    };
+    let dns =
+        Dns { servers: dns_servers(section), ipv6: section.value("ipv6", value::boolean).unwrap_or(ipv6) };
     let parent = through(section, false).and_then(|way| match way {
         Way::Through(parent) => Some(parent),
         Way::AsOthers | Way::Straight => None,
@@ -94,13 +92,32 @@ fn host(section: &mut Section<'_>) -> Option<(Regex, UpstreamHost)> {
     let verification = verification(section).or(says_verified.then(Verification::default));
     let identity = identity(section);
     let way = through(section, true).unwrap_or(Way::AsOthers);
+    let lookup = lookup(section, &way);
+    let http = section.value("http", http_version).unwrap_or_default();
+    Some((regex?, UpstreamHost { verification, identity, way, lookup, http }))
+}
+
+/// `addresses` or `dnsServers`, of hosts that are reached this way.
+fn lookup(section: &mut Section<'_>, way: &Way) -> Lookup {
     let addresses: Vec<_> =
         section.values("addresses", value::ip).into_iter().map(|item| item.value).collect();
-    if !addresses.is_empty() && matches!(way, Way::Through(_)) {
-        section.error("addresses", "a parent proxy looks the host up itself; give addresses or a proxy");
+    let servers = dns_servers(section);
+    let (key, lookup) = match (addresses.is_empty(), servers.is_empty()) {
+        (true, true) => return Lookup::AsOthers,
+        (false, true) => ("addresses", Lookup::Given(addresses.into())),
+        (true, false) => ("dnsServers", Lookup::Servers(servers.into())),
+        (false, false) => {
+            section.error(
+                "dnsServers",
+                "nobody is asked where `addresses` says where the host is; give one of them",
+            );
+            return Lookup::AsOthers;
+        }
+    };
+    if matches!(way, Way::Through(_)) {
+        section.error(key, format!("a parent proxy looks the host up itself; give {key} or a proxy"));
     }
-    let http = section.value("http", http_version).unwrap_or_default();
-    Some((regex?, UpstreamHost { verification, identity, way, addresses, http }))
+    lookup
 }
 
 /// `proxy` and `proxyAuthFile`; `direct` means something only where there are others to differ from.
@@ -152,6 +169,10 @@ fn identity(section: &mut Section<'_>) -> Option<ClientIdentity> {
     identity.ok()
 }
 
+fn dns_servers(section: &mut Section<'_>) -> Vec<SocketAddr> {
+    section.values("dnsServers", dns_server).into_iter().map(|item| item.value).collect()
+}
+
 fn dns_server(text: &str) -> Read<SocketAddr> {
     let address =
         text.parse::<SocketAddr>().or_else(|_| text.parse().map(|ip: IpAddr| (ip, DNS_PORT).into()));
@@ -197,6 +218,7 @@ hosts:
 - {regx: ^a, proxy: direct, http: 1.1}
 - {regx: ^b, proxy: 'socks5://inner:1080', http: 2, insecure: true}
 - {regx: ^c, addresses: [10.0.0.1, 'fd00::1'], insecure: false, http: auto}
+- {regx: ^d, dnsServers: [10.0.0.55, '[fd00::55]:5353']}
 ",
         );
         assert_eq!(report, "");
@@ -206,12 +228,15 @@ hosts:
         let servers: Vec<_> = upstream.dns.servers.iter().map(ToString::to_string).collect();
         assert_eq!(servers, ["10.0.0.53:53", "10.0.0.54:5353", "[fd00::53]:53", "[fd00::53]:54"]);
         assert!(!upstream.dns.ipv6);
-        let [a, b, c] = upstream.hosts.as_slice() else { panic!("{:?}", upstream.hosts) };
+        let [a, b, c, d] = upstream.hosts.as_slice() else { panic!("{:?}", upstream.hosts) };
         assert!(matches!(a.way, Way::Straight) && a.verification.is_none());
         assert_eq!((a.http, b.http, c.http), (HttpVersion::Http1, HttpVersion::Http2, HttpVersion::Auto));
         assert!(matches!(b.verification, Some(Verification::Insecure)) && matches!(b.way, Way::Through(_)));
         assert!(matches!(c.verification, Some(Verification::Verified { .. })));
-        assert_eq!(c.addresses.len(), 2);
+        assert!(matches!(&c.lookup, Lookup::Given(addresses) if addresses.len() == 2), "{c:?}");
+        let own = ["10.0.0.55:53", "[fd00::55]:5353"].map(|text| text.parse().unwrap());
+        assert_eq!(d.lookup, Lookup::Servers(own.into()));
+        assert_eq!(a.lookup, Lookup::AsOthers);
     }
 
     #[test]
@@ -225,6 +250,9 @@ hosts:
 - {regx: ^a, proxy: 'ftp://u:secret@h', http: 3}
 - {regx: ^b, addresses: [10.0.0.1], proxy: 'http://h:1'}
 - {regx: ^c, clientCert: /no/such}
+- {regx: ^d, dnsServers: [ns.example]}
+- {regx: ^e, dnsServers: [10.0.0.53], proxy: 'socks5://h:1'}
+- {regx: ^f, dnsServers: [10.0.0.53], addresses: [10.0.0.1]}
 ",
         );
         assert!(!report.contains("secret"), "{report}");
@@ -236,10 +264,13 @@ hosts:
             "hosts[0].http: expected auto, 1.1 or 2",
             "hosts[1].addresses: a parent proxy looks the host up itself",
             "hosts[2].clientCert: needs clientKey beside it",
+            "f:9:27: hosts[3].dnsServers[0]: expected the IP address of a name server, perhaps with :PORT, found `ns.example`",
+            "hosts[4].dnsServers: a parent proxy looks the host up itself; give dnsServers or a proxy",
+            "hosts[5].dnsServers: nobody is asked where `addresses` says where the host is; give one of them",
         ] {
             assert!(report.contains(line), "{line}\n{report}");
         }
-        assert_eq!(report.lines().count(), 7, "{report}");
+        assert_eq!(report.lines().count(), 10, "{report}");
     }
 
     #[test]

@@ -8,6 +8,9 @@ mod command_line;
 mod environment;
 mod explain;
 mod metrics;
+#[path = "../../../upstream/tests/upstream/name_server.rs"]
+mod name_server;
+mod names;
 mod process;
 mod reload;
 mod serving;

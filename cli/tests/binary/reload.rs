@@ -283,7 +283,7 @@ fn a_port_keeps_its_tls_until_the_next_start() {
 // === connections to origins ===
 
 /// An origin that keeps its connections, and how many have been made to it.
-fn origin() -> (SocketAddr, Arc<AtomicUsize>) {
+pub(crate) fn origin() -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let (address, accepted) = (listener.local_addr().unwrap(), Arc::<AtomicUsize>::default());
     let count = accepted.clone();

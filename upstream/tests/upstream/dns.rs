@@ -1,80 +1,13 @@
-//! Name servers of the operator's choice: a small one on loopback.
+//! Name servers of the operator's choice, for all hosts and for single ones.
 
-use crate::lab::{Server, config, fetch};
-use darter_upstream::{Dns, Kind, Permit, Stage, Timeouts, Upstream, UpstreamConfig};
-use std::collections::VecDeque;
+use crate::lab::{Ca, Server, config, fetch};
+use crate::name_server::{A, NameServer};
+use darter_upstream::{Dns, Kind, Lookup, Permit, Route, Routes, Stage, Timeouts, Upstream, UpstreamConfig};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use tokio::net::UdpSocket;
-use tokio::task::JoinSet;
 
-const A: u16 = 1;
 const AAAA: u16 = 28;
-
-/// A name server on loopback; dropped with the test.
-struct NameServer {
-    address: SocketAddr,
-    asked: Arc<Mutex<Vec<(String, u16)>>>,
-    _task: JoinSet<()>,
-}
-
-impl NameServer {
-    /// Answers questions for addresses with these in turn, the last one for ever, valid for no time at all. None at all:
-    /// there is no such name.
-    async fn start(answers: &[Ipv4Addr]) -> Self {
-        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let address = socket.local_addr().unwrap();
-        let asked: Arc<Mutex<Vec<_>>> = Arc::default();
-        let record = asked.clone();
-        let mut answers: VecDeque<Ipv4Addr> = answers.iter().copied().collect();
-        let mut task = JoinSet::new();
-        task.spawn(async move {
-            let mut packet = [0; 512];
-            loop {
-                let (length, from) = socket.recv_from(&mut packet).await.unwrap();
-                let (name, kind, question) = question(&packet[..length]);
-                record.lock().unwrap().push((name, kind));
-                let code = if answers.is_empty() { 3 } else { 0 };
-                let address = match kind {
-                    A if answers.len() > 1 => answers.pop_front(),
-                    A => answers.front().copied(),
-                    _ => None,
-                };
-                // RFC 1035 section 4.1: the same id, an answer with recursion, one question.
-                let mut reply = packet[..2].to_vec();
-                reply.extend([0x81, 0x80 | code, 0, 1, 0, address.is_some().into(), 0, 0, 0, 0]);
-                reply.extend(question);
-                if let Some(address) = address {
-                    // The name of the question, A, IN, no time to live, four bytes.
-                    reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4]);
-                    reply.extend(address.octets());
-                }
-                socket.send_to(&reply, from).await.unwrap();
-            }
-        });
-        Self { address, asked, _task: task }
-    }
-
-    fn asked(&self) -> Vec<(String, u16)> {
-        let mut asked = self.asked.lock().unwrap().clone();
-        asked.sort();
-        asked
-    }
-}
-
-/// The name, the type and the bytes of a query's question.
-fn question(packet: &[u8]) -> (String, u16, Vec<u8>) {
-    let mut at = 12;
-    let mut name = String::new();
-    while packet[at] != 0 {
-        let length = usize::from(packet[at]);
-        name += &String::from_utf8(packet[at + 1..at + 1 + length].to_ascii_lowercase()).unwrap();
-        name.push('.');
-        at += 1 + length;
-    }
-    let kind = u16::from_be_bytes([packet[at + 1], packet[at + 2]]);
-    (name, kind, packet[12..at + 5].to_vec())
-}
 
 fn upstream(servers: Vec<SocketAddr>, ipv6: bool) -> Upstream {
     Upstream::new(UpstreamConfig { dns: Dns { servers, ipv6 }, ..config() })
@@ -83,7 +16,7 @@ fn upstream(servers: Vec<SocketAddr>, ipv6: bool) -> Upstream {
 #[tokio::test]
 async fn names_are_resolved_by_the_configured_server() {
     let origin = Server::h2c().await;
-    let names = NameServer::start(&[Ipv4Addr::LOCALHOST]).await;
+    let names = NameServer::start(&[Ipv4Addr::LOCALHOST]);
     let link = upstream(vec![names.address], true).dial("registry.example", origin.port).await.unwrap();
     assert_eq!(link.reached().address, Some(SocketAddr::from(([127, 0, 0, 1], origin.port))));
     let name = "registry.example.".to_owned();
@@ -96,7 +29,7 @@ async fn names_are_resolved_by_the_configured_server() {
 #[tokio::test]
 async fn without_ipv6_nobody_asks_for_it() {
     let origin = Server::h2c().await;
-    let names = NameServer::start(&[Ipv4Addr::LOCALHOST]).await;
+    let names = NameServer::start(&[Ipv4Addr::LOCALHOST]);
     upstream(vec![names.address], false).dial("registry.example", origin.port).await.unwrap();
     assert_eq!(names.asked(), [("registry.example.".to_owned(), A)]);
 
@@ -111,7 +44,7 @@ async fn without_ipv6_nobody_asks_for_it() {
 async fn a_name_that_changes_its_mind_gets_nowhere() {
     let origin = Server::http1().await;
     let forbidden = Ipv4Addr::new(127, 0, 0, 9);
-    let names = NameServer::start(&[Ipv4Addr::LOCALHOST, forbidden]).await;
+    let names = NameServer::start(&[Ipv4Addr::LOCALHOST, forbidden]);
     let permit: Permit = Arc::new(move |host: &str, _, address: Option<IpAddr>| {
         let address = address.unwrap();
         if address == forbidden { Err(format!("destination {host} leads to {address}")) } else { Ok(()) }
@@ -128,7 +61,7 @@ async fn a_name_that_changes_its_mind_gets_nowhere() {
 
 #[tokio::test]
 async fn a_name_that_is_not_there_is_one_clear_sentence() {
-    let names = NameServer::start(&[]).await;
+    let names = NameServer::start(&[]);
     let error = upstream(vec![names.address], true).dial("nobody.example", 443).await.unwrap_err();
     assert_eq!(error.to_string(), "cannot resolve the name nobody.example: there is no such name");
 }
@@ -137,7 +70,7 @@ async fn a_name_that_is_not_there_is_one_clear_sentence() {
 async fn the_next_server_is_asked_when_one_fails() {
     let origin = Server::h2c().await;
     let closed = UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let names = NameServer::start(&[Ipv4Addr::LOCALHOST]).await;
+    let names = NameServer::start(&[Ipv4Addr::LOCALHOST]);
     upstream(vec![closed, names.address], false).dial("registry.example", origin.port).await.unwrap();
 }
 
@@ -149,4 +82,67 @@ async fn servers_that_say_nothing_are_given_up_in_time() {
     let after = Timeouts::default().dial;
     let gave_up = matches!(&error.kind, Kind::Resolve { reason } if reason.contains("answered"));
     assert!(gave_up || error.kind == Kind::Timeout { stage: Stage::Resolve, after }, "{error:?}");
+}
+
+// === of single hosts ===
+
+/// Hosts below `inside.example` have this name server, and others have none of their own.
+fn inside_by(server: &NameServer) -> Routes {
+    let (tls, servers) = (Ca::new().client(), Lookup::Servers([server.address].into()));
+    Arc::new(move |host, _| {
+        let lookup = if host.ends_with(".inside.example") { servers.clone() } else { Lookup::AsOthers };
+        Route { lookup, ..Route::straight(tls.clone()) }
+    })
+}
+
+#[tokio::test]
+async fn a_hosts_own_server_is_asked_for_it_and_for_no_other() {
+    let origin = Server::h2c().await;
+    let (all, own) = (NameServer::start(&[]), NameServer::start(&[Ipv4Addr::LOCALHOST]));
+    let dns = Dns { servers: vec![all.address], ipv6: false };
+    let upstream = Upstream::new(UpstreamConfig { dns, routes: inside_by(&own), ..config() });
+    let link = upstream.dial("registry.inside.example", origin.port).await.unwrap();
+    assert_eq!(link.reached().address, Some(SocketAddr::from(([127, 0, 0, 1], origin.port))));
+    assert_eq!(own.asked(), [("registry.inside.example.".to_owned(), A)]);
+    assert_eq!(all.asked(), []);
+
+    let error = upstream.dial("registry.example", origin.port).await.unwrap_err();
+    assert_eq!(error.to_string(), "cannot resolve the name registry.example: there is no such name");
+    assert_eq!(own.asked().len(), 1);
+    assert_eq!(all.asked(), [("registry.example.".to_owned(), A)]);
+    for (host, way) in [
+        (
+            "a.inside.example",
+            format!("straight; its name is asked of upstream.hosts[].dnsServers: {}", own.address),
+        ),
+        ("a.example", format!("straight; its name is asked of upstream.dnsServers: {}", all.address)),
+        ("127.0.0.1", "straight to 127.0.0.1".to_owned()),
+    ] {
+        assert_eq!(upstream.way(host, 443), way);
+    }
+}
+
+#[tokio::test]
+async fn what_a_hosts_own_server_says_is_judged() {
+    let own = NameServer::start(&[Ipv4Addr::new(169, 254, 169, 254)]);
+    let permit: Permit = Arc::new(|host, _, address| Err(format!("{host} leads to {}", address.unwrap())));
+    let upstream = Upstream::new(UpstreamConfig { permit, routes: inside_by(&own), ..config() });
+    let error = upstream.dial("a.inside.example", 443).await.unwrap_err();
+    assert_eq!(error.to_string(), "a.inside.example leads to 169.254.169.254");
+    assert!(matches!(error.kind, Kind::NotPermitted { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn another_configuration_asks_another_server() {
+    let origin = Server::http1().await;
+    let (before, after) =
+        (NameServer::start(&[Ipv4Addr::LOCALHOST]), NameServer::start(&[Ipv4Addr::LOCALHOST]));
+    let upstream = Upstream::new(UpstreamConfig { routes: inside_by(&before), ..config() });
+    let url = format!("http://a.inside.example:{}/", origin.port);
+    fetch(&upstream, &url).await.unwrap();
+    assert!(!before.asked().is_empty() && after.asked().is_empty());
+    let asked = before.asked().len();
+    upstream.replace(UpstreamConfig { routes: inside_by(&after), ..config() });
+    fetch(&upstream, &url).await.unwrap();
+    assert!(before.asked().len() == asked && !after.asked().is_empty());
 }

@@ -4,6 +4,7 @@
 mod counts;
 mod dns;
 mod lab;
+mod name_server;
 mod origins;
 mod parent;
 mod parents;

@@ -3,7 +3,8 @@
 use crate::lab::{Ca, Server, always, answer, config, fetch, get, read_head, soon};
 use crate::parent::{BASIC, Proxy};
 use darter_upstream::{
-    Fault, Kind, Parent, ParentAddress, Permit, Reached, Route, Stage, Timeouts, Upstream, UpstreamConfig,
+    Fault, Kind, Lookup, Parent, ParentAddress, Permit, Reached, Route, Stage, Timeouts, Upstream,
+    UpstreamConfig,
 };
 use http::StatusCode;
 use std::net::IpAddr;
@@ -15,7 +16,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 fn through(url: &str, ca: &Ca) -> Route {
     let (address, credentials) = ParentAddress::parse(url).unwrap();
     let tls = ca.client();
-    let parent = Parent { address, credentials, tls: tls.clone(), addresses: Arc::default() };
+    let parent = Parent { address, credentials, tls: tls.clone(), lookup: Lookup::default() };
     Route { parent: Some(Arc::new(parent)), ..Route::straight(tls) }
 }
 

@@ -3,7 +3,7 @@
 use crate::lab::{Ca, Server, always, answer, config, fetch, get, read_head, server_config, soon};
 use bytes::Bytes;
 use darter_certs::{ClientIdentity, ExtraRoots, Verification, client_config_as};
-use darter_upstream::{BoxError, HttpVersion, Kind, Permit, Route, Upstream, UpstreamConfig};
+use darter_upstream::{BoxError, HttpVersion, Kind, Lookup, Permit, Route, Upstream, UpstreamConfig};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -59,7 +59,7 @@ async fn a_host_that_is_placed_keeps_its_name() {
     let server = Server::tls(ca.leaf("registry.invalid", |_| {})).await;
     // Nobody listens at the first of them.
     let addresses: Arc<[IpAddr]> = ["127.0.0.2", "127.0.0.1"].map(|text| text.parse().unwrap()).into();
-    let route = Route { addresses, ..Route::straight(ca.client()) };
+    let route = Route { lookup: Lookup::Given(addresses), ..Route::straight(ca.client()) };
     let seen = fetch(&upstream(route.clone()), &server.url("https", "registry.invalid")).await.unwrap();
     let expected = format!(
         " sni=registry.invalid resumed=false certificate=false https://registry.invalid:{}/",
