@@ -70,7 +70,7 @@ pub enum Opened {
     Content(Content),
     /// The origin's own answer to this caller, to be relayed as it is: a refusal, or a success that cannot be kept (of
     /// unknown length, for instance).
-    Relay(http::Response<hyper::body::Incoming>),
+    Relay(http::Response<darter_upstream::Incoming>),
 }
 
 /// Content that is being served.

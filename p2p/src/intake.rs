@@ -3,8 +3,8 @@
 use crate::throttle::Way;
 use bytes::Bytes;
 use futures_util::{FutureExt, Stream, stream};
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use http_body::Body;
+use http_body_util::BodyExt as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -14,12 +14,12 @@ use tokio::time::Instant;
 ///
 /// Nothing more is read from the body while a part of it waits. What waits stays in its place in the line when whoever
 /// polls this does something else in between.
-pub(crate) fn parts<'a>(
-    body: Incoming,
+pub(crate) fn parts<'a, B: Body<Data = Bytes, Error = hyper::Error> + Unpin>(
+    body: B,
     way: &'a Way,
     idle: Duration,
     heard: &'a Heard,
-) -> impl Stream<Item = Result<Bytes, String>> + use<'a> {
+) -> impl Stream<Item = Result<Bytes, String>> + use<'a, B> {
     stream::try_unfold((body, Bytes::new()), move |(mut body, mut held)| async move {
         while held.is_empty() {
             held = match tokio::time::timeout(idle, body.frame()).await {

@@ -6,9 +6,8 @@
 use crate::ContentInfo;
 use crate::http_range::{ContentRange, number, parse_content_range, range_header};
 use darter_protocol::{ByteRange, PieceLayout};
-use darter_upstream::{Upstream, UpstreamError, empty_body};
+use darter_upstream::{Incoming, Upstream, UpstreamError, empty_body};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
-use hyper::body::Incoming;
 use std::sync::Arc;
 use std::time::SystemTime;
 use url::Url;

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use darter_protocol::hash::PieceHasher;
 use darter_protocol::{PieceHash, PieceIndex, PieceLayout};
 use futures_util::StreamExt;
-use hyper::body::Incoming;
+use http_body::Body;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -174,7 +174,7 @@ pub(crate) struct Limits<'a> {
 ///
 /// Must be driven to its end: a batch that is being written when this is dropped is still written.
 pub(crate) async fn pump(
-    body: Incoming,
+    body: impl Body<Data = Bytes, Error = hyper::Error> + Unpin,
     sink: Sink,
     limits: Limits<'_>,
     report: impl Report,

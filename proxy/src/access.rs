@@ -2,7 +2,7 @@
 //! became a request leaves a line, too: [`no_request`].
 
 use crate::labels::{Cut, Misplaced, Outcome, Way};
-use crate::metrics::{Counted, Metrics, Traffic};
+use crate::metrics::{Metrics, Traffic};
 use crate::pipeline::Downstream;
 use crate::recorded::Recorded;
 use crate::request::Side;
@@ -12,6 +12,7 @@ use crate::trail::{Trail, Upstream};
 use crate::{Body, TRACE};
 use darter_p2p::Supplier;
 use darter_rules::{Because, Decision};
+use darter_upstream::Counted;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use prometheus_client::metrics::gauge::Gauge;

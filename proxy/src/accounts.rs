@@ -12,11 +12,10 @@
 
 use darter_rules::oci::{self, Resource};
 use darter_rules::{Scheme, Target};
-use darter_upstream::{Body, Upstream, empty_body};
+use darter_upstream::{Body, Incoming, Upstream, empty_body};
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
-use hyper::body::Incoming;
 use moka::Expiry;
 use moka::future::Cache;
 use regex::Regex;

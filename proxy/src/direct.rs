@@ -105,7 +105,7 @@ fn last_hop(method: &Method) -> Result<Answer, Refusal> {
 
 /// The origin has agreed to another protocol.
 fn switched(
-    answer: Response<Incoming>,
+    answer: Response<darter_upstream::Incoming>,
     asked: Option<(Switch, OnUpgrade)>,
     target: &Target,
     proxy: &Proxy,

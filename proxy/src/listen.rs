@@ -3,7 +3,6 @@
 use crate::Proxy;
 use crate::access;
 use crate::labels::Misplaced;
-use crate::metrics::Counted;
 use crate::pipeline::{self, Downstream};
 use crate::redirected::Meant;
 use crate::refusal::Refusal;
@@ -17,6 +16,7 @@ use crate::sockets::Listening;
 use crate::visitors::Visit;
 use bytes::Bytes;
 use darter_listen::proxy_protocol::{self, Ends, Header};
+use darter_upstream::Counted;
 use ipnet::IpNet;
 use prometheus_client::metrics::gauge::Gauge;
 use std::net::SocketAddr;

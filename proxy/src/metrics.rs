@@ -181,22 +181,3 @@ pub(crate) struct Traffic {
     /// Who ended it early, if somebody did.
     pub(crate) cut: Option<Cut>,
 }
-
-// === Counted ===
-
-/// Something that is counted in a gauge for as long as it lives.
-#[derive(Debug)]
-pub(crate) struct Counted(Gauge);
-
-impl Counted {
-    pub(crate) fn one_of(gauge: &Gauge) -> Self {
-        gauge.inc();
-        Self(gauge.clone())
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
-}

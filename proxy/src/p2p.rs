@@ -81,7 +81,7 @@ enum Found {
     /// The content, opened for the first of `parts`; for all of it, when there are none.
     Content { content: Content, parts: Vec<ByteRange> },
     /// The origin's own answer.
-    Relay(Response<Incoming>),
+    Relay(Response<darter_upstream::Incoming>),
 }
 
 /// Answers a GET.

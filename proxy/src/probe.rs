@@ -2,10 +2,9 @@
 
 use crate::headers;
 use darter_rules::Target;
-use darter_upstream::{Upstream, UpstreamError, empty_body};
+use darter_upstream::{Incoming, Upstream, UpstreamError, empty_body};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
 use url::Url;
 
 /// Redirects that are followed to see whether the content is there.

@@ -29,10 +29,10 @@
 
 use crate::BoxError;
 use crate::idle::Activity;
-use crate::metrics::Counted;
 use crate::scope::Scope;
 use crate::sniff::{self, Rewound};
 use crate::worded::{Owed, Worded};
+use darter_upstream::Counted;
 use hyper::body::Incoming;
 use hyper::server::conn::http1::UpgradeableConnection;
 use hyper::service::HttpService;

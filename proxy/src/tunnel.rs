@@ -4,7 +4,7 @@ use crate::access::Record;
 use crate::idle::{Activity, Kind};
 use crate::labels::{Cut, Outcome};
 use crate::listen::Slot;
-use crate::metrics::{self, Traffic};
+use crate::metrics::Traffic;
 use crate::pipeline::Downstream;
 use crate::refusal::Refusal;
 use crate::{BoxError, Proxy};
@@ -127,7 +127,7 @@ async fn carry(
     idle_timeout: Duration,
     mut record: Record,
 ) {
-    let _counted = metrics::Counted::one_of(record.tunnels());
+    let _counted = darter_upstream::Counted::one_of(record.tunnels());
     let activity = Activity::new();
     let _open = activity.open(Kind::Tunnel);
     let mut upstream = Counted {

@@ -1,7 +1,8 @@
-//! [`Body`]: what a request to an origin carries.
+//! [`Body`]: what a request to an origin carries; [`Incoming`]: what its answer does.
 
+use crate::uses::Exchange;
 use bytes::Bytes;
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -44,6 +45,56 @@ impl http_body::Body for Watched {
         let frame = std::task::ready!(Pin::new(&mut this.body).poll_frame(cx));
         if frame.is_none() {
             this.done = None;
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+// === Incoming ===
+
+/// The body of an origin's answer. Its connection counts as in use until its end, or until it is dropped.
+#[derive(Debug)]
+pub struct Incoming {
+    body: hyper::body::Incoming,
+    exchange: Option<Exchange>,
+}
+
+impl Incoming {
+    pub(crate) fn new(body: hyper::body::Incoming, exchange: Option<Exchange>) -> Self {
+        let mut incoming = Self { body, exchange };
+        incoming.release_at_end();
+        incoming
+    }
+
+    /// Whoever knows the length does not ask for the end.
+    fn release_at_end(&mut self) {
+        if self.body.is_end_stream() {
+            self.exchange = None;
+        }
+    }
+}
+
+impl http_body::Body for Incoming {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let this = self.get_mut();
+        let frame = std::task::ready!(Pin::new(&mut this.body).poll_frame(cx));
+        match frame {
+            Some(Ok(_)) => this.release_at_end(),
+            _ => this.exchange = None,
         }
         Poll::Ready(frame)
     }

@@ -1,19 +1,21 @@
 //! [`Upstream`]: requests to origins over pooled connections.
 
-use crate::body::{Body, Watched, empty_body};
+use crate::body::{Body, Incoming, Watched, empty_body};
 use crate::config::{Timeouts, UpstreamConfig};
 use crate::connector::{Connector, Target, connect, reach};
 use crate::dial::{Dialer, Recent};
 use crate::error::{Kind, Stage, UpstreamError, io_reason};
 use crate::link::Link;
-use crate::metrics::{Counted, Metrics, Purpose};
+use crate::metrics::{Counted, Metrics, Protocol, Purpose};
 use crate::ready::Ready;
 use crate::resolve::Resolver;
 use crate::route::{HttpVersion, Route};
+use crate::uses::{Connection, Exchange, Open};
 use arc_swap::ArcSwap;
-use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header};
+use futures_util::FutureExt as _;
+use http::{Extensions, HeaderMap, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body as _;
-use hyper::body::Incoming;
+use hyper_util::client::legacy::connect::{CaptureConnection, capture_connection};
 use hyper_util::client::legacy::{self, Client};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use prometheus_client::registry::Registry;
@@ -125,7 +127,9 @@ impl Upstream {
         let ways = Arc::clone(&self.current.load().ways);
         let route = ways.route(&target, false);
         let dialled = self.metrics.dial(Purpose::Tunnel, reach(&target, &route, &ways)).await;
-        dialled.map_err(|kind| target.error(kind))
+        let mut link = dialled.map_err(|kind| target.error(kind))?;
+        link.counted(Open::new(Protocol::Tunnel, &self.metrics));
+        Ok(link)
     }
 
     /// The way to this host and port, and who says where it is, in words for people. Nobody is asked.
@@ -231,11 +235,44 @@ impl Generation {
             let _ = sent.await;
             tokio::time::sleep(after).await;
         };
-        tokio::select! {
-            answer = pool.request(Request::from_parts(parts, body)) => answer.map_err(|error| classify(&error, target)),
-            () = silence => Err(target.error(Kind::Timeout { stage: Stage::ResponseHeader, after })),
+        let mut request = Request::from_parts(parts, body);
+        let mut taken = taken(capture_connection(&mut request)).boxed();
+        let (mut asking, mut exchange) = (pool.request(request), None);
+        let answer = tokio::select! {
+            answer = async {
+                tokio::select! {
+                    biased;
+                    begun = &mut taken => exchange = begun,
+                    answer = &mut asking => return answer,
+                }
+                (&mut asking).await
+            } => answer.map_err(|error| classify(&error, target))?,
+            () = silence => return Err(target.error(Kind::Timeout { stage: Stage::ResponseHeader, after })),
+        };
+        Ok(answered(answer, exchange))
+    }
+}
+
+/// A request is under way as soon as the pool has a connection for it. `None`: there is none.
+async fn taken(mut connected: CaptureConnection) -> Option<Exchange> {
+    let mut extras = Extensions::new();
+    connected.wait_for_connection_metadata().await.as_ref()?.get_extras(&mut extras);
+    extras.get::<Connection>().map(Connection::begin)
+}
+
+/// The answer to a request that began as `exchange`, which lasts until its end.
+fn answered(
+    mut answer: Response<hyper::body::Incoming>,
+    mut exchange: Option<Exchange>,
+) -> Response<Incoming> {
+    if let Some(connection) = answer.extensions_mut().remove::<Connection>() {
+        // A connection that turned out to be closed may have been the first.
+        exchange = exchange.filter(|it| it.is_on(&connection)).or_else(|| Some(connection.begin()));
+        if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+            connection.switched();
         }
     }
+    answer.map(|body| Incoming::new(body, exchange))
 }
 
 fn pool(ways: &Arc<Ways>, only_http1: bool) -> Client<Connector, Watched> {

@@ -3,9 +3,10 @@
 use crate::client::Ways;
 use crate::error::{Kind, UpstreamError};
 use crate::link::{Hop, Link, Reached};
-use crate::metrics::Purpose;
+use crate::metrics::{Protocol, Purpose};
 use crate::route::{HttpVersion, Route};
 use crate::tls::Polled;
+use crate::uses::Open;
 use http::Uri;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::client::legacy::connect::{Connected, Connection};
@@ -58,10 +59,17 @@ impl tower_service::Service<Uri> for Connector {
 
 /// A connection on which requests for `target` can be sent.
 pub(crate) async fn connect(target: &Target, route: &Route, ways: &Ways) -> Result<Stream, Kind> {
+    let mut stream = made(target, route, ways).await?;
+    let protocol = if stream.h2 { Protocol::Http2 } else { Protocol::Http1 };
+    stream.link_mut().counted(Open::new(protocol, &ways.metrics));
+    Ok(stream)
+}
+
+async fn made(target: &Target, route: &Route, ways: &Ways) -> Result<Stream, Kind> {
     if let Some(parent) = route.forwarder(target.tls) {
         judge(target, ways)?;
         let hop = parent.connect(&ways.dialer).await?;
-        let link = parent.link(hop, Default::default()).counted(ways.metrics.connection());
+        let link = parent.link(hop, Default::default());
         return Ok(Stream::plain(link, false, true));
     }
     let link = reach(target, route, ways).await?;
@@ -85,17 +93,12 @@ pub(crate) async fn connect(target: &Target, route: &Route, ways: &Ways) -> Resu
 
 /// A connection to `target` itself, straight or by a tunnel through a parent.
 pub(crate) async fn reach(target: &Target, route: &Route, ways: &Ways) -> Result<Link, Kind> {
-    let link = match &route.parent {
-        Some(parent) => {
-            judge(target, ways)?;
-            parent.tunnel(&target.host, target.port, &ways.dialer).await?
-        }
-        None => {
-            let tcp = ways.dialer.origin(&target.host, target.port, &route.lookup).await?;
-            Link::new(Hop::Left(tcp), Default::default(), None)
-        }
-    };
-    Ok(link.counted(ways.metrics.connection()))
+    if let Some(parent) = &route.parent {
+        judge(target, ways)?;
+        return parent.tunnel(&target.host, target.port, &ways.dialer).await;
+    }
+    let tcp = ways.dialer.origin(&target.host, target.port, &route.lookup).await?;
+    Ok(Link::new(Hop::Left(tcp), Default::default(), None))
 }
 
 /// Judges a destination that a parent connects to, by what is known of it here.
@@ -184,6 +187,13 @@ impl Stream {
         }
     }
 
+    fn link_mut(&mut self) -> &mut Link {
+        match self.io.inner_mut() {
+            Either::Left(link) => link,
+            Either::Right(tls) => tls.get_mut().0,
+        }
+    }
+
     /// Whether the other side has not closed it. Whatever it has sent in between is kept for whoever reads: a TLS server
     /// speaks before it is asked, with tickets and with HTTP/2's settings.
     pub(crate) fn is_open(&mut self) -> bool {
@@ -211,7 +221,10 @@ impl Stream {
 impl Connection for Stream {
     fn connected(&self) -> Connected {
         let reached: Reached = self.link().reached().clone();
-        let connected = Connected::new().extra(reached).proxy(self.forwarded);
+        let mut connected = Connected::new().extra(reached).proxy(self.forwarded);
+        if let Some(connection) = self.link().connection() {
+            connected = connected.extra(connection.clone());
+        }
         if self.h2 { connected.negotiated_h2() } else { connected }
     }
 }

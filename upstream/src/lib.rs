@@ -28,12 +28,14 @@ mod ready;
 mod resolve;
 mod route;
 mod tls;
+mod uses;
 
-pub use body::{Body, BoxError, empty_body};
+pub use body::{Body, BoxError, Incoming, empty_body};
 pub use client::Upstream;
 pub use config::{Dns, Permit, Pool, Routes, Timeouts, UpstreamConfig};
 pub use error::{Attempt, Fault, Kind, Stage, UpstreamError, Verdict};
 pub use link::{Link, Reached};
+pub use metrics::Counted;
 pub use no_proxy::{InvalidNoProxy, NoProxy};
 pub use parent::{Credentials, InvalidParent, Parent, ParentAddress};
 pub use route::{HttpVersion, Lookup, Route};

@@ -1,6 +1,6 @@
 //! [`Link`]: a connection to an origin, or to a parent proxy and through it to an origin.
 
-use crate::metrics::Counted;
+use crate::uses::{Connection, Open};
 use bytes::{Buf as _, Bytes, BytesMut};
 use std::future::poll_fn;
 use std::io;
@@ -23,7 +23,7 @@ pub struct Link {
     /// What was read already, and comes first.
     early: Bytes,
     reached: Reached,
-    _counted: Option<Counted>,
+    open: Option<Open>,
 }
 
 /// What a connection really goes to. Stands in the extensions of every response.
@@ -48,12 +48,17 @@ impl Link {
             Hop::Right(tls) => tls.get_ref().0,
         };
         let reached = Reached { address: tcp.peer_addr().ok(), parent };
-        Self { hop, early, reached, _counted: None }
+        Self { hop, early, reached, open: None }
     }
 
     /// Is counted as long as it is open.
-    pub(crate) fn counted(self, counted: Counted) -> Self {
-        Self { _counted: Some(counted), ..self }
+    pub(crate) fn counted(&mut self, open: Open) {
+        self.open = Some(open);
+    }
+
+    /// What it is used for, when it is counted.
+    pub(crate) fn connection(&self) -> Option<&Connection> {
+        self.open.as_ref().map(Open::connection)
     }
 
     /// What it really goes to.

@@ -46,6 +46,52 @@ impl EncodeLabelValue for DialResult {
     }
 }
 
+/// What is spoken on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Protocol {
+    Http1,
+    Http2,
+    /// Whatever a client says.
+    Tunnel,
+}
+
+/// Whether something is under way on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum State {
+    InUse,
+    Idle,
+}
+
+impl EncodeLabelValue for Protocol {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        encoder.write_str(match self {
+            Self::Http1 => "http1",
+            Self::Http2 => "http2",
+            Self::Tunnel => "tunnel",
+        })
+    }
+}
+
+impl EncodeLabelValue for State {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        encoder.write_str(match self {
+            Self::InUse => "in_use",
+            Self::Idle => "idle",
+        })
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ConnectionLabels {
+    pub(crate) protocol: Protocol,
+    pub(crate) state: State,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ProtocolLabel {
+    protocol: Protocol,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DialLabels {
     purpose: Purpose,
@@ -55,7 +101,8 @@ struct DialLabels {
 /// Counters and gauges of the way to origins. Clones are the same.
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
-    connections: Gauge,
+    pub(crate) connections: Family<ConnectionLabels, Gauge>,
+    in_flight: Family<ProtocolLabel, Gauge>,
     dials: Family<DialLabels, Counter>,
     dial: Histogram,
     pub(crate) requests: Counter,
@@ -65,7 +112,8 @@ pub(crate) struct Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         Self {
-            connections: Gauge::default(),
+            connections: Family::default(),
+            in_flight: Family::default(),
             dials: Family::default(),
             // 0.5 ms to 32 s in steps of four: this host, this network, another continent, a name server that is sick.
             dial: Histogram::new(std::iter::successors(Some(0.0005), |bound| Some(bound * 4.0)).take(9)),
@@ -78,8 +126,10 @@ impl Default for Metrics {
 impl Metrics {
     pub(crate) fn register(&self, registry: &mut Registry) {
         let upstream = registry.sub_registry_with_prefix("upstream");
-        let help = "Connections to origins and parent proxies that are open: in use, idle, and tunnels";
+        let help = "Connections to origins and parent proxies that are open, by what is spoken and whether something is under way";
         upstream.register("connections", help, self.connections.clone());
+        let help = "Requests that have a connection and whose answers are not over";
+        upstream.register("requests_in_flight", help, self.in_flight.clone());
         let help = "Attempts to connect to an origin, TLS included, by what for and how they ended";
         upstream.register("dials", help, self.dials.clone());
         let help = "How long it took to connect, from the name's resolution to the end of TLS";
@@ -106,9 +156,8 @@ impl Metrics {
         dialled
     }
 
-    /// A connection is open for as long as what is given lives.
-    pub(crate) fn connection(&self) -> Counted {
-        Counted::one_of(&self.connections)
+    pub(crate) fn requests_in_flight(&self, protocol: Protocol) -> Gauge {
+        self.in_flight.get_or_create_owned(&ProtocolLabel { protocol })
     }
 }
 
@@ -116,10 +165,11 @@ impl Metrics {
 
 /// Something that is counted in a gauge for as long as it lives.
 #[derive(Debug)]
-pub(crate) struct Counted(Gauge);
+pub struct Counted(Gauge);
 
 impl Counted {
-    pub(crate) fn one_of(gauge: &Gauge) -> Self {
+    /// One more in `gauge`.
+    pub fn one_of(gauge: &Gauge) -> Self {
         gauge.inc();
         Self(gauge.clone())
     }

@@ -12,7 +12,6 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::uri::Authority as UriAuthority;
 use http::{HeaderValue, Request, Response, StatusCode, header};
-use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::ext::ReasonPhrase;
 use hyper_util::rt::TokioIo;
@@ -338,7 +337,7 @@ impl Parent {
     }
 
     /// What an answer that is no success says, in the parent's own words as far as they can be repeated.
-    pub(crate) fn refused_with(&self, response: &Response<Incoming>) -> Kind {
+    pub(crate) fn refused_with(&self, response: &Response<impl Sized>) -> Kind {
         let status = response.status();
         let phrase = response.extensions().get::<ReasonPhrase>();
         let words = match phrase {

@@ -211,6 +211,6 @@ pub(crate) fn get(url: &str) -> Request<Body> {
     Request::builder().uri(url).body(empty_body()).unwrap()
 }
 
-pub(crate) async fn text(response: Response<Incoming>) -> String {
+pub(crate) async fn text(response: Response<darter_upstream::Incoming>) -> String {
     String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
 }
