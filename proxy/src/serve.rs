@@ -39,6 +39,9 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 const SEND_BUFFER: usize = 64 << 10;
 /// A silent HTTP/2 client is pinged after this long, and dropped after as long again.
 const PING: Duration = Duration::from_secs(30);
+/// How long a client of HTTP/2 whose last stream has ended may take to read what is left of it (64 KiB at most are still in
+/// our hands) and to hear that its connection ends.
+const FAREWELL: Duration = Duration::from_secs(10);
 
 /// Which HTTP a connection carries. Known before: hyper would wait for its beginning without a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,14 +130,15 @@ async fn in_streams(
     let mut connection = Box::pin(http2(streams).serve_connection(TokioIo::new(stream), service));
     tokio::select! {
         ended = connection.as_mut() => return ended,
-        () = scope.draining() => {
-            connection.as_mut().graceful_shutdown();
-            return connection.await;
-        }
-        () = nothing_asked(asking, limits.header_timeout) => connection.as_mut().graceful_shutdown(),
+        () = scope.draining() => {}
+        () = nothing_asked(asking.clone(), limits.header_timeout) => {}
     }
-    // It need not take what is left, nor hear of the end.
-    timeout(PING, connection).await.unwrap_or(Ok(()))
+    connection.as_mut().graceful_shutdown();
+    // A client that says nothing need not hear of the end: hyper waits until it has.
+    tokio::select! {
+        ended = connection => ended,
+        () = nothing_asked(asking, FAREWELL) => Ok(()),
+    }
 }
 
 /// Resolves when no stream has been open for `patience`. A client that answers pings would otherwise keep its place for ever.

@@ -62,6 +62,24 @@ async fn draining_ends_the_idle_and_waits_for_the_rest() {
     assert_eq!(darter.metric("proxy_connections"), 0.0);
 }
 
+#[tokio::test(start_paused = true)]
+async fn draining_does_not_wait_for_a_client_of_http2_that_says_nothing() {
+    // Nothing behind the preface; everything that is due, and then no answer to any ping.
+    for settings in [&[][..], &[0, 0, 0, 4, 0, 0, 0, 0, 0]] {
+        let mut darter = Darter::start(Setup::default()).await;
+        let mut silent = darter.connect().await;
+        silent.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+        silent.write_all(settings).await.unwrap();
+        // Its settings, so that it is served.
+        silent.read_exact(&mut [0; 9]).await.unwrap();
+        darter.shutdown.cancel();
+        let begun = tokio::time::Instant::now();
+        darter.running.join_next().await.unwrap().unwrap();
+        // Long before what is under way is cut off (`drainTimeout`).
+        assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+    }
+}
+
 #[tokio::test]
 async fn dropping_the_proxy_cuts_everything() {
     let origin = Origin::raw(async |mut stream| {
