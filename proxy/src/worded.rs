@@ -2,7 +2,10 @@
 //!
 //! hyper answers such a head by itself, with a status and nothing else, and has no place where more could be said (1.12). But
 //! its answer can be told by the moment: it is what is written while no request is owed one and all that was owed before
-//! has left. Then our own is written in its place. HTTP/2 has only a stream to reset, and stays as it is.
+//! has left. Then our own is written in its place.
+//!
+//! In HTTP/2 there is nothing to put words into: a head that is too large is answered with 431 by h2 itself, a frame that ends its
+//! stream before the request is anybody's to see (0.4), and what is no head resets its stream or ends the connection.
 //!
 //! The same moment, when a request was owed one before it, is where a connection may come to [rest](crate::rest).
 
