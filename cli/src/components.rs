@@ -1,7 +1,7 @@
 //! What runs, and how it ends.
 //!
 //! Every part of the process is a task here. The first signal, or the first part that fails, cancels one token; every part
-//! then stops accepting, finishes what is under way and ends. What has not ended after the limit is dropped. A second
+//! then stops accepting, finishes what is under way and ends. What has not ended after the limit is cut off. A second
 //! signal ends the process at once.
 
 use std::convert::Infallible;
@@ -15,6 +15,9 @@ use tokio_util::sync::CancellationToken;
 use crate::exit::{self, Failure};
 use crate::health::Health;
 
+/// How long parts that are cut off may take to say what they were at. It is written, and nothing is waited for.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// The parts of this process.
 #[derive(Debug)]
 pub(crate) struct Components {
@@ -22,6 +25,7 @@ pub(crate) struct Components {
     /// Aborted when this is dropped.
     probes: JoinSet<Infallible>,
     shutdown: CancellationToken,
+    cut: CancellationToken,
     health: Health,
     signals: Signals,
 }
@@ -42,6 +46,7 @@ impl Components {
             tasks: JoinSet::new(),
             probes: JoinSet::new(),
             shutdown: CancellationToken::new(),
+            cut: CancellationToken::new(),
             health,
             signals,
         })
@@ -50,6 +55,11 @@ impl Components {
     /// Is cancelled when the process is to end.
     pub(crate) fn shutdown(&self) -> CancellationToken {
         self.shutdown.clone()
+    }
+
+    /// Is cancelled when nothing more is waited for: what is under way then is to be cut off and written down.
+    pub(crate) fn cut(&self) -> CancellationToken {
+        self.cut.clone()
     }
 
     /// Starts a part that serves: the process is not healthy before it runs. It ends after the shutdown token is
@@ -97,6 +107,9 @@ impl Components {
             Ok(()) => tracing::info!("stopped"),
             Err(_) => {
                 let running = self.tasks.len();
+                self.cut.cancel();
+                // What does not end now is dropped with this.
+                let _ = tokio::time::timeout(LAST_WORDS, drain(&mut self.tasks)).await;
                 tracing::warn!(
                     running,
                     "stopped: not everything finished within the limit, the rest was cut off"

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use darter_certs::Leaves;
 use darter_p2p::{Engine, EngineConfig, EngineError, HostConfig};
-use darter_proxy::{Accounts, Limits, Listener, Mode, PortTls, Proxy, ProxyConfig, Settings};
+use darter_proxy::{Accounts, Limits, Listener, Mode, PortTls, Proxy, ProxyConfig, Settings, Shutdown};
 use darter_upstream::Upstream;
 use prometheus_client::registry::Registry;
 use tokio::net::ToSocketAddrs;
@@ -170,11 +170,11 @@ pub(crate) async fn start(
         had_own_ca,
     };
     components.probe(control::run(control::bind(&config.work_home)?, Arc::clone(&proxy)));
-    let shutdown = components.shutdown();
+    let shutdown = Shutdown { drain: components.shutdown(), cut: components.cut() };
     let drained = [CancellationToken::new(), CancellationToken::new()];
     let [proxy_drains, commands_drain] = drained.clone().map(CancellationToken::drop_guard);
     let commands = socket::bind(socket::of_daemon(&config))?;
-    let (served, until) = ((Arc::clone(&proxy), engine.clone()), shutdown.clone());
+    let (served, until) = ((Arc::clone(&proxy), engine.clone()), shutdown.drain.clone());
     components.serve("commands", async move {
         let _drains = commands_drain;
         socket::run(commands, served, until).await

@@ -7,6 +7,7 @@ use crate::pipeline::Downstream;
 use crate::recorded::Recorded;
 use crate::request::Side;
 use crate::request_id::RequestId;
+use crate::scope::Scope;
 use crate::shown;
 use crate::trail::{Trail, Upstream};
 use crate::{Body, TRACE};
@@ -40,11 +41,10 @@ pub(crate) struct Record {
     sni: Option<String>,
     decided: Option<Decided>,
     begun: Instant,
-    /// What a tunnel's client was answered, if it was not 200.
-    granted: Option<StatusCode>,
     trail: Arc<Trail>,
     span: Span,
     metrics: Metrics,
+    scope: Scope,
     _in_flight: Counted,
 }
 
@@ -88,13 +88,8 @@ impl Record {
         }
     }
 
-    /// The record of a connection to `authority` that nobody asked for with a request: it was made there, as its client
-    /// believes. It is logged as the CONNECT that another client would have sent.
-    pub(crate) fn of_connection(authority: String, way: Way, downstream: &Downstream) -> Self {
-        Self::new(RequestId::new(), authority, way, downstream)
-    }
-
-    fn new(id: RequestId, authority: String, way: Way, downstream: &Downstream) -> Self {
+    /// One of which nothing else is known. It looks like a CONNECT.
+    pub(crate) fn new(id: RequestId, authority: String, way: Way, downstream: &Downstream) -> Self {
         let metrics = downstream.proxy.metrics.clone();
         Self {
             id,
@@ -108,11 +103,11 @@ impl Record {
             sni: None,
             decided: None,
             begun: Instant::now(),
-            granted: None,
             trail: Arc::default(),
             span: Span::none(),
             _in_flight: Counted::one_of(&metrics.in_flight),
             metrics,
+            scope: downstream.scope.clone(),
         }
     }
 
@@ -190,17 +185,9 @@ impl Record {
         })
     }
 
-    /// Notes with which status a tunnel was granted.
-    pub(crate) fn granted(self, status: StatusCode) -> Self {
-        Self { granted: Some(status), ..self }
-    }
-
-    /// Writes the line of what had no response of its own: a tunnel.
-    pub(crate) fn end(self, outcome: Outcome, traffic: Traffic, note: Option<String>) {
-        // Who sent no CONNECT got no status.
-        let connected = !matches!(self.way, Way::Sni | Way::Transparent);
-        let status = self.granted.or(connected.then_some(StatusCode::OK));
-        Ending { record: self, status, outcome, note }.write(traffic);
+    /// Who ended what is dropped before its end.
+    pub(crate) fn cut_by(&self) -> Cut {
+        if self.scope.is_cut() { Cut::Shutdown } else { Cut::Client }
     }
 }
 
@@ -230,8 +217,9 @@ impl Pending {
 impl Drop for Pending {
     fn drop(&mut self) {
         if let Some(record) = self.0.take() {
-            let traffic = Traffic { cut: Some(Cut::Client), ..Traffic::default() };
-            Ending { record, status: None, outcome: Outcome::Abandoned, note: None }.write(traffic);
+            let cut = record.cut_by();
+            let traffic = Traffic { cut: Some(cut), ..Traffic::default() };
+            record.write(None, Outcome::Abandoned, traffic, None);
         }
     }
 }
@@ -249,8 +237,20 @@ pub(crate) struct Ending {
 
 impl Ending {
     pub(crate) fn write(self, traffic: Traffic) {
-        let Self { record, status, outcome, note } = self;
-        let trail = &record.trail;
+        self.record.write(self.status, self.outcome, traffic, self.note.as_deref());
+    }
+}
+
+impl Record {
+    /// The line and the counts. `status`: none where the client never got one.
+    pub(crate) fn write(
+        &self,
+        status: Option<StatusCode>,
+        outcome: Outcome,
+        traffic: Traffic,
+        note: Option<&str>,
+    ) {
+        let (record, trail) = (self, &self.trail);
         record.metrics.record(record.way, outcome, traffic, trail);
         record.trace(status, outcome);
         let upstream = trail.upstream();
@@ -280,15 +280,13 @@ impl Ending {
             duration_ms = milliseconds(record.begun.elapsed()),
             task = trail.task().map(tracing::field::display),
             rule = record.decided.map(|decided| Rule(decided.because).to_string()),
-            sni = record.sni,
+            sni = record.sni.as_deref(),
             cut_by = traffic.cut.map(tracing::field::display),
-            user_agent = record.user_agent,
+            user_agent = record.user_agent.as_deref(),
             note,
         );
     }
-}
 
-impl Record {
     /// Says in the trace what came of it.
     fn trace(&self, status: Option<StatusCode>, outcome: Outcome) {
         let span = &self.span;
@@ -356,6 +354,14 @@ pub(crate) fn malformed(
     metrics.malformed(way);
     let (status, outcome) = (status.as_u16(), Outcome::Refused);
     tracing::info!(target: "access", %id, %client, %way, status, %outcome, note = %error);
+}
+
+/// The line and the count of a request whose client fell silent within its head.
+pub(crate) fn unfinished(id: &RequestId, client: SocketAddr, way: Way, metrics: &Metrics) {
+    let (outcome, cut_by) = (Outcome::Abandoned, Cut::Idle);
+    metrics.unread(way, outcome);
+    let note = "the head of its request was not complete in time";
+    tracing::info!(target: "access", %id, %client, %way, %outcome, %cut_by, note);
 }
 
 /// The line and the count of a connection that a listener cannot take, and on which there was no request.

@@ -139,6 +139,8 @@ labels! {
         Upstream = "upstream",
         /// Nothing moved for too long. The line in the log says who was waited for.
         Idle = "idle",
+        /// The process ended, and did not wait any longer.
+        Shutdown = "shutdown",
     }
 }
 

@@ -26,6 +26,7 @@ mod auth;
 mod carry;
 mod clients;
 mod condition;
+mod connected;
 mod direct;
 mod entitle;
 mod expect;
@@ -78,6 +79,7 @@ pub use listen::{Entrance, Listener, Mode, run};
 pub use named::{Fetch, Refused};
 pub use port_tls::PortTls;
 pub use proxy::{Adopt, Limits, Proxy, ProxyConfig, Settings};
+pub use scope::Shutdown;
 pub use sockets::{check_not_own, reserve};
 pub use via::{Forwarded, Marks};
 

@@ -8,7 +8,7 @@ use crate::redirected::Meant;
 use crate::refusal::Refusal;
 use crate::request::Side;
 use crate::request_id::RequestId;
-use crate::scope::Scope;
+use crate::scope::{Scope, Shutdown};
 use crate::slots;
 use crate::sniff::Rewound;
 use crate::socket::{Prompt, Socket};
@@ -24,7 +24,6 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_util::sync::CancellationToken;
 
 /// A way in.
 pub struct Listener {
@@ -81,20 +80,20 @@ const MAX_UNREAD: u64 = 64 << 10;
 /// How long a client that is refused may take to hear it.
 pub(crate) const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Serves clients on `listener`. When `shutdown` is cancelled it takes no more of them, closes idle connections, and
+/// Serves clients on `listener`. When `shutdown` says that it drains, it takes no more of them, closes idle connections, and
 /// returns when the last request has its answer and the last tunnel is closed. How long that may take is the caller's to
-/// say: dropping the future ends everything at once.
+/// say, by cutting it short: then it returns when all that was under way is written down.
 ///
 /// # Cancel safety
-/// See above: dropping it is the end of all its connections.
-pub async fn run(listener: impl Into<Listener>, proxy: Arc<Proxy>, shutdown: CancellationToken) {
+/// Dropping it is the end of all its connections, too, but nobody waits for their lines.
+pub async fn run(listener: impl Into<Listener>, proxy: Arc<Proxy>, shutdown: impl Into<Shutdown>) {
     let Listener { socket, mode } = listener.into();
     let mode = Arc::new(mode);
     let _listening = socket.local_addr().ok().map(Listening::on);
-    let (scope, _cut_when_dropped) = Scope::new(shutdown.clone());
+    let (scope, _cut_when_dropped) = Scope::new(shutdown.into());
     tokio::select! {
         () = accept_all(&socket, &mode, &proxy, &scope) => {}
-        () = shutdown.cancelled() => {}
+        () = scope.draining() => {}
     }
     drop(socket);
     scope.finished().await;

@@ -149,11 +149,16 @@ impl Metrics {
         }
     }
 
-    /// A head that was not understood: a request of which nothing is known.
+    /// A head that was not understood.
     pub(crate) fn malformed(&self, way: Way) {
-        let (outcome, upstream) = (Outcome::Refused, UpstreamClass::None);
-        self.requests.get_or_create(&RequestLabels { way, outcome, upstream }).inc();
+        self.unread(way, Outcome::Refused);
         self.malformed.inc();
+    }
+
+    /// A request of which nothing is known.
+    pub(crate) fn unread(&self, way: Way, outcome: Outcome) {
+        let upstream = UpstreamClass::None;
+        self.requests.get_or_create(&RequestLabels { way, outcome, upstream }).inc();
     }
 
     pub(crate) fn misplaced(&self, reason: Misplaced) {

@@ -20,11 +20,11 @@
 use crate::access::{Pending, Record};
 use crate::accounts::Lent;
 use crate::admit::{self, Verdict};
+use crate::connected::Connected;
 use crate::direct;
 use crate::intercept;
 use crate::labels::{Outcome, Way};
 use crate::listen::{self, Entrance, Mode, Slot};
-use crate::metrics::Traffic;
 use crate::p2p::{self, Peers};
 use crate::port_tls;
 use crate::redirected;
@@ -120,7 +120,14 @@ async fn to_its_end(beginning: BoxFuture<'static, Next>) {
 async fn port(mut client: Rewound<Socket>, tls: Option<usize>, downstream: Downstream) -> Next {
     let patience = downstream.proxy.settings().limits.header_timeout;
     let sniffed = tokio::time::timeout(patience, sniff::speaks(&mut client));
-    let (speaks, prefix) = downstream.scope.unless_draining(sniffed).await?.ok()?.ok()?;
+    let (speaks, prefix) = match downstream.scope.unless_draining(sniffed).await? {
+        Ok(sniffed) => sniffed.ok()?,
+        Err(_) => {
+            let peer = downstream.peer;
+            tracing::debug!(%peer, "a client's connection was closed: it began no request in time");
+            return None;
+        }
+    };
     client.unread(prefix);
     Some(match (speaks, tls) {
         (Speaks::Nothing, _) => return None,
@@ -152,12 +159,13 @@ pub(crate) async fn request(mut request: Request<Incoming>, downstream: Downstre
         Ok(Answer::Body(response, outcome, note)) => record.answered(response, outcome, note),
         Ok(Answer::Tunnel(mut granted, tunnel)) => {
             record.id().say(granted.headers_mut());
-            scope.spawn(tunnel.run(record.granted(granted.status()), downstream.slot));
+            scope.spawn(tunnel.run(Connected::granted(record, granted.status()), downstream.slot));
             granted
         }
         Ok(Answer::Intercept { host, port, client }) => {
             let mut granted = Response::new(crate::full(""));
             record.id().say(granted.headers_mut());
+            let record = Connected::granted(record, granted.status());
             scope.spawn(to_its_end(intercepted(client, host, port, downstream, record)));
             granted
         }
@@ -290,7 +298,7 @@ fn intercepted(
     host: Host,
     port: u16,
     downstream: Downstream,
-    record: Record,
+    record: Connected,
 ) -> BoxFuture<'static, Next> {
     Box::pin(async move {
         let proxy = downstream.proxy.clone();
@@ -298,7 +306,7 @@ fn intercepted(
         let mut client = match client.await {
             Ok(client) => TokioIo::new(client),
             Err(error) => {
-                record.end(Outcome::Failed, Traffic::default(), Some(error.to_string()));
+                record.end(Outcome::Failed, None, Some(error.to_string()));
                 return None;
             }
         };
@@ -316,8 +324,8 @@ fn intercepted(
             Ok(Spoke::Server(upstream)) => {
                 tunnel::carry_link(client, upstream, &proxy, record).boxed().await;
             }
-            Ok(Spoke::Nobody) => record.end(Outcome::Tunnel, Traffic::default(), None),
-            Err(error) => record.end(Outcome::Failed, Traffic::default(), Some(error.to_string())),
+            Ok(Spoke::Nobody) => record.end(Outcome::Tunnel, None, None),
+            Err(error) => record.end(Outcome::Failed, None, Some(error.to_string())),
         }
         None
     })
@@ -329,7 +337,7 @@ pub(crate) async fn open_up(
     (host, port): (Host, u16),
     downstream: Downstream,
     settings: &Settings,
-    mut record: Record,
+    mut record: Connected,
 ) -> Next {
     let handshake = intercept::handshake((hello, client), (&host, port), &downstream.proxy, settings).boxed();
     let prompted = downstream.slot.prompt.on();
@@ -338,13 +346,13 @@ pub(crate) async fn open_up(
     match opened {
         Ok(tls) => {
             record.asks_for(tls.get_ref().1.server_name().map(str::to_owned));
-            record.end(Outcome::Intercepted, Traffic::default(), None);
+            record.end(Outcome::Intercepted, None, None);
             let version = serve::Version::agreed(tls.get_ref().1.alpn_protocol());
             let inside = Downstream { side: Side::Inside { host, port }, ..downstream };
             Some(serve(tls, version, inside))
         }
         Err(problem) => {
-            record.end(Outcome::Failed, Traffic::default(), Some(problem));
+            record.end(Outcome::Failed, None, Some(problem));
             None
         }
     }

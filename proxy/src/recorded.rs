@@ -79,7 +79,10 @@ impl Drop for Recorded {
         let complete = self.body.is_end_stream() || self.expected.is_some_and(|it| self.traffic.sent >= it);
         match self.body.verdict() {
             Some(quiet) if !complete => self.end(Some(Cut::Idle), Some(&quiet.to_string().into())),
-            _ => self.end((!complete).then_some(Cut::Client), None),
+            _ => {
+                let cut = self.ending.as_ref().filter(|_| !complete).map(|ending| ending.record.cut_by());
+                self.end(cut, None);
+            }
         }
     }
 }

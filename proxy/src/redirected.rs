@@ -6,12 +6,12 @@
 //! a client could put its own bytes into the cache under somebody else's name, or reach what the white list forbids by
 //! calling it by an allowed name.
 
-use crate::access::{self, Record};
+use crate::access;
 use crate::admit;
+use crate::connected::Connected;
 use crate::intercept;
 use crate::labels::{Misplaced, Outcome, Way};
 use crate::listen;
-use crate::metrics::Traffic;
 use crate::pipeline::{self, Downstream, Next};
 use crate::refusal::Refusal;
 use crate::request::Side;
@@ -89,7 +89,7 @@ pub(crate) async fn connection(mut client: Rewound<Socket>, meant: Meant, downst
         && let Err(refusal) = admit::asking(&downstream, &settings)
     {
         let way = if address.is_some() { Way::Transparent } else { Way::Sni };
-        turn_away(client, &refusal, Record::of_connection(authority(meant), way, &downstream)).await;
+        turn_away(client, &refusal, Connected::unasked(authority(meant), way, &downstream)).await;
         return None;
     }
     match (spoke, address) {
@@ -110,7 +110,7 @@ pub(crate) async fn connection(mut client: Rewound<Socket>, meant: Meant, downst
             blind(client, (&address.ip().into(), port), Way::Transparent, &downstream).await;
         }
         (Spoke::Server(upstream), _) => {
-            let record = Record::of_connection(authority(meant), Way::Transparent, &downstream);
+            let record = Connected::unasked(authority(meant), Way::Transparent, &downstream);
             tunnel::carry_link(client, upstream, &downstream.proxy, record).await;
         }
         (Spoke::Client(..), None) => {
@@ -159,13 +159,13 @@ async fn tls(
     match intercept::opens((&host, port), &downstream.proxy, settings).await {
         Ok(true) => {
             // Where it may not go by name, it is told inside.
-            let record = Record::of_connection(in_authority(&host, port), way, &downstream);
+            let record = Connected::unasked(in_authority(&host, port), way, &downstream);
             let opened = (Bytes::new(), client);
             return pipeline::open_up(opened, (host, port), downstream, settings, record).await;
         }
         Ok(false) => blind(client, (&host, port), way, &downstream).await,
         Err(refusal) => {
-            let record = Record::of_connection(in_authority(&host, port), way, &downstream);
+            let record = Connected::unasked(in_authority(&host, port), way, &downstream);
             turn_away(client, &refusal, record).await;
         }
     }
@@ -174,10 +174,10 @@ async fn tls(
 
 /// judge > tunnel: what is not looked into.
 async fn blind(client: Rewound<Socket>, (host, port): (&Host, u16), way: Way, downstream: &Downstream) {
-    let record = Record::of_connection(in_authority(host, port), way, downstream);
+    let record = Connected::unasked(in_authority(host, port), way, downstream);
     let destinations = &downstream.proxy.settings().rules.destinations;
     if let Err(refused) = destinations.check_host(host, port) {
-        record.end(Outcome::Refused, Traffic::default(), Some(refused.to_string()));
+        record.end(Outcome::Refused, None, Some(refused.to_string()));
         return alert(client, Alert::AccessDenied).await;
     }
     match downstream.proxy.upstream.dial(&host.to_string(), port).await {
@@ -187,13 +187,13 @@ async fn blind(client: Rewound<Socket>, (host, port): (&Host, u16), way: Way, do
 }
 
 /// Ends a connection of a client that cannot be told why.
-async fn turn_away(client: Rewound<Socket>, refusal: &Refusal, record: Record) {
+async fn turn_away(client: Rewound<Socket>, refusal: &Refusal, record: Connected) {
     let (outcome, last_words) = if refusal.is_failure() {
         (Outcome::Failed, Alert::InternalError)
     } else {
         (Outcome::Refused, Alert::AccessDenied)
     };
-    record.end(outcome, Traffic::default(), Some(refusal.to_string()));
+    record.end(outcome, None, Some(refusal.to_string()));
     alert(client, last_words).await;
 }
 

@@ -6,6 +6,21 @@ use std::future::Future;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+/// When a listener is to end. From a single token: when to drain; what is under way may take as long as it likes.
+#[derive(Debug, Clone)]
+pub struct Shutdown {
+    /// From then on it takes no clients, closes idle connections, and ends with what is under way.
+    pub drain: CancellationToken,
+    /// From then on nothing is under way any more: it is cut off and written down.
+    pub cut: CancellationToken,
+}
+
+impl From<CancellationToken> for Shutdown {
+    fn from(drain: CancellationToken) -> Self {
+        Self { drain, cut: CancellationToken::new() }
+    }
+}
+
 /// Where tasks of one listener run. Clones are the same scope.
 #[derive(Clone)]
 pub(crate) struct Scope {
@@ -15,11 +30,11 @@ pub(crate) struct Scope {
 }
 
 impl Scope {
-    /// A scope, and the guard that ends all its tasks when it is dropped. From `draining` on, idle connections close.
-    pub(crate) fn new(draining: CancellationToken) -> (Self, DropGuard) {
-        let cut = CancellationToken::new();
+    /// A scope, and the guard that ends all its tasks when it is dropped.
+    pub(crate) fn new(Shutdown { drain, cut }: Shutdown) -> (Self, DropGuard) {
+        let cut = cut.child_token();
         let guard = cut.clone().drop_guard();
-        (Self { tracker: TaskTracker::new(), draining, cut }, guard)
+        (Self { tracker: TaskTracker::new(), draining: drain, cut }, guard)
     }
 
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
@@ -45,6 +60,11 @@ impl Scope {
         waiting: impl Future<Output = T>,
     ) -> impl Future<Output = Option<T>> {
         self.draining.run_until_cancelled(waiting)
+    }
+
+    /// Whether its tasks were ended before they had finished.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.cut.is_cancelled()
     }
 
     /// Waits for the tasks that are under way.

@@ -69,6 +69,9 @@ pub(crate) fn serve(
     let id = owed.clone();
     let report = move |ended: hyper::Result<()>| match ended {
         Ok(()) => {}
+        Err(error) if error.is_timeout() && version == Version::Http1 => {
+            access::unfinished(id.id(), peer, way, &proxy.metrics);
+        }
         Err(error) if error.is_parse() => access::malformed(id.id(), peer, way, &proxy.metrics, &error),
         Err(error) => tracing::debug!(%peer, %error, "a client's connection ended with an error"),
     };

@@ -1,10 +1,9 @@
 //! Tunnels: bytes to and fro until both sides have finished, or nothing passes for long.
 
-use crate::access::Record;
+use crate::connected::Connected;
 use crate::idle::{Activity, Kind};
 use crate::labels::{Cut, Outcome};
 use crate::listen::Slot;
-use crate::metrics::Traffic;
 use crate::pipeline::Downstream;
 use crate::refusal::Refusal;
 use crate::{BoxError, Proxy};
@@ -68,14 +67,14 @@ impl Tunnel {
     }
 
     /// Carries bytes until both sides have finished, and writes the record. The client keeps its `slot` meanwhile.
-    pub(crate) async fn run(self, record: Record, slot: Arc<Slot>) {
+    pub(crate) async fn run(self, record: Connected, slot: Arc<Slot>) {
         let Self { upstream, reached, client, idle_timeout } = self;
         if let Some(reached) = &reached {
             record.trail().reached(reached);
         }
         match ends(upstream, client).await {
             Ok((client, upstream)) => carry(client, upstream, idle_timeout, record).await,
-            Err(error) => record.end(Outcome::Failed, Traffic::default(), Some(error.to_string())),
+            Err(error) => record.end(Outcome::Failed, None, Some(error.to_string())),
         }
         drop(slot);
     }
@@ -99,11 +98,11 @@ pub(crate) async fn connect_late(
     host: &Host,
     port: u16,
     proxy: &Proxy,
-    record: Record,
+    record: Connected,
 ) {
     match proxy.upstream.dial(&host.to_string(), port).await {
         Ok(upstream) => carry_link(client, upstream, proxy, record).await,
-        Err(error) => record.end(Outcome::Failed, Traffic::default(), Some(error.to_string())),
+        Err(error) => record.end(Outcome::Failed, None, Some(error.to_string())),
     }
 }
 
@@ -112,7 +111,7 @@ pub(crate) async fn carry_link(
     client: impl AsyncRead + AsyncWrite + Unpin,
     upstream: Link,
     proxy: &Proxy,
-    record: Record,
+    record: Connected,
 ) {
     record.trail().reached(upstream.reached());
     let idle_timeout = proxy.settings().limits.tunnel_idle_timeout;
@@ -125,38 +124,30 @@ async fn carry(
     mut client: impl AsyncRead + AsyncWrite + Unpin,
     upstream: impl AsyncRead + AsyncWrite + Unpin,
     idle_timeout: Duration,
-    mut record: Record,
+    record: Connected,
 ) {
     let _counted = darter_upstream::Counted::one_of(record.tunnels());
     let activity = Activity::new();
     let _open = activity.open(Kind::Tunnel);
-    let mut upstream = Counted {
-        stream: upstream,
-        read: 0,
-        written: 0,
-        greeting: Greeting::default(),
-        activity: activity.clone(),
-    };
+    let mut upstream =
+        Counted { stream: upstream, greeting: Greeting::default(), activity: activity.clone(), record };
     let (cut, note) = tokio::select! {
         carried = crate::carry::carry(&mut client, &mut upstream) => {
             (None, carried.err().map(|error| error.to_string()))
         }
         quiet = activity.quiet_for(idle_timeout) => (Some(Cut::Idle), Some(quiet.to_string())),
     };
-    let traffic = Traffic { sent: upstream.read, received: upstream.written, cut, ..Traffic::default() };
-    record.asks_for(upstream.greeting.name);
-    record.end(Outcome::Tunnel, traffic, note);
+    upstream.record.end(Outcome::Tunnel, cut, note);
 }
 
 // === Counted ===
 
-/// Counts what passes, so that a tunnel that ends with an error has its numbers, too.
+/// Counts what passes, so that a tunnel has its numbers however it ends.
 struct Counted<S> {
     stream: S,
-    read: u64,
-    written: u64,
     greeting: Greeting,
     activity: Activity,
+    record: Connected,
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
@@ -167,7 +158,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let result = Pin::new(&mut self.stream).poll_read(cx, buf);
-        self.read += (buf.filled().len() - before) as u64;
+        self.record.sent += (buf.filled().len() - before) as u64;
         if result.is_ready() {
             self.activity.moved();
         }
@@ -179,9 +170,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.stream).poll_write(cx, buf);
         if let Poll::Ready(Ok(written)) = result {
-            self.greeting.see(buf.get(..written).unwrap_or_default());
-            self.written += written as u64;
-            self.activity.moved();
+            let this = &mut *self;
+            if let Some(name) = this.greeting.see(buf.get(..written).unwrap_or_default()) {
+                this.record.asks_for(Some(name));
+            }
+            this.record.received += written as u64;
+            this.activity.moved();
         }
         result
     }
@@ -202,21 +196,22 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
 struct Greeting {
     seen: BytesMut,
     decided: bool,
-    name: Option<String>,
 }
 
 impl Greeting {
-    fn see(&mut self, bytes: &[u8]) {
+    /// The name, when these bytes complete it.
+    fn see(&mut self, bytes: &[u8]) -> Option<String> {
         if self.decided {
-            return;
+            return None;
         }
         self.seen.extend_from_slice(bytes);
-        match client_hello::parse(&self.seen) {
-            Ok(Parsed::Partial) => return,
-            Ok(Parsed::Whole(hello)) => self.name = hello.server_name,
-            Err(_) => {}
-        }
+        let name = match client_hello::parse(&self.seen) {
+            Ok(Parsed::Partial) => return None,
+            Ok(Parsed::Whole(hello)) => hello.server_name,
+            Err(_) => None,
+        };
         self.decided = true;
         self.seen = BytesMut::new();
+        name
     }
 }

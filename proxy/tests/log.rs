@@ -7,6 +7,7 @@
 mod lab;
 
 use crate::lab::{Darter, Origin, Setup, closed_port, full, h1, text};
+use darter_proxy::Shutdown;
 use http::{Request, Response};
 use regex::Regex;
 use std::io;
@@ -161,6 +162,82 @@ async fn a_tunnels_line_has_the_bytes_of_both_sides_and_the_name_in_its_tls() {
             hello.len()
         )]
     );
+}
+
+#[tokio::test]
+async fn what_is_cut_off_at_the_end_leaves_its_line_before_the_listener_is_gone() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let log = Captured::default();
+    let _logging = logging(&log);
+    let origin = Origin::raw(async |mut stream| {
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf").await.unwrap();
+        let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+    })
+    .await;
+    let silent = Origin::raw(async |mut stream| {
+        let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+    })
+    .await;
+    let darter = Darter::start(Setup::default()).await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let shutdown =
+        Shutdown { drain: darter.shutdown.clone(), cut: tokio_util::sync::CancellationToken::new() };
+    let mut running = tokio::task::JoinSet::new();
+    running.spawn(darter_proxy::run(listener, darter.proxy.clone(), shutdown.clone()));
+
+    let mut tunnel = tokio::net::TcpStream::connect(addr).await.unwrap();
+    let to = format!("127.0.0.1:{}", origin.port);
+    tunnel.write_all(format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n\r\n").as_bytes()).await.unwrap();
+    lab::read_head(&mut tunnel).await;
+    tunnel.write_all(b"hello").await.unwrap();
+    lab::read_head(&mut tunnel).await;
+    tunnel.read_exact(&mut [0; 4]).await.unwrap();
+    let get = |port| format!("GET http://127.0.0.1:{port}/ HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n");
+    let mut body = tokio::net::TcpStream::connect(addr).await.unwrap();
+    body.write_all(get(origin.port).as_bytes()).await.unwrap();
+    lab::read_head(&mut body).await;
+    body.read_exact(&mut [0; 4]).await.unwrap();
+    let mut waiting = tokio::net::TcpStream::connect(addr).await.unwrap();
+    waiting.write_all(get(silent.port).as_bytes()).await.unwrap();
+    darter.until("proxy_requests_in_flight", 3.0).await;
+
+    shutdown.drain.cancel();
+    shutdown.cut.cancel();
+    running.join_next().await.unwrap().unwrap();
+    let mut cut: Vec<String> = lines(&log);
+    cut.sort();
+    for (line, says) in cut.iter().zip([
+        ["method=CONNECT", "status=200 outcome=tunnel sent=42 received=5", "cut_by=shutdown"],
+        ["method=GET", "outcome=abandoned sent=0 received=0", "cut_by=shutdown"],
+        ["method=GET", "status=200 outcome=direct sent=4 received=0", "cut_by=shutdown"],
+    ]) {
+        assert!(says.iter().all(|it| line.contains(it)), "{says:?}: {line}");
+    }
+    assert_eq!(cut.len(), 3, "{cut:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_falls_silent_within_a_head_leaves_a_line() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let log = Captured::default();
+    let _logging = logging(&log);
+    let darter = Darter::start(Setup::default()).await;
+    for begun in ["", "GET /healthy HTTP/1.1\r\nAuthorization: hunter2"] {
+        let mut stream = darter.connect().await;
+        stream.write_all(begun.as_bytes()).await.unwrap();
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    }
+    darter.until("proxy_connections", 0.0).await;
+    let expected = r#"id=ID client=CLIENT way=forward outcome=abandoned cut_by=idle note="the head of its request was not complete in time""#;
+    assert_eq!(lines(&log), [expected]);
+    assert_eq!(darter.metric("proxy_requests_total{way=\"forward\",outcome=\"abandoned\""), 1.0);
+    // Who said nothing at all is nobody's request.
+    let text = log.text();
+    let silent =
+        text.lines().filter(|line| line.contains("DEBUG") && line.contains("it began no request in time"));
+    assert_eq!(silent.filter(|line| line.contains("peer=127.0.0.1:")).count(), 1);
+    assert!(!text.contains("hunter2"));
 }
 
 #[tokio::test]

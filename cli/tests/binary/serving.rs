@@ -193,11 +193,15 @@ fn what_is_still_under_way_after_the_limit_is_cut_off() {
     let Daemon { mut running, dir: _dir } = Daemon::start("drainTimeout: 50ms\n");
     let (probes, proxy) = (running.listening("health"), running.listening("proxy"));
     health(probes, "200");
-    let _open = tunnel(proxy);
+    let (mut client, mut origin) = tunnel(proxy);
+    client.write_all(b"hello").unwrap();
+    origin.read_exact(&mut [0; 5]).unwrap();
     running.signal(Signal::TERM);
     let (code, log) = running.end();
     assert_eq!(code, 0, "{log}");
     assert!(log.contains("cut off"), "{log}");
+    let line = log.lines().find(|line| line.contains("outcome=tunnel")).expect("the tunnel's line");
+    assert!(line.contains("sent=0 received=5") && line.contains("cut_by=shutdown"), "{line}");
 }
 
 #[test]
