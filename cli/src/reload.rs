@@ -28,6 +28,8 @@ use crate::exit::Failure;
 use crate::logging::Log;
 use crate::node::Node;
 
+use Idle::{Close, Stay};
+
 /// A file that is being written is taken when it has stayed the same for so long, and in any case after a few such times.
 const SETTLE: Duration = Duration::from_millis(500);
 const MAX_SETTLES: usize = 10;
@@ -40,80 +42,63 @@ const MAX_NAMED: usize = 12;
 
 /// The keys that are taken over, by the beginning of their paths, with `[]` for an item of a list. Everything else waits for
 /// the next start: so a key that nobody thought of is named in a warning, and not silently left out.
-const TAKEN_OVER: &[&str] = &[
-    "verbose",
-    "download.originRateLimit",
-    "download.perPartnerRateLimit",
-    "download.perPeerRateLimit",
-    "download.prefetchRateLimit",
-    "download.totalRateLimit",
-    "download.transportOption",
-    "proxy.accounts",
-    "proxy.allowPush",
-    "proxy.basicAuth",
-    "proxy.builtinRules",
-    "proxy.clients",
-    "proxy.defaultFilter",
-    "proxy.defaultTag",
-    "proxy.forwarded",
-    "proxy.hijackHTTPS.cert",
-    "proxy.hijackHTTPS.hosts",
-    "proxy.hijackHTTPS.key",
+const TAKEN_OVER: &[(&str, Idle)] = &[
+    ("verbose", Stay),
+    ("download.originRateLimit", Stay),
+    ("download.perPartnerRateLimit", Stay),
+    ("download.perPeerRateLimit", Stay),
+    ("download.prefetchRateLimit", Stay),
+    ("download.totalRateLimit", Stay),
+    ("download.transportOption", Close),
+    ("proxy.accounts", Stay),
+    ("proxy.allowPush", Stay),
+    ("proxy.basicAuth", Stay),
+    ("proxy.builtinRules", Stay),
+    ("proxy.clients", Stay),
+    ("proxy.defaultFilter", Stay),
+    ("proxy.defaultTag", Stay),
+    ("proxy.forwarded", Close),
+    ("proxy.hijackHTTPS.cert", Stay),
+    ("proxy.hijackHTTPS.hosts", Close),
+    ("proxy.hijackHTTPS.key", Stay),
     // It counts when a CA is made; one that was made for other names is named in a warning.
-    "proxy.hijackHTTPS.nameConstraints",
-    "proxy.hijackHTTPS.publish",
-    "proxy.hijackHTTPS.wildcard",
-    "proxy.listeners[].security.caCert",
-    "proxy.listeners[].security.cacert",
-    "proxy.listeners[].security.cert",
-    "proxy.listeners[].security.key",
-    "proxy.listeners[].security.names",
-    "proxy.listeners[].security.tlsVerify",
-    "proxy.maxConcurrency",
-    "proxy.perClient",
-    "proxy.proxies",
-    "proxy.registryMirror",
-    "proxy.rulesDir",
-    "proxy.security.caCert",
-    "proxy.security.cacert",
-    "proxy.security.cert",
-    "proxy.security.key",
-    "proxy.security.names",
-    "proxy.security.tlsVerify",
-    "proxy.statusHeaders",
-    "proxy.timeouts",
-    "proxy.via",
-    "proxy.whiteList",
-    "upload.perPartnerRateLimit",
-    "upload.rateLimit",
-    "upstream",
+    ("proxy.hijackHTTPS.nameConstraints", Close),
+    ("proxy.hijackHTTPS.publish", Close),
+    ("proxy.hijackHTTPS.wildcard", Close),
+    ("proxy.listeners[].security.caCert", Close),
+    ("proxy.listeners[].security.cacert", Close),
+    ("proxy.listeners[].security.cert", Close),
+    ("proxy.listeners[].security.key", Close),
+    ("proxy.listeners[].security.names", Close),
+    ("proxy.listeners[].security.tlsVerify", Close),
+    ("proxy.maxConcurrency", Stay),
+    ("proxy.perClient", Stay),
+    ("proxy.proxies", Stay),
+    ("proxy.registryMirror", Close),
+    ("proxy.rulesDir", Close),
+    ("proxy.security.caCert", Close),
+    ("proxy.security.cacert", Close),
+    ("proxy.security.cert", Close),
+    ("proxy.security.key", Close),
+    ("proxy.security.names", Close),
+    ("proxy.security.tlsVerify", Close),
+    ("proxy.statusHeaders", Stay),
+    ("proxy.timeouts", Close),
+    ("proxy.via", Close),
+    ("proxy.whiteList", Close),
+    ("upload.perPartnerRateLimit", Stay),
+    ("upload.rateLimit", Stay),
+    ("upstream", Close),
 ];
 
-/// Those of them of which a connection to an origin knows nothing: what is connected stays when nothing else has changed.
-/// Every other key, and one that nobody thought of, may change where an origin is or who is believed.
-const NOT_OF_ORIGINS: &[&str] = &[
-    "verbose",
-    "download.originRateLimit",
-    "download.perPartnerRateLimit",
-    "download.perPeerRateLimit",
-    "download.prefetchRateLimit",
-    "download.totalRateLimit",
-    "proxy.accounts",
-    "proxy.allowPush",
-    "proxy.basicAuth",
-    "proxy.builtinRules",
-    "proxy.clients",
-    "proxy.defaultFilter",
-    "proxy.defaultTag",
-    "proxy.hijackHTTPS.cert",
-    "proxy.hijackHTTPS.key",
-    "proxy.maxConcurrency",
-    "proxy.perClient",
-    "proxy.proxies",
-    "proxy.statusHeaders",
-    "upload.perPartnerRateLimit",
-    "upload.rateLimit",
-];
+/// What becomes of idle connections to origins when a key changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Idle {
+    /// They know nothing of it.
+    Stay,
+    /// It may change where an origin is or who is believed. So may every key that is not taken over.
+    Close,
+}
 
 /// Keeps a node as its file says.
 pub(crate) struct Reload {
@@ -179,14 +164,14 @@ impl Reload {
         let Loaded { config, report, written, mut sources } = loaded;
         sources.push(self.node.ca_folder());
         let differences = self.written.differences(&written);
-        let origins_stay = !others && differences.iter().all(|key| is_one_of(key, NOT_OF_ORIGINS));
+        let origins_stay = !others && differences.iter().all(|key| taken_over(key) == Some(Stay));
         self.node.apply(&config, origins_stay)?;
         self.log.verbose(config.verbose);
         for line in report.warning_lines() {
             tracing::warn!("{line}");
         }
         let (taken, waiting): (Vec<&str>, Vec<&str>) =
-            differences.into_iter().partition(|key| is_one_of(key, TAKEN_OVER));
+            differences.into_iter().partition(|key| taken_over(key).is_some());
         tracing::info!(because, changed = %Named(&taken), "the configuration was read again");
         if !waiting.is_empty() {
             tracing::warn!(keys = %Named(&waiting), "these changes come into force at the next start");
@@ -222,9 +207,10 @@ fn differing<'a>(before: &'a Stamps, now: &'a Stamps) -> impl Iterator<Item = &'
     gone.chain(now.iter().filter(|(path, stamp)| before.get(*path) != Some(*stamp)).map(|(path, _)| path))
 }
 
-fn is_one_of(key: &str, known: &[&str]) -> bool {
+/// Whether a change of `key` is taken over, and what it means for idle connections to origins.
+fn taken_over(key: &str) -> Option<Idle> {
     let key = config::general(key);
-    known.iter().any(|known| is_under(&key, known))
+    TAKEN_OVER.iter().find(|(known, _)| is_under(&key, known)).map(|(_, idle)| *idle)
 }
 
 /// Whether `key` is `known` or stands in it.
@@ -371,93 +357,146 @@ mod tests {
         }
     }
 
-    /// What [`Node::apply`] takes from a configuration when the node was started with `base`, as text.
-    fn in_force(base: &str, source: &str) -> String {
+    /// Changes of single keys, against a file without any.
+    const CHANGES: &[&str] = &[
+        "verbose: true",
+        "seed: true",
+        "workHome: /other",
+        "dataDir: /other",
+        "drainTimeout: 1s",
+        "gcInterval: 1h",
+        "reload: {interval: 1h}",
+        "host: {advertiseIP: 192.0.2.7}",
+        "scheduler: {netAddrs: [{type: tcp, addr: 'a:1'}]}",
+        "storage: {taskExpireTime: 1h}",
+        "upload: {tcpListen: {port: 7}}",
+        "health: {tcpListen: {port: 7}}",
+        "download: {prefetch: true}",
+        "download: {totalRateLimit: 1M}",
+        "download: {perPeerRateLimit: 1M}",
+        "download: {perPartnerRateLimit: 1M}",
+        "download: {originRateLimit: 1M}",
+        "download: {prefetchRateLimit: 1M}",
+        "upload: {rateLimit: 1M}",
+        "upload: {perPartnerRateLimit: 1M}",
+        "upload: {slots: 7}",
+        "download: {pieceDownloadTimeout: 1s}",
+        "download: {concurrent: {maxAttempts: 9}}",
+        "download: {transportOption: {dialTimeout: 1s}}",
+        "download: {transportOption: {maxIdleConns: 1}}",
+        "upstream: {ipv6: false}",
+        "upstream: {hosts: [{regx: a, insecure: true}]}",
+        "upstream: {hosts: [{regx: a, dnsServers: [192.0.2.53]}]}",
+        "proxy: {defaultFilter: a}",
+        "proxy: {defaultTag: a}",
+        "proxy: {maxConcurrency: 7}",
+        "proxy: {basicAuth: {username: a, password: b}}",
+        "proxy: {accounts: [{regx: a, repositories: b, credentials: FILE}]}",
+        "proxy: {builtinRules: false}",
+        "proxy: {proxies: [{regx: a}]}",
+        "proxy: {whiteList: [{host: a}]}",
+        "proxy: {registryMirror: {insecure: true}}",
+        "proxy: {registryMirror: {url: 'https://a'}}",
+        "proxy: {timeouts: {header: 1s}}",
+        "proxy: {timeouts: {tunnelIdle: 1s}}",
+        "proxy: {via: true}",
+        "proxy: {statusHeaders: docker-registry-proxy}",
+        "proxy: {rulesDir: RULES}",
+        "proxy: {hijackHTTPS: {cert: CA, key: KEY}}",
+        "proxy: {clients: [10.0.0.0/8]}",
+        "proxy: {perClient: {connections: 5}}",
+        "proxy: {allowPush: false}",
+        "proxy: {forwarded: forwarded}",
+        "proxy: {hijackHTTPS: {hosts: [{regx: a}]}}",
+        "proxy: {hijackHTTPS: {publish: [CA]}}",
+        "proxy: {hijackHTTPS: {wildcard: true}}",
+        "proxy: {hijackHTTPS: {nameConstraints: [a.example]}}",
+        "proxy: {hijackHTTPS: {sni: [{port: 7}]}}",
+        "proxy: {tcpListen: {port: 7}}",
+        "proxy: {proxyProtocol: {from: [10.0.0.0/8]}}",
+        "proxy: {security: {insecure: false}}",
+    ];
+
+    /// Changes of how TLS is spoken on a port: before and after.
+    const TLS: &[[&str; 2]] = &[
+        ["insecure: false", "insecure: true"],
+        ["insecure: false", "insecure: false, names: [a.example]"],
+        ["insecure: false", "insecure: false, cert: CA, key: KEY"],
+        [
+            "insecure: false, cert: CA, key: KEY",
+            "insecure: false, cert: CA, key: KEY, tlsVerify: true, cacert: CA",
+        ],
+        [
+            "insecure: false, cert: CA, key: KEY",
+            "insecure: false, cert: CA, key: KEY, tlsVerify: true, caCert: CA",
+        ],
+    ];
+
+    /// Configurations before and after a change, for all keys that are taken over and some that are not. Needs files in `dir`.
+    fn changes(dir: &Path) -> Vec<[String; 2]> {
+        let [file, rules, ca] = ["file", "rules", "ca"].map(|name| dir.join(name));
+        std::fs::write(&file, "name:password").unwrap();
+        std::fs::create_dir(&rules).unwrap();
+        std::fs::write(rules.join("a.yaml"), "- {regx: a}\n").unwrap();
+        darter_certs::CaFolder::at(&ca).load_or_generate(&darter_certs::PermittedNames::default()).unwrap();
+        let files = [("FILE", file), ("RULES", rules), ("CA", ca.join("ca.crt")), ("KEY", ca.join("ca.key"))];
+        let filled = |text: String| {
+            files.iter().fold(text, |text, (word, path)| text.replace(word, &path.display().to_string()))
+        };
+        let plain = CHANGES.iter().map(|change| ["", change].map(str::to_owned));
+        let tls = TLS.iter().flat_map(|sides| {
+            [
+                sides.map(|side| format!("proxy: {{security: {{{side}}}}}")),
+                sides.map(|side| format!("proxy: {{listeners: [{{port: 7, security: {{{side}}}}}]}}")),
+            ]
+        });
+        plain.chain(tls).map(|sides| sides.map(filled)).collect()
+    }
+
+    /// What [`Node::apply`] takes from `source` when the node was started with `base`.
+    fn applied(base: &str, source: &str) -> config::Config {
         let parsed = |source| config::parse(Path::new("f"), source).unwrap().config;
-        let now = crate::started::Started::with(&parsed(base)).over(&parsed(source));
-        let config::Config { verbose, download, rates, upstream, proxy, .. } = now;
+        crate::started::Started::with(&parsed(base)).over(&parsed(source))
+    }
+
+    fn in_force(config: &config::Config) -> String {
+        let config::Config { verbose, download, rates, upstream, proxy, .. } = config;
         format!("{verbose} {:?} {:?} {rates:?} {upstream:?} {proxy:?}", download.timeouts, download.pool)
+    }
+
+    /// What [`crate::upstream::settings`] reads of it.
+    fn about_origins(config: &config::Config) -> String {
+        let config::Config { download, upstream, proxy, pieces, .. } = config;
+        let config::Proxy { rules, trust, .. } = proxy;
+        let (list, mirror, intercept) = (&rules.destinations, &rules.mirror, &rules.intercept);
+        let marked = proxy.has_transparent();
+        format!(
+            "{upstream:?} {:?} {:?} {trust:?} {list:?} {mirror:?} {intercept:?} {pieces:?} {marked}",
+            download.timeouts, download.pool
+        )
     }
 
     #[test]
     fn what_is_said_to_be_in_force_is_what_comes_into_force() {
         let dir = tempfile::tempdir().unwrap();
-        let (file, ca) = (dir.path().join("file"), dir.path().join("ca"));
-        std::fs::write(&file, "name:password").unwrap();
-        darter_certs::CaFolder::at(&ca).load_or_generate(&darter_certs::PermittedNames::default()).unwrap();
-        let (file, ca) = (file.display().to_string(), ca.join("ca.crt").display().to_string());
-        for changed in [
-            "verbose: true",
-            "seed: true",
-            "workHome: /other",
-            "dataDir: /other",
-            "drainTimeout: 1s",
-            "gcInterval: 1h",
-            "reload: {interval: 1h}",
-            "host: {advertiseIP: 192.0.2.7}",
-            "scheduler: {netAddrs: [{type: tcp, addr: 'a:1'}]}",
-            "storage: {taskExpireTime: 1h}",
-            "upload: {tcpListen: {port: 7}}",
-            "health: {tcpListen: {port: 7}}",
-            "download: {prefetch: true}",
-            "download: {totalRateLimit: 1M}",
-            "download: {perPeerRateLimit: 1M}",
-            "download: {perPartnerRateLimit: 1M}",
-            "download: {originRateLimit: 1M}",
-            "download: {prefetchRateLimit: 1M}",
-            "upload: {rateLimit: 1M}",
-            "upload: {perPartnerRateLimit: 1M}",
-            "upload: {slots: 7}",
-            "download: {pieceDownloadTimeout: 1s}",
-            "download: {concurrent: {maxAttempts: 9}}",
-            "download: {transportOption: {dialTimeout: 1s}}",
-            "download: {transportOption: {maxIdleConns: 1}}",
-            "upstream: {ipv6: false}",
-            "upstream: {hosts: [{regx: a, insecure: true}]}",
-            "upstream: {hosts: [{regx: a, dnsServers: [192.0.2.53]}]}",
-            "proxy: {defaultFilter: a}",
-            "proxy: {defaultTag: a}",
-            "proxy: {maxConcurrency: 7}",
-            "proxy: {basicAuth: {username: a, password: b}}",
-            "proxy: {accounts: [{regx: a, repositories: b, credentials: FILE}]}",
-            "proxy: {builtinRules: false}",
-            "proxy: {proxies: [{regx: a}]}",
-            "proxy: {whiteList: [{host: a}]}",
-            "proxy: {registryMirror: {insecure: true}}",
-            "proxy: {registryMirror: {url: 'https://a'}}",
-            "proxy: {timeouts: {header: 1s}}",
-            "proxy: {timeouts: {tunnelIdle: 1s}}",
-            "proxy: {via: true}",
-            "proxy: {clients: [10.0.0.0/8]}",
-            "proxy: {perClient: {connections: 5}}",
-            "proxy: {allowPush: false}",
-            "proxy: {forwarded: forwarded}",
-            "proxy: {hijackHTTPS: {hosts: [{regx: a}]}}",
-            "proxy: {hijackHTTPS: {publish: [CA]}}",
-            "proxy: {hijackHTTPS: {wildcard: true}}",
-            "proxy: {hijackHTTPS: {nameConstraints: [a.example]}}",
-            "proxy: {hijackHTTPS: {sni: [{port: 7}]}}",
-            "proxy: {tcpListen: {port: 7}}",
-            "proxy: {proxyProtocol: {from: [10.0.0.0/8]}}",
-            "proxy: {security: {insecure: false}}",
-            "proxy: {security: {insecure: false, names: [a.example]}}",
-            "proxy: {listeners: [{port: 7, security: {insecure: false, names: [a.example]}}]}",
-            "proxy: {listeners: [{port: 7, security: {insecure: true}}]}",
-        ] {
-            let changed = changed.replace("FILE", &file).replace("CA", &ca);
-            // Certificates are renewed where there is TLS.
-            let base = match changed.contains("names:") || changed.contains("insecure: true}}]") {
-                true if changed.contains("listeners") => {
-                    "proxy: {listeners: [{port: 7, security: {insecure: false}}]}"
-                }
-                true => "proxy: {security: {insecure: false}}",
-                false => "",
-            };
+        let mut seen = std::collections::BTreeSet::new();
+        for [base, changed] in changes(dir.path()) {
             let written = |source: &str| config::parse(Path::new("f"), source).unwrap().written;
-            let (before, now) = (written(base), written(&changed));
-            let said = before.differences(&now).into_iter().any(|key| is_one_of(key, TAKEN_OVER));
-            assert_eq!(said, in_force(base, base) != in_force(base, &changed), "{changed}");
+            let (before, now) = (written(&base), written(&changed));
+            let keys = before.differences(&now);
+            let [was, is] = [applied(&base, &base), applied(&base, &changed)];
+            let said = keys.iter().any(|key| taken_over(key).is_some());
+            assert_eq!(said, in_force(&was) != in_force(&is), "{changed}");
+            if keys.iter().all(|key| taken_over(key) == Some(Stay)) {
+                assert_eq!(about_origins(&was), about_origins(&is), "{changed}");
+            }
+            let rows =
+                |key: &&str| TAKEN_OVER.iter().position(|(known, _)| is_under(&config::general(key), known));
+            seen.extend(keys.iter().filter_map(rows));
         }
+        let unseen: Vec<_> =
+            (0..TAKEN_OVER.len()).filter(|row| !seen.contains(row)).map(|row| TAKEN_OVER[row]).collect();
+        assert!(unseen.is_empty(), "no change is tried of {unseen:?}");
     }
 
     #[test]
