@@ -94,6 +94,10 @@ mod tests {
         let prompted = prompt.on();
         assert!(futures_util::poll!(std::pin::pin!(socket.read_u8())).is_pending());
         assert!(socket.tcp().quickack().unwrap());
+        // And no longer than that: the kernel may go on for a while.
         drop(prompted);
+        socket.tcp().set_quickack(false).unwrap();
+        assert!(futures_util::poll!(std::pin::pin!(socket.read_u8())).is_pending());
+        assert!(!socket.tcp().quickack().unwrap());
     }
 }
