@@ -25,7 +25,6 @@ use futures_util::stream::{self, Stream, StreamExt as _};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
 use std::sync::Arc;
 use std::time::SystemTime;
 use tokio::time::Instant;
