@@ -118,6 +118,17 @@ fn what_was_downloaded_once_comes_from_this_hosts_disk() {
 }
 
 #[test]
+fn what_says_only_its_length_is_never_taken_for_the_same() {
+    let lab = Lab::new();
+    let page = |body: &str| Page::Fixed { status: 200, headers: Vec::new(), body: body.to_owned() };
+    for body in ["1.2.3", "1.2.4"] {
+        lab.origin.put("/latest.txt", page(body));
+        lab.ok("/latest.txt", "latest", &[]);
+        assert_eq!(fs::read_to_string(lab.path("latest")).unwrap(), body);
+    }
+}
+
+#[test]
 fn content_of_another_digest_leaves_no_file() {
     let lab = Lab::new();
     let content = Content::new(3, 5 * MIB);

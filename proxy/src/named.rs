@@ -15,7 +15,7 @@ use crate::refusal::Refusal;
 use crate::{Body, Proxy, direct};
 use bytes::Bytes;
 use darter_protocol::{Digest, TaskId};
-use darter_rules::{Decision, Identity, Request as Seen, Way, oci::Resource};
+use darter_rules::{Because, Decision, Identity, Request as Seen, Way, oci::Resource};
 use http::header::{self, HeaderMap, HeaderName};
 use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::Empty;
@@ -81,8 +81,9 @@ impl Proxy {
         match settings.rules.decide(&seen) {
             Decision::Refuse(refusal) => Err(refusal.into()),
             Decision::Direct { target, .. } => direct::answer(self, &target, request, Outcome::Direct).await,
-            Decision::Peers { target, identity, digest: known, settled, .. } => {
-                let peers = Peers { target, identity, digest: known, task: None, settled };
+            Decision::Peers { target, identity, digest: known, settled, because } => {
+                let by_rule = !matches!(because, Because::Default);
+                let peers = Peers { target, identity, digest: known, task: None, settled, by_rule };
                 p2p::answer(self, expecting(peers, digest), request).await
             }
         }

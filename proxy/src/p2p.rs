@@ -64,6 +64,9 @@ pub(crate) struct Peers {
     pub(crate) task: Option<TaskId>,
     /// Its name says what it contains: no need to ask whether it has changed.
     pub(crate) settled: bool,
+    /// Whether a rule sends it through the peers: whoever wrote it takes content for the same when its length is. A command
+    /// names anything, also what says nothing of its version but a length.
+    pub(crate) by_rule: bool,
 }
 
 /// What a caller wants of some content.
@@ -173,7 +176,10 @@ impl Peers {
         if self.settled {
             return Ok(None);
         }
-        proxy.versions.name(&proxy.upstream, &self.target, &mut self.identity, headers).await
+        match proxy.versions.name(&proxy.upstream, &self.target, &mut self.identity, headers).await? {
+            Some(Version::Length(_)) if !self.by_rule => Err(NoVersion::Unsaid),
+            version => Ok(version),
+        }
     }
 
     fn wish<'a>(&self, engine: &'a Engine, request: &'a HeaderMap) -> Result<Wish<'a>, Refusal> {

@@ -270,7 +270,12 @@ async fn route(decision: Decision, request: Request<Incoming>, proxy: &Proxy) ->
         Decision::Refuse(refusal) => Err(refusal.into()),
         Decision::Direct { target, .. } => direct::answer(proxy, &target, request, Outcome::Direct).await,
         Decision::Peers { target, identity, digest, settled, .. } => {
-            p2p::answer(proxy, Peers { target, identity, digest, task: None, settled }, request).await
+            p2p::answer(
+                proxy,
+                Peers { target, identity, digest, task: None, settled, by_rule: true },
+                request,
+            )
+            .await
         }
     }
 }
