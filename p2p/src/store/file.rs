@@ -67,15 +67,22 @@ impl TaskFile {
     /// # Errors
     /// `UnexpectedEof` when `source` has become shorter.
     pub(crate) fn clone_from(&self, source: &File) -> io::Result<bool> {
-        if rustix::fs::ioctl_ficlone(&self.file, source).is_err() {
-            return Ok(false);
-        }
-        // It may have become longer or shorter since it was measured.
-        if self.file.metadata()?.len() < self.layout.length() {
+        self.clone_by(|file| rustix::fs::ioctl_ficlone(file, source))
+    }
+
+    /// As [`Self::clone_from`], by what gives the file the bytes of another. It makes the file longer, never shorter.
+    fn clone_by(&self, clone: impl FnOnce(&File) -> rustix::io::Result<()>) -> io::Result<bool> {
+        // Otherwise zeros would stand for what is missing.
+        self.file.set_len(0)?;
+        let cloned = clone(&self.file);
+        let found = self.file.metadata()?.len();
+        // Whatever came of it: what goes with the file is counted by its length.
+        self.file.set_len(self.layout.length())?;
+        // The source may have become longer or shorter since it was measured.
+        if cloned.is_ok() && found < self.layout.length() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        self.file.set_len(self.layout.length())?;
-        Ok(true)
+        Ok(cloned.is_ok())
     }
 
     /// Opens the file of a task that was stored before. What is only read can be on a read-only disk.
@@ -172,6 +179,20 @@ mod tests {
             got.extend_from_slice(&file.read(rest).await.unwrap());
         }
         assert!(got == content);
+    }
+
+    #[test]
+    fn what_shrank_before_it_was_cloned_is_not_filled_up_with_zeros() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = TaskFile::create(&dir.path().join("a"), PieceLayout::new(10).unwrap()).unwrap();
+        let give =
+            |bytes: &'static [u8]| file.clone_by(|to| to.write_all_at(bytes, 0).map_err(|_| Errno::IO));
+        assert_eq!(give(b"short").unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(file.file.metadata().unwrap().len(), 10);
+        assert!(give(b"long enough").unwrap());
+        assert_eq!(file.file.metadata().unwrap().len(), 10);
+        assert!(!file.clone_by(|_| Err(Errno::OPNOTSUPP)).unwrap());
+        assert_eq!(file.file.metadata().unwrap().len(), 10);
     }
 
     #[test]
