@@ -43,8 +43,9 @@ impl CatalogError {
             redb::Error::Io(error) => {
                 matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
             }
-            redb::Error::DatabaseAlreadyOpen | redb::Error::PreviousIo | redb::Error::DatabaseClosed => false,
-            _ => true,
+            redb::Error::Corrupted(_) => true,
+            // Another version's format or tables, or what passes: all that can be read by whoever knows how.
+            _ => false,
         }
     }
 }
@@ -52,10 +53,14 @@ impl CatalogError {
 /// As the disk said it, where it did.
 impl From<CatalogError> for io::Error {
     fn from(error: CatalogError) -> Self {
+        let is_damage = error.is_damage();
         match error.0 {
             redb::Error::Io(error) => error,
             redb::Error::DatabaseAlreadyOpen => Self::other("another process uses it"),
-            other => Self::other(format!("{other}; `darter store repair` takes away what is damaged")),
+            other if is_damage => {
+                Self::other(format!("{other}; `darter store repair` takes away what is damaged"))
+            }
+            other => Self::other(other),
         }
     }
 }
@@ -328,6 +333,16 @@ mod tests {
         let mut all = Vec::new();
         catalog.for_each(|task, entry, used| all.push((task, entry.is_some(), used))).unwrap();
         assert_eq!(all, vec![(a, true, later)]);
+    }
+
+    #[test]
+    fn only_what_nobody_could_read_is_damage() {
+        let is_damage = |error: redb::Error| CatalogError(error).is_damage();
+        assert!(is_damage(redb::Error::Corrupted("a page".to_owned())));
+        assert!(is_damage(redb::Error::Io(io::ErrorKind::UnexpectedEof.into())));
+        assert!(!is_damage(redb::Error::UpgradeRequired(1)));
+        assert!(!is_damage(redb::Error::TableDoesNotExist("tasks".to_owned())));
+        assert!(!is_damage(redb::Error::Io(io::ErrorKind::PermissionDenied.into())));
     }
 
     #[test]
