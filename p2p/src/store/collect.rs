@@ -1,7 +1,7 @@
 //! What leaves the store, and when: expired content, what was longest unused and is large above the limits, and what a crash
 //! left.
 
-use super::{Store, files, is_full, journal_path, lock, remove_file};
+use super::{Store, files, grows_stale, is_full, journal_path, lock, remove_file};
 use darter_protocol::TaskId;
 use std::collections::HashSet;
 use std::io::{self, Write as _};
@@ -170,9 +170,8 @@ impl Store {
         self.catalog.for_each(|task, entry, used| {
             let used = touched.get(&task).copied().unwrap_or(used).max(used);
             let (length, since) = match &entry {
-                Some(entry) if entry.record.digest.is_some() => (entry.record.info.length, used),
-                // What is known by its place only grows stale, used or not.
-                Some(entry) => (entry.record.info.length, entry.record.created),
+                Some(entry) if grows_stale(&entry.record) => (entry.record.info.length, entry.record.created),
+                Some(entry) => (entry.record.info.length, used),
                 None => (0, SystemTime::UNIX_EPOCH),
             };
             let expires = self.expires(since);
@@ -267,6 +266,7 @@ impl Disk {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Stored;
     use super::super::tests::{config, record, store_complete, task, write_piece};
     use super::*;
     use std::time::Duration;
@@ -310,6 +310,20 @@ mod tests {
         assert!(store.complete(&task(1)).unwrap().is_none());
         assert_eq!((store.take_evicted(), store.used()), (vec![task(1)], 0));
     }
+
+    #[test]
+    fn what_was_imported_goes_when_nobody_uses_it_and_not_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(config(dir.path(), u64::MAX)).unwrap();
+        store.import(&task(1), &tempfile::tempfile().unwrap()).unwrap();
+        let used = SystemTime::now() + Duration::from_secs(3000);
+        lock(&store.touched).insert(task(1), used);
+        store.collect(used + Duration::from_secs(3000)).unwrap();
+        assert!(matches!(store.stat(&task(1)).unwrap(), Stored::Complete { .. }));
+        store.collect(used + Duration::from_secs(3700)).unwrap();
+        assert!(matches!(store.stat(&task(1)).unwrap(), Stored::Absent));
+    }
+
     #[test]
     fn what_nobody_goes_on_with_makes_room() {
         let dir = tempfile::tempdir().unwrap();

@@ -228,8 +228,7 @@ impl Store {
 
     /// What has no digest may have changed at its origin after a while.
     fn is_stale(&self, record: &Record, now: SystemTime) -> bool {
-        let has_origin = !record.info.headers.contains_key(IMPORTED);
-        record.digest.is_none() && has_origin && self.expires(record.created).is_some_and(|at| at < now)
+        grows_stale(record) && self.expires(record.created).is_some_and(|at| at < now)
     }
 
     /// Makes room for a task and reserves its space.
@@ -481,6 +480,11 @@ fn files(dir: &Path) -> io::Result<Vec<PathBuf>> {
         }
     }
     Ok(files)
+}
+
+/// What is known by its place at an origin only: that may have changed, however much it is used here.
+fn grows_stale(record: &Record) -> bool {
+    record.digest.is_none() && !record.info.headers.contains_key(IMPORTED)
 }
 
 /// There is no room on the disk.
