@@ -1,7 +1,7 @@
 //! Content that a user of this host brings in himself, and takes out again: it has no origin.
 
 use crate::engine::{Engine, Shared};
-use crate::store::Imported;
+use crate::store::{Imported, Stored};
 use darter_protocol::{PieceHash, TaskId};
 use std::fs::File;
 use std::io;
@@ -91,8 +91,20 @@ impl Shared {
         let _one = self.imports.acquire().await.map_err(io::Error::other)?;
         let _name = Importing::begin(&self, task)?;
         let store = Arc::clone(&self.store);
-        let imported = tokio::task::spawn_blocking(move || store.import(&task, &source)).await;
-        let Imported { record, hashes, unchanged, shared } = imported.map_err(io::Error::other)??;
+        let import = move || {
+            let imported = store.import(&task, &source);
+            let stays = match &imported {
+                Ok(imported) => imported.unchanged,
+                Err(_) => matches!(store.stat(&task), Ok(Stored::Complete { .. } | Stored::Stale)),
+            };
+            (imported, stays)
+        };
+        let (imported, stays) = tokio::task::spawn_blocking(import).await.map_err(io::Error::other)?;
+        if !stays {
+            // Whoever got the new bytes from here would otherwise measure them by the hashes of the old ones.
+            self.schedulers.leave(vec![task]).await;
+        }
+        let Imported { record, hashes, unchanged, shared } = imported?;
         if let Some(link) = self.schedulers.of(&task) {
             link.announce_one(&task, &record, &hashes).await;
         }

@@ -97,6 +97,13 @@ impl Store {
         self.take_space(length)
     }
 
+    /// Whether `length` more bytes could fit below the quota, after evicting all that may go.
+    pub(super) fn may_fit(&self, length: u64) -> io::Result<bool> {
+        let may_go = self.candidates()?.iter().map(|candidate| candidate.length).sum();
+        let stays = self.used().saturating_sub(may_go);
+        Ok(stays.saturating_add(length) <= self.config.quota && length <= self.disk()?.size)
+    }
+
     /// Evicts until `length` more bytes are free on the disk; `false`, and nothing is evicted, when that cannot be.
     pub(super) fn free_up(&self, length: u64) -> io::Result<bool> {
         let lack = (length + SPARE_BYTES).saturating_sub(self.disk()?.available);

@@ -50,12 +50,16 @@ impl Store {
         if let Some(before) = self.same(task, source, layout)? {
             return Ok(before);
         }
+        // What was here goes only for what can take its place.
+        if !self.may_fit(length)? {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         self.delete(task)?;
         self.make_room(length)?;
         let partial = match self.create_named(task, record, layout) {
             Ok(partial) => partial,
             Err(error) => {
-                self.undo_create(task, layout)?;
+                self.discard(task)?;
                 return Err(error);
             }
         };
@@ -231,6 +235,20 @@ mod tests {
         let error = store.import(&task(1), &file(&content(1, 2 * MIB))).unwrap_err();
         assert_eq!((error.kind(), store.used()), (io::ErrorKind::StorageFull, 0));
         assert!(matches!(store.stat(&task(1)).unwrap(), Stored::Absent));
+    }
+
+    #[test]
+    fn what_does_not_fit_leaves_what_was_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(config(dir.path(), 10 * MIB)).unwrap();
+        let hashes = store.import(&task(1), &file(&content(1, MIB))).unwrap().hashes;
+        let _at_work = store.create(&task(2), super::super::tests::record(8 * MIB)).unwrap();
+        for too_much in [3 * MIB, 11 * MIB] {
+            let error = store.import(&task(1), &file(&content(1, too_much))).unwrap_err();
+            assert_eq!((error.kind(), store.used()), (io::ErrorKind::StorageFull, 9 * MIB));
+            assert_eq!(*store.complete(&task(1)).unwrap().unwrap().hashes, *hashes);
+        }
+        store.import(&task(1), &file(&content(1, 2 * MIB))).unwrap();
     }
 
     #[test]
