@@ -256,23 +256,20 @@ impl Store {
         // May take its time for a large task: nobody who only looks for a name waits for it.
         let reserved = created.and_then(|partial| partial.file.reserve().map(|()| partial));
         if reserved.is_err() {
-            self.undo_create(task, layout)?;
+            self.discard(task)?;
         }
         reserved
     }
 
-    /// Takes away what there is of a task's files, and gives the space back that was taken for them.
-    fn undo_create(&self, task: &TaskId, layout: PieceLayout) -> io::Result<()> {
-        let _names = lock(&self.names);
-        if !self.path(task).exists() {
-            // Otherwise it goes back with the file.
-            self.give_space(layout.length());
-        }
-        self.unlink(task)
-    }
-
+    /// As [`Self::try_create`], without reserving the space on the disk; what there is of the files on failure stays.
     fn create_named(&self, task: &TaskId, record: Record, layout: PieceLayout) -> io::Result<Partial> {
         let _names = lock(&self.names);
+        // What was taken for a file that has its length goes back with it, and for any other now.
+        self.make_files(task, record, layout).inspect_err(|_| self.give_space(layout.length()))
+    }
+
+    /// Puts a task's files in place of what was called so. `names` is held.
+    fn make_files(&self, task: &TaskId, record: Record, layout: PieceLayout) -> io::Result<Partial> {
         let path = self.path(task);
         std::fs::create_dir_all(path.parent().expect("the path of a task has a folder"))?;
         // Never truncate: somebody may still read an earlier file of this name through an open descriptor.
@@ -442,11 +439,12 @@ impl Store {
     /// Removes a task's files and gives back what they reserved. `names` is held.
     fn unlink(&self, task: &TaskId) -> io::Result<()> {
         self.opened.invalidate(task);
-        lock(&self.partials).remove(task);
         let path = self.path(task);
         let length = std::fs::metadata(&path).map_or(0, |meta| meta.len());
         remove_file(&journal_path(&path))?;
         remove_file(&path)?;
+        // Not before: what cannot be removed now is tried again.
+        lock(&self.partials).remove(task);
         self.give_space(length);
         Ok(())
     }
@@ -641,6 +639,36 @@ pub(crate) mod tests {
         }
         store.discard(&task(1)).unwrap();
         assert_eq!(store.used(), 0);
+    }
+
+    #[test]
+    fn files_that_cannot_be_made_take_no_space() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(config(dir.path(), u64::MAX)).unwrap();
+        // What cannot be removed is in the way, as on a disk that has become read-only.
+        std::fs::create_dir_all(store.path(&task(1))).unwrap();
+        assert!(store.create(&task(1), record(MIB)).is_err());
+        assert_eq!(store.used(), 0);
+        // Longer than ext4 lets a file be, and than any disk has room for.
+        let huge = record(PieceLayout::MAX_LENGTH);
+        store.take_space(huge.info.length).unwrap();
+        let layout = layout(&huge).unwrap();
+        assert!(store.try_create(&task(2), huge, layout).is_err());
+        assert_eq!(store.used(), 0);
+    }
+
+    #[test]
+    fn what_cannot_be_removed_is_tried_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(config(dir.path(), u64::MAX)).unwrap();
+        drop(store.create(&task(1), record(MIB)).unwrap());
+        let path = store.path(&task(1));
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        assert!(store.delete(&task(1)).is_err());
+        std::fs::remove_dir(&path).unwrap();
+        assert!(store.delete(&task(1)).unwrap());
+        assert!(!store.delete(&task(1)).unwrap());
     }
 
     #[test]
