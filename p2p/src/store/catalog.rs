@@ -140,6 +140,11 @@ impl Catalog {
         current
     }
 
+    /// Device and number of the file that is open; `None` when none is.
+    pub(super) fn open_inode(&self) -> Option<(u64, u64)> {
+        self.database.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(|open| open.inode)
+    }
+
     fn close(&self) {
         *self.database.write().unwrap_or_else(PoisonError::into_inner) = None;
     }

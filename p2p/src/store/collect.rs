@@ -66,9 +66,11 @@ impl Store {
         }
     }
 
-    /// Sees to it that the store is open. The folder may be another one by now, an empty one: then that is the store.
+    /// Sees to it that the store is open and tidied. The folder may be another one by now, an empty one: then that is the
+    /// store.
     fn reopened(&self) -> io::Result<()> {
-        if self.catalog.is_current() { Ok(()) } else { self.try_open() }
+        let is_tidied = self.catalog.is_current() && self.catalog.open_inode() == *lock(&self.tidied);
+        if is_tidied { Ok(()) } else { self.try_open() }
     }
 
     /// Whether the disk takes anything.
@@ -353,6 +355,20 @@ mod tests {
         assert_eq!(store.resume(&task(2), &[]).unwrap().unwrap().1.len(), 1);
         store.collect(SystemTime::now() + Duration::from_secs(3700)).unwrap();
         assert_eq!(store.used(), 0);
+    }
+
+    #[test]
+    fn another_disk_is_counted_also_when_a_request_opened_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let [here, other, away] = ["here", "other", "away"].map(|name| dir.path().join(name));
+        store_complete(&Store::open(config(&other, u64::MAX)).unwrap(), &task(2), 2 * MIB);
+        let store = Store::open(config(&here, u64::MAX)).unwrap();
+        std::fs::rename(&here, away).unwrap();
+        std::fs::rename(other, here).unwrap();
+        assert!(!store.catalog.is_current(), "closes it, as a failed read does");
+        assert!(store.complete(&task(2)).unwrap().is_some());
+        store.collect(SystemTime::now()).unwrap();
+        assert_eq!(store.used(), 2 * MIB);
     }
 
     #[test]

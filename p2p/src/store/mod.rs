@@ -87,6 +87,9 @@ pub(crate) struct Store {
     /// Held while files appear under or vanish from their names, and while the file of a catalog entry is opened: so an
     /// eviction cannot unlink what a new download just made, and what a new download just made is not taken for complete.
     names: Mutex<()>,
+    /// The catalog, by device and number, with which the folder was last tidied. Whoever needs the catalog opens it, and
+    /// nobody has counted then what is there.
+    tidied: Mutex<Option<(u64, u64)>>,
 }
 
 /// Somebody works on an incomplete task.
@@ -154,6 +157,7 @@ impl Store {
             partials: Mutex::default(),
             evicted: Mutex::default(),
             names: Mutex::default(),
+            tidied: Mutex::default(),
         };
         let opened = store.try_open();
         match opened {
@@ -167,7 +171,10 @@ impl Store {
     fn try_open(&self) -> io::Result<()> {
         std::fs::create_dir_all(self.config.dir.join("content"))?;
         self.catalog.open()?;
-        self.tidy()
+        let catalog = self.catalog.open_inode();
+        self.tidy()?;
+        *lock(&self.tidied) = catalog;
+        Ok(())
     }
 
     /// The task, if it is complete and was opened a moment ago. Counts as a use of it. Does not block.
