@@ -28,6 +28,7 @@ pub(crate) struct Origins {
 
 #[derive(Debug, Clone, Copy)]
 struct Pause {
+    began: Instant,
     until: Instant,
     /// Refusals in a row, each after the pause of the one before.
     times: u32,
@@ -47,41 +48,52 @@ impl Origins {
         most: Duration,
     ) -> Result<Answer, OriginError> {
         self.wait(&source.url, most).await;
+        let asked = Instant::now();
         let answer = origin::fetch(upstream, source, asks.0, asks.1).await?;
-        let now = Instant::now();
+        let times = (asked, Instant::now());
         match &answer {
             // Another origin's word: the next time this one may lead to another.
             Answer::Other { elsewhere: true, .. } => {}
             Answer::Other { response, .. } => {
-                self.handle_answer(&source.url, response.status(), response.headers(), now);
+                self.handle_answer(&source.url, response.status(), response.headers(), times);
             }
             Answer::Content { .. } | Answer::Outside { .. } => {
-                self.handle_answer(&source.url, StatusCode::OK, &HeaderMap::new(), now);
+                self.handle_answer(&source.url, StatusCode::OK, &HeaderMap::new(), times);
             }
         }
         Ok(answer)
     }
 
-    /// An origin has answered: with what it can give (no pause is left then), that it cannot, or something else.
-    fn handle_answer(&self, url: &Url, status: StatusCode, headers: &HeaderMap, now: Instant) {
+    /// An origin has answered what it was `asked`, `now`: with what it can give (no pause is left then), that it cannot, or
+    /// something else.
+    fn handle_answer(
+        &self,
+        url: &Url,
+        status: StatusCode,
+        headers: &HeaderMap,
+        (asked, now): (Instant, Instant),
+    ) {
         let mut pauses = self.lock();
-        if status.is_success() || status.is_redirection() {
+        let before = pauses.get(&url.origin()).copied();
+        // What was on its way when the pause began does not end it.
+        let is_news = before.is_some_and(|before| asked > before.began || before.until <= now);
+        if is_news && (status.is_success() || status.is_redirection()) {
             pauses.remove(&url.origin());
         }
         if !is_busy(status) {
             return;
         }
-        let before = pauses.get(&url.origin()).copied();
         // Those that were on their way when the pause began say nothing new.
         let times = before.map_or(0, |before| before.times + u32::from(before.until <= now));
         let own = self.backoff.first.saturating_mul(1 << times.min(16)).min(self.backoff.most);
         let pause = retry_after(headers).unwrap_or(own).min(LONGEST);
         let until = before.map_or(now + pause, |before| before.until.max(now + pause));
+        let began = before.filter(|before| before.until > now).map_or(now, |before| before.began);
         if pauses.len() >= MAX_ORIGINS {
             pauses.retain(|_, pause| pause.until > now);
         }
         if pauses.len() < MAX_ORIGINS || before.is_some() {
-            pauses.insert(url.origin(), Pause { until, times });
+            pauses.insert(url.origin(), Pause { began, until, times });
         }
     }
 
@@ -92,9 +104,12 @@ impl Origins {
 
     /// Waits until an origin may be asked, for so long at most.
     async fn wait(&self, url: &Url, most: Duration) {
-        let now = Instant::now();
-        if let Some(due) = self.due_at(url, now) {
-            tokio::time::sleep_until(due.min(now + most)).await;
+        let latest = Instant::now() + most;
+        // Others may be refused meanwhile, and the pause grow.
+        while let Some(due) = self.due_at(url, Instant::now())
+            && Instant::now() < latest
+        {
+            tokio::time::sleep_until(due.min(latest)).await;
         }
     }
 
@@ -142,7 +157,12 @@ mod tests {
     #[test]
     fn what_one_download_is_told_holds_for_all_and_for_no_other_origin() {
         let (origins, now) = (Origins::new(BACKOFF), Instant::now());
-        origins.handle_answer(&url("https://a.example/1"), StatusCode::TOO_MANY_REQUESTS, &after("7"), now);
+        origins.handle_answer(
+            &url("https://a.example/1"),
+            StatusCode::TOO_MANY_REQUESTS,
+            &after("7"),
+            (now, now),
+        );
         assert_eq!(origins.due_at(&url("https://a.example/2"), now), Some(now + Duration::from_secs(7)));
         assert_eq!(origins.due_at(&url("https://a.example:444/2"), now), None);
         assert_eq!(origins.due_at(&url("https://a.example/"), now + Duration::from_secs(7)), None);
@@ -155,19 +175,47 @@ mod tests {
         for expected in [500, 1000, 2000, 3000, 3000] {
             // A hundred that were refused together are one refusal.
             for _ in 0..100 {
-                origins.handle_answer(&url, StatusCode::SERVICE_UNAVAILABLE, &HeaderMap::new(), now);
+                origins.handle_answer(&url, StatusCode::SERVICE_UNAVAILABLE, &HeaderMap::new(), (now, now));
             }
             let due = origins.due_at(&url, now).unwrap();
             assert_eq!(due - now, Duration::from_millis(expected));
             now = due;
         }
-        origins.handle_answer(&url, StatusCode::NOT_FOUND, &HeaderMap::new(), now);
-        origins.handle_answer(&url, StatusCode::SERVICE_UNAVAILABLE, &HeaderMap::new(), now);
-        assert_eq!(origins.due_at(&url, now).unwrap() - now, Duration::from_secs(3), "a 404 is no recovery");
-        origins.handle_answer(&url, StatusCode::OK, &HeaderMap::new(), now);
+        origins.handle_answer(&url, StatusCode::NOT_FOUND, &HeaderMap::new(), (now, now));
+        origins.handle_answer(&url, StatusCode::SERVICE_UNAVAILABLE, &HeaderMap::new(), (now, now));
+        let due = origins.due_at(&url, now).unwrap();
+        assert_eq!(due - now, Duration::from_secs(3), "a 404 is no recovery");
+        now = due;
+        origins.handle_answer(&url, StatusCode::OK, &HeaderMap::new(), (now, now));
         assert_eq!(origins.due_at(&url, now), None);
-        origins.handle_answer(&url, StatusCode::SERVICE_UNAVAILABLE, &HeaderMap::new(), now);
+        origins.handle_answer(&url, StatusCode::SERVICE_UNAVAILABLE, &HeaderMap::new(), (now, now));
         assert_eq!(origins.due_at(&url, now).unwrap() - now, BACKOFF.first);
+    }
+
+    #[test]
+    fn what_was_on_its_way_does_not_end_a_pause() {
+        let (origins, url, asked) = (Origins::new(BACKOFF), url("http://a.example/"), Instant::now());
+        let at = |seconds| asked + Duration::from_secs(seconds);
+        let tell = |status, times| origins.handle_answer(&url, status, &after("7"), times);
+        tell(StatusCode::TOO_MANY_REQUESTS, (asked, at(1)));
+        tell(StatusCode::OK, (asked, at(2)));
+        assert_eq!(origins.due_at(&url, at(2)), Some(at(8)));
+        // Whoever could not wait has asked in the pause, and was given.
+        tell(StatusCode::OK, (at(3), at(4)));
+        assert_eq!(origins.due_at(&url, at(4)), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_that_grows_is_waited_for() {
+        let (origins, url, began) = (Origins::new(BACKOFF), url("http://a.example/"), Instant::now());
+        origins.handle_answer(&url, StatusCode::TOO_MANY_REQUESTS, &after("10"), (began, began));
+        let grow = async {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            let times = (began, Instant::now());
+            origins.handle_answer(&url, StatusCode::TOO_MANY_REQUESTS, &after("15"), times);
+        };
+        tokio::join!(origins.wait(&url, Duration::from_secs(60)), grow);
+        assert_eq!(began.elapsed(), Duration::from_secs(20));
     }
 
     #[test]
@@ -182,7 +230,7 @@ mod tests {
             ("Fri, 31 Dec 9999 23:59:59 GMT", LONGEST),
         ] {
             let url = url(&format!("http://{}.example/", value.len()));
-            origins.handle_answer(&url, StatusCode::TOO_MANY_REQUESTS, &after(value), now);
+            origins.handle_answer(&url, StatusCode::TOO_MANY_REQUESTS, &after(value), (now, now));
             assert_eq!(
                 origins.due_at(&url, now).map_or(Duration::ZERO, |due| due - now),
                 expected,
@@ -191,7 +239,7 @@ mod tests {
         }
         for n in 0..2 * MAX_ORIGINS {
             let url = url(&format!("http://n{n}.example/"));
-            origins.handle_answer(&url, StatusCode::TOO_MANY_REQUESTS, &after("9"), now);
+            origins.handle_answer(&url, StatusCode::TOO_MANY_REQUESTS, &after("9"), (now, now));
         }
         assert_eq!(origins.lock().len(), MAX_ORIGINS);
     }
@@ -199,7 +247,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn whoever_may_not_wait_that_long_asks_before() {
         let (origins, url, began) = (Origins::new(BACKOFF), url("http://a.example/"), Instant::now());
-        origins.handle_answer(&url, StatusCode::TOO_MANY_REQUESTS, &after("30"), began);
+        origins.handle_answer(&url, StatusCode::TOO_MANY_REQUESTS, &after("30"), (began, began));
         origins.wait(&url, Duration::from_secs(5)).await;
         assert_eq!(began.elapsed(), Duration::from_secs(5));
         origins.wait(&url, Duration::from_secs(60)).await;
