@@ -23,6 +23,9 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// The longest note that is read, in bytes.
 const MAX_NOTE: u64 = 64 << 10;
 
+/// How often a part is opened that takes another name before it is locked.
+const MAX_TRIES: usize = 8;
+
 /// What is known of the content of a part.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Note {
@@ -59,29 +62,13 @@ impl Part {
     pub(crate) fn open(output: &Path, asked: &str) -> exit::Result<(Self, Option<(Note, u64)>)> {
         let path = beside(output, ".part");
         let note = beside(output, ".part.json");
-        let fail = |error: io::Error| cannot_write(&path, &error);
-        let mut options = fs::OpenOptions::new();
-        // Where others may write, too, one of them could have put a link there.
-        options.read(true).write(true).create(true).truncate(false);
-        let file = options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed()).open(&path).map_err(fail)?;
-        let meta = file.metadata().map_err(fail)?;
-        if !meta.is_file() || meta.uid() != rustix::process::geteuid().as_raw() {
-            return Err(Failure::own_files(format!("{} is not a file of yours", path.display())));
-        }
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let output = output.display();
-                return Err(Failure::own_files(format!("another command downloads {output} at this moment")));
-            }
-            Err(TryLockError::Error(error)) => return Err(fail(error)),
-        }
+        let (file, length) = open_locked(&path, output)?;
         let noted =
             read_note(&note).filter(|it| it.asked == asked && it.boot == boot() && !it.boot.is_empty());
-        let noted = noted.filter(|it| it.start <= it.end && meta.len() <= it.end - it.start);
+        let noted = noted.filter(|it| it.start <= it.end && length <= it.end - it.start);
         let part = Self { file, path, note, output: output.to_owned() };
-        match noted.filter(|_| meta.len() > 0) {
-            Some(noted) => Ok((part, Some((noted, meta.len())))),
+        match noted.filter(|_| length > 0) {
+            Some(noted) => Ok((part, Some((noted, length)))),
             None => Ok((part, None)),
         }
     }
@@ -117,7 +104,7 @@ impl Part {
     pub(crate) fn note(&self, note: &Note) {
         let written = serde_json::to_vec(note).map_err(io::Error::other).and_then(|text| {
             let beside = self.note.with_extension("new");
-            fs::write(&beside, text).and_then(|()| fs::rename(beside, &self.note))
+            write_anew(&beside, &text).and_then(|()| fs::rename(beside, &self.note))
         });
         if written.is_err() {
             // Without one the next command begins anew, no more.
@@ -166,9 +153,59 @@ fn boot() -> String {
     fs::read_to_string(BOOT_ID).map(|id| id.trim().to_owned()).unwrap_or_default()
 }
 
+/// Opens the file at `path` and locks it; gives its length as of then. Whoever held the lock before may have given the file
+/// another name meanwhile, and what is locked then is not the part any more.
+fn open_locked(path: &Path, output: &Path) -> exit::Result<(File, u64)> {
+    let fail = |error: io::Error| cannot_write(path, &error);
+    let busy =
+        || Failure::own_files(format!("another command downloads {} at this moment", output.display()));
+    let mut options = fs::OpenOptions::new();
+    // Where others may write, too, one of them could have put a link there, or a pipe.
+    options.read(true).write(true).create(true).truncate(false).custom_flags(flags());
+    for _ in 0..MAX_TRIES {
+        let file = options.open(path).map_err(fail)?;
+        if !is_own(&file.metadata().map_err(fail)?) {
+            return Err(Failure::own_files(format!("{} is not a file of yours", path.display())));
+        }
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(busy()),
+            Err(TryLockError::Error(error)) => return Err(fail(error)),
+        }
+        let (locked, named) = (file.metadata().map_err(fail)?, fs::symlink_metadata(path));
+        if named.is_ok_and(|named| (named.dev(), named.ino()) == (locked.dev(), locked.ino())) {
+            return Ok((file, locked.len()));
+        }
+    }
+    Err(busy())
+}
+
+fn flags() -> i32 {
+    (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed()
+}
+
+/// That it is a file of the caller's, by one name alone: a second one could be a stranger's link to it.
+fn is_own(meta: &fs::Metadata) -> bool {
+    meta.is_file() && meta.nlink() <= 1 && meta.uid() == rustix::process::geteuid().as_raw()
+}
+
+fn write_anew(path: &Path, text: &[u8]) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600).custom_flags(flags());
+    options.open(path)?.write_all(text)
+}
+
 fn read_note(path: &Path) -> Option<Note> {
+    let file = fs::OpenOptions::new().read(true).custom_flags(flags()).open(path).ok()?;
+    if !is_own(&file.metadata().ok()?) {
+        return None;
+    }
     let mut text = Vec::new();
-    File::open(path).ok()?.take(MAX_NOTE).read_to_end(&mut text).ok()?;
+    file.take(MAX_NOTE).read_to_end(&mut text).ok()?;
     serde_json::from_slice(&text).ok()
 }
 
@@ -221,5 +258,35 @@ mod tests {
         std::os::unix::fs::symlink(&target, dir.path().join("file.part")).unwrap();
         assert!(Part::open(&dir.path().join("file"), "this").is_err());
         assert_eq!(fs::read(&target).unwrap(), b"keep");
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_a_note_is_neither_followed_nor_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let (output, target) = (dir.path().join("file"), dir.path().join("target"));
+        let note = Note::new("this".to_owned(), "\"v\"".to_owned(), 0, 10);
+        fs::write(&target, serde_json::to_vec(&note).unwrap()).unwrap();
+        let before = fs::read(&target).unwrap();
+        std::os::unix::fs::symlink(&target, dir.path().join("file.part.new")).unwrap();
+        let (mut part, _) = Part::open(&output, "this").unwrap();
+        part.note(&Note::new("that".to_owned(), "\"w\"".to_owned(), 0, 10));
+        part.write(b"hello").unwrap();
+        drop(part);
+        assert_eq!(fs::read(&target).unwrap(), before);
+        let written = dir.path().join("file.part.json");
+        assert_eq!(fs::symlink_metadata(&written).unwrap().mode() & 0o7777, 0o600);
+
+        fs::remove_file(&written).unwrap();
+        std::os::unix::fs::symlink(&target, &written).unwrap();
+        assert_eq!(Part::open(&output, "this").unwrap().1, None);
+    }
+
+    #[test]
+    fn a_part_of_two_names_is_not_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("target");
+        fs::write(&target, "keep").unwrap();
+        fs::hard_link(&target, dir.path().join("file.part")).unwrap();
+        assert!(Part::open(&dir.path().join("file"), "this").is_err());
     }
 }
