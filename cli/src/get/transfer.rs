@@ -116,6 +116,22 @@ type Wanted = (u64, Option<u64>);
 struct Extent {
     start: u64,
     end: Option<u64>,
+    /// The length of the whole, where it is known.
+    total: Option<u64>,
+}
+
+impl Extent {
+    /// That it is what `range` names, as far as can be told.
+    fn is_of(&self, range: Bytes) -> bool {
+        let (Some(end), total) = (self.end, self.total) else { return false };
+        match (range, total) {
+            (range, Some(total)) => range.of(total) == (self.start, end),
+            // Of a whole of unknown length the end alone tells whether it was short.
+            (Bytes::Between(first, last), None) => first == self.start && end <= last.saturating_add(1),
+            (Bytes::From(first), None) => first == self.start,
+            (Bytes::Last(bytes), None) => end - self.start <= bytes,
+        }
+    }
 }
 
 impl Transfer {
@@ -421,31 +437,46 @@ impl Answer {
     fn extent(&self) -> exit::Result<Extent> {
         if self.status != StatusCode::PARTIAL_CONTENT {
             let length = self.text(&header::CONTENT_LENGTH).and_then(|length| length.parse().ok());
-            return Ok(Extent { start: 0, end: length });
+            return Ok(Extent { start: 0, end: length, total: length });
         }
         let range = self.text(&header::CONTENT_RANGE).and_then(|range| {
-            let (first, last) = range.strip_prefix("bytes ")?.split_once('/')?.0.split_once('-')?;
-            Some((first.parse::<u64>().ok()?, last.parse::<u64>().ok()?.checked_add(1)?))
+            let (range, total) = range.strip_prefix("bytes ")?.split_once('/')?;
+            let (first, last) = range.split_once('-')?;
+            let total = if total == "*" { None } else { Some(total.parse::<u64>().ok()?) };
+            Some((first.parse::<u64>().ok()?, last.parse::<u64>().ok()?.checked_add(1)?, total))
         });
-        let (start, end) = range.filter(|(start, end)| start < end).ok_or_else(|| {
+        let fits = |(start, end, total): &(u64, u64, Option<u64>)| {
+            start < end && total.is_none_or(|total| *end <= total)
+        };
+        let (start, end, total) = range.filter(fits).ok_or_else(|| {
             Failure::unavailable("the origin sent a part and did not say which (Content-Range)")
         })?;
-        Ok(Extent { start, end: Some(end) })
+        Ok(Extent { start, end: Some(end), total })
     }
 
     /// What is to be written of it.
     fn wanted(&self, job: &Job, extent: &Extent) -> exit::Result<Wanted> {
+        let url = &job.url;
+        let is_part = self.status == StatusCode::PARTIAL_CONTENT;
         match (job.range, extent.end) {
-            // Sent as a whole all the same.
-            (Some(range), Some(length)) if self.status != StatusCode::PARTIAL_CONTENT => {
-                let (start, end) = range.of(length);
-                Ok((start, Some(end)))
+            (None, _) if is_part => {
+                Err(Failure::unavailable(format!("{url} was asked for as a whole, and a part was sent")))
             }
+            (None, end) => Ok((extent.start, end)),
             (Some(_), None) => {
-                let url = &job.url;
                 Err(Failure::not_now(format!("{url} honours no range and does not say how long it is")))
             }
-            _ => Ok((extent.start, extent.end)),
+            (Some(range), Some(end)) if is_part => {
+                if extent.is_of(range) {
+                    return Ok((extent.start, Some(end)));
+                }
+                Err(Failure::unavailable(format!("{url}: another range was sent than was asked for")))
+            }
+            // Sent as a whole all the same.
+            (Some(range), Some(length)) => match range.of(length) {
+                (start, end) if start < end => Ok((start, Some(end))),
+                _ => Err(Failure::not_now(format!("{url}: the range lies outside the content"))),
+            },
         }
     }
 
@@ -521,5 +552,46 @@ mod tests {
             pace.spend(50).await;
         }
         assert_eq!(begun.elapsed().as_secs(), 5);
+    }
+
+    fn wanted(range: Option<&str>, status: u32, header: (&str, &str)) -> Option<Wanted> {
+        let (name, value) = header;
+        let headers = vec![proto::Header { name: name.to_owned(), value: value.as_bytes().to_vec().into() }];
+        let answer = Answer::from(proto::Head { status, headers, ..Default::default() });
+        let job = Job {
+            url: "http://a.example/f".to_owned(),
+            output: PathBuf::new(),
+            range: range.map(|range| range.parse().unwrap()),
+            in_place: false,
+        };
+        answer.extent().and_then(|extent| answer.wanted(&job, &extent)).ok()
+    }
+
+    #[test]
+    fn a_part_is_what_was_asked_for_or_refused() {
+        let part = |range, value| wanted(range, 206, ("content-range", value));
+        assert_eq!(part(Some("2-4"), "bytes 2-4/10"), Some((2, Some(5))));
+        assert_eq!(part(Some("2-40"), "bytes 2-9/10"), Some((2, Some(10))));
+        assert_eq!(part(Some("-3"), "bytes 7-9/10"), Some((7, Some(10))));
+        assert_eq!(part(Some("2-4"), "bytes 2-4/*"), Some((2, Some(5))));
+        for (range, value) in [
+            (None, "bytes 0-9/10"),
+            (Some("2-4"), "bytes 3-5/10"),
+            (Some("2-4"), "bytes 2-3/10"),
+            (Some("2-"), "bytes 2-8/10"),
+            (Some("-3"), "bytes 0-2/10"),
+            (Some("2-4"), "bytes 2-4/3"),
+        ] {
+            assert_eq!(part(range, value), None, "{range:?} {value}");
+        }
+    }
+
+    #[test]
+    fn of_a_whole_the_range_is_cut_and_one_outside_it_refused() {
+        let whole = |range| wanted(Some(range), 200, ("content-length", "10"));
+        assert_eq!(whole("2-4"), Some((2, Some(5))));
+        assert_eq!(whole("8-40"), Some((8, Some(10))));
+        assert_eq!(whole("10-"), None);
+        assert_eq!(whole("20-30"), None);
     }
 }
