@@ -125,6 +125,9 @@ fn headers(map: &HeaderMap) -> Vec<proto::Header> {
     map.iter().map(header).collect()
 }
 
+/// The most headers of one request; a map of them cannot hold more than 24,576 names.
+const MAX_HEADERS: usize = 128;
+
 fn fetch(request: proto::DownloadRequest) -> Result<Fetch, Status> {
     let proto::DownloadRequest { url, headers, digest } = request;
     let malformed = |what: String| Status::invalid_argument(what);
@@ -132,6 +135,9 @@ fn fetch(request: proto::DownloadRequest) -> Result<Fetch, Status> {
         url.parse().map_err(|_| malformed("that is no URL: expected http:// or https://".to_owned()))?;
     let digest = (!digest.is_empty()).then(|| digest.parse()).transpose();
     let digest = digest.map_err(|error: darter_protocol::InvalidDigest| malformed(error.to_string()))?;
+    if headers.len() > MAX_HEADERS {
+        return Err(malformed(format!("a request has at most {MAX_HEADERS} headers")));
+    }
     let mut map = HeaderMap::new();
     for proto::Header { name, value } in headers {
         // The value may be a secret, so it is not repeated.
@@ -139,7 +145,7 @@ fn fetch(request: proto::DownloadRequest) -> Result<Fetch, Status> {
             HeaderName::try_from(&name).map_err(|_| malformed(format!("{name:?} is no header's name")))?;
         let value = HeaderValue::from_maybe_shared(value)
             .map_err(|_| malformed(format!("the value of {name} is malformed")))?;
-        map.append(name, value);
+        map.try_append(name, value).map_err(|error| malformed(error.to_string()))?;
     }
     Ok(Fetch { url, headers: map, digest })
 }
@@ -161,5 +167,25 @@ fn broken(error: &(dyn Error + Send + Sync + 'static)) -> Status {
     match error.downcast_ref::<ReadError>() {
         Some(ReadError::Mismatch { .. }) => Status::data_loss(error.to_string()),
         _ => Status::unavailable(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_of_too_many_headers_is_refused() {
+        let of = |count: usize| {
+            let header = |n| proto::Header { name: format!("x-{n}"), value: b"v".to_vec().into() };
+            let headers = (0..count).map(header).collect();
+            fetch(proto::DownloadRequest {
+                url: "http://a.example/f".to_owned(),
+                headers,
+                digest: String::new(),
+            })
+        };
+        assert_eq!(of(MAX_HEADERS).unwrap().headers.len(), MAX_HEADERS);
+        assert_eq!(of(30_000).err().unwrap().code(), tonic::Code::InvalidArgument);
     }
 }
