@@ -135,8 +135,10 @@ fn last_name(url: &Url) -> Option<String> {
 /// The name of a file that a part of a URL's path stands for; `None` when that is none, or leads elsewhere.
 pub(super) fn file_name(part: &str) -> Option<String> {
     let name = percent_decode_str(part).decode_utf8().ok()?.into_owned();
-    let is_plain =
-        !matches!(name.as_str(), "" | "." | "..") && !name.contains(['/', '\0']) && name.len() <= 240;
+    let is_plain = !matches!(name.as_str(), "" | "." | "..")
+        && !name.contains('/')
+        && !name.contains(char::is_control)
+        && name.len() <= 240;
     is_plain.then_some(name)
 }
 
@@ -178,7 +180,7 @@ mod tests {
         }
         assert_eq!(found("href"), [""; 0]);
         assert_eq!(found("<a href=\"unclosed"), [""; 0]);
-        for name in ["..", "%2e%2e", "a%2fb", "%00", ""] {
+        for name in ["..", "%2e%2e", "a%2fb", "%00", "a%1b[2J", "a%0a", "%c2%9b", ""] {
             assert_eq!(file_name(name), None, "{name}");
         }
     }
