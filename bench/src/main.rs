@@ -1,5 +1,5 @@
-//! The measurements: each beside nginx serving the same bytes, interleaved in one run, as MB/s and as CPU seconds of the
-//! serving processes per GB (10^9 bytes). On a shared machine the CPU seconds are the steadier column.
+//! The measurements: each beside nginx in the same part where it can play it, interleaved in one run, and beside what we want
+//! to reach. README.md says how to read them.
 //!
 //! ```text
 //! cargo build --release --package darter
@@ -10,43 +10,47 @@
 //! memory.
 //!
 //! `darter-bench mesh` plays clusters of 10 to 5,000 daemons in virtual time, and prints how soon the last one is done.
-//!
-//! Needs nginx, except for `rules` and `mesh`. Everything stays on loopback, and everything that is written is removed at the end.
 #![forbid(unsafe_code)]
 
 mod client;
 mod cpu;
+mod goals;
 mod mesh;
-mod peer;
+mod report;
+mod rows;
 mod rules;
 mod servers;
-mod table;
+mod stage;
+mod way;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use client::Load;
-use servers::{Blob, Darter, Nginx};
-use table::Table;
+use report::Report;
+use rows::MEASUREMENTS;
+use stage::Stage;
 
 /// Measure Darter beside nginx, on this machine
 #[derive(Parser)]
 struct Options {
     #[command(subcommand)]
-    only: Option<Only>,
+    alone: Option<Alone>,
+    /// Only the measurements whose name begins with this; `list` names them
+    #[arg(long)]
+    only: Option<String>,
     /// The size of the large content in MiB
     #[arg(long, default_value_t = 1024)]
     size: u64,
-    /// How often everything is measured; the tables show medians
+    /// How often everything is measured; the table shows medians
     #[arg(long, default_value_t = 5)]
     runs: u64,
     /// Small requests in one measurement
     #[arg(long, default_value_t = 40_000)]
-    requests: u64,
+    requests: usize,
 }
 
-/// One measurement alone.
+/// What needs no server.
 #[derive(clap::Subcommand)]
-enum Only {
+enum Alone {
     /// Decisions with many rules: latency and memory
     Rules {
         /// With so many rules, in this process; by default each number in a process of its own
@@ -57,48 +61,48 @@ enum Only {
     Mesh(mesh::Options),
 }
 
+/// How much is measured.
+#[derive(Debug, Clone, Copy)]
+struct Size {
+    /// Of the large content.
+    bytes: u64,
+    /// Small ones.
+    requests: usize,
+}
+
 fn main() -> Result<()> {
     let options = Options::parse();
-    match options.only {
-        Some(Only::Rules { count }) => return rules::run(count),
-        Some(Only::Mesh(options)) => return mesh::run(&options),
-        None => {}
+    match options.alone {
+        Some(Alone::Rules { count }) => rules::run(count),
+        Some(Alone::Mesh(options)) => mesh::run(&options),
+        None => measure(&options),
     }
-    let folder = tempfile::tempdir()?;
-    let nginx = Nginx::start(folder.path())?;
-    let darter = Darter::start("darter", folder.path(), &nginx, None)?;
-    let (mut large, mut small) = (Table::new("MB/s", "CPU s/GB"), Table::new("requests/s", "CPU us each"));
+}
 
-    let warm = Blob::write(&nginx, 1, options.size << 20)?;
-    let tiny = Blob::write(&nginx, 2, 4096)?;
-    darter.warm(&warm)?;
-    darter.warm(&tiny)?;
-    let mut first_bytes = Vec::new();
-    for run in 0..options.runs {
-        let cold = Blob::write(&nginx, 1000 + run, options.size << 20)?;
-        for clients in [1, 16] {
-            let load = Load { clients, requests: clients, url: warm.path() };
-            large.add(&format!("warm, {clients} clients: nginx"), load.run(nginx.address, &[&nginx])?);
-            large.add(&format!("warm, {clients} clients: darter"), load.run(darter.address(), &[&darter])?);
-        }
-        let load = Load { clients: 1, requests: 1, url: cold.path() };
-        let measured = load.run(darter.address(), &[&darter])?;
-        first_bytes.push(measured.first_byte);
-        large.add("cold, verified by sha256 and BLAKE3: darter", measured);
-        cold.remove()?;
-        let load = Load { clients: 16, requests: options.requests, url: tiny.path() };
-        small.add("4 KiB warm, 16 connections: nginx", load.run(nginx.address, &[&nginx])?);
-        small.add("4 KiB warm, 16 connections: darter", load.run(darter.address(), &[&darter])?);
-        large.add(
-            "peer to peer, both ends together: darter",
-            peer::measure(folder.path(), &nginx, run, options.size << 20)?,
-        );
+fn measure(options: &Options) -> Result<()> {
+    let only = options.only.as_deref().unwrap_or_default();
+    if only == "list" {
+        MEASUREMENTS.iter().for_each(|(name, ..)| println!("{name}"));
+        return Ok(());
     }
-    println!("{} MiB, medians of {}\n", options.size, options.runs);
-    println!("{}", large.by_bytes());
-    println!("{}", small.by_requests());
-    first_bytes.sort_unstable();
-    println!("first byte of cold content, median: {:?}", first_bytes[first_bytes.len() / 2]);
-    println!("peak resident memory of the daemon: {} MB", darter.peak_memory()? / 1_000_000);
+    let wanted: Vec<_> = MEASUREMENTS.iter().filter(|(name, _)| name.starts_with(only)).collect();
+    ensure!(!wanted.is_empty(), "there is no such measurement; --only list names them");
+    ensure!(
+        options.size > 0 && options.runs > 0 && options.requests >= 1000,
+        "that is too little to measure"
+    );
+    let stage = Stage::set(Size { bytes: options.size << 20, requests: options.requests })?;
+    let mut rounds = Vec::new();
+    for (name, prepare) in wanted {
+        rounds.push((name, prepare(&stage).with_context(|| format!("preparing {name}"))?));
+    }
+    let mut report = Report::default();
+    for run in 0..options.runs {
+        for (name, round) in &mut rounds {
+            eprintln!("run {} of {}: {name}", run + 1, options.runs);
+            round(&mut report, run).with_context(|| (*name).to_owned())?;
+        }
+    }
+    println!("{} MiB, medians of {}\n\n{}", options.size, options.runs, report.show());
     Ok(())
 }
