@@ -203,7 +203,10 @@ pub(crate) async fn pump(
         if end.is_none() && received >= limits.goal.end() {
             end = Some(Ok(()));
         }
-        if let (None, Some(result)) = (&writing, end.take_if(|_| pending.is_empty())) {
+        if writing.is_none()
+            && pending.is_empty()
+            && let Some(result) = end.take()
+        {
             return (sink, result);
         }
         // Neither is it the other side's fault that the disk is slow.
@@ -243,8 +246,72 @@ pub(crate) async fn pump(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::Metrics;
+    use crate::throttle::{Rates, Throttles};
+    use http_body_util::{BodyExt as _, Full};
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::task::{Context, Wake};
 
     const PIECE: u64 = PieceLayout::MIN_PIECE_SIZE;
+
+    struct Nobody;
+
+    impl Report for Nobody {
+        async fn report(&self, _: Wrote) {}
+    }
+
+    #[derive(Default)]
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_stream_that_has_ended_does_nothing_until_its_last_bytes_are_written() {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.max_blocking_threads(1).enable_time().build().unwrap();
+        let _entered = runtime.enter();
+        // While this holds the only thread that may block, nothing is written. Not for ever: who looks again and again does
+        // not come back before.
+        let (go_on, held) = std::sync::mpsc::channel();
+        let holder = runtime.spawn_blocking(move || held.recv_timeout(Duration::from_secs(10)));
+
+        let folder = tempfile::tempdir().unwrap();
+        let file = TaskFile::create(&folder.path().join("a"), PieceLayout::new(4).unwrap()).unwrap();
+        let sink = Sink {
+            file: Arc::new(file),
+            verifier: None,
+            settles: true,
+            keep_before: 0,
+            offset: 0,
+            hasher: None,
+            in_passing: false,
+        };
+        let throttles = Throttles::new(Rates::default(), &Metrics::default());
+        let limits = Limits {
+            skip: 0,
+            goal: &Goal::new(4),
+            idle: Duration::from_secs(30),
+            way: &throttles.to(None),
+            heard: &Heard::default(),
+            stop: &CancellationToken::new(),
+        };
+        let body = Full::new(Bytes::from_static(b"abcd")).map_err(|never| match never {});
+        let mut pumping = Box::pin(pump(body, sink, limits, Nobody));
+        let woken = Arc::new(Woken::default());
+        let waker = woken.clone().into();
+        assert!(pumping.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        assert!(!woken.0.load(Ordering::Relaxed), "it wants to look again at once");
+
+        go_on.send(()).unwrap();
+        let (sink, result) = runtime.block_on(pumping);
+        assert!(result.is_ok());
+        assert_eq!(sink.unwrap().offset, 4);
+        runtime.block_on(holder).unwrap().unwrap();
+    }
 
     #[test]
     fn a_goal_is_not_lowered_into_a_piece_that_is_taken() {
