@@ -141,8 +141,8 @@ impl Daemon {
     ) -> Result<Self> {
         let file = folder.join(format!("{name}.yaml"));
         std::fs::write(&file, config)?;
+        // RUST_LOG, where there is one, is passed on; otherwise `log` in the configuration counts.
         command.arg("daemon").arg("--config").arg(file);
-        command.env("RUST_LOG", std::env::var_os("RUST_LOG").unwrap_or_else(|| "info".into()));
         let process = Process::start(name, &mut command, &folder.join(format!("{name}.log")))?;
         let (proxy, health) = (listening(&process, "proxy")?, listening(&process, "health")?);
         wait_healthy(&process, health, connect)?;
