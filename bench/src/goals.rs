@@ -75,7 +75,7 @@ pub(crate) const COLD_TLS: Bulk = (
 );
 pub(crate) const COLD_UNNAMED: Bulk =
     (figure("cold, no digest known", RATE), at_most("cold, no digest known", COST, 0.35).nginx_had(0.33));
-pub(crate) const COLD_FIRST: Goal = at_most("cold, first byte", "ms", 2.0);
+pub(crate) const COLD_FIRST: Goal = at_most("cold, first byte", "ms", 2.0).nginx_had(0.85);
 pub(crate) const DIRECT: Bulk = (figure("passed through", RATE), figure("passed through", COST));
 pub(crate) const DIRECT_TLS: Bulk =
     (figure("passed through, TLS on both sides", RATE), figure("passed through, TLS on both sides", COST));

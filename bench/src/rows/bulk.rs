@@ -51,16 +51,19 @@ fn from_origin(stage: &Stage, kind: Kind, goals: Bulk, tls: bool) -> Result<Roun
     Ok(Box::new(move |report, run| {
         let blob = stage.blob(kind, 1000 + run, stage.size.bytes)?;
         touch(stage)?;
-        add(report, goals, Who::Nginx, &read(&stage.to_caching(tls)?, &blob, 1, &stage.caching)?);
+        let timed = kind == Kind::Named && !tls;
+        let mut add = |who, measured: Measured| {
+            add(report, goals, who, &measured);
+            if timed {
+                report.add(goals::COLD_FIRST, who, at(&measured.first, 0.0).as_secs_f64() * 1e3);
+            }
+        };
+        add(Who::Nginx, read(&stage.to_caching(tls)?, &blob, 1, &stage.caching)?);
         stage.caching.forget()?;
         let darter = stage.fresh("cold")?;
         let way = if tls { darter.tls()? } else { darter.plain() };
         touch(stage)?;
-        let measured = read(&way, &blob, 1, &darter)?;
-        add(report, goals, Who::Darter, &measured);
-        if kind == Kind::Named && !tls {
-            report.add(goals::COLD_FIRST, Who::Darter, at(&measured.first, 0.0).as_secs_f64() * 1e3);
-        }
+        add(Who::Darter, read(&way, &blob, 1, &darter)?);
         Ok(())
     }))
 }
@@ -96,7 +99,7 @@ pub(super) fn add(report: &mut Report, goals: Bulk, who: Who, measured: &Measure
 
 /// Has the system own as much memory as a cold run fills: a virtual machine's may have been taken back, and whoever writes
 /// into it first would pay for that.
-fn touch(stage: &Stage) -> Result<()> {
+pub(super) fn touch(stage: &Stage) -> Result<()> {
     let path = stage.folder().join("touched");
     let (mut file, zeros) = (std::fs::File::create(&path)?, vec![0; 1 << 20]);
     for _ in 0..stage.size.bytes >> 20 {

@@ -1,7 +1,7 @@
 //! From one daemon to another.
 
 use super::Round;
-use super::bulk::add;
+use super::bulk::{add, touch};
 use crate::client::{Load, Measured};
 use crate::goals;
 use crate::report::Who;
@@ -34,6 +34,7 @@ fn measure(stage: &Stage, kind: Kind, run: u64) -> Result<Measured> {
     }
     let blob = stage.blob(kind, 2000 + run, stage.size.bytes)?;
     holder.warm(&blob)?;
+    touch(stage)?;
     let load = Load { clients: 1, requests: 1, paths: &[blob.path()], way: &taker.plain() };
     let measured = load.run(&[&holder, &taker])?;
     let from_peer = taker.metric("darter_p2p_content_bytes_total{from=\"peer\"}")?;
