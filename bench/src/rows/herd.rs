@@ -5,7 +5,7 @@ use super::yard::{PROXY, Yard};
 use crate::client::{Load, Measured};
 use crate::goals;
 use crate::report::{Report, Who};
-use crate::servers::Nginx;
+use crate::servers::{Nginx, Setting};
 use crate::stage::Stage;
 use crate::way::Way;
 use anyhow::{Context, Result};
@@ -36,9 +36,9 @@ pub(crate) fn rounds(stage: &Stage) -> Result<Round<'_>> {
                proxy_cache kept; proxy_cache_valid 200 1h; proxy_cache_lock on; proxy_pass http://{home}; }} }}",
             folder.display()
         );
-        let _nginx = Nginx::start_by(node.command("nginx"), address, &folder, &stage.ca, &servers, |to| {
-            node.connect(to).is_ok()
-        })?;
+        let setting = Setting { folder: &folder, ca: &stage.ca, servers: &servers };
+        let _nginx =
+            Nginx::start_by(node.command("nginx"), address, &setting, |to| node.connect(to).is_ok())?;
         let bytes = BYTES.min(stage.size.bytes);
         let read = |seed, clients, way: Way| -> Result<(Measured, f64)> {
             let path = origin.put_blob(Content::new(4000 + 3 * run + seed, bytes), None);

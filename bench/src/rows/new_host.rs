@@ -5,7 +5,7 @@ use super::yard::{PROXY, Yard};
 use crate::client::{at, get};
 use crate::goals;
 use crate::report::Who;
-use crate::servers::{BELOW, Kind, Nginx};
+use crate::servers::{BELOW, Kind, Nginx, Setting};
 use crate::stage::Stage;
 use crate::way::Way;
 use anyhow::Result;
@@ -28,10 +28,10 @@ pub(crate) fn rounds(stage: &Stage) -> Result<Round<'_>> {
         let address = yard.origin.port(PORT);
         let servers = format!("server {{ listen {address} ssl; root {}; }}", stage.origin.root().display());
         let folder = yard.origin.folder();
-        let _nginx =
-            Nginx::start_by(yard.origin.command("nginx"), address, folder, &stage.ca, &servers, |to| {
-                yard.origin.connect(to).is_ok()
-            })?;
+        let setting = Setting { folder, ca: &stage.ca, servers: &servers };
+        let _nginx = Nginx::start_by(yard.origin.command("nginx"), address, &setting, |to| {
+            yard.origin.connect(to).is_ok()
+        })?;
         let (tls, mut buffer, mut times) = (client_trusting(&yard.ca()?)?, vec![0; 64 << 10], Vec::new());
         for name in &names {
             let way = Way::through(yard.node.port(PROXY), format!("{name}:{PORT}"));

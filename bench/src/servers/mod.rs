@@ -6,4 +6,4 @@ mod nginx;
 
 pub(crate) use blob::{Blob, Kind};
 pub(crate) use darter::Darter;
-pub(crate) use nginx::{BELOW, Nginx, caching, origin};
+pub(crate) use nginx::{BELOW, Nginx, Setting, caching, origin};

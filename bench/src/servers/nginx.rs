@@ -25,6 +25,16 @@ pub(crate) struct Nginx {
     folder: PathBuf,
 }
 
+/// How one is set up.
+pub(crate) struct Setting<'a> {
+    /// For all that it writes.
+    pub(crate) folder: &'a Path,
+    /// Who signs its certificate.
+    pub(crate) ca: &'a Ca,
+    /// What stands within `http {}` beside what all have.
+    pub(crate) servers: &'a str,
+}
+
 /// One that serves files by sendfile.
 pub(crate) fn origin(folder: &Path, ca: &Ca) -> Result<Nginx> {
     let root = folder.join("origin/root");
@@ -33,7 +43,8 @@ pub(crate) fn origin(folder: &Path, ca: &Ca) -> Result<Nginx> {
     let servers =
         format!("server {{ listen {plain}; listen {tls} ssl; root {root}; }}", root = root.display());
     let folder = folder.join("origin");
-    start(Command::new("nginx"), (plain, tls), &folder, ca, &servers, connects)
+    let setting = Setting { folder: &folder, ca, servers: &servers };
+    start(Command::new("nginx"), (plain, tls), &setting, connects)
 }
 
 /// One that keeps what it fetched from an origin at `plain` and `tls`, and passes through what lies below `/direct/`.
@@ -65,20 +76,19 @@ pub(crate) fn caching(
         to("http"),
         to("https"),
     );
-    start(Command::new("nginx"), (plain, tls), &folder, ca, &servers, connects)
+    let setting = Setting { folder: &folder, ca, servers: &servers };
+    start(Command::new("nginx"), (plain, tls), &setting, connects)
 }
 
 impl Nginx {
-    /// One on another host, at `plain`; `servers` is what further stands within `http {}`.
+    /// One on another host, at `plain`.
     pub(crate) fn start_by(
         command: Command,
         plain: SocketAddr,
-        folder: &Path,
-        ca: &Ca,
-        servers: &str,
+        setting: &Setting<'_>,
         connects: impl Fn(SocketAddr) -> bool,
     ) -> Result<Self> {
-        start(command, (plain, plain), folder, ca, servers, connects)
+        start(command, (plain, plain), setting, connects)
     }
 
     /// To its port without TLS.
@@ -111,9 +121,7 @@ impl Serves for Nginx {
 fn start(
     mut command: Command,
     (plain, tls): (SocketAddr, SocketAddr),
-    folder: &Path,
-    ca: &Ca,
-    servers: &str,
+    &Setting { folder, ca, servers }: &Setting<'_>,
     connects: impl Fn(SocketAddr) -> bool,
 ) -> Result<Nginx> {
     std::fs::create_dir_all(folder)?;
