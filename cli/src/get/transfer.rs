@@ -557,7 +557,7 @@ mod tests {
     fn wanted(range: Option<&str>, status: u32, header: (&str, &str)) -> Option<Wanted> {
         let (name, value) = header;
         let headers = vec![proto::Header { name: name.to_owned(), value: value.as_bytes().to_vec().into() }];
-        let answer = Answer::from(proto::Head { status, headers, ..Default::default() });
+        let answer = Answer::from(proto::Head { status, headers });
         let job = Job {
             url: "http://a.example/f".to_owned(),
             output: PathBuf::new(),
