@@ -55,6 +55,9 @@ const NOT_PASSED_ON: [&str; 26] = [
     "npm_config_cafile",
 ];
 
+/// Which congestion control the connections of a namespace use, as seen from within it.
+const CONGESTION_CONTROL: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
+
 /// How long a command of `ip` or `tc` may take.
 const IP_LIMIT: Duration = Duration::from_secs(20);
 
@@ -145,6 +148,9 @@ impl Lab {
         ip(&["-n", &namespace.0, "address", "add", &format!("{address}/24"), "dev", "eth0"])?;
         ip(&["-n", &namespace.0, "link", "set", "eth0", "up"])?;
         ip(&["-n", &namespace.0, "link", "set", "lo", "up"])?;
+        // What most machines use, whatever this one does. BBR would take its first packets, which pass a bucket that is
+        // still full, for the line's delay, and send at half of its rate from then on.
+        ip(&["netns", "exec", &namespace.0, "sh", "-c", &format!("echo cubic > {CONGESTION_CONTROL}")])?;
 
         let folder = self.folder.path().join(name);
         std::fs::create_dir(&folder)?;
