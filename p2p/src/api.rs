@@ -1,10 +1,12 @@
 //! What a caller asks of the engine, and what it gets.
 
 use crate::Supplied;
+use crate::reader::Reader;
 use bytes::Bytes;
 use darter_protocol::{ByteRange, Digest, TaskId};
 use http::HeaderMap;
 use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Empty};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -107,14 +109,29 @@ pub enum Served {
 /// The bytes of some opened content, as an HTTP body of a known size. Ends with an error, short, when the content turns
 /// out to be wrong or cannot be had any more: it is never completed with wrong bytes.
 pub struct ContentBody {
+    /// Until the first byte is asked for.
+    unread: Option<Box<Reader>>,
+    /// From then on.
     frames: UnsyncBoxBody<Bytes, ReadError>,
     rest: u64,
     supplied: Arc<Supplied>,
 }
 
 impl ContentBody {
-    pub(crate) fn new(frames: UnsyncBoxBody<Bytes, ReadError>, length: u64, supplied: Arc<Supplied>) -> Self {
-        Self { frames, rest: length, supplied }
+    pub(crate) fn new(reader: Reader) -> Self {
+        let rest = reader.rest.map_or(0, ByteRange::len);
+        let frames = Empty::new().map_err(|never| match never {}).boxed_unsync();
+        Self { unread: Some(Box::new(reader)), frames, rest, supplied: Arc::default() }
+    }
+
+    /// Its bytes go as they are to a [`Socket`](darter_sendfile::Socket), and to nobody who reads them: they may be lent
+    /// without having been read. Said before the first is asked for.
+    #[must_use]
+    pub fn lend(mut self) -> Self {
+        if let Some(reader) = &mut self.unread {
+            reader.lends = true;
+        }
+        self
     }
 
     /// Where the bytes that have left it came from. What is given goes on counting when the body is gone.
@@ -132,6 +149,9 @@ impl http_body::Body for ContentBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<http_body::Frame<Bytes>, ReadError>>> {
         let this = self.get_mut();
+        if let Some(reader) = this.unread.take() {
+            this.frames = reader.into_frames(Arc::clone(&this.supplied));
+        }
         let polled = Pin::new(&mut this.frames).poll_frame(cx);
         if let Poll::Ready(Some(Ok(frame))) = &polled {
             let length = frame.data_ref().map_or(0, |data| data.len() as u64);

@@ -9,7 +9,7 @@ use crate::reader::{Live, Reader};
 use crate::schedule::{InvalidAddress, Life, Schedulers};
 use crate::store::{Complete, Held, Store, StoreConfig, StoreError, TaskFile};
 use crate::throttle::{Rates, Throttles};
-use crate::{Content, ContentInfo, OpenError, OpenRequest, Opened, Served, TRACE, Want};
+use crate::{Content, ContentBody, ContentInfo, OpenError, OpenRequest, Opened, Served, TRACE, Want};
 use darter_protocol::scheduler::Host;
 use darter_protocol::{ByteRange, HostId, PieceSet, TaskId};
 use darter_upstream::Upstream;
@@ -264,8 +264,9 @@ impl Shared {
 
     pub(crate) fn open_stored(&self, complete: Complete, want: Want) -> Result<Opened, OpenError> {
         let range = want.resolve(complete.record.info.length)?;
-        let reader = Reader { file: complete.file, rest: range, live: None, metrics: self.metrics.clone() };
-        let (info, body) = (complete.record.info, reader.into_body());
+        let (file, metrics) = (complete.file, self.metrics.clone());
+        let body = ContentBody::new(Reader { file, rest: range, live: None, metrics, lends: false });
+        let info = complete.record.info;
         Ok(Opened::Content(Content { info, range, served: Served::Disk, body }))
     }
 
@@ -281,7 +282,7 @@ impl Shared {
         let last = (whole && known.digest.is_some()).then(|| length - 1);
         let live = Live { progress: known.progress.clone(), demand, last };
         let (file, metrics) = (Arc::clone(&known.file), self.metrics.clone());
-        let body = Reader { file, rest: range, live: Some(live), metrics }.into_body();
+        let body = ContentBody::new(Reader { file, rest: range, live: Some(live), metrics, lends: false });
         Opened::Content(Content { info: known.info.clone(), range, served: Served::Fetching, body })
     }
 

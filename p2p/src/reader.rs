@@ -8,11 +8,12 @@
 use crate::metrics::Metrics;
 use crate::progress::{Demand, Progress, State};
 use crate::store::TaskFile;
-use crate::{ContentBody, ReadError, Supplied, Supplier};
+use crate::{ReadError, Supplied, Supplier};
 use bytes::Bytes;
 use darter_protocol::ByteRange;
 use futures_util::stream;
 use http_body::Frame;
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, StreamBody};
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -25,6 +26,8 @@ pub(crate) struct Reader {
     /// The download that brings it; `None` when everything is there.
     pub(crate) live: Option<Live>,
     pub(crate) metrics: Metrics,
+    /// Whether its bytes may be lent: see [`ContentBody::lend`].
+    pub(crate) lends: bool,
 }
 
 /// A running download, as one reader sees it.
@@ -36,19 +39,16 @@ pub(crate) struct Live {
 }
 
 impl Reader {
-    /// The bytes as an HTTP body.
-    pub(crate) fn into_body(self) -> ContentBody {
-        let length = self.rest.map_or(0, ByteRange::len);
-        let supplied = Arc::new(Supplied::default());
-        let counted = Arc::clone(&supplied);
-        let frames = stream::unfold(Some((self, counted)), |reading| async {
+    /// The bytes, counted in `supplied`.
+    pub(crate) fn into_frames(self, supplied: Arc<Supplied>) -> UnsyncBoxBody<Bytes, ReadError> {
+        let frames = stream::unfold(Some((self, supplied)), |reading| async {
             let (mut reader, counted) = reading?;
             match reader.next(&counted).await {
                 Ok(bytes) => bytes.map(|bytes| (Ok(Frame::data(bytes)), Some((reader, counted)))),
                 Err(error) => Some((Err(error), None)),
             }
         });
-        ContentBody::new(StreamBody::new(frames).boxed_unsync(), length, supplied)
+        StreamBody::new(frames).boxed_unsync()
     }
 
     async fn next(&mut self, supplied: &Supplied) -> Result<Option<Bytes>, ReadError> {
@@ -57,7 +57,8 @@ impl Reader {
             Some(live) => live.ready(rest, &self.file).await?,
             None => (rest, Supplier::Disk),
         };
-        let bytes = self.file.read(ready).await.map_err(|error| ReadError::Store(Arc::new(error)))?;
+        let bytes = if self.lends { self.file.lend(ready).await } else { self.file.read(ready).await };
+        let bytes = bytes.map_err(|error| ReadError::Store(Arc::new(error)))?;
         supplied.add(supplier, bytes.len() as u64);
         if supplier == Supplier::Disk {
             self.metrics.add_bytes(supplier, bytes.len() as u64);

@@ -14,6 +14,7 @@ use crate::refusal::Refusal;
 use crate::slots::Slot;
 use crate::trail::Trail;
 use crate::version::{NoVersion, Version};
+use crate::via::Came;
 use crate::{BoxError, Proxy, TRACE, direct, headers};
 use bytes::Bytes;
 use darter_p2p::{
@@ -139,7 +140,11 @@ where
         {
             direct::answer(proxy, &peers.target, request, Outcome::Bypass).await
         }
-        Ok(Found::Content { content, parts }) => {
+        Ok(Found::Content { mut content, parts }) => {
+            // Several parts are put together before they are sent.
+            if parts.len() < 2 && request.extensions().get::<Came>().is_some_and(|came| came.plain) {
+                content.body = content.body.lend();
+            }
             if length.is_some() {
                 proxy.gate.believe(&peers.target, &mut peers.identity, Asker::of(&request));
             }

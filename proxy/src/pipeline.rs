@@ -44,7 +44,7 @@ use darter_rules::{Decision, Host, Request as Seen};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use http::header::{self, HeaderValue};
-use http::{Request, Response, StatusCode};
+use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -203,7 +203,9 @@ async fn walk(
     admit::password(request.headers(), &downstream.side, &settings)?;
     admit::push(&request, &settings)?;
     let secure = matches!(downstream.side, Side::Inside { .. });
-    let came = Came { from: downstream.peer, version: request.version(), secure };
+    let version = request.version();
+    let plain = !secure && !downstream.secure && version < Version::HTTP_2;
+    let came = Came { from: downstream.peer, version, secure, plain };
     request.extensions_mut().insert(came);
     let way = match (&asked, &downstream.side) {
         (Asked::Tunnel { host, port }, _) => {

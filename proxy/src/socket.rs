@@ -3,6 +3,8 @@
 //! GnuTLS, and with it apt and wget, sends the end of its handshake in two small pieces and leaves Nagle's algorithm on: the
 //! second waits until the first is acknowledged. Where the two sides have spoken by turns before, as with a CONNECT, the
 //! kernel puts that off for 40 ms, in the hope of an answer that could carry it; and the answer waits for the second piece.
+//!
+//! What the engine lends goes from the page cache into it: see `darter-sendfile`.
 
 use crate::writes_to::writes_to;
 use std::io;
@@ -15,7 +17,7 @@ use tokio::net::TcpStream;
 
 /// A client's TCP connection.
 pub(crate) struct Socket {
-    stream: TcpStream,
+    stream: darter_sendfile::Socket,
     prompt: Prompt,
 }
 
@@ -28,12 +30,12 @@ pub(crate) struct Prompted(Prompt);
 
 impl Socket {
     pub(crate) fn new(stream: TcpStream, prompt: Prompt) -> Self {
-        Self { stream, prompt }
+        Self { stream: darter_sendfile::Socket::new(stream), prompt }
     }
 
     /// The connection itself.
     pub(crate) fn tcp(&self) -> &TcpStream {
-        &self.stream
+        self.stream.tcp()
     }
 }
 
@@ -60,7 +62,7 @@ impl AsyncRead for Socket {
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
         if read.is_pending() && self.prompt.0.load(Ordering::Relaxed) {
             // All that has come is read, and is acknowledged now. Where that cannot be asked for, it is slower.
-            let _ = self.stream.set_quickack(true);
+            let _ = self.tcp().set_quickack(true);
         }
         read
     }

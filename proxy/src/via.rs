@@ -45,6 +45,8 @@ pub(crate) struct Came {
     pub(crate) version: Version,
     /// Inside TLS that we ended.
     pub(crate) secure: bool,
+    /// Over HTTP/1.1 on TCP, and nothing between: what it is answered with goes into the socket as it is.
+    pub(crate) plain: bool,
 }
 
 /// The name of this process in Via.
@@ -104,7 +106,7 @@ mod tests {
     use super::*;
 
     fn came(from: &str) -> Came {
-        Came { from: from.parse().unwrap(), version: Version::HTTP_11, secure: true }
+        Came { from: from.parse().unwrap(), version: Version::HTTP_11, secure: true, plain: false }
     }
 
     fn said(forwarded: Forwarded, from: &str) -> Vec<(String, String)> {

@@ -10,6 +10,7 @@ use crate::store::{TaskFile, encode_hashes};
 use crate::throttle::{Throttles, Way};
 use bytes::Bytes;
 use darter_protocol::{ByteRange, HostId, PieceHash, PieceIndex, PieceSet, TaskId};
+use darter_sendfile::Socket;
 use futures_util::stream;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Frame;
@@ -50,6 +51,10 @@ pub(crate) enum Served {
     },
 }
 
+/// How much is handed to the connection at once, in bytes. What it has been handed counts as sent: a place is to be free when
+/// little of a piece is still here, and no sooner.
+const FRAME_BYTES: u64 = 128 << 10;
+
 type Body = UnsyncBoxBody<Bytes, io::Error>;
 
 /// The piece server's state.
@@ -83,7 +88,7 @@ where
             let connection = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEAD_TIMEOUT)
-                .serve_connection(TokioIo::new(stream), service);
+                .serve_connection(TokioIo::new(Socket::new(stream)), service);
             let mut connection = std::pin::pin!(connection);
             let result = tokio::select! {
                 result = connection.as_mut() => result,
@@ -158,6 +163,7 @@ where
         let sending = Sending {
             file: Arc::clone(file),
             rest: Some(range),
+            lent: Bytes::new(),
             way: self.throttles.to(asker),
             metrics: self.metrics.clone(),
             place,
@@ -198,6 +204,8 @@ impl<F> Server<F> {
 struct Sending {
     file: Arc<TaskFile>,
     rest: Option<ByteRange>,
+    /// The first of `rest`, as far as it was lent.
+    lent: Bytes,
     way: Way,
     metrics: Metrics,
     place: Place,
@@ -211,7 +219,11 @@ impl Sending {
         };
         let taken = self.way.take(rest.len()).await;
         let next = ByteRange::new(rest.start(), rest.start() + taken.bytes()).unwrap_or(rest);
-        let bytes = self.file.read(next).await?;
+        if self.lent.is_empty() {
+            self.lent = self.file.lend(rest).await?;
+        }
+        let length = next.len().min(FRAME_BYTES).min(self.lent.len() as u64);
+        let bytes = self.lent.split_to(length as usize);
         taken.used(bytes.len() as u64);
         self.metrics.uploaded_bytes.inc_by(bytes.len() as u64);
         self.rest = ByteRange::new(rest.start() + bytes.len() as u64, rest.end());

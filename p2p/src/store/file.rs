@@ -4,10 +4,13 @@
 
 use bytes::{Bytes, BytesMut};
 use darter_protocol::{ByteRange, PieceIndex, PieceLayout};
+use darter_sendfile::region;
 use rustix::fs::FallocateFlags;
 use rustix::io::{Errno, ReadWriteFlags};
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSliceMut};
+use std::ops::RangeInclusive;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
@@ -15,6 +18,9 @@ use std::sync::Arc;
 /// How much is read at once, in bytes. Large enough that the system call does not count, small enough that a thousand
 /// readers are 128 MiB.
 const READ_BYTES: u64 = 128 << 10;
+
+/// How much is lent at once, in bytes, and at least: for less, reading costs no more than what it takes to lend.
+const LEND_BYTES: RangeInclusive<u64> = 64 << 10..=1 << 20;
 
 /// What is done with a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,6 +132,21 @@ impl TaskFile {
         self.file.sync_data()
     }
 
+    /// The first bytes of `range`, unread, for whoever sends them over plain TCP: they go from the page cache into the socket
+    /// (see `darter-sendfile`). As [`Self::read`], where that cannot be.
+    ///
+    /// # Errors
+    /// Those of [`Self::read`].
+    pub(crate) async fn lend(self: &Arc<Self>, range: ByteRange) -> io::Result<Bytes> {
+        let length = range.len().min(*LEND_BYTES.end());
+        // What may not be mapped may be read.
+        let lent = LEND_BYTES.contains(&length).then(|| region(self, range.start(), length as usize));
+        match lent {
+            Some(Ok(Some(bytes))) => Ok(bytes),
+            _ => self.read(range).await,
+        }
+    }
+
     /// The first bytes of `range`: at least one, at most [`READ_BYTES`].
     ///
     /// What the page cache holds is read at once; only what must come from the disk goes to a blocking thread.
@@ -163,6 +184,12 @@ impl TaskFile {
     }
 }
 
+impl AsFd for TaskFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -179,6 +206,20 @@ mod tests {
             got.extend_from_slice(&file.read(rest).await.unwrap());
         }
         assert!(got == content);
+    }
+
+    #[tokio::test]
+    async fn what_is_lent_is_what_was_written_and_little_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = PieceLayout::new(3 << 20).unwrap();
+        let file = Arc::new(TaskFile::create(&dir.path().join("a"), layout).unwrap());
+        let content: Vec<u8> = (0..3u32 << 20).map(|i| (i / 3) as u8).collect();
+        file.write_at(0, &content).unwrap();
+        for (start, end, lent) in [(0, 3 << 20, 1 << 20), (5, 300_000, 299_995), (5, 1000, 995)] {
+            let got = file.lend(ByteRange::new(start, end).unwrap()).await.unwrap();
+            assert_eq!(got.len() as u64, lent, "nothing else gives more than {READ_BYTES} at once");
+            assert!(got == content[start as usize..][..got.len()]);
+        }
     }
 
     #[test]

@@ -1,0 +1,18 @@
+//! sendfile(2) behind an HTTP library that knows only bytes in memory.
+//!
+//! [`region`] gives a part of a file as [`Bytes`] that nobody has read: addresses, without memory behind them. They go
+//! through the library as any others, and when they come to a [`Socket`], it knows them by their address and has the kernel
+//! send that part of the file. Whoever reads them all the same finds what the file contains; it is only slower.
+//!
+//! Invariant: while a region lives, its addresses are its own, so that bytes are never taken for a part of a file that they
+//! are not.
+//!
+//! What it is not for: a file that somebody may cut short. A socket that is to send what is gone says so, but whoever reads
+//! it in memory is killed by SIGBUS. So regions are for plain TCP alone: TLS has to read what it encrypts.
+
+mod region;
+mod socket;
+mod sys;
+
+pub use region::region;
+pub use socket::Socket;
