@@ -37,7 +37,7 @@ const MAX_TOKEN_LIFE: Duration = Duration::from_secs(3600);
 const MAX_ANSWER: usize = 256 << 10;
 /// How long a token service may take for all of its answer. All who want that token wait for it, and containerd gives up
 /// after 30 s.
-const TOKEN_TIMEOUT: Duration = Duration::from_secs(15);
+pub(crate) const TOKEN_TIMEOUT: Duration = Duration::from_secs(15);
 /// Registries that are kept of those which name the same token service.
 const MAX_REGISTRIES: usize = 16;
 /// Tokens and challenges that are kept.
@@ -338,7 +338,7 @@ fn takes(method: &Method, headers: &HeaderMap) -> bool {
 }
 
 /// `scheme://host:port`.
-fn registry(target: &Target) -> String {
+pub(crate) fn registry(target: &Target) -> String {
     format!("{}://{}:{}", target.scheme().as_str(), target.host(), target.port())
 }
 
@@ -398,11 +398,24 @@ fn challenge(status: StatusCode, headers: &HeaderMap, secure: bool) -> Result<Ch
         status if status.is_success() => return Ok(Challenge::Open),
         status => return Err(format!("the registry answers {status} to /v2/")),
     }
-    let texts = headers.get_all(header::WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
-    let challenges: Vec<Challenge> = texts.flat_map(|text| parse_challenges(text, secure)).collect();
+    let challenges: Vec<Challenge> = challenges(headers, secure).collect();
     let bearer = challenges.iter().find(|challenge| matches!(challenge, Challenge::Bearer { .. }));
     let chosen = bearer.or_else(|| challenges.iter().find(|challenge| **challenge == Challenge::Basic));
     chosen.cloned().ok_or_else(|| "the registry asks for credentials in no way that is known here".to_owned())
+}
+
+/// The token services that an answer names. One without TLS that a registry with TLS names is none.
+pub(crate) fn realms(headers: &HeaderMap, secure: bool) -> impl Iterator<Item = Url> {
+    let realm = |challenge| match challenge {
+        Challenge::Bearer { realm, .. } => Some(realm),
+        Challenge::Open | Challenge::Basic => None,
+    };
+    challenges(headers, secure).filter_map(realm)
+}
+
+fn challenges(headers: &HeaderMap, secure: bool) -> impl Iterator<Item = Challenge> {
+    let texts = headers.get_all(header::WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
+    texts.flat_map(move |text| parse_challenges(text, secure))
 }
 
 /// Those that we can answer. A token service without TLS gets no password on behalf of a registry with it.

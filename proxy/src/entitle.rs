@@ -18,6 +18,8 @@
 
 use crate::accounts::Login;
 use crate::probe::{Said, probe};
+use crate::realms::Realms;
+use crate::together::Together;
 use crate::watched::{Proof, Watched};
 use darter_entitle::{Caller, Credentials, Facts, Place, Verdict, bearer_lifetime};
 use darter_rules::oci::{self, Kind, Resource};
@@ -25,10 +27,9 @@ use darter_rules::{Identity, Target};
 use darter_upstream::{Incoming, Upstream, UpstreamError};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::Semaphore;
 
 const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
@@ -90,9 +91,10 @@ const MAX_READ: usize = 64;
 pub(crate) struct Gate {
     facts: Mutex<Facts>,
     credentials: Credentials,
-    /// Questions to registries that are under way: those who ask the same share the answer.
-    asking: Mutex<HashMap<Question, Arc<OnceCell<Answered>>>>,
+    /// Questions to registries that are under way.
+    asking: Together<Question, Answered>,
     reading: Arc<Semaphore>,
+    pub(crate) realms: Realms,
 }
 
 /// Who asks for some content.
@@ -151,16 +153,17 @@ impl Gate {
         Self {
             facts: Mutex::default(),
             credentials: Credentials::new(key),
-            asking: Mutex::default(),
+            asking: Together::new(),
             reading: Arc::new(Semaphore::new(MAX_READ)),
+            realms: Realms::new(Credentials::new(key)),
         }
     }
 
-    /// Whether the caller may have this content from the engine. Content that is named by its URL and asked for with a
+    /// Whether the caller may have this content from the engine. An origin is asked so many questions at once. Content that is named by its URL and asked for with a
     /// credential gets a name of its own in `identity`.
     pub(crate) async fn check(
         &self,
-        upstream: &Upstream,
+        (upstream, at_once): (&Upstream, usize),
         target: &Target,
         identity: &mut Identity,
         asker: Asker<'_>,
@@ -174,7 +177,11 @@ impl Gate {
         if self.lock().verdict(Instant::now(), place, digest, *caller) == Verdict::Allowed {
             return Entitled::Yes;
         }
-        match self.ask(upstream, target, asker, &question).await {
+        let answered = self.asking.ask(&question, async {
+            let _place = self.realms.place(target, at_once).await;
+            self.ask_origin(upstream, target, asker, &question).await
+        });
+        match answered.await {
             Answered::Granted(length) => Entitled::IfLong(length),
             Answered::Refused => Entitled::No,
             Answered::Troubled if self.in_grace(&question) => Entitled::Yes,
@@ -218,6 +225,7 @@ impl Gate {
         asker: Asker<'_>,
         answer: Response<Incoming>,
     ) -> Response<Watched> {
+        self.realms.learn(target, &answer);
         let resource = Resource::parse(target.path());
         let (Some(resource), true) = (resource, matches!(*method, Method::GET | Method::HEAD)) else {
             return answer.map(Watched::unwatched);
@@ -311,19 +319,6 @@ impl Gate {
         self.lock().verdict_without_registry(Instant::now(), place, digest, *caller) == Verdict::Allowed
     }
 
-    /// Asks the origin, once for all who ask the same at the same time.
-    async fn ask(
-        &self,
-        upstream: &Upstream,
-        target: &Target,
-        asker: Asker<'_>,
-        question: &Question,
-    ) -> Answered {
-        let cell = Arc::clone(self.lock_asking().entry(question.clone()).or_default());
-        let asked = Asked { gate: self, question, cell };
-        asked.cell.get_or_init(|| self.ask_origin(upstream, target, asker, question)).await.clone()
-    }
-
     async fn ask_origin(
         &self,
         upstream: &Upstream,
@@ -366,29 +361,6 @@ impl Gate {
 
     fn lock(&self) -> MutexGuard<'_, Facts> {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn lock_asking(&self) -> MutexGuard<'_, HashMap<Question, Arc<OnceCell<Answered>>>> {
-        self.asking.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// One of those who ask the same question; the last one takes it away, also when he goes before there is an answer.
-struct Asked<'a> {
-    gate: &'a Gate,
-    question: &'a Question,
-    cell: Arc<OnceCell<Answered>>,
-}
-
-impl Drop for Asked<'_> {
-    fn drop(&mut self) {
-        let mut asking = self.gate.lock_asking();
-        // Who comes after an answer asks anew, beside those who have it.
-        let current = asking.get(self.question).is_some_and(|cell| Arc::ptr_eq(cell, &self.cell));
-        // This one and the map's.
-        if current && (Arc::strong_count(&self.cell) <= 2 || self.cell.initialized()) {
-            asking.remove(self.question);
-        }
     }
 }
 
@@ -478,25 +450,5 @@ mod tests {
             headers.insert(HeaderName::from_static(secret), HeaderValue::from_static("x"));
             assert_eq!(credentials(&headers).count(), 1, "{secret}");
         }
-    }
-
-    #[test]
-    fn who_has_his_answer_does_not_take_away_the_question_of_who_came_after_him() {
-        let gate = Gate::new();
-        let place = Place { registry: String::new(), repository: String::new() };
-        let question = Question { place, digest: String::new(), caller: Caller::Anonymous };
-        let ask = || {
-            let cell = Arc::clone(gate.lock_asking().entry(question.clone()).or_default());
-            Asked { gate: &gate, question: &question, cell }
-        };
-        let (first, second) = (ask(), ask());
-        first.cell.set(Answered::Refused).unwrap();
-        drop(first);
-        let later = ask();
-        assert!(!later.cell.initialized());
-        drop(second);
-        assert!(Arc::ptr_eq(&later.cell, &ask().cell));
-        drop(later);
-        assert!(gate.lock_asking().is_empty());
     }
 }

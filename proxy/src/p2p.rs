@@ -104,7 +104,7 @@ where
     let slot = proxy.p2p_slot().await;
     let length = match proxy
         .gate
-        .check(&proxy.upstream, &peers.target, &mut peers.identity, Asker::of(&request))
+        .check(proxy.judges(), &peers.target, &mut peers.identity, Asker::of(&request))
         .instrument(tracing::info_span!(target: TRACE, "entitle"))
         .await
     {

@@ -270,6 +270,9 @@ async fn lend_and_route(
 async fn route(decision: Decision, request: Request<Incoming>, proxy: &Proxy) -> Result<Answer, Refusal> {
     match decision {
         Decision::Refuse(refusal) => Err(refusal.into()),
+        Decision::Direct { target, .. } if proxy.gate.realms.is_named(&target) => {
+            proxy.gate.realms.answer(proxy, &target, request).await
+        }
         Decision::Direct { target, .. } => direct::answer(proxy, &target, request, Outcome::Direct).await,
         Decision::Peers { target, identity, digest, settled, .. } => {
             p2p::answer(

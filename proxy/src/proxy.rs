@@ -78,6 +78,9 @@ pub struct Limits {
     pub connections: usize,
     /// Requests through the engine at once (`proxy.maxConcurrency`); more wait. `None`: no limit.
     pub p2p_requests: Option<NonZeroUsize>,
+    /// Questions about who a client is that one registry or token service gets at once (`proxy.maxAuthentications`); more
+    /// wait. `None`: no limit.
+    pub authentications: Option<NonZeroUsize>,
     /// How long the head of a request may take, from the moment when one could begin: also how long a connection may be
     /// idle between two requests.
     pub header_timeout: Duration,
@@ -96,6 +99,8 @@ impl Default for Limits {
             // Idle at 4 KB each, 10 with TLS, 46 with HTTP/2 in it. The limit on open files is usually nearer, and `accept` survives that, too.
             connections: 16_384,
             p2p_requests: None,
+            // Token services have quotas for seconds, and a question takes some ten milliseconds: a thousand a second.
+            authentications: NonZeroUsize::new(16),
             // Long enough for the idle connections that clients keep (Go: 30 to 90 s), short enough for slowloris.
             header_timeout: Duration::from_secs(60),
             // What Go's clients give their own side of it.
@@ -163,6 +168,11 @@ impl Proxy {
         self.settings.load_full()
     }
 
+    /// The way to those who say what a caller may have, and how many questions each of them gets at once.
+    pub(crate) fn judges(&self) -> (&Upstream, usize) {
+        (&self.upstream, self.settings.load().limits.authentications())
+    }
+
     /// Waits until there may be one more request through the engine.
     pub(crate) async fn p2p_slot(&self) -> Slot {
         self.p2p_slots.take().await
@@ -177,6 +187,10 @@ impl Settings {
 }
 
 impl Limits {
+    pub(crate) fn authentications(&self) -> usize {
+        self.authentications.map_or(usize::MAX, NonZeroUsize::get)
+    }
+
     fn p2p_slots(&self) -> usize {
         self.p2p_requests.map_or(usize::MAX, NonZeroUsize::get)
     }

@@ -19,7 +19,7 @@ use std::time::Duration;
 const MAX_REASON: usize = 400;
 
 /// Why a request gets no origin's answer.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Refusal {
     status: StatusCode,
     /// The error type of the Proxy-Status header (RFC 9209 section 2.3).

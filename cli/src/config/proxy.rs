@@ -43,6 +43,7 @@ pub(crate) struct Proxy {
     pub(crate) allow_push: bool,
     /// How many requests may go through the peers at once; `None`: no limit.
     pub(crate) max_concurrency: Option<NonZeroUsize>,
+    pub(crate) max_authentications: Option<NonZeroUsize>,
     /// How long clients may take; the rest of it is said elsewhere.
     pub(crate) limits: Limits,
     /// What messages say of the proxy.
@@ -136,6 +137,10 @@ pub(super) fn proxy(section: &mut Section<'_>, default_port: u16) -> Proxy {
         accounts: accounts::accounts(section),
         allow_push: section.value("allowPush", value::boolean).unwrap_or(true),
         max_concurrency: section.value("maxConcurrency", value::count).and_then(NonZeroUsize::new),
+        max_authentications: match section.value("maxAuthentications", value::count) {
+            Some(count) => NonZeroUsize::new(count),
+            None => Limits::default().authentications,
+        },
         limits: timeouts(&mut section.section("timeouts")),
         marks: Marks {
             via: section.value("via", value::boolean).unwrap_or_default(),

@@ -21,6 +21,7 @@ mod mirror;
 mod own;
 mod p2p;
 mod ranges;
+mod realms;
 mod refusals;
 mod settings;
 mod smuggling;

@@ -1,0 +1,149 @@
+//! Many clients that want their tokens at the same moment.
+
+use crate::lab::{Body, Darter, Origin, Setup, full, h1, settled, text};
+use crate::p2p::ask;
+use darter_proxy::Limits;
+use http::{Method, Request, Response};
+use hyper::body::Incoming;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+const CLIENTS: usize = 40;
+const AT_ONCE: usize = 4;
+
+/// A token service, which answers who asks as often as it is let.
+struct Service {
+    asked: AtomicUsize,
+    now: AtomicUsize,
+    most: AtomicUsize,
+    let_go: Semaphore,
+}
+
+struct Lab {
+    service: Arc<Service>,
+    darter: Arc<Darter>,
+    tokens: Origin,
+    _registry: Origin,
+}
+
+impl Service {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        let now = self.now.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most.fetch_max(now, Ordering::SeqCst);
+        self.let_go.acquire().await.unwrap().forget();
+        self.now.fetch_sub(1, Ordering::SeqCst);
+        let whose = request.headers().get("authorization").map_or("nobody", |it| it.to_str().unwrap());
+        Response::new(full(format!("for {whose}")))
+    }
+}
+
+impl Lab {
+    async fn start() -> Self {
+        let service = Arc::new(Service {
+            asked: AtomicUsize::new(0),
+            now: AtomicUsize::new(0),
+            most: AtomicUsize::new(0),
+            let_go: Semaphore::new(0),
+        });
+        let serves = service.clone();
+        let tokens = Origin::http(move |request| {
+            let service = serves.clone();
+            async move { service.answer(request).await }
+        });
+        let tokens = tokens.await;
+        let challenge = format!("Bearer realm=\"http://127.0.0.1:{}/token\"", tokens.port);
+        let registry = Origin::http(move |_| {
+            let challenge = challenge.clone();
+            async move {
+                Response::builder()
+                    .status(401)
+                    .header("www-authenticate", challenge)
+                    .body(full("no"))
+                    .unwrap()
+            }
+        });
+        let registry = registry.await;
+        let limits = Limits { authentications: NonZeroUsize::new(AT_ONCE), ..Limits::default() };
+        let mirror = format!("http://127.0.0.1:{}", registry.port);
+        let darter = Darter::start(Setup { mirror, limits, ..Setup::default() }).await;
+        Self { service, darter: Arc::new(darter), tokens, _registry: registry }
+    }
+
+    /// Clients ask, each with its own name; what they are told, in the order of the names.
+    fn all_ask(&self, path: &str, names: impl Iterator<Item = String>) -> JoinSet<(String, String)> {
+        let url = format!("http://127.0.0.1:{}{path}", self.tokens.port);
+        names
+            .map(|name| {
+                let (darter, url) = (self.darter.clone(), url.clone());
+                async move {
+                    let (mut client, mut tasks) = h1(darter.connect().await).await;
+                    let request =
+                        Request::get(&url).header("host", &url["http://".len()..url.rfind('/').unwrap()]);
+                    let request = request.header("authorization", &name).body(full("")).unwrap();
+                    let answer = text(client.send_request(request).await.unwrap()).await;
+                    tasks.detach_all();
+                    (name, answer)
+                }
+            })
+            .collect()
+    }
+
+    async fn all_wait(&self) {
+        self.darter.until("proxy_requests_in_flight", CLIENTS as f64).await;
+        settled().await;
+    }
+
+    /// Until so many are at the service.
+    async fn are_there(&self, clients: usize) {
+        for _ in 0..1_000_000 {
+            if self.service.now.load(Ordering::SeqCst) == clients {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+        panic!("{} and not {clients}", self.service.now.load(Ordering::SeqCst));
+    }
+}
+
+#[tokio::test]
+async fn those_with_the_same_credentials_share_one_token() {
+    let lab = Lab::start().await;
+    assert_eq!(ask(&lab.darter, Method::GET, "/v2/", &[]).await.status(), 401);
+    let asking = lab.all_ask("/token", (0..CLIENTS).map(|_| "Basic one".to_owned()));
+    lab.all_wait().await;
+    lab.service.let_go.add_permits(CLIENTS);
+    for (_, answer) in asking.join_all().await {
+        assert_eq!(answer, "for Basic one");
+    }
+    assert_eq!(lab.service.asked.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn others_get_their_own_a_few_at_a_time() {
+    let lab = Lab::start().await;
+    assert_eq!(ask(&lab.darter, Method::GET, "/v2/", &[]).await.status(), 401);
+    let asking = lab.all_ask("/token", (0..CLIENTS).map(|number| format!("Basic {number}")));
+    lab.all_wait().await;
+    lab.are_there(AT_ONCE).await;
+    lab.service.let_go.add_permits(CLIENTS);
+    for (name, answer) in asking.join_all().await {
+        assert_eq!(answer, format!("for {name}"));
+    }
+    assert_eq!(lab.service.asked.load(Ordering::SeqCst), CLIENTS);
+    assert_eq!(lab.service.most.load(Ordering::SeqCst), AT_ONCE);
+}
+
+#[tokio::test]
+async fn what_no_registry_has_named_is_asked_as_it_comes() {
+    let lab = Lab::start().await;
+    assert_eq!(ask(&lab.darter, Method::GET, "/v2/", &[]).await.status(), 401);
+    let asking = lab.all_ask("/page", (0..CLIENTS).map(|_| "Basic one".to_owned()));
+    lab.all_wait().await;
+    lab.are_there(CLIENTS).await;
+    lab.service.let_go.add_permits(CLIENTS);
+    assert_eq!(asking.join_all().await.len(), CLIENTS);
+}
