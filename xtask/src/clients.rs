@@ -1,19 +1,20 @@
 //! Makes sure that what the tests with real clients use is there.
 
-use crate::newer;
 use crate::report::{Count, check};
+use crate::{base, newer};
 use anyhow::{Context, Result, bail};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// A program that must be there, and the package of Debian and Ubuntu that has it.
-const NEEDED: [(&str, &str); 36] = [
+const NEEDED: [(&str, &str); 37] = [
     ("dockerd", "docker.io"),
     ("containerd", "containerd"),
     ("ctr", "containerd"),
     ("docker-registry", "docker-registry"),
     ("skopeo", "skopeo"),
+    ("debootstrap", "debootstrap"),
     ("podman", "podman"),
     ("buildah", "buildah"),
     ("nginx", "nginx-light"),
@@ -66,7 +67,7 @@ pub(crate) fn prepare() -> Result<Count> {
     }
     if missing.is_empty() {
         println!("all installed");
-        return newer::docker();
+        return made();
     }
     let programs: Vec<_> = missing.iter().map(|(program, _)| *program).collect();
     if find("apt-get").is_none() {
@@ -77,8 +78,14 @@ pub(crate) fn prepare() -> Result<Count> {
     install(&packages)?;
     match NEEDED.iter().find(|(program, _)| find(program).is_none()) {
         Some((program, package)) => bail!("{package} is installed, and still there is no {program}"),
-        None => newer::docker(),
+        None => made(),
     }
+}
+
+/// What no package of this machine's has.
+fn made() -> Result<Count> {
+    newer::docker()?;
+    base::system()
 }
 
 /// Installs packages; their services are not started.

@@ -2,6 +2,7 @@
 //! what it runs once a day.
 #![forbid(unsafe_code)]
 
+mod base;
 mod clients;
 mod licences;
 mod newer;
