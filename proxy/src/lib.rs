@@ -36,6 +36,7 @@ mod headers;
 mod idle;
 mod intercept;
 mod labels;
+mod line;
 mod listen;
 mod metrics;
 mod multipart;

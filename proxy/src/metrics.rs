@@ -1,6 +1,7 @@
 //! [`Metrics`]: what an operator graphs of the proxy. Every label has a fixed set of values.
 
 use crate::labels::{Cut, Handshake, Misplaced, Outcome, Source, TurnedAway, UpstreamClass, Way};
+use crate::serve::Left;
 use crate::trail::Trail;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -58,6 +59,7 @@ pub(crate) struct Metrics {
     first_byte: Family<OutcomeLabel, Histogram>,
     pub(crate) connections: Gauge,
     pub(crate) resting: Gauge,
+    crowded_out: Counter,
     pub(crate) in_flight: Gauge,
     pub(crate) tunnels: Gauge,
     handshakes: Family<HandshakeLabel, Counter>,
@@ -81,6 +83,7 @@ impl Metrics {
             first_byte: Family::new_with_constructor(buckets),
             connections: Gauge::default(),
             resting: Gauge::default(),
+            crowded_out: Counter::default(),
             in_flight: Gauge::default(),
             tunnels: Gauge::default(),
             handshakes: Family::default(),
@@ -116,6 +119,8 @@ impl Metrics {
         proxy.register("connections", "Connections of clients that are open", self.connections.clone());
         let help = "Those of them that wait for their next request";
         proxy.register("resting_connections", help, self.resting.clone());
+        let help = "Idle connections of HTTP/2 whose clients were told to go because there were too many";
+        proxy.register("connections_crowded_out", help, self.crowded_out.clone());
         proxy.register("tunnels", "Tunnels that are open", self.tunnels.clone());
         let help = "Intercepted TLS handshakes that succeeded, by kind";
         proxy.register("handshakes", help, self.handshakes.clone());
@@ -127,6 +132,13 @@ impl Metrics {
         let help =
             "Requests and connections of clients that are not served, or have too much already, by reason";
         proxy.register("turned_away", help, self.turned_away.clone());
+    }
+
+    /// A client of HTTP/2 is told to go.
+    pub(crate) fn left(&self, why: Left) {
+        if why == Left::Crowded {
+            self.crowded_out.inc();
+        }
     }
 
     /// Records one request when it is over.

@@ -9,6 +9,7 @@ use crate::auth::BasicAuth;
 use crate::clients::Clients;
 use crate::entitle::Gate;
 use crate::genuine::Genuine;
+use crate::line::Line;
 use crate::metrics::Metrics;
 use crate::port_tls::PortTls;
 use crate::slots::{Slot, Slots};
@@ -76,6 +77,8 @@ pub struct Settings {
 pub struct Limits {
     /// Connections at once; more wait in the listener's backlog.
     pub connections: usize,
+    /// Idle connections of HTTP/2 that are kept. A third as many more may be about to leave: see `line`.
+    pub idle_http2: NonZeroUsize,
     /// Requests through the engine at once (`proxy.maxConcurrency`); more wait. `None`: no limit.
     pub p2p_requests: Option<NonZeroUsize>,
     /// Questions about who a client is that one registry or token service gets at once (`proxy.maxAuthentications`); more
@@ -93,11 +96,16 @@ pub struct Limits {
     pub tunnel_idle_timeout: Duration,
 }
 
+/// How many idle connections of HTTP/2 are kept unless the operator says otherwise. 46 KB each: with those that are about to
+/// leave they take 45 MiB.
+const IDLE_HTTP2: NonZeroUsize = NonZeroUsize::new(768).expect("not zero");
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            // Idle at 4 KB each, 10 with TLS, 46 with HTTP/2 in it. The limit on open files is usually nearer, and `accept` survives that, too.
+            // Idle at 4 KB each, 10 with TLS. The limit on open files is usually nearer, and `accept` survives that, too.
             connections: 16_384,
+            idle_http2: IDLE_HTTP2,
             p2p_requests: None,
             // Token services have quotas for seconds, and a question takes some ten milliseconds: a thousand a second.
             authentications: NonZeroUsize::new(16),
@@ -129,6 +137,10 @@ pub struct Proxy {
     pub(crate) connection_slots: Slots,
     pub(crate) visitors: Visitors,
     pub(crate) turned_away: admit::Log,
+    /// Connections of HTTP/2 on which nothing is asked.
+    pub(crate) idle: Line,
+    /// Those of them whose clients have been told to go.
+    pub(crate) leaving: Line,
     p2p_slots: Slots,
 }
 
@@ -139,6 +151,8 @@ impl Proxy {
         Self {
             connection_slots: Slots::new(settings.limits.connections),
             p2p_slots: Slots::new(settings.limits.p2p_slots()),
+            idle: Line::new(settings.limits.idle_http2.get()),
+            leaving: Line::new(settings.limits.leaving_http2()),
             settings: ArcSwap::from_pointee(settings),
             upstream,
             engine,
@@ -158,6 +172,8 @@ impl Proxy {
     pub fn replace(&self, settings: Settings) {
         self.connection_slots.resize(settings.limits.connections);
         self.p2p_slots.resize(settings.limits.p2p_slots());
+        self.idle.resize(settings.limits.idle_http2.get());
+        self.leaving.resize(settings.limits.leaving_http2());
         self.settings.store(Arc::new(settings));
         // What is trusted upstream changes with them.
         self.genuine.forget_all();
@@ -193,5 +209,9 @@ impl Limits {
 
     fn p2p_slots(&self) -> usize {
         self.p2p_requests.map_or(usize::MAX, NonZeroUsize::get)
+    }
+
+    fn leaving_http2(&self) -> usize {
+        self.idle_http2.get().div_ceil(3)
     }
 }

@@ -4,6 +4,7 @@ use crate::Body;
 use crate::access;
 use crate::idle;
 use crate::labels::Way;
+use crate::line::Line;
 use crate::pipeline::{self, Downstream};
 use crate::rest::{self, Spell};
 use crate::scope::Scope;
@@ -119,7 +120,7 @@ async fn in_streams(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     downstream: Downstream,
 ) -> hyper::Result<()> {
-    let scope = downstream.scope.clone();
+    let (scope, proxy) = (downstream.scope.clone(), downstream.proxy.clone());
     let limits = downstream.proxy.settings().limits;
     let mut stream = Rewound::new(Bytes::new(), stream);
     // Until its preface has come, hyper has no clock for a connection, and does not notice that it should end.
@@ -134,22 +135,34 @@ async fn in_streams(
     tokio::select! {
         ended = connection.as_mut() => return ended,
         () = scope.draining() => {}
-        () = nothing_asked(asking.clone(), limits.header_timeout) => {}
+        left = nothing_asked(asking.clone(), limits.header_timeout, &proxy.idle) => proxy.metrics.left(left),
     }
     connection.as_mut().graceful_shutdown();
-    // A client that says nothing need not hear of the end: hyper waits until it has.
+    // A client that says nothing need not hear of the end: hyper waits until it has. In this order, so that it has been said.
     tokio::select! {
+        biased;
         ended = connection => ended,
-        () = nothing_asked(asking, FAREWELL) => Ok(()),
+        _ = nothing_asked(asking, FAREWELL, &proxy.leaving) => Ok(()),
     }
 }
 
-/// Resolves when no stream has been open for `patience`. A client that answers pings would otherwise keep its place for ever.
-async fn nothing_asked(mut open: watch::Receiver<usize>, patience: Duration) {
+/// Why nothing was waited for any longer on a connection of HTTP/2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Left {
+    /// Nothing was asked for too long: a client that answers pings would otherwise keep its place for ever.
+    Idle,
+    /// Too many others were idle, too.
+    Crowded,
+}
+
+/// Resolves when no stream has been open for `patience`, or for longer than on as many others as `line` takes.
+async fn nothing_asked(mut open: watch::Receiver<usize>, patience: Duration, line: &Line) -> Left {
     // There is an end of the channel only with the connection's.
     while open.wait_for(|open| *open == 0).await.is_ok() {
-        if timeout(patience, open.changed()).await.is_err() {
-            return;
+        let mut place = line.join();
+        tokio::select! {
+            asked = timeout(patience, open.changed()) => if asked.is_err() { return Left::Idle },
+            () = place.crowded_out() => return Left::Crowded,
         }
     }
     std::future::pending().await

@@ -141,13 +141,23 @@ pub(super) fn proxy(section: &mut Section<'_>, default_port: u16) -> Proxy {
             Some(count) => NonZeroUsize::new(count),
             None => Limits::default().authentications,
         },
-        limits: timeouts(&mut section.section("timeouts")),
+        limits: limits(section),
         marks: Marks {
             via: section.value("via", value::boolean).unwrap_or_default(),
             forwarded: section.filled("forwarded", forwarded).unwrap_or_default(),
             docker_registry_proxy: section.filled("statusHeaders", status_headers).is_some(),
         },
     }
+}
+
+fn limits(section: &mut Section<'_>) -> Limits {
+    let positive = |text: &str| {
+        let count = NonZeroUsize::new(value::count(text)?);
+        count.ok_or_else(|| "expected a whole number, not 0: a client could ask for nothing".to_owned())
+    };
+    let idle_http2 = section.value("maxIdleHTTP2", positive);
+    let limits = timeouts(&mut section.section("timeouts"));
+    Limits { idle_http2: idle_http2.unwrap_or(limits.idle_http2), ..limits }
 }
 
 fn timeouts(section: &mut Section<'_>) -> Limits {

@@ -240,6 +240,7 @@ proxy:
     sni:
       - port: 443
   maxConcurrency: 8
+  maxIdleHTTP2: 9
   whiteList:
     - host: ""
       regx: ".*"
@@ -288,6 +289,7 @@ fn a_file_of_dragonfly_loads_and_what_changes_nothing_is_named() {
     let sni = &config.proxy.listeners[0];
     assert!(matches!(sni.kind, Kind::Sni { port: None }) && sni.listen.ports == Ports::one(443), "{sni:?}");
     assert_eq!(config.proxy.max_concurrency.unwrap().get(), 8);
+    assert_eq!(config.proxy.limits.idle_http2.get(), 9);
     assert!(matches!(config.proxy.trust.hosts[0], Some(Verification::Insecure)));
     assert!(matches!(config.proxy.trust.mirror, Some(Verification::Insecure)));
     assert_eq!(config.store.quota, 50 << 30);

@@ -1,8 +1,9 @@
 //! Beginning and end: of connections, and of the proxy.
 
-use crate::lab::{Darter, Origin, Setup, full, h2, read_head, ticking, tls_connect};
+use crate::lab::{Body, Darter, Origin, Setup, full, h2, read_head, text, ticking, tls_connect};
 use darter_proxy::{Entrance, Limits, Listener, Mode, PortTls};
 use http::{Request, Response};
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -228,6 +229,88 @@ async fn a_connection_whose_client_does_not_take_its_answer_is_not_at_rest() {
 async fn with_tls() -> Darter {
     let own_ca = PortTls::OwnCa { names: vec!["127.0.0.1".parse().unwrap()] };
     Darter::start(Setup { port_tls: vec![own_ca], ..Setup::default() }).await
+}
+
+/// A client of HTTP/2 that keeps its connection, and what drives it: it ends with the connection.
+type Client = (hyper::client::conn::http2::SendRequest<Body>, tokio::task::JoinSet<()>);
+
+/// Asks for a page of the proxy's own.
+async fn ask((client, _): &mut Client, darter: &Darter) {
+    let request = Request::get(format!("http://{}/healthy", darter.addr)).body(full("")).unwrap();
+    client.ready().await.unwrap();
+    assert_eq!(text(client.send_request(request).await.unwrap()).await, "ok\n");
+}
+
+#[tokio::test]
+async fn when_too_many_connections_of_http2_are_idle_those_idle_longest_are_told_to_go() {
+    let asked = Arc::new(Notify::new());
+    let tell = asked.clone();
+    let origin = Origin::http(move |_| {
+        tell.notify_one();
+        std::future::pending()
+    })
+    .await;
+    let limits = Limits { idle_http2: NonZeroUsize::new(2).unwrap(), ..Limits::default() };
+    let darter = Darter::start(Setup { limits, ..Setup::default() }).await;
+    // An answer is owed to this one however long others are idle.
+    let (mut busy, mut busy_tasks) = h2(darter.connect().await).await;
+    let slow = Request::get(format!("http://127.0.0.1:{}/", origin.port)).body(full("")).unwrap();
+    let answer = busy.send_request(slow);
+    asked.notified().await;
+    let mut clients = Vec::new();
+    for number in 1..=6 {
+        let mut client = h2(darter.connect().await).await;
+        ask(&mut client, &darter).await;
+        clients.push(client);
+        if number > 2 {
+            // The one that is idle longest hears of it, and has no other answer to wait for.
+            let (_, mut told) = clients.remove(0);
+            told.join_next().await.unwrap().unwrap();
+            darter.until("proxy_connections_crowded_out_total", (number - 2) as f64).await;
+        }
+    }
+    darter.until("proxy_connections", 3.0).await;
+    // Whoever asks again is not the one that is idle longest.
+    ask(&mut clients[0], &darter).await;
+    let mut last = h2(darter.connect().await).await;
+    ask(&mut last, &darter).await;
+    clients.remove(1).1.join_next().await.unwrap().unwrap();
+    ask(&mut clients[0], &darter).await;
+    assert!(busy_tasks.try_join_next().is_none());
+    drop(answer);
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_that_were_told_and_do_not_listen_are_closed_when_too_many_leave() {
+    let idle_http2 = NonZeroUsize::new(3).unwrap();
+    let darter =
+        Darter::start(Setup { limits: Limits { idle_http2, ..Limits::default() }, ..Setup::default() }).await;
+    let begun = tokio::time::Instant::now();
+    let mut deaf = Vec::new();
+    for _ in 0..20 {
+        let mut stream = darter.connect().await;
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+        // The head of its settings, so that it is served.
+        let mut said = vec![0; 9];
+        stream.read_exact(&mut said).await.unwrap();
+        deaf.push((stream, said));
+    }
+    // Three that are idle, and one that leaves.
+    while darter.metric("proxy_connections") != 4.0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(begun.elapsed() < Duration::from_secs(5), "not by any clock");
+    // Each has been told before.
+    let (mut first, mut said) = deaf.swap_remove(0);
+    first.read_to_end(&mut said).await.unwrap();
+    const GOAWAY: u8 = 7;
+    let mut rest = &said[..];
+    let mut kinds = Vec::new();
+    while let [high, middle, low, kind, ..] = *rest {
+        kinds.push(kind);
+        rest = &rest[9 + u32::from_be_bytes([0, high, middle, low]) as usize..];
+    }
+    assert!(kinds.contains(&GOAWAY), "{kinds:?}");
 }
 
 /// A connection over TLS on which HTTP/2 was agreed.
