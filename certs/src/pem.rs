@@ -94,12 +94,16 @@ impl FileProblem {
 /// # Errors
 /// When the file cannot be read, is not well-formed, or holds no certificate.
 pub fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, FileError> {
-    let text = read_text(path)?;
-    let certificates: Vec<_> = CertificateDer::pem_slice_iter(&text)
+    certificates_in(&read_text(path)?).map_err(|problem| problem.at(path))
+}
+
+/// The same of what was read.
+pub(crate) fn certificates_in(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, FileProblem> {
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(text)
         .collect::<Result<_, _>>()
-        .map_err(|_| FileProblem::MalformedPem.at(path))?;
+        .map_err(|_| FileProblem::MalformedPem)?;
     if certificates.is_empty() {
-        return Err(FileProblem::NoCertificate.at(path));
+        return Err(FileProblem::NoCertificate);
     }
     Ok(certificates)
 }
@@ -109,18 +113,17 @@ pub fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Fi
 /// # Errors
 /// When the file cannot be read, is not well-formed, holds no key, or an encrypted one.
 pub fn read_private_key(path: &Path) -> Result<PrivateKeyDer<'static>, FileError> {
-    let text = read_text(path)?;
-    PrivateKeyDer::from_pem_slice(&text).map_err(|error| {
-        match error {
-            pem::Error::NoItemsFound if holds(&text, b"BEGIN ENCRYPTED PRIVATE KEY") => {
-                FileProblem::EncryptedKey
-            }
-            pem::Error::NoItemsFound => FileProblem::NoKey,
-            // OpenSSL's older form: headers inside the section say that it is encrypted, and are no base64.
-            _ if holds(&text, b"Proc-Type: 4,ENCRYPTED") => FileProblem::EncryptedKey,
-            _ => FileProblem::MalformedPem,
-        }
-        .at(path)
+    private_key_in(&read_text(path)?).map_err(|problem| problem.at(path))
+}
+
+/// The same of what was read.
+pub(crate) fn private_key_in(text: &[u8]) -> Result<PrivateKeyDer<'static>, FileProblem> {
+    PrivateKeyDer::from_pem_slice(text).map_err(|error| match error {
+        pem::Error::NoItemsFound if holds(text, b"BEGIN ENCRYPTED PRIVATE KEY") => FileProblem::EncryptedKey,
+        pem::Error::NoItemsFound => FileProblem::NoKey,
+        // OpenSSL's older form: headers inside the section say that it is encrypted, and are no base64.
+        _ if holds(text, b"Proc-Type: 4,ENCRYPTED") => FileProblem::EncryptedKey,
+        _ => FileProblem::MalformedPem,
     })
 }
 
@@ -142,8 +145,13 @@ pub(crate) fn certificate(certificate: &CertificateDer<'_>) -> String {
 
 /// A file's bytes, if they are not too many.
 pub(crate) fn read_text(path: &Path) -> Result<Vec<u8>, FileError> {
+    read_opened(path, fs::File::open(path))
+}
+
+/// The same of a file that was opened otherwise.
+pub(crate) fn read_opened(path: &Path, opened: io::Result<fs::File>) -> Result<Vec<u8>, FileError> {
     let mut text = Vec::new();
-    fs::File::open(path)
+    opened
         .and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut text))
         .map_err(|error| FileProblem::Read(error).at(path))?;
     if text.len() as u64 > MAX_FILE_BYTES {

@@ -91,4 +91,32 @@ mod tests {
         // Who may link to a file is the kernel's to say; but it stays its owner's.
         announced(&|| fs::hard_link(&theirs, &lock).unwrap()).unwrap();
     }
+
+    /// A key of root's would come out of a rotation as the folder's owner's.
+    #[test]
+    fn what_stands_in_a_files_place_is_not_followed_in_a_folder_of_somebody_elses() {
+        let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        at(dir.path());
+        let folder = CaFolder::at(dir.path());
+        for name in ["ca.key", "ca.crt"] {
+            let (file, theirs) = (dir.path().join(name), elsewhere.path().join(name));
+            fs::rename(&file, &theirs).unwrap();
+            symlink(&theirs, &file).unwrap();
+            // As secrets are mounted: the folder is the reader's own, or root's.
+            folder.read().unwrap();
+            folder.announce(&PermittedNames::default(), None).unwrap();
+            if fs::metadata(dir.path()).unwrap().uid() == 0 {
+                chown(dir.path(), Some(65_534), Some(65_534)).unwrap();
+                let error = folder.read().unwrap_err().to_string();
+                assert!(
+                    error.contains(&format!("{name}: cannot read it: Too many levels of symbolic links")),
+                    "{error}"
+                );
+                folder.activate().unwrap_err();
+                chown(dir.path(), Some(0), Some(0)).unwrap();
+            }
+            fs::remove_file(&file).unwrap();
+            fs::rename(&theirs, &file).unwrap();
+        }
+    }
 }

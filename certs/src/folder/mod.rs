@@ -27,7 +27,7 @@ pub use rotation::RotationError;
 
 use crate::ca::{Authority, AuthorityError, Unfit, warn_if_readable_by_others};
 use crate::constraints::PermittedNames;
-use crate::pem::{FileError, FileProblem, read_certificates, read_private_key};
+use crate::pem::{FileError, FileProblem};
 use crate::set::{CaSet, Successor};
 use place::Place;
 use rustls_pki_types::CertificateDer;
@@ -134,7 +134,7 @@ impl CaFolder {
         };
         let old = match self.old.exists()? {
             // The first stands for it.
-            true => read_certificates(&self.old.path)?.into_iter().next().filter(|old| old != certificate),
+            true => self.old.read_certificates()?.into_iter().next().filter(|old| old != certificate),
             false => None,
         };
         Ok(Found { current, successor, old })
@@ -142,9 +142,9 @@ impl CaFolder {
 
     /// Read before the others: see the head of this file.
     fn current(&self) -> Result<Authority, FileError> {
-        let certificates = read_certificates(&self.certificate.path)?;
+        let certificates = self.certificate.read_certificates()?;
         let from = |place: &Place| {
-            let key = read_private_key(&place.path)?;
+            let key = place.read_private_key()?;
             Ok::<_, FileError>(Authority::of(certificates.clone(), &key))
         };
         let mut first = from(&self.key)?;
@@ -157,7 +157,7 @@ impl CaFolder {
     }
 
     fn key_fits(&self, authority: &Authority) -> Result<bool, FileError> {
-        let key = read_private_key(&self.key.path)?;
+        let key = self.key.read_private_key()?;
         Ok(Authority::of(vec![authority.certificate_der().clone()], &key).is_ok())
     }
 
