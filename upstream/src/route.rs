@@ -60,22 +60,33 @@ impl Route {
     /// The way to `host`, and who says where it is, in words for people. Nobody is asked.
     pub(crate) fn described(&self, host: &str, dns: &Dns) -> String {
         if let Some(parent) = &self.parent {
-            return format!("through the parent proxy {}, which looks it up itself", parent.address);
+            let through = format!("through the parent proxy {}, which looks it up itself", parent.address);
+            return match (&parent.lookup, parent.address.host()) {
+                (Lookup::Given(_), _) => format!("{through}; the parent is {}", parent.lookup.described(dns)),
+                (_, host) if host.parse::<IpAddr>().is_ok() => through,
+                (lookup, _) => {
+                    format!("{through}; the parent's own name is asked of {}", lookup.described(dns))
+                }
+            };
         }
         match &self.lookup {
-            Lookup::Given(addresses) => {
-                format!("straight to where upstream.hosts[].addresses says that it is: {}", list(addresses))
-            }
+            Lookup::Given(_) => format!("straight to {}", self.lookup.described(dns)),
             _ if host.parse::<IpAddr>().is_ok() => format!("straight to {host}"),
-            Lookup::Servers(servers) => {
-                format!("straight; its name is asked of upstream.hosts[].dnsServers: {}", list(servers))
+            lookup => format!("straight; its name is asked of {}", lookup.described(dns)),
+        }
+    }
+}
+
+impl Lookup {
+    /// What says where a host is, in words for people.
+    fn described(&self, dns: &Dns) -> String {
+        match self {
+            Self::Given(addresses) => {
+                format!("where upstream.hosts[].addresses says that it is: {}", list(addresses))
             }
-            Lookup::AsOthers if dns.servers.is_empty() => {
-                "straight; its name is asked of this host's own resolver".to_owned()
-            }
-            Lookup::AsOthers => {
-                format!("straight; its name is asked of upstream.dnsServers: {}", list(&dns.servers))
-            }
+            Self::Servers(servers) => format!("upstream.hosts[].dnsServers: {}", list(servers)),
+            Self::AsOthers if dns.servers.is_empty() => "this host's own resolver".to_owned(),
+            Self::AsOthers => format!("upstream.dnsServers: {}", list(&dns.servers)),
         }
     }
 }

@@ -5,6 +5,7 @@ use crate::name_server::{A, NameServer};
 use darter_upstream::{Dns, Kind, Lookup, Permit, Route, Routes, Stage, Timeouts, Upstream, UpstreamConfig};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use tokio::net::UdpSocket;
 
 const AAAA: u16 = 28;
@@ -24,6 +25,16 @@ async fn names_are_resolved_by_the_configured_server() {
     // /etc/hosts comes first, and literals are nobody's question.
     upstream(vec![names.address], true).dial("127.0.0.1", origin.port).await.unwrap();
     assert_eq!(names.asked().len(), 2);
+}
+
+#[tokio::test]
+async fn an_answer_that_is_too_long_for_udp_is_asked_for_over_tcp() {
+    let origin = Server::h2c().await;
+    let (names, over_tcp) = NameServer::start_long(Ipv4Addr::LOCALHOST);
+    let link = upstream(vec![names.address], false).dial("registry.example", origin.port).await.unwrap();
+    assert_eq!(link.reached().address, Some(SocketAddr::from(([127, 0, 0, 1], origin.port))));
+    assert_eq!(names.asked(), [("registry.example.".to_owned(), A)]);
+    assert_eq!(over_tcp.load(Ordering::Relaxed), 1);
 }
 
 #[tokio::test]

@@ -1,7 +1,9 @@
 //! A small name server on loopback. In a thread of its own, so that tests without a runtime can have one, too.
 
 use std::collections::VecDeque;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// Questions for IPv4 addresses.
@@ -46,6 +48,60 @@ impl NameServer {
             }
         });
         Self { address, asked }
+    }
+
+    /// As [`Self::start`] with one answer, which is too long for UDP: there it is cut off before its first record, and marked so
+    /// (TC, RFC 1035 section 4.1.1). Tells how often it was asked over TCP.
+    pub(crate) fn start_long(answer: Ipv4Addr) -> (Self, Arc<AtomicUsize>) {
+        // The same port for both: it may be another's in one of the two.
+        let (udp, tcp) = (0..100)
+            .find_map(|_| {
+                let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+                let tcp = TcpListener::bind(udp.local_addr().unwrap()).ok()?;
+                Some((udp, tcp))
+            })
+            .unwrap();
+        let address = udp.local_addr().unwrap();
+        let (asked, over_tcp) = (Arc::<Mutex<Vec<_>>>::default(), Arc::<AtomicUsize>::default());
+        let record = asked.clone();
+        std::thread::spawn(move || {
+            let mut packet = [0; 512];
+            while let Ok((length, from)) = udp.recv_from(&mut packet) {
+                let (name, kind, question) = question(&packet[..length]);
+                record.lock().unwrap().push((name, kind));
+                let head = [packet[0], packet[1], 0x83, 0x80, 0, 1, 0, 0, 0, 0, 0, 0];
+                udp.send_to(&[&head[..], &question].concat(), from).unwrap();
+            }
+        });
+        let count = over_tcp.clone();
+        std::thread::spawn(move || {
+            for stream in tcp.incoming() {
+                let (mut stream, count) = (stream.unwrap(), count.clone());
+                std::thread::spawn(move || {
+                    let mut length = [0; 2];
+                    while stream.read_exact(&mut length).is_ok() {
+                        let mut packet = vec![0; u16::from_be_bytes(length).into()];
+                        stream.read_exact(&mut packet).unwrap();
+                        count.fetch_add(1, Ordering::Relaxed);
+                        let (_, kind, question) = question(&packet);
+                        // More of the same than would have fitted.
+                        let records: u16 = if kind == A { 100 } else { 0 };
+                        let mut reply = vec![packet[0], packet[1], 0x81, 0x80, 0, 1];
+                        reply.extend(records.to_be_bytes());
+                        reply.extend([0; 4]);
+                        reply.extend(question);
+                        for _ in 0..records {
+                            reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4]);
+                            reply.extend(answer.octets());
+                        }
+                        let framed =
+                            [&u16::try_from(reply.len()).unwrap().to_be_bytes()[..], &reply].concat();
+                        stream.write_all(&framed).unwrap();
+                    }
+                });
+            }
+        });
+        (Self { address, asked }, over_tcp)
     }
 
     /// Names, with the root's dot, and types of the questions so far, sorted.

@@ -20,6 +20,36 @@ fn through(url: &str, ca: &Ca) -> Route {
     Route { parent: Some(Arc::new(parent)), ..Route::straight(tls) }
 }
 
+#[test]
+fn it_is_told_who_knows_where_the_parent_is() {
+    let servers: Arc<[std::net::SocketAddr]> = ["192.0.2.53:53".parse().unwrap()].into();
+    let addresses: Arc<[std::net::IpAddr]> = ["192.0.2.7".parse().unwrap()].into();
+    for (url, lookup, says) in [
+        (
+            "http://parent:3128",
+            Lookup::AsOthers,
+            "; the parent's own name is asked of this host's own resolver",
+        ),
+        (
+            "http://parent:3128",
+            Lookup::Servers(servers),
+            "; the parent's own name is asked of upstream.hosts[].dnsServers: 192.0.2.53:53",
+        ),
+        (
+            "http://parent:3128",
+            Lookup::Given(addresses),
+            "; the parent is where upstream.hosts[].addresses says that it is: 192.0.2.7",
+        ),
+        ("http://192.0.2.8:3128", Lookup::AsOthers, ""),
+    ] {
+        let mut route = through(url, &Ca::new());
+        let parent = Arc::get_mut(route.parent.as_mut().unwrap()).unwrap();
+        parent.lookup = lookup;
+        let told = Upstream::new(UpstreamConfig { routes: always(route), ..config() }).way("a.example", 443);
+        assert_eq!(told, format!("through the parent proxy {url}, which looks it up itself{says}"));
+    }
+}
+
 fn upstream_through(url: &str, ca: &Ca) -> Upstream {
     Upstream::new(UpstreamConfig { routes: always(through(url, ca)), ..config() })
 }
