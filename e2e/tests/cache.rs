@@ -21,8 +21,9 @@ const SOMEBODY: u32 = 65533;
 
 /// A daemon, and a folder for files.
 struct Node {
-    folder: tempfile::TempDir,
+    // Ends before its folder goes.
     _daemon: Daemon,
+    folder: tempfile::TempDir,
 }
 
 impl Node {

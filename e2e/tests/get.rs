@@ -23,8 +23,9 @@ const NOBODY: u32 = 65534;
 /// A daemon whose socket every user reaches, an origin, and a folder for files.
 struct Lab {
     origin: Origin,
-    folder: tempfile::TempDir,
+    // Ends before its folder goes.
     _daemon: Daemon,
+    folder: tempfile::TempDir,
 }
 
 impl Lab {

@@ -21,12 +21,12 @@ const ALL_CLEAR: &str = "can be written again";
 
 /// A daemon whose content stands on a small disk.
 struct Small {
-    folder: tempfile::TempDir,
-    // The daemon ends before its disk goes.
+    // In this order: the daemon ends before its disk goes, and that before the folder in which it is mounted.
     daemon: Option<Daemon>,
     disk: Disk,
     origin: Origin,
     next: u64,
+    folder: tempfile::TempDir,
 }
 
 impl Small {
