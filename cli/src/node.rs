@@ -123,11 +123,7 @@ fn settings(config: &Config, leaves: Option<Leaves>) -> Settings {
         basic_auth: config.proxy.basic_auth.clone(),
         accounts: Accounts::new(config.proxy.accounts.clone()),
         allow_push: config.proxy.allow_push,
-        limits: Limits {
-            p2p_requests: config.proxy.max_concurrency,
-            authentications: config.proxy.max_authentications,
-            ..config.proxy.limits
-        },
+        limits: Limits { p2p_requests: config.proxy.max_concurrency, ..config.proxy.limits },
         marks: config.proxy.marks,
         port_tls: entrances(config).filter_map(security).map(|it| port_tls(it, &config.host)).collect(),
     }

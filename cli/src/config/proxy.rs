@@ -43,7 +43,6 @@ pub(crate) struct Proxy {
     pub(crate) allow_push: bool,
     /// How many requests may go through the peers at once; `None`: no limit.
     pub(crate) max_concurrency: Option<NonZeroUsize>,
-    pub(crate) max_authentications: Option<NonZeroUsize>,
     /// How long clients may take; the rest of it is said elsewhere.
     pub(crate) limits: Limits,
     /// What messages say of the proxy.
@@ -137,10 +136,6 @@ pub(super) fn proxy(section: &mut Section<'_>, default_port: u16) -> Proxy {
         accounts: accounts::accounts(section),
         allow_push: section.value("allowPush", value::boolean).unwrap_or(true),
         max_concurrency: section.value("maxConcurrency", value::count).and_then(NonZeroUsize::new),
-        max_authentications: match section.value("maxAuthentications", value::count) {
-            Some(count) => NonZeroUsize::new(count),
-            None => Limits::default().authentications,
-        },
         limits: limits(section),
         marks: Marks {
             via: section.value("via", value::boolean).unwrap_or_default(),
@@ -156,8 +151,13 @@ fn limits(section: &mut Section<'_>) -> Limits {
         count.ok_or_else(|| "expected a whole number, not 0: a client could ask for nothing".to_owned())
     };
     let idle_http2 = section.value("maxIdleHTTP2", positive);
+    let authentications = section.value("maxAuthentications", value::count);
     let limits = timeouts(&mut section.section("timeouts"));
-    Limits { idle_http2: idle_http2.unwrap_or(limits.idle_http2), ..limits }
+    Limits {
+        idle_http2: idle_http2.unwrap_or(limits.idle_http2),
+        authentications: authentications.map_or(limits.authentications, NonZeroUsize::new),
+        ..limits
+    }
 }
 
 fn timeouts(section: &mut Section<'_>) -> Limits {
