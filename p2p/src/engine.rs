@@ -372,6 +372,7 @@ impl Shared {
             location: host.location.clone(),
             seed: host.seed,
             upload_slots: host.upload_slots,
+            ..Host::default()
         };
         let (store, metrics, shutdown) =
             (Arc::clone(&self.store), self.metrics.clone(), self.shutdown.clone());

@@ -2,7 +2,8 @@
 
 use crate::bag::Bag;
 use crate::cluster::Cluster;
-use crate::host::{HostKey, Hosts};
+use crate::conduct::State;
+use crate::host::{HostKey, Hosts, Regard};
 use crate::peer::{Listed, Role, Standing};
 use crate::stream::Line;
 use crate::task::Task;
@@ -29,7 +30,23 @@ impl Cluster {
                 self.tasks.values().filter(|task| task.download(key).is_some()).count()
             );
         }
+        assert!(self.world.judged.is_empty(), "a judgement that was not carried out");
+        let suspects: Vec<HostKey> = self.world.hosts.suspects().map(|(key, _)| key).collect();
         let mut timers = BTreeSet::new();
+        for (key, life) in self.world.hosts.lives() {
+            timers.extend(life.conduct.timeout().map(|at| (at, Timer::Conduct(key))));
+            assert_eq!(suspects.contains(&key), life.conduct.state() != State::Good, "the list of suspects");
+            for task in &life.tasks {
+                let peer = &self.tasks[task].peers[&key];
+                let struck = self.tasks[task].struck.contains(&life.host.id);
+                let regard = self.world.hosts.regard(key);
+                assert_eq!(
+                    peer.regard,
+                    Regard { struck: regard.struck || struck, ..regard },
+                    "how it is regarded"
+                );
+            }
+        }
         for (id, task) in &self.tasks {
             self.check_streams(*id, task);
             task.check(&self.world.hosts, now);
@@ -96,8 +113,11 @@ impl Task {
                     (supplier, supplier && length.is_some_and(|length| download.held >= length))
                 }
             };
-            assert_eq!(peer.listed.supplier, supplier && !peer.struck, "suppliers");
-            assert_eq!(peer.listed.source, source && !peer.struck, "sources");
+            let Regard { struck, on_probation, draining } = peer.regard;
+            let mute = struck || draining;
+            let trusted = !on_probation || !matches!(peer.role, Role::Downloading(_));
+            assert_eq!(peer.listed.supplier, supplier && !mute && trusted, "suppliers");
+            assert_eq!(peer.listed.source, source && !mute && !on_probation, "sources");
             let partners = self.download(*key).filter(|download| download.meshes()).map(|d| &d.partners);
             let sources = |partners: &BTreeMap<HostKey, _>| {
                 partners.keys().filter(|partner| self.is_source(**partner)).count()
@@ -129,7 +149,7 @@ impl Task {
         assert!(download.meshes() || download.partners.is_empty(), "one that goes alone has a partner");
         for partner in download.partners.keys() {
             let peer = self.peers.get(partner).expect("a partner is a peer");
-            assert!(!peer.struck, "a partner that is struck");
+            assert!(!peer.regard.struck, "a partner that is struck");
             assert!(!download.failed.contains(partner), "a partner that failed");
             let id = &hosts.life(*partner).expect("a partner is alive").host.id;
             assert!(!download.gone.contains(id), "a partner that is to be dropped");
@@ -142,7 +162,10 @@ impl Task {
             assert!(has, "there is a source, and the peer does not know it");
         }
         if self.peers[&key].listed.lonely {
-            let free = |supplier: &HostKey| self.usable(key, *supplier) && self.room(*supplier) > 0;
+            let free = |supplier: &HostKey| {
+                let on_probation = self.peers[supplier].regard.on_probation;
+                !on_probation && self.usable(key, *supplier) && self.room(*supplier) > 0
+            };
             assert_eq!(self.suppliers.iter().find(free), None, "a peer has nobody, and somebody has room");
         }
     }

@@ -81,8 +81,7 @@ impl Cluster {
             if self.world.hosts.len() >= MAX_HOSTS {
                 return Err(Refusal::TooMany("hosts"));
             }
-            let streams = &mut self.world.streams;
-            return Ok(self.world.hosts.insert(host, |key| streams.open(Line::Lifeline { host: key })));
+            return Ok(self.insert_host(now, host));
         };
         let lifeline = self.world.streams.open(Line::Lifeline { host: key });
         if let Some(life) = self.world.hosts.life_mut(key) {
@@ -91,6 +90,19 @@ impl Cluster {
         }
         self.update_host(now, key, host);
         Ok(lifeline)
+    }
+
+    fn insert_host(&mut self, now: Instant, host: Host) -> StreamId {
+        let World { streams, hosts, timers, .. } = &mut self.world;
+        let mut born = None;
+        let lifeline = hosts.insert(now, host, |key| {
+            born = Some(key);
+            streams.open(Line::Lifeline { host: key })
+        });
+        let quarantined =
+            born.and_then(|key| Some((hosts.life(key)?.conduct.timeout()?, Timer::Conduct(key))));
+        timers.extend(quarantined);
+        lifeline
     }
 
     /// A life line says what is new about its host.
@@ -111,12 +123,16 @@ impl Cluster {
     fn update_host(&mut self, now: Instant, key: HostKey, host: Host) {
         let Some(life) = self.world.hosts.life_mut(key) else { return };
         let moved = (life.host.ip, life.host.piece_port) != (host.ip, host.piece_port);
+        if life.host.draining != host.draining {
+            self.world.judged.push(key);
+        }
         life.host = host;
         if moved {
             for task in life.tasks.clone() {
                 self.on_task(now, task, |task, cx| task.changed(cx, key));
             }
         }
+        self.carry_out(now);
     }
 
     /// The host says goodbye. One that is not here has gone already.
@@ -135,7 +151,28 @@ impl Cluster {
         for task in tasks {
             self.on_task(now, task, |task, cx| task.leave(cx, key, Some(Refusal::HostGone)));
         }
-        self.world.hosts.remove(key);
+        if let Some(at) = self.world.hosts.life(key).and_then(|life| life.conduct.timeout()) {
+            self.world.timers.remove(&(at, Timer::Conduct(key)));
+        }
+        self.world.hosts.remove(now, key);
+    }
+
+    /// The tasks of hosts whose standing has changed act on it.
+    fn carry_out(&mut self, now: Instant) {
+        while let Some(key) = self.world.judged.pop() {
+            let tasks = self.world.hosts.life(key).map(|life| life.tasks.clone()).unwrap_or_default();
+            for task in tasks {
+                self.on_task(now, task, |task, cx| task.reconsider(cx, key));
+            }
+        }
+    }
+
+    /// A host sent something that cannot be read, or that cannot be. Whoever does that again and again is quarantined.
+    pub fn handle_nonsense(&mut self, now: Instant, host: &HostId) {
+        if let Some(key) = self.world.hosts.key(host) {
+            self.world.heard_nonsense(now, key);
+            self.carry_out(now);
+        }
     }
 
     fn alive(&self, host: &HostId) -> Result<HostKey, Refusal> {
@@ -234,6 +271,10 @@ impl Cluster {
             Some(download) if download.stream == Some(stream) => task.report(cx, host, report),
             _ => Ok(()),
         });
+        if reported == Some(Err(Refusal::NoSuchPiece)) {
+            self.world.heard_nonsense(now, host);
+        }
+        self.carry_out(now);
         reported.unwrap_or(Ok(()))
     }
 
@@ -300,9 +341,9 @@ impl Cluster {
         self.tasks.get(task).map(|task| task.stat(&self.world.hosts)).unwrap_or_default()
     }
 
-    /// Whether `host` is known to have sent wrong bytes of `task`: nobody is named it any more.
-    pub fn is_struck(&self, task: &TaskId, host: &HostId) -> bool {
-        self.tasks.get(task).is_some_and(|task| task.struck.contains(host))
+    /// Whether `host` is quarantined: nobody is named it, in any task.
+    pub fn is_quarantined(&self, host: &HostId) -> bool {
+        self.world.hosts.key(host).is_some_and(|key| self.world.hosts.regard(key).struck)
     }
 
     fn on_task<R>(
@@ -383,13 +424,27 @@ impl Cluster {
                 Some(Timer::Lease(task)) => self.on_task(now, task, |task, cx| task.lease_due(cx)),
                 Some(Timer::Silent(task, host)) => self.on_task(now, task, |task, cx| task.silent(cx, host)),
                 Some(Timer::Shareable(task)) => self.on_task(now, task, |task, cx| task.shareable(cx)),
+                Some(Timer::Conduct(host)) => {
+                    self.world.conduct_due(now, host);
+                    None
+                }
                 None => None,
             };
         }
+        self.carry_out(now);
     }
 
     /// What there is, and what has happened since the start.
     pub fn counts(&self) -> Counts {
-        Counts { hosts: self.world.hosts.len(), tasks: self.tasks.len(), ..self.world.counts }
+        let suspects = self.world.hosts.suspects().count();
+        let quarantined =
+            self.world.hosts.suspects().filter(|(key, _)| self.world.hosts.regard(*key).struck).count();
+        Counts {
+            hosts: self.world.hosts.len(),
+            tasks: self.tasks.len(),
+            quarantined,
+            on_probation: suspects - quarantined,
+            ..self.world.counts
+        }
     }
 }

@@ -3,12 +3,14 @@
 //! Invariant: `by_id` and `lives` name the same hosts, and a life's `tasks` are exactly the tasks in which the host is a
 //! peer (the tasks keep that, see `task.rs`).
 
+use crate::conduct::{Conduct, State};
 use crate::message::Host;
 use crate::policy::Nearness;
 use crate::stream::StreamId;
 use darter_protocol::{HostId, TaskId};
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
+use std::time::Instant;
 
 /// One life of a host: from its announcement until its life line ends without another in its place. A host that comes
 /// back has a new key, so that nothing that was said of its former life sticks to it.
@@ -63,6 +65,19 @@ pub(crate) struct Life {
     pub(crate) downloads: usize,
     /// What it is to throw away, until it is told.
     pub(crate) deleted: BTreeSet<TaskId>,
+    /// How it served others, over all its lives.
+    pub(crate) conduct: Conduct,
+}
+
+/// How a host may be named to others, as each of its peers keeps it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Regard {
+    /// To nobody.
+    pub(crate) struck: bool,
+    /// Not to those who download while it does, to few others, and never as the one on whom they rely.
+    pub(crate) on_probation: bool,
+    /// To nobody new.
+    pub(crate) draining: bool,
 }
 
 /// All hosts that are alive.
@@ -70,8 +85,15 @@ pub(crate) struct Life {
 pub(crate) struct Hosts {
     lives: ByHost<Life>,
     by_id: HashMap<HostId, HostKey>,
+    /// Those that are quarantined or on probation.
+    suspects: BTreeSet<HostKey>,
+    /// The conduct of hosts that are gone, so that a new life does not wash them clean.
+    remembered: HashMap<HostId, Conduct>,
     next: u64,
 }
+
+/// Hosts that are gone and whose conduct is remembered. A KiB each at most.
+const MAX_REMEMBERED: usize = 10_000;
 
 impl Hosts {
     pub(crate) fn len(&self) -> usize {
@@ -106,22 +128,63 @@ impl Hosts {
         }
     }
 
+    /// How the host may be named; not, when it is gone.
+    pub(crate) fn regard(&self, key: HostKey) -> Regard {
+        let Some(life) = self.life(key) else { return Regard { struck: true, ..Regard::default() } };
+        let state = life.conduct.state();
+        Regard {
+            struck: matches!(state, State::Quarantined { .. }),
+            on_probation: matches!(state, State::Probation { .. }),
+            draining: life.host.draining,
+        }
+    }
+
+    /// Those that are quarantined or on probation, oldest lives first.
+    pub(crate) fn suspects(&self) -> impl Iterator<Item = (HostKey, &Life)> {
+        self.suspects.iter().filter_map(|key| Some((*key, self.life(*key)?)))
+    }
+
+    /// The host's conduct has changed.
+    pub(crate) fn note(&mut self, key: HostKey) {
+        match self.life(key).map(|life| life.conduct.state()) {
+            None | Some(State::Good) => self.suspects.remove(&key),
+            Some(_) => self.suspects.insert(key),
+        };
+    }
+
     /// A host that was not alive begins a life, on the life line that `open` opens for it.
-    pub(crate) fn insert(&mut self, host: Host, open: impl FnOnce(HostKey) -> StreamId) -> StreamId {
+    pub(crate) fn insert(
+        &mut self,
+        now: Instant,
+        host: Host,
+        open: impl FnOnce(HostKey) -> StreamId,
+    ) -> StreamId {
         let key = HostKey(self.next);
         self.next += 1;
         let lifeline = open(key);
         self.by_id.insert(host.id.clone(), key);
-        self.lives.insert(
-            key,
-            Life { host, lifeline, tasks: BTreeSet::new(), downloads: 0, deleted: BTreeSet::new() },
-        );
+        let mut conduct = self.remembered.remove(&host.id).unwrap_or_default();
+        conduct.restarted(now);
+        let life =
+            Life { host, lifeline, tasks: BTreeSet::new(), downloads: 0, deleted: BTreeSet::new(), conduct };
+        self.lives.insert(key, life);
+        self.note(key);
         lifeline
     }
 
-    pub(crate) fn remove(&mut self, key: HostKey) -> Option<Life> {
-        let life = self.lives.remove(&key)?;
+    pub(crate) fn remove(&mut self, now: Instant, key: HostKey) {
+        let Some(life) = self.lives.remove(&key) else { return };
+        self.suspects.remove(&key);
         self.by_id.remove(&life.host.id);
-        Some(life)
+        if !life.conduct.is_worth_remembering(now) {
+            return;
+        }
+        if self.remembered.len() >= MAX_REMEMBERED {
+            self.remembered.retain(|_, conduct| conduct.is_worth_remembering(now));
+        }
+        // Whoever fills this with made-up hosts washes nobody clean who was in it before.
+        if self.remembered.len() < MAX_REMEMBERED {
+            self.remembered.insert(life.host.id, life.conduct);
+        }
     }
 }

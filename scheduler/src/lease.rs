@@ -75,7 +75,7 @@ impl Task {
 
     /// It is this peer's turn. Returns whether it has the lease now: where it could share nothing, it goes alone.
     fn next_turn(&mut self, cx: &mut Cx<'_>, key: HostKey) -> bool {
-        if self.unshareable || self.peers.get(&key).is_some_and(|peer| peer.struck) {
+        if self.unshareable || self.peers.get(&key).is_some_and(|peer| peer.regard.struck) {
             self.go_alone(cx, key);
             return false;
         }

@@ -4,6 +4,7 @@
 //! - `task.rs`, `report.rs`, `packet.rs`, `mesh.rs`, `lease.rs`: one task. Its peers; what they say and are told; who is named
 //!   to whom; whose turn it is.
 //! - `policy.rs`: whom a peer gets as partners, as a pure function.
+//! - `conduct.rs`: how a host serves others, and who is quarantined for it.
 //! - `message.rs`: what a daemon's message must look like before the state sees it.
 //! - `shared.rs`, `talk.rs`, `service.rs`, `server.rs`: its mutex and clock, its streams, its calls, its listener.
 //!   `metrics.rs`: its numbers.
@@ -15,6 +16,7 @@
 
 mod bag;
 mod cluster;
+mod conduct;
 mod hashes;
 mod host;
 mod lease;
@@ -40,6 +42,7 @@ mod check;
 mod tests;
 
 pub use cluster::{Cluster, Sources, Taken};
+pub use conduct::Why;
 pub use refusal::Refusal;
 pub use server::{RunError, Scheduler, run};
 pub use stream::StreamId;

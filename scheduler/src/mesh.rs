@@ -1,6 +1,7 @@
 //! Who is named to whom: partners are linked, lost and replaced. Whom to choose is `policy.rs`.
 
-use crate::host::HostKey;
+use crate::conduct::Fault;
+use crate::host::{HostKey, Regard};
 use crate::peer::{Named, Role};
 use crate::policy::{self, Asker, Candidate, PARTNERS};
 use crate::task::Task;
@@ -12,6 +13,9 @@ use darter_protocol::scheduler::FailureReason;
 /// task with ten thousand peers: 50 us for one that is named to twenty others (measured, unoptimised). Six candidates for
 /// every partner are choice enough.
 const SNAPSHOT: usize = 128;
+
+/// To so many peers of a task one on probation is named at once: enough to prove itself, few enough to hurt nobody.
+pub(crate) const PROBED_BY: usize = 2;
 
 impl Task {
     /// Gives a peer that downloads the partners that it lacks.
@@ -29,7 +33,9 @@ impl Task {
     }
 
     fn candidates(&self, cx: &mut Cx<'_>, key: HostKey, asker: Asker) -> Vec<Candidate> {
-        let fits = |supplier: &HostKey| self.usable(key, *supplier) && !self.named(key, *supplier);
+        let fits = |supplier: &HostKey| {
+            self.usable(key, *supplier) && !self.named(key, *supplier) && !self.is_probed_enough(*supplier)
+        };
         let rng = &mut cx.world.rng;
         let mut pool = self.suppliers.some(SNAPSHOT, rng);
         pool.retain(fits);
@@ -84,10 +90,17 @@ impl Task {
     /// To how many more a supplier may be named. Whoever holds everything, or downloads nothing, enforces its upload
     /// slots itself and is not bound to exchange.
     pub(crate) fn room(&self, key: HostKey) -> usize {
+        if let Some(peer) = self.peers.get(&key).filter(|peer| peer.regard.on_probation) {
+            return PROBED_BY.saturating_sub(peer.named_to.len());
+        }
         match self.download(key) {
             Some(download) if !self.is_source(key) => PARTNERS.saturating_sub(download.partners.len()),
             _ => usize::MAX,
         }
+    }
+
+    fn is_probed_enough(&self, key: HostKey) -> bool {
+        self.peers.get(&key).is_some_and(|peer| peer.regard.on_probation) && self.room(key) == 0
     }
 
     /// Whether `asker` may be given `supplier`: it has bytes, is not struck, and neither has failed the other. Links
@@ -99,7 +112,9 @@ impl Task {
             && s.listed.supplier
             && !download.failed.contains(&supplier)
             && match &s.role {
-                Role::Downloading(theirs) => !a.struck && !theirs.failed.contains(&asker),
+                Role::Downloading(theirs) => {
+                    !a.regard.struck && !a.regard.on_probation && !theirs.failed.contains(&asker)
+                }
                 _ => true,
             }
     }
@@ -109,7 +124,7 @@ impl Task {
         self.sources.iter().any(|source| self.usable(key, source))
     }
 
-    fn named(&self, peer: HostKey, partner: HostKey) -> bool {
+    pub(crate) fn named(&self, peer: HostKey, partner: HostKey) -> bool {
         self.download(peer).is_some_and(|download| download.partners.contains_key(&partner))
     }
 
@@ -214,8 +229,13 @@ impl Task {
         if let Some(download) = self.download_mut(key) {
             download.gone.remove(host);
         }
+        if let Some(fault) = fault(reason) {
+            cx.world.blame(cx.now, key, partner, fault);
+        }
         if reason == FailureReason::Corrupt {
-            self.strike(cx, partner, host);
+            // Its host is judged by `conduct.rs`; in this task its bytes are wrong, whoever may trust it elsewhere.
+            self.struck.insert(host.clone());
+            self.reconsider(cx, partner);
         }
         self.rejoin(cx, key);
         self.rejoin(cx, partner);
@@ -225,15 +245,46 @@ impl Task {
         }
     }
 
-    /// The peer sent bytes that do not match. In this task nobody is given it any more, and since what it fetches from the
-    /// origin could go to nobody, it does not hold the task's lease either.
-    fn strike(&mut self, cx: &mut Cx<'_>, key: HostKey, host: &HostId) {
+    /// How a peer may be named in this task.
+    pub(crate) fn regard(&self, cx: &Cx<'_>, key: HostKey) -> Regard {
+        let mut regard = cx.world.hosts.regard(key);
+        regard.struck |= cx.world.hosts.host(key).is_some_and(|host| self.struck.contains(&host.id));
+        regard
+    }
+
+    /// The standing of a peer's host has changed.
+    pub(crate) fn reconsider(&mut self, cx: &mut Cx<'_>, key: HostKey) {
+        let now = self.regard(cx, key);
         let was_source = self.is_source(key);
-        self.struck.insert(host.clone());
-        if let Some(peer) = self.peers.get_mut(&key) {
-            peer.struck = true;
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        let before = std::mem::replace(&mut peer.regard, now);
+        if before == now {
+            return;
         }
         self.index(key);
+        if now.struck {
+            return self.strike(cx, key, was_source);
+        }
+        if now.on_probation && !before.on_probation && self.download(key).is_some() {
+            let wanted_again = self.unname(cx, key, self.named_to(key));
+            if wanted_again {
+                self.pass_on(cx);
+            }
+        }
+        self.connect(cx, key);
+        if self.supplies(key) {
+            self.offer(cx, key);
+        }
+        if was_source && !self.is_source(key) {
+            self.reconnect(cx, key);
+            self.pass_on(cx);
+        }
+        self.consider(cx, key);
+    }
+
+    /// The peer is named to nobody from now on. Since what it fetches from the origin could go to nobody, it does not hold
+    /// the task's lease either.
+    fn strike(&mut self, cx: &mut Cx<'_>, key: HostKey, was_source: bool) {
         let wanted_again = self.unname(cx, key, self.named_to(key));
         let had_lease = self.has_lease(key);
         if had_lease {
@@ -259,5 +310,15 @@ impl Task {
         for partner in partners {
             self.rejoin(cx, partner);
         }
+    }
+}
+
+/// What a reason says of the partner's conduct; nothing where it was only busy.
+const fn fault(reason: FailureReason) -> Option<Fault> {
+    match reason {
+        FailureReason::Corrupt => Some(Fault::Corrupt),
+        FailureReason::Unreachable | FailureReason::Timeout => Some(Fault::Failed),
+        FailureReason::NotHeld => Some(Fault::NotHeld),
+        FailureReason::Unspecified => None,
     }
 }

@@ -16,7 +16,7 @@ const MAX_HEADERS: usize = 32;
 const MAX_HEADER_BYTES: usize = 8 << 10;
 /// Tasks in one AnnounceTask or LeaveTask message.
 const MAX_TASKS: usize = 10_000;
-/// Failures in one message: a peer has a few dozen partners.
+/// Failures, and partners that served, in one message: a peer has a few dozen partners.
 const MAX_FAILURES: usize = 1_000;
 
 /// A message that no honest daemon sends: which field, and what is wrong with it.
@@ -80,6 +80,10 @@ pub struct Host {
     pub seed: bool,
     /// How many uploads it serves at once; it enforces this itself.
     pub upload_slots: u32,
+    /// It is about to stop: nobody new is sent to it.
+    pub draining: bool,
+    /// How many more uploads it could begin now, when it says so.
+    pub free_uploads: Option<u32>,
 }
 
 impl TryFrom<proto::Host> for Host {
@@ -106,6 +110,8 @@ impl TryFrom<proto::Host> for Host {
             location: host.location,
             seed: host.seed,
             upload_slots: host.upload_slots,
+            draining: host.draining,
+            free_uploads: host.free_uploads,
         })
     }
 }
@@ -201,6 +207,21 @@ pub struct Report {
     pub failed: Vec<(HostId, proto::FailureReason)>,
     /// The lease that it gives back, and why.
     pub lease_returned: Option<(u64, proto::LeaseOutcome)>,
+    /// Partners that gave it pieces, and how many pieces and bytes, verified.
+    pub served: Vec<Served>,
+    /// How many more uploads its host could begin now, when it says so.
+    pub free_uploads: Option<u32>,
+}
+
+/// What a partner gave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Served {
+    /// The partner.
+    pub host: HostId,
+    /// Verified pieces.
+    pub pieces: u32,
+    /// Their bytes.
+    pub bytes: u64,
 }
 
 impl TryFrom<proto::PieceResult> for Report {
@@ -209,9 +230,13 @@ impl TryFrom<proto::PieceResult> for Report {
     fn try_from(result: proto::PieceResult) -> Result<Self, Invalid> {
         bounded("from_origin", result.from_origin.len(), PieceLayout::MAX_PIECES as usize)?;
         bounded("failed", result.failed.len(), MAX_FAILURES)?;
+        bounded("served", result.served.len(), MAX_FAILURES)?;
         let piece = |piece: proto::PieceHash| match PieceHash::try_from(piece.hash.as_ref()) {
             Ok(hash) => Ok((piece.index, hash)),
             Err(_) => invalid("from_origin.hash", "it must have 32 bytes"),
+        };
+        let served = |served: proto::PartnerServed| {
+            Ok(Served { host: host_id(served.host_id)?, pieces: served.pieces, bytes: served.bytes })
         };
         let failure = |failed: proto::PartnerFailed| Ok((host_id(failed.host_id.clone())?, failed.reason()));
         Ok(Self {
@@ -221,6 +246,8 @@ impl TryFrom<proto::PieceResult> for Report {
             origin_bytes: result.origin_bytes,
             failed: result.failed.into_iter().map(failure).collect::<Result<_, _>>()?,
             lease_returned: result.lease_returned.map(|returned| (returned.lease_id, returned.outcome())),
+            served: result.served.into_iter().map(served).collect::<Result<_, _>>()?,
+            free_uploads: result.free_uploads,
         })
     }
 }

@@ -1,5 +1,6 @@
 //! The scheduler's numbers, as Prometheus reads them: taken from the state when somebody asks, at no cost otherwise.
 
+use crate::conduct::Why;
 use crate::shared::Shared;
 use crate::world::{Counts, FAILURE_REASONS};
 use darter_protocol::scheduler::FailureReason;
@@ -25,7 +26,8 @@ impl Collector for Metrics {
         let counts = self.0.counts();
         gauges(&counts, &mut encoder)?;
         counters(&counts, &mut encoder)?;
-        failures(&counts, &mut encoder)
+        failures(&counts, &mut encoder)?;
+        quarantines(&counts, &mut encoder)
     }
 }
 
@@ -33,6 +35,12 @@ fn gauges(counts: &Counts, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
     for (name, help, value) in [
         ("hosts", "Hosts whose life line is open", counts.hosts),
         ("tasks", "Tasks that some host holds or wants", counts.tasks),
+        (
+            "hosts_quarantined",
+            "Hosts that are named to nobody because of how they served",
+            counts.quarantined,
+        ),
+        ("hosts_on_probation", "Hosts that have to prove themselves after a quarantine", counts.on_probation),
     ] {
         let name = format!("darter_scheduler_{name}");
         let metric = encoder.encode_descriptor(&name, help, None, MetricType::Gauge)?;
@@ -56,6 +64,8 @@ fn counters(counts: &Counts, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result
         ("leases_handed_over", "Leases given after a holder that did not finish", counts.leases_handed_over),
         ("packets", "Packets sent to peers", counts.packets),
         ("reports_ignored", "Hashes, failures and inventory that could not be used", counts.ignored),
+        ("quarantine_releases", "Hosts that proved themselves on probation", counts.releases),
+        ("nonsense", "Messages that no honest daemon sends", counts.nonsense),
         ("origin_bytes", "Bytes of ended downloads that came from origins", counts.bytes_from_origin),
         ("peer_bytes", "Bytes of ended downloads that came from peers", counts.bytes_from_peers),
     ] {
@@ -73,6 +83,17 @@ fn failures(counts: &Counts, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result
     for reason in FAILURE_REASONS {
         let value = counts.failures.get(reason as usize).copied().unwrap_or_default();
         ConstCounter::new(value).encode(metric.encode_family(&[("reason", label(reason))])?)?;
+    }
+    Ok(())
+}
+
+fn quarantines(counts: &Counts, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let help = "Quarantines, by what they were for";
+    let name = "darter_scheduler_quarantines";
+    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for why in Why::ALL {
+        let value = counts.quarantines.get(why as usize).copied().unwrap_or_default();
+        ConstCounter::new(value).encode(metric.encode_family(&[("reason", why.word())])?)?;
     }
     Ok(())
 }

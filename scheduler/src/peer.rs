@@ -3,7 +3,7 @@
 //! A peer is in exactly one [`Role`]; `Task::set_role` is the one place where it changes.
 
 use crate::bag::Bag;
-use crate::host::HostKey;
+use crate::host::{HostKey, Regard};
 use crate::stream::StreamId;
 use darter_protocol::HostId;
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,8 +11,8 @@ use std::time::Instant;
 
 #[derive(Debug)]
 pub(crate) struct Peer {
-    /// It sent bytes that did not match: in this task it is named to nobody, in this life and the next ones.
-    pub(crate) struck: bool,
+    /// How its host may be named. Struck is also one that sent corrupt bytes of this very task, in whichever life.
+    pub(crate) regard: Regard,
     pub(crate) role: Role,
     /// The peers that have it as a partner.
     pub(crate) named_to: Bag,

@@ -3,7 +3,7 @@
 
 use crate::hashes::{Hashes, Insert};
 use crate::host::HostKey;
-use crate::message::{Content, Report};
+use crate::message::{Content, Report, Served};
 use crate::refusal::Refusal;
 use crate::task::Task;
 use crate::world::Cx;
@@ -21,6 +21,9 @@ impl Task {
         self.hear_origin_bytes(cx, key, report.origin_bytes);
         self.hear_hashes(cx, key, report.from_origin)?;
         self.hear_held(cx, key, report.held_bytes);
+        for served in report.served {
+            self.hear_served(cx, key, &served);
+        }
         for (host, reason) in report.failed {
             self.hear_failure(cx, key, &host, reason);
         }
@@ -115,6 +118,14 @@ impl Task {
         self.index(key);
         if self.supplies(key) && (!supplied || !was_source && self.is_source(key)) {
             self.offer(cx, key);
+        }
+    }
+
+    /// Only of partners that it has: nobody vouches for strangers.
+    fn hear_served(&mut self, cx: &mut Cx<'_>, key: HostKey, served: &Served) {
+        match cx.world.hosts.key(&served.host).filter(|partner| self.named(key, *partner)) {
+            Some(partner) => cx.world.praise(cx.now, partner, served.pieces),
+            None => cx.world.counts.ignored += 1,
         }
     }
 

@@ -5,6 +5,7 @@ use crate::message::{self, Content, Invalid};
 use crate::refusal::Refusal;
 use crate::shared::Shared;
 use crate::talk::{Answers, Conversation, LifeLine, answers};
+use darter_protocol::HostId;
 use darter_protocol::scheduler as proto;
 use darter_protocol::scheduler::scheduler_server::Scheduler as Rpc;
 use std::sync::Arc;
@@ -50,7 +51,7 @@ impl Rpc for Service {
     ) -> Result<Response<proto::AnnounceTaskResponse>, Status> {
         let request = request.into_inner();
         let host = message::host_id(request.host_id).map_err(malformed)?;
-        let tasks = message::inventory(request.tasks).map_err(malformed)?;
+        let tasks = message::inventory(request.tasks).map_err(|invalid| self.nonsense(&host, invalid))?;
         for batch in batches(tasks) {
             self.0.with(|cluster, now| cluster.handle_inventory(now, &host, batch)).map_err(refused)?;
             tokio::task::yield_now().await;
@@ -89,7 +90,9 @@ impl Rpc for Service {
         let host = message::host_id(request.host_id).map_err(malformed)?;
         let task = message::task_id(&request.task_id).map_err(malformed)?;
         let complete = match request.complete {
-            Some(content) => Some(Content::complete(Some(content)).map_err(malformed)?),
+            Some(content) => {
+                Some(Content::complete(Some(content)).map_err(|invalid| self.nonsense(&host, invalid))?)
+            }
             None => None,
         };
         let (from_origin, from_peers) = (request.bytes_from_origin, request.bytes_from_peers);
@@ -134,6 +137,14 @@ impl Rpc for Service {
         tracing::info!(%host, %task, told, "task deleted");
         let hosts = u32::try_from(told).unwrap_or(u32::MAX);
         Ok(Response::new(proto::DeleteTaskResponse { hosts }))
+    }
+}
+
+impl Service {
+    /// A host sent what cannot be read: it is told so, and it is remembered.
+    fn nonsense(&self, host: &HostId, invalid: Invalid) -> Status {
+        self.0.with(|cluster, now| cluster.handle_nonsense(now, host));
+        malformed(invalid)
     }
 }
 

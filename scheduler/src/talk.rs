@@ -127,38 +127,38 @@ fn host(message: proto::AnnounceHostRequest) -> Result<Host, Status> {
 /// A download's conversation.
 pub(crate) enum Conversation {
     New(Arc<Shared>, Streaming<proto::PieceResult>),
-    Open(Attached, Streaming<proto::PieceResult>),
+    Open(Attached, HostId, Streaming<proto::PieceResult>),
 }
 
 impl Conversation {
     /// The next packet, and the conversation that goes on; `None` when it is over.
     pub(crate) async fn next(self) -> Result<Option<(proto::PeerPacket, Self)>, Status> {
-        let (attached, mut inbound) = match self {
-            Self::Open(attached, inbound) => (attached, inbound),
+        let (attached, host, mut inbound) = match self {
+            Self::Open(attached, host, inbound) => (attached, host, inbound),
             Self::New(shared, mut inbound) => {
                 let mut first = first_message(&mut inbound, &shared).await?;
                 let host = message::host_id(std::mem::take(&mut first.host_id)).map_err(malformed)?;
                 let task = message::task_id(&first.task_id).map_err(malformed)?;
                 let opened = shared.with(|cluster, now| cluster.handle_conversation_opened(now, &host, task));
                 let attached = Attached::new(shared, opened.map_err(refused)?);
-                hear(&attached, first)?;
-                (attached, inbound)
+                hear(&attached, &host, first)?;
+                (attached, host, inbound)
             }
         };
         loop {
             // One message in for each packet out: a peer that is told much is heard all the same.
             match inbound.message().now_or_never().transpose()? {
-                Some(Some(message)) => hear(&attached, message)?,
+                Some(Some(message)) => hear(&attached, &host, message)?,
                 Some(None) => return Ok(None),
                 None => {}
             }
             match attached.take() {
-                Taken::Packet(packet) => return Ok(Some((packet, Self::Open(attached, inbound)))),
+                Taken::Packet(packet) => return Ok(Some((packet, Self::Open(attached, host, inbound)))),
                 Taken::Ended(why) => return why.map_or(Ok(None), |why| Err(refused(why))),
                 Taken::Nothing => {}
             }
             match next_event(&mut inbound, &attached).await? {
-                Event::Said(message) => hear(&attached, message)?,
+                Event::Said(message) => hear(&attached, &host, message)?,
                 Event::Ready => {}
                 Event::End => return Ok(None),
             }
@@ -166,8 +166,11 @@ impl Conversation {
     }
 }
 
-fn hear(attached: &Attached, message: proto::PieceResult) -> Result<(), Status> {
-    let report = Report::try_from(message).map_err(malformed)?;
+fn hear(attached: &Attached, host: &HostId, message: proto::PieceResult) -> Result<(), Status> {
+    let report = Report::try_from(message).map_err(|invalid| {
+        attached.with(|cluster, now, _| cluster.handle_nonsense(now, host));
+        malformed(invalid)
+    })?;
     attached.with(|cluster, now, stream| cluster.handle_report(now, stream, report)).map_err(refused)
 }
 

@@ -5,8 +5,10 @@
 //! - When two peers download, either both name each other as partners or neither does. A partner is a peer, is not struck,
 //!   and has not failed the one that has it. Whoever may use a source has one among its partners.
 //! - `suppliers`, `sources`, `lonely`, `hungry`, `sourceless`, every peer's `named_to` and the counts follow from the
-//!   peers' roles and partners. A peer that is struck is no supplier.
-//! - A peer that downloads and has no partner exists only where no supplier with room for it does.
+//!   peers' roles and partners, and from how their hosts are regarded. A peer that is struck or drains is no supplier, one on
+//!   probation no source.
+//! - A peer that downloads and has no partner exists only where no supplier with room for it does, but for those on
+//!   probation.
 //! - At most one lease. While no lease lives, no peer that could be told waits for one without a source (`lease.rs`).
 //!
 //! The parts: here, how peers come, go and change their roles; `report.rs`, what they say; `packet.rs`, what they are told;
@@ -14,7 +16,7 @@
 
 use crate::bag::Bag;
 use crate::hashes::Hashes;
-use crate::host::{ByHost, HostKey};
+use crate::host::{ByHost, HostKey, Regard};
 use crate::lease::Lease;
 use crate::message::Content;
 use crate::peer::{Download, Listed, Peer, Role, Standing};
@@ -209,8 +211,8 @@ impl Task {
         }
         if let Some(role) = role {
             self.count(cx, key, &role);
-            let struck = cx.world.hosts.host(key).is_some_and(|host| self.struck.contains(&host.id));
-            self.peers.insert(key, Peer { struck, role, named_to, listed });
+            let regard = self.regard(cx, key);
+            self.peers.insert(key, Peer { regard, role, named_to, listed });
             self.index(key);
         } else {
             self.list(key, listed, Listed::default());
@@ -274,14 +276,15 @@ impl Task {
     }
 
     fn listing(&self, peer: &Peer) -> Listed {
-        let gives = !peer.struck;
+        let Regard { struck, on_probation, draining } = peer.regard;
+        let gives = !struck && !draining;
         match &peer.role {
-            Role::Complete => Listed { supplier: gives, source: gives, ..Listed::default() },
+            Role::Complete => Listed { supplier: gives, source: gives && !on_probation, ..Listed::default() },
             Role::Partial => Listed { supplier: gives, ..Listed::default() },
             Role::Downloading(download) if !download.meshes() => Listed::default(),
             Role::Downloading(download) => {
                 let all = |content: &Content| download.held >= content.layout.length();
-                let supplier = gives && download.held > 0;
+                let supplier = gives && !on_probation && download.held > 0;
                 Listed {
                     supplier,
                     source: supplier && self.content.as_ref().is_some_and(all),

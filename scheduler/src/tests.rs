@@ -6,3 +6,4 @@ mod leases;
 mod mesh;
 mod peers;
 mod property;
+mod quarantine;

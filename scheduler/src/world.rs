@@ -1,5 +1,6 @@
 //! [`World`]: what all tasks share, and [`Cx`], the view of it in which one task handles one event.
 
+use crate::conduct::{Fault, State, Why};
 use crate::host::{HostKey, Hosts};
 use crate::stream::Streams;
 use darter_protocol::TaskId;
@@ -17,6 +18,8 @@ pub(crate) struct World {
     pub(crate) counts: Counts,
     pub(crate) rng: StdRng,
     pub(crate) next_lease: u64,
+    /// Hosts whose standing has changed, and whose tasks have not been told.
+    pub(crate) judged: Vec<HostKey>,
 }
 
 impl World {
@@ -28,6 +31,67 @@ impl World {
             counts: Counts::default(),
             rng,
             next_lease: 1,
+            judged: Vec::new(),
+        }
+    }
+
+    /// A host says that another one, which it was given as a partner, failed it. The word of one that is quarantined counts
+    /// for nothing.
+    pub(crate) fn blame(&mut self, now: Instant, reporter: HostKey, accused: HostKey, fault: Fault) {
+        let hosts = self.hosts.len();
+        let Some(life) = self.hosts.life_mut(reporter) else { return };
+        if matches!(life.conduct.state(), State::Quarantined { .. }) {
+            return;
+        }
+        let word = life.conduct.accuses(now, accused, fault, hosts);
+        let doubted = fault == Fault::Corrupt && !word.at_once;
+        let overdid = if doubted { life.conduct.overdid(now) } else { None };
+        let blamed = self.hosts.life_mut(accused).and_then(|life| life.conduct.blamed(now, fault, word));
+        self.condemn(now, accused, blamed);
+        self.condemn(now, reporter, overdid);
+    }
+
+    /// A host sent what no honest one sends.
+    pub(crate) fn heard_nonsense(&mut self, now: Instant, key: HostKey) {
+        self.counts.nonsense += 1;
+        let why = self.hosts.life_mut(key).and_then(|life| life.conduct.talked_nonsense(now));
+        self.condemn(now, key, why);
+    }
+
+    fn condemn(&mut self, now: Instant, key: HostKey, why: Option<Why>) {
+        let (Some(why), Some(life)) = (why, self.hosts.life_mut(key)) else { return };
+        if let Some(before) = life.conduct.timeout() {
+            self.timers.remove(&(before, Timer::Conduct(key)));
+        }
+        let until = life.conduct.condemn(now, why);
+        tracing::warn!(
+            host = %life.host.id, reason = why.word(), seconds = until.duration_since(now).as_secs(),
+            "host quarantined: it is named to nobody"
+        );
+        self.timers.insert((until, Timer::Conduct(key)));
+        self.counts.quarantines[why as usize] += 1;
+        self.hosts.note(key);
+        self.judged.push(key);
+    }
+
+    /// A host's quarantine may be over.
+    pub(crate) fn conduct_due(&mut self, now: Instant, key: HostKey) {
+        let Some(life) = self.hosts.life_mut(key) else { return };
+        if life.conduct.due(now) {
+            tracing::info!(host = %life.host.id, "quarantine over: the host is on probation");
+            self.hosts.note(key);
+            self.judged.push(key);
+        }
+    }
+
+    /// A host gave verified pieces to another.
+    pub(crate) fn praise(&mut self, now: Instant, key: HostKey, pieces: u32) {
+        let Some(life) = self.hosts.life_mut(key) else { return };
+        if life.conduct.proven(now, pieces) {
+            tracing::info!(host = %life.host.id, "host proved itself: it is named to others again");
+            self.counts.releases += 1;
+            self.hosts.note(key);
+            self.judged.push(key);
         }
     }
 
@@ -60,6 +124,8 @@ pub(crate) enum Timer {
     Silent(TaskId, HostKey),
     /// The task may be tried as a shared one again.
     Shareable(TaskId),
+    /// The host's quarantine is over.
+    Conduct(HostKey),
 }
 
 /// What has happened since the start, and what there is now. Kept as plain numbers by the state; `metrics.rs` shows
@@ -95,6 +161,16 @@ pub struct Counts {
     pub bytes_from_origin: u64,
     /// Bytes that finished downloads took from peers.
     pub bytes_from_peers: u64,
+    /// Hosts that are named to nobody.
+    pub quarantined: usize,
+    /// Hosts that have to prove themselves.
+    pub on_probation: usize,
+    /// Quarantines so far, by [`Why`]'s number.
+    pub quarantines: [u64; Why::ALL.len()],
+    /// Hosts that proved themselves.
+    pub releases: u64,
+    /// Messages that no honest daemon sends.
+    pub nonsense: u64,
 }
 
 /// Every reason, in the order of its number.

@@ -303,6 +303,7 @@ impl Node {
             return;
         }
         self.swarm.handle_piece(now, piece, Some(&id));
+        self.report_served(&id, self.layout.range(piece).len());
         self.take(now, piece, bytes);
     }
 

@@ -21,8 +21,10 @@ pub struct Outcome {
     pub believed: u64,
     /// Corrupt daemons.
     pub corrupt: usize,
-    /// Of these, those that the scheduler names to nobody any more.
+    /// Of these, those that the scheduler names to nobody any more, in any task.
     pub quarantined: usize,
+    /// Quarantined, and neither corrupt nor ever cut off.
+    pub wronged: usize,
     /// Bytes that came to daemons and were of no use, as copies of the content in each.
     pub waste: f64,
     /// Events that were played.

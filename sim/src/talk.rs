@@ -2,8 +2,8 @@
 
 use crate::node::{Node, Out};
 use darter_protocol::scheduler::{
-    Content, FailureReason, LeaseOutcome, LeaseReturned, PartnerFailed, PeerPacket, PieceHash as HashMessage,
-    PieceResult,
+    Content, FailureReason, LeaseOutcome, LeaseReturned, PartnerFailed, PartnerServed, PeerPacket,
+    PieceHash as HashMessage, PieceResult,
 };
 use darter_protocol::{HostId, PieceHash, PieceIndex, hash};
 use std::time::{Duration, Instant};
@@ -102,6 +102,14 @@ impl Node {
         self.talk.report.held_bytes = held;
         let at = self.talk.last.map_or(now, |last| now.max(last + MERGE_FOR));
         self.talk.due.get_or_insert(at);
+    }
+
+    pub(crate) fn report_served(&mut self, id: &HostId, bytes: u64) {
+        let served = &mut self.talk.report.served;
+        match served.iter_mut().find(|served| served.host_id == id.as_str()) {
+            Some(served) => (served.pieces, served.bytes) = (served.pieces + 1, served.bytes + bytes),
+            None => served.push(PartnerServed { host_id: id.to_string(), pieces: 1, bytes }),
+        }
     }
 
     pub(crate) fn report_failure(&mut self, now: Instant, id: &HostId, reason: FailureReason) {

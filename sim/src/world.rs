@@ -395,6 +395,8 @@ impl World {
             location: String::new(),
             seed: no == SEED,
             upload_slots: self.scenario.places,
+            draining: false,
+            free_uploads: None,
         };
         let Ok(lifeline) = self.cluster.handle_host_announced(now, host) else { return };
         self.places[no].lifeline = Some(lifeline);
@@ -517,8 +519,14 @@ impl World {
             let pieces = self.layout.iter().zip(&node.content);
             pieces.filter(|(piece, held)| held.is_some_and(|held| held != right(*piece))).count() as u64
         };
-        let struck = |no: &HostNo| self.cluster.is_struck(&self.task, &host_id(*no));
+        let out = |no: &HostNo| self.cluster.is_quarantined(&host_id(*no));
         let corrupt: Vec<HostNo> = (0..self.fates.len()).filter(|no| self.fates[*no].corrupt).collect();
+        let honest_out = (SEED..self.nodes.len())
+            .filter(|no| {
+                !self.fates[*no].corrupt && self.fates[*no].cut_off.is_none() && !self.places[*no].dead
+            })
+            .filter(out)
+            .count();
         let useful: u64 =
             nodes().map(|node| u64::from(node.swarm.have().len()) * PieceLayout::MIN_PIECE_SIZE).sum();
         let all = self.layout.length() as f64;
@@ -530,7 +538,8 @@ impl World {
             rejected: self.nodes.iter().flatten().map(|node| node.rejected).sum(),
             believed: nodes().map(wrong).sum(),
             corrupt: corrupt.len(),
-            quarantined: corrupt.iter().filter(|no| struck(no)).count(),
+            quarantined: corrupt.iter().filter(|no| out(no)).count(),
+            wronged: honest_out,
             waste: (self.peer_bytes + self.origin_bytes).saturating_sub(useful) as f64
                 / all
                 / took.len().max(1) as f64,

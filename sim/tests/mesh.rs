@@ -48,9 +48,15 @@ fn peers_that_die_on_the_way_cost_no_second_copy() {
 fn whoever_sends_wrong_bytes_is_found_out_and_named_to_nobody() {
     let outcome = play(&Scenario { corrupting: 0.05, ..small() });
     assert!(outcome.rejected >= 5, "{}", outcome.rejected);
-    assert_eq!((outcome.quarantined, outcome.corrupt), (5, 5));
+    assert_eq!((outcome.quarantined, outcome.wronged, outcome.corrupt), (5, 0, 5));
     assert!(outcome.last_ratio() <= 1.35, "{:.3}", outcome.last_ratio());
     assert!(outcome.origin_copies == 1.0, "{}", outcome.origin_copies);
+}
+
+#[test]
+fn slow_links_and_lost_packets_quarantine_nobody() {
+    let trouble = Scenario { slow_every: 5, loss: 0.002, crashing: 0.1, ..small() };
+    assert_eq!(play(&trouble).wronged, 0);
 }
 
 #[test]

@@ -3,7 +3,8 @@
 
 use crate::schedule::Conversation;
 use darter_protocol::scheduler::{
-    Content, FailureReason, LeaseOutcome, LeaseReturned, PartnerFailed, PieceHash as HashMessage, PieceResult,
+    Content, FailureReason, LeaseOutcome, LeaseReturned, PartnerFailed, PartnerServed,
+    PieceHash as HashMessage, PieceResult,
 };
 use darter_protocol::{HostId, PieceHash, PieceIndex};
 use std::time::Duration;
@@ -41,6 +42,18 @@ impl Outbox {
     pub(super) fn content(&mut self, now: Instant, content: Content) {
         self.report.content = Some(content);
         self.due = Some(now);
+    }
+
+    /// A partner gave a piece, which is verified. It goes with what is reported next.
+    pub(super) fn served(&mut self, partner: &HostId, bytes: u64) {
+        let served = &mut self.report.served;
+        match served.iter_mut().find(|served| served.host_id == partner.as_str()) {
+            Some(served) => (served.pieces, served.bytes) = (served.pieces + 1, served.bytes + bytes),
+            None => {
+                let host_id = partner.as_str().to_owned();
+                served.push(PartnerServed { host_id, pieces: 1, bytes });
+            }
+        }
     }
 
     /// A partner that must be replaced.

@@ -120,7 +120,11 @@ impl Lab {
 
     /// The host is alive; one whose name begins with "seed" is a seed.
     pub(super) fn host(&mut self, name: &str) {
-        let host = Host {
+        self.announce(Self::description(name));
+    }
+
+    fn description(name: &str) -> Host {
+        Host {
             id: id(name),
             hostname: name.to_owned(),
             ip: "192.0.2.1".parse().unwrap(),
@@ -129,8 +133,23 @@ impl Lab {
             location: String::new(),
             seed: name.starts_with("seed"),
             upload_slots: 4,
-        };
-        self.announce(host);
+            draining: false,
+            free_uploads: None,
+        }
+    }
+
+    /// A host as it announces itself, but for what `change` says.
+    pub(super) fn described(&self, name: &str, change: impl FnOnce(&mut Host)) -> Host {
+        let mut host = Self::description(name);
+        change(&mut host);
+        host
+    }
+
+    /// The life line says what is new.
+    pub(super) fn renew(&mut self, host: Host) {
+        let stream = self.lifelines[host.id.as_str()];
+        self.cluster.handle_host_renewed(self.now, stream, host).unwrap();
+        self.settle();
     }
 
     pub(super) fn announce(&mut self, host: Host) {
@@ -140,6 +159,11 @@ impl Lab {
             assert_eq!(self.cluster.take(before), Taken::Ended(Some(Refusal::Replaced)));
             self.cluster.handle_stream_closed(self.now, before);
         }
+        self.settle();
+    }
+
+    pub(super) fn nonsense(&mut self, name: &str) {
+        self.cluster.handle_nonsense(self.now, &id(name));
         self.settle();
     }
 

@@ -1,7 +1,8 @@
 //! Who is named to whom.
 
 use super::lab::{LENGTH, Lab, id, task};
-use crate::message::Report;
+use crate::conduct::{FIRST_CORRUPT, PROOF};
+use crate::message::{Report, Served};
 use crate::policy::PARTNERS;
 use darter_protocol::scheduler::FailureReason;
 
@@ -112,8 +113,12 @@ fn a_corrupt_host_is_taken_from_everybody_and_comes_not_back_by_reconnecting() {
     lab.host("a");
     lab.inventory("a", &[1, 2]).unwrap();
     assert_eq!(lab.join("d", 1).partners(), [""; 0]);
-    // Other tasks do not know of it.
+    // The hour is over, it has proved itself elsewhere: what it has of this task is wrong still.
+    lab.pass(FIRST_CORRUPT);
     assert_eq!(lab.join("d", 2).partners(), ["a"]);
+    let served = vec![Served { host: id("a"), pieces: PROOF, bytes: 1 }];
+    lab.report("d", 2, Report { served, ..Default::default() });
+    assert_eq!(lab.join("d", 1).partners(), [""; 0]);
 }
 
 #[test]

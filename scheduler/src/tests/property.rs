@@ -1,7 +1,7 @@
 //! Any sequence of events, from honest and confused daemons: the lab checks the invariants after each.
 
 use super::lab::{LENGTH, Lab, content, hash, id, task, whole};
-use crate::message::Report;
+use crate::message::{Report, Served};
 use darter_protocol::scheduler::{FailureReason, LeaseOutcome};
 use proptest::prelude::*;
 use std::time::Duration;
@@ -27,6 +27,9 @@ enum Event {
     Held { bytes: u64 },
     OriginBytes { bytes: u64 },
     Failed { partner: usize, reason: FailureReason },
+    Served { partner: usize },
+    Nonsense,
+    Drain { draining: bool },
     GiveBack { outcome: LeaseOutcome },
     Complete { length: u64 },
     GiveUp,
@@ -63,12 +66,16 @@ fn event() -> impl Strategy<Value = Event> {
         8 => bytes.clone().prop_map(|bytes| Event::Held { bytes }),
         3 => bytes.prop_map(|bytes| Event::OriginBytes { bytes }),
         5 => (0..HOSTS.len(), reason).prop_map(|(partner, reason)| Event::Failed { partner, reason }),
+        5 => (0..HOSTS.len()).prop_map(|partner| Event::Served { partner }),
+        1 => Just(Event::Nonsense),
+        1 => any::<bool>().prop_map(|draining| Event::Drain { draining }),
         6 => outcome.prop_map(|outcome| Event::GiveBack { outcome }),
         3 => length.prop_map(|length| Event::Complete { length }),
         2 => Just(Event::GiveUp),
         2 => Just(Event::Inventory),
         2 => Just(Event::Drop),
         4 => (0u64..30_000).prop_map(|millis| Event::Pass { millis }),
+        1 => (0u64..3_600_000).prop_map(|millis| Event::Pass { millis }),
     ]
 }
 
@@ -99,6 +106,12 @@ fn apply(lab: &mut Lab, host: &str, n: u8, event: Event) {
         Event::Held { bytes } if open => lab.held(host, n, bytes),
         Event::OriginBytes { bytes } if open => lab.origin_bytes(host, n, bytes),
         Event::Failed { partner, reason } if open => lab.failed(host, n, HOSTS[partner], reason),
+        Event::Served { partner } if open => {
+            let served = vec![Served { host: id(HOSTS[partner]), pieces: 2, bytes: 1 }];
+            lab.report(host, n, Report { served, ..Default::default() });
+        }
+        Event::Nonsense if alive => lab.nonsense(host),
+        Event::Drain { draining } if alive => lab.renew(lab.described(host, |host| host.draining = draining)),
         Event::GiveBack { outcome } if open && lab.talk(host, n).lease.is_some() => {
             lab.give_back(host, n, outcome)
         }

@@ -85,6 +85,7 @@ impl Transfer {
                 self.counts.from_peers += bytes;
                 self.check_version()?;
                 self.download.shared.metrics.add_bytes(Supplier::Peer, bytes);
+                self.outbox.served(partner, bytes);
                 if self.swarm.have().contains(piece) {
                     // Another was faster by a hair; it is the same on disk.
                     self.swarm.handle_fetch_failed(piece, partner);

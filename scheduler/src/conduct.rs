@@ -1,0 +1,405 @@
+//! [`Conduct`]: what is known of how a host serves others, and whether it is named to them because of that.
+//!
+//! A host is in exactly one [`State`]; [`Conduct::condemn`], [`Conduct::due`], [`Conduct::proven`] and
+//! [`Conduct::restarted`] are the places where that changes:
+//!
+//! ```text
+//! Good --corrupt bytes, or a score of 5--> Quarantined --its time is over--> Probation --proof--> Good
+//!                                               ^------- anything wrong -------'
+//! ```
+//!
+//! The score counts what others report: a failure is [`FAILURE`] points, content that it announced and does not have is
+//! [`NOT_HELD`], a message that no honest daemon sends is [`NONSENSE`]. A verified piece that it served takes [`SERVED`]
+//! off, and half of what there is is forgotten every [`HALF_LIFE`]. Points of one reporter are shared among all hosts
+//! that it accused lately: a host that reaches nobody says more about itself than about the others.
+//!
+//! Corrupt bytes are proof, so one word is enough; but a reporter whose own memory is broken finds everybody corrupt. So
+//! one reporter's word alone condemns [`Conduct::at_once`] hosts in an hour; beyond that it is [`DOUBTED`] points, and held
+//! against the reporter itself.
+
+use crate::host::HostKey;
+use std::time::{Duration, Instant};
+
+/// With this score a host is quarantined: five failures that came close together.
+pub(crate) const THRESHOLD: f32 = 5.0;
+/// Points for a partner that could not be reached, broke off, or did not answer in time.
+const FAILURE: f32 = 1.0;
+/// Points for a partner that does not hold what it said. Half a failure: content that was thrown away a moment ago is
+/// nobody's fault.
+const NOT_HELD: f32 = 0.5;
+/// Points for a message that no honest daemon sends.
+const NONSENSE: f32 = 1.0;
+/// Points for corrupt bytes that only a doubtful reporter saw: two such reporters are enough.
+const DOUBTED: f32 = 2.5;
+/// Taken off for each verified piece that was served: a host that fails one transfer in six stays.
+const SERVED: f32 = 0.2;
+/// In this time half of a score is forgotten.
+const HALF_LIFE: Duration = Duration::from_secs(600);
+/// How long a reporter's accusations count as its recent ones.
+const LATELY: Duration = Duration::from_secs(3600);
+/// Of so many accused hosts a reporter's memory is kept; whoever accuses more is shared among this many.
+const MAX_ACCUSED: usize = 64;
+/// The first quarantine for failures: what restarts by itself has done so by then.
+pub(crate) const FIRST_FAILING: Duration = Duration::from_secs(300);
+/// The first quarantine for corrupt bytes: memory or a disk that is broken does not heal; somebody has to come.
+pub(crate) const FIRST_CORRUPT: Duration = Duration::from_secs(1800);
+/// Each further quarantine takes twice as long as the one before, up to this.
+const LONGEST: Duration = Duration::from_secs(86_400);
+/// Verified pieces that a host on probation must have served to be trusted again.
+pub(crate) const PROOF: u32 = 3;
+/// After this time without a bad word nothing is known of a host any more.
+const FORGIVEN: Duration = Duration::from_secs(86_400);
+
+/// Why a host is quarantined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Why {
+    /// It sent bytes that do not match.
+    Corrupt,
+    /// Others could not get from it what it was named for.
+    Failing,
+    /// It sent the scheduler what no honest daemon sends.
+    Nonsense,
+    /// It accused more hosts of corrupt bytes than one honest host meets.
+    Accuser,
+}
+
+impl Why {
+    /// Every reason.
+    pub const ALL: [Self; 4] = [Self::Corrupt, Self::Failing, Self::Nonsense, Self::Accuser];
+
+    /// The word for it in metrics, messages and logs.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Corrupt => "corrupt",
+            Self::Failing => "failing",
+            Self::Nonsense => "nonsense",
+            Self::Accuser => "accuser",
+        }
+    }
+}
+
+/// Whether a host is named to others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum State {
+    #[default]
+    Good,
+    /// To nobody, until then.
+    Quarantined { until: Instant, why: Why },
+    /// To few, and nobody relies on it alone, until it has served this many more pieces.
+    Probation { missing: u32, why: Why },
+}
+
+/// What a reporter says of a partner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    Corrupt,
+    Failed,
+    NotHeld,
+}
+
+/// A host's conduct. That of a host of which nothing bad is known takes eight bytes.
+#[derive(Debug, Default)]
+pub(crate) struct Conduct(Option<Box<Record>>);
+
+#[derive(Debug)]
+struct Record {
+    state: State,
+    score: f32,
+    /// When `score` was that much, and when the last bad word came.
+    scored: Instant,
+    /// Quarantines, each twice as long as the one before.
+    times: u32,
+    /// As a reporter: whom it accused, and when last.
+    accused: Vec<(HostKey, Instant)>,
+    /// As a reporter: hosts that its word alone condemned since `believed_since`.
+    believed: u32,
+    believed_since: Instant,
+}
+
+/// How much a reporter's word is worth.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Word {
+    /// Among how many accused hosts it is shared.
+    shared: f32,
+    /// Whether it is enough to condemn a host for corrupt bytes.
+    pub(crate) at_once: bool,
+}
+
+impl Conduct {
+    /// How many hosts one reporter's word alone condemns for corrupt bytes within an hour, in a cluster of `hosts`.
+    pub(crate) const fn at_once(hosts: usize) -> u32 {
+        3 + (hosts / 50) as u32
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.0.as_ref().map(|record| record.state).unwrap_or_default()
+    }
+
+    /// Whether there is anything to remember of a host that is gone.
+    pub(crate) fn is_worth_remembering(&self, now: Instant) -> bool {
+        self.0.as_ref().is_some_and(|record| {
+            record.state != State::Good || record.times > 0 && now < record.scored + FORGIVEN
+        })
+    }
+
+    /// As a reporter, it accuses a host, in a cluster of `hosts`: what its word is worth.
+    pub(crate) fn accuses(&mut self, now: Instant, accused: HostKey, fault: Fault, hosts: usize) -> Word {
+        let record = self.record(now);
+        record.accused.retain(|(host, at)| *host != accused && now < *at + LATELY);
+        if record.accused.len() < MAX_ACCUSED {
+            record.accused.push((accused, now));
+        }
+        if now >= record.believed_since + LATELY {
+            (record.believed, record.believed_since) = (0, now);
+        }
+        let at_once = fault == Fault::Corrupt && record.believed < Self::at_once(hosts);
+        record.believed += u32::from(at_once);
+        Word { shared: record.accused.len().max(1) as f32, at_once }
+    }
+
+    /// Somebody whose word is worth `word` found fault with it. Returns whether it has to be quarantined for that, and why.
+    pub(crate) fn blamed(&mut self, now: Instant, fault: Fault, word: Word) -> Option<Why> {
+        match (fault, self.state()) {
+            // Several partners found the same at the same time.
+            (Fault::Corrupt, State::Quarantined { why: Why::Corrupt, .. }) => None,
+            (fault, _) => self.weighed(now, fault, word),
+        }
+    }
+
+    fn weighed(&mut self, now: Instant, fault: Fault, word: Word) -> Option<Why> {
+        match fault {
+            Fault::Corrupt if word.at_once => Some(Why::Corrupt),
+            Fault::Corrupt => self.charge(now, DOUBTED, Why::Corrupt),
+            Fault::Failed => self.charge(now, FAILURE / word.shared, Why::Failing),
+            Fault::NotHeld => self.charge(now, NOT_HELD / word.shared, Why::Failing),
+        }
+    }
+
+    /// It accused one more of corrupt bytes than its word is good for.
+    pub(crate) fn overdid(&mut self, now: Instant) -> Option<Why> {
+        self.charge(now, FAILURE, Why::Accuser)
+    }
+
+    /// It sent what no honest daemon sends.
+    pub(crate) fn talked_nonsense(&mut self, now: Instant) -> Option<Why> {
+        self.charge(now, NONSENSE, Why::Nonsense)
+    }
+
+    fn charge(&mut self, now: Instant, points: f32, why: Why) -> Option<Why> {
+        let record = self.record(now);
+        record.score = record.score_at(now) + points;
+        record.scored = now;
+        let limit = match record.state {
+            State::Good => THRESHOLD,
+            // Half a failure is enough: it has to prove itself.
+            State::Probation { .. } => NOT_HELD,
+            State::Quarantined { .. } => return None,
+        };
+        (record.score >= limit).then_some(why)
+    }
+
+    /// It is quarantined. Returns until when.
+    pub(crate) fn condemn(&mut self, now: Instant, why: Why) -> Instant {
+        let record = self.record(now);
+        let first = if why == Why::Corrupt { FIRST_CORRUPT } else { FIRST_FAILING };
+        let lasts = first.saturating_mul(2u32.saturating_pow(record.times)).min(LONGEST);
+        let before = if let State::Quarantined { until, .. } = record.state { Some(until) } else { None };
+        let until = before.map_or(now + lasts, |before| before.max(now + lasts));
+        record.state = State::Quarantined { until, why };
+        (record.score, record.scored) = (0.0, now);
+        record.times += 1;
+        until
+    }
+
+    /// Time has passed. Returns whether a quarantine is over by it: then it is on probation.
+    pub(crate) fn due(&mut self, now: Instant) -> bool {
+        let Some(record) = &mut self.0 else { return false };
+        let State::Quarantined { until, why } = record.state else { return false };
+        let over = now >= until;
+        if over {
+            record.state = State::Probation { missing: PROOF, why };
+        }
+        over
+    }
+
+    /// It served verified pieces. Returns whether it is trusted again by that.
+    pub(crate) fn proven(&mut self, now: Instant, pieces: u32) -> bool {
+        let Some(record) = &mut self.0 else { return false };
+        record.score = (record.score_at(now) - SERVED * pieces as f32).max(0.0);
+        let State::Probation { missing, why } = record.state else { return false };
+        let missing = missing.saturating_sub(pieces);
+        record.state = if missing == 0 { State::Good } else { State::Probation { missing, why } };
+        missing == 0
+    }
+
+    /// A new life of the host begins. What failed may have been repaired: the first quarantine for failures is forgiven,
+    /// later ones become probation. Corrupt bytes and nonsense are not forgotten by reconnecting.
+    pub(crate) fn restarted(&mut self, now: Instant) {
+        self.due(now);
+        let Some(record) = &mut self.0 else { return };
+        record.accused.clear();
+        if let State::Quarantined { why: why @ Why::Failing, .. } = record.state {
+            record.state =
+                if record.times <= 1 { State::Good } else { State::Probation { missing: PROOF, why } };
+        }
+    }
+
+    /// When [`Self::due`] is to be asked again.
+    pub(crate) fn timeout(&self) -> Option<Instant> {
+        if let State::Quarantined { until, .. } = self.state() { Some(until) } else { None }
+    }
+
+    fn record(&mut self, now: Instant) -> &mut Record {
+        self.0.get_or_insert_with(|| {
+            Box::new(Record {
+                state: State::Good,
+                score: 0.0,
+                scored: now,
+                times: 0,
+                accused: Vec::new(),
+                believed: 0,
+                believed_since: now,
+            })
+        })
+    }
+}
+
+impl Record {
+    fn score_at(&self, now: Instant) -> f32 {
+        let passed = now.saturating_duration_since(self.scored).as_secs_f32();
+        self.score * (-passed / HALF_LIFE.as_secs_f32()).exp2()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: Word = Word { shared: 1.0, at_once: true };
+
+    fn start() -> (Conduct, Instant) {
+        (Conduct::default(), Instant::now())
+    }
+
+    fn host(n: u64) -> HostKey {
+        HostKey::for_test(n)
+    }
+
+    #[test]
+    fn five_failures_close_together_are_enough_and_four_are_not() {
+        let (mut conduct, now) = start();
+        for _ in 0..4 {
+            assert_eq!(conduct.blamed(now, Fault::Failed, ALL), None);
+        }
+        assert_eq!(conduct.blamed(now, Fault::Failed, ALL), Some(Why::Failing));
+    }
+
+    #[test]
+    fn failures_that_are_far_apart_are_forgotten() {
+        let (mut conduct, mut now) = start();
+        for _ in 0..50 {
+            assert_eq!(conduct.blamed(now, Fault::Failed, ALL), None);
+            now += HALF_LIFE;
+        }
+    }
+
+    #[test]
+    fn pieces_that_were_served_outweigh_some_failures() {
+        let (mut conduct, now) = start();
+        for _ in 0..50 {
+            assert_eq!(conduct.blamed(now, Fault::Failed, ALL), None);
+            conduct.proven(now, 5);
+        }
+    }
+
+    #[test]
+    fn corrupt_bytes_are_enough_at_once() {
+        let (mut conduct, now) = start();
+        assert_eq!(conduct.blamed(now, Fault::Corrupt, ALL), Some(Why::Corrupt));
+    }
+
+    #[test]
+    fn what_one_reporter_says_of_many_is_shared_among_them() {
+        let (mut reporter, now) = start();
+        let mut accused: Vec<Conduct> = (0..10).map(|_| Conduct::default()).collect();
+        for round in 0..3 {
+            for (n, conduct) in (0..).zip(&mut accused) {
+                let word = reporter.accuses(now, host(n), Fault::Failed, 100);
+                assert_eq!(conduct.blamed(now, Fault::Failed, word), None, "round {round}");
+            }
+        }
+        let (mut reporter, mut one) = (Conduct::default(), Conduct::default());
+        let blames = (0..5).filter_map(|_| {
+            let word = reporter.accuses(now, host(0), Fault::Failed, 100);
+            one.blamed(now, Fault::Failed, word)
+        });
+        assert_eq!(blames.count(), 1);
+    }
+
+    #[test]
+    fn a_reporter_that_finds_everybody_corrupt_is_doubted_and_then_quarantined_itself() {
+        let (mut reporter, now) = start();
+        let limit = u64::from(Conduct::at_once(100));
+        for n in 0..limit {
+            assert!(reporter.accuses(now, host(n), Fault::Corrupt, 100).at_once);
+        }
+        let word = reporter.accuses(now, host(limit), Fault::Corrupt, 100);
+        let mut accused = Conduct::default();
+        assert_eq!(accused.blamed(now, Fault::Corrupt, word), None);
+        assert_eq!(accused.blamed(now, Fault::Corrupt, word), Some(Why::Corrupt), "two are enough");
+        let verdicts = (0..5).filter_map(|_| reporter.overdid(now));
+        assert_eq!(verdicts.collect::<Vec<_>>(), [Why::Accuser]);
+        assert!(reporter.accuses(now + LATELY, host(0), Fault::Corrupt, 100).at_once, "an hour later");
+    }
+
+    #[test]
+    fn a_quarantine_ends_in_probation_and_probation_by_proof() {
+        let (mut conduct, now) = start();
+        let until = conduct.condemn(now, Why::Failing);
+        assert_eq!((until, conduct.timeout()), (now + FIRST_FAILING, Some(until)));
+        assert!(!conduct.due(until - Duration::from_millis(1)));
+        assert!(conduct.due(until));
+        assert!(!conduct.proven(until, PROOF - 1));
+        assert_eq!(conduct.state(), State::Probation { missing: 1, why: Why::Failing });
+        assert!(conduct.proven(until, 1));
+        assert_eq!(conduct.state(), State::Good);
+    }
+
+    #[test]
+    fn on_probation_one_failure_is_enough_and_the_next_quarantine_takes_twice_as_long() {
+        let (mut conduct, now) = start();
+        let until = conduct.condemn(now, Why::Corrupt);
+        assert!(conduct.due(until));
+        let word = Word { shared: 1.0, at_once: false };
+        assert_eq!(conduct.blamed(until, Fault::NotHeld, word), Some(Why::Failing));
+        assert_eq!(conduct.condemn(until, Why::Corrupt), until + 2 * FIRST_CORRUPT);
+        for _ in 0..40 {
+            conduct.condemn(until, Why::Corrupt);
+        }
+        assert_eq!(conduct.timeout(), Some(until + LONGEST), "and never longer than a day");
+    }
+
+    #[test]
+    fn a_new_life_forgives_the_first_failures_but_never_corrupt_bytes() {
+        let (mut conduct, now) = start();
+        conduct.condemn(now, Why::Failing);
+        conduct.restarted(now);
+        assert_eq!(conduct.state(), State::Good);
+        conduct.condemn(now, Why::Failing);
+        conduct.restarted(now);
+        assert_eq!(conduct.state(), State::Probation { missing: PROOF, why: Why::Failing });
+        conduct.condemn(now, Why::Corrupt);
+        conduct.restarted(now);
+        assert!(matches!(conduct.state(), State::Quarantined { why: Why::Corrupt, .. }));
+    }
+
+    #[test]
+    fn what_is_known_of_a_host_that_is_gone_is_forgotten_after_a_day() {
+        let (mut conduct, now) = start();
+        assert!(!conduct.is_worth_remembering(now));
+        let until = conduct.condemn(now, Why::Failing);
+        assert!(conduct.due(until) && conduct.proven(until, PROOF));
+        assert!(conduct.is_worth_remembering(until));
+        assert!(!conduct.is_worth_remembering(until + FORGIVEN));
+    }
+}
