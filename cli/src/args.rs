@@ -10,7 +10,9 @@ use ipnet::IpNet;
 
 use crate::exit::{self, Failure};
 use crate::logging::{self, Format, Level};
-use crate::{ca, cache, check, config, daemon, explain, get, limits, scheduler, store, transparent, up};
+use crate::{
+    ca, cache, check, config, daemon, explain, get, limits, scheduler, status, store, transparent, up,
+};
 
 /// A transparent proxy for registries: what is large and immutable is fetched once and then moves between nodes.
 #[derive(Debug, Parser)]
@@ -57,6 +59,8 @@ enum Command {
     Setup(Setup),
     /// Say step by step what happens with a request, and why: asks the daemon that runs on this host
     Explain(Explain),
+    /// Say who is in the cluster, who downloads what, and who is quarantined: asks the schedulers
+    Status(status::Status),
     /// Work with configuration files
     #[command(subcommand)]
     Config(Config),
@@ -297,6 +301,7 @@ impl Args {
             Command::Store(StoreCommand::Repair(place)) => store::run(&place, store::What::Repair),
             Command::Setup(Setup::Transparent(args)) => transparent::run(&args),
             Command::Explain(args) => run_async(explain::run(args)),
+            Command::Status(args) => run_async(status::run(args)),
             Command::Get(args) => run_async(get::run(*args)),
             Command::Cache(args) => run_async(cache::run(*args)),
             Command::Daemon(args) => run_async(daemon::run(args, self.logging)),

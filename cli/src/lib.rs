@@ -6,6 +6,7 @@
 //! - `up`, `daemon`, `scheduler`, `check`, `ca`: one command each. `node`: what `up` and `daemon` share.
 //! - `reload`: the configuration, read again; `started`: what of it stays. `transparent`: the packet filter's rules.
 //! - `listen`: sockets, bound before anything starts. `components`: what runs, and its end.
+//! - `status`: what the schedulers know.
 //! - `control`: the daemon's own socket. `explain`: what it tells about a request.
 //! - `socket`: the socket for every user's commands. `get`, `cache`: what comes and goes by it.
 //! - `upstream`, `identity`, `limits`: how origins are reached, who this host is, what the system allows.
@@ -35,6 +36,7 @@ mod reload;
 mod scheduler;
 mod socket;
 mod started;
+mod status;
 mod store;
 mod traces;
 mod transparent;

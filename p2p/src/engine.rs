@@ -372,6 +372,7 @@ impl Shared {
             location: host.location.clone(),
             seed: host.seed,
             upload_slots: host.upload_slots,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
             ..Host::default()
         };
         let (store, metrics, shutdown) =

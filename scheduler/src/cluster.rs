@@ -20,7 +20,7 @@ use crate::world::{Counts, Cx, Timer, World};
 use darter_protocol::scheduler as proto;
 use darter_protocol::{HostId, TaskId};
 use rand::rngs::StdRng;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 /// Hosts at once. A host without tasks costs about half a KiB (measured, as below).
@@ -35,7 +35,8 @@ pub(crate) const MAX_DOWNLOADS_PER_HOST: usize = 4_000;
 #[derive(Debug)]
 pub struct Cluster {
     epoch: u64,
-    pub(crate) tasks: HashMap<TaskId, Box<Task>>,
+    /// In order, so that a listing goes on where it stopped.
+    pub(crate) tasks: BTreeMap<TaskId, Box<Task>>,
     pub(crate) world: World,
 }
 
@@ -64,7 +65,7 @@ pub struct Sources {
 impl Cluster {
     /// An empty cluster. `epoch` tells daemons that this is a new one: it should differ from every earlier one's.
     pub fn new(epoch: u64, rng: StdRng) -> Self {
-        Self { epoch, tasks: HashMap::new(), world: World::new(rng) }
+        Self { epoch, tasks: BTreeMap::new(), world: World::new(rng) }
     }
 
     /// What the daemons are told at the start of their life lines.

@@ -135,6 +135,11 @@ impl Conduct {
         self.0.as_ref().map(|record| record.state).unwrap_or_default()
     }
 
+    /// The score now, and the number of quarantines so far.
+    pub(crate) fn score(&self, now: Instant) -> (f32, u32) {
+        self.0.as_ref().map_or((0.0, 0), |record| (record.score_at(now), record.times))
+    }
+
     /// Whether there is anything to remember of a host that is gone.
     pub(crate) fn is_worth_remembering(&self, now: Instant) -> bool {
         self.0.as_ref().is_some_and(|record| {

@@ -17,15 +17,13 @@ use std::time::Instant;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct HostKey(u64);
 
-#[cfg(test)]
-impl Hosts {
-    pub(crate) fn lives(&self) -> impl Iterator<Item = (HostKey, &Life)> {
-        self.lives.iter().map(|(key, life)| (*key, life))
-    }
-}
-
-#[cfg(test)]
 impl HostKey {
+    /// Its number, by which a listing goes on where it stopped.
+    pub(crate) const fn number(self) -> u64 {
+        self.0
+    }
+
+    #[cfg(test)]
     pub(crate) const fn for_test(key: u64) -> Self {
         Self(key)
     }
@@ -67,6 +65,9 @@ pub(crate) struct Life {
     pub(crate) deleted: BTreeSet<TaskId>,
     /// How it served others, over all its lives.
     pub(crate) conduct: Conduct,
+    /// Bytes that others said they got from it, in this life.
+    pub(crate) served: u64,
+    pub(crate) since: Instant,
 }
 
 /// How a host may be named to others, as each of its peers keeps it.
@@ -98,6 +99,11 @@ const MAX_REMEMBERED: usize = 10_000;
 impl Hosts {
     pub(crate) fn len(&self) -> usize {
         self.lives.len()
+    }
+
+    /// All of them, in no particular order.
+    pub(crate) fn lives(&self) -> impl Iterator<Item = (HostKey, &Life)> {
+        self.lives.iter().map(|(key, life)| (*key, life))
     }
 
     pub(crate) fn key(&self, id: &HostId) -> Option<HostKey> {
@@ -165,8 +171,16 @@ impl Hosts {
         self.by_id.insert(host.id.clone(), key);
         let mut conduct = self.remembered.remove(&host.id).unwrap_or_default();
         conduct.restarted(now);
-        let life =
-            Life { host, lifeline, tasks: BTreeSet::new(), downloads: 0, deleted: BTreeSet::new(), conduct };
+        let life = Life {
+            host,
+            lifeline,
+            tasks: BTreeSet::new(),
+            downloads: 0,
+            deleted: BTreeSet::new(),
+            conduct,
+            served: 0,
+            since: now,
+        };
         self.lives.insert(key, life);
         self.note(key);
         lifeline

@@ -7,7 +7,7 @@
 //! - `conduct.rs`: how a host serves others, and who is quarantined for it.
 //! - `message.rs`: what a daemon's message must look like before the state sees it.
 //! - `shared.rs`, `talk.rs`, `service.rs`, `server.rs`: its mutex and clock, its streams, its calls, its listener.
-//!   `metrics.rs`: its numbers.
+//!   `metrics.rs`: its numbers. `view.rs`: what it shows to people.
 //!
 //! All state is soft and in memory: after a restart the daemons connect again and announce what they hold. The scheduler
 //! sees ids, lengths, hashes and counts, and no URL and no credential.
@@ -34,6 +34,7 @@ mod shared;
 mod stream;
 mod talk;
 mod task;
+mod view;
 mod world;
 
 #[cfg(test)]

@@ -11,6 +11,8 @@ use std::sync::Arc;
 
 /// Bytes of a hostname, an idc or a location: what DNS allows a name to have (RFC 1035, section 2.3.4).
 const MAX_TEXT: usize = 255;
+/// Bytes of a version.
+const MAX_VERSION: usize = 64;
 /// Headers that belong to content, and the bytes of their names and values together.
 const MAX_HEADERS: usize = 32;
 const MAX_HEADER_BYTES: usize = 8 << 10;
@@ -84,6 +86,27 @@ pub struct Host {
     pub draining: bool,
     /// How many more uploads it could begin now, when it says so.
     pub free_uploads: Option<u32>,
+    /// Its daemon's version; may be empty.
+    pub version: String,
+}
+
+impl Host {
+    /// As it travels.
+    pub(crate) fn to_proto(&self) -> proto::Host {
+        proto::Host {
+            id: self.id.to_string(),
+            hostname: self.hostname.clone(),
+            ip: self.ip.to_string(),
+            piece_port: self.piece_port.get().into(),
+            idc: self.idc.clone(),
+            location: self.location.clone(),
+            seed: self.seed,
+            upload_slots: self.upload_slots,
+            draining: self.draining,
+            free_uploads: self.free_uploads,
+            version: self.version.clone(),
+        }
+    }
 }
 
 impl TryFrom<proto::Host> for Host {
@@ -93,6 +116,7 @@ impl TryFrom<proto::Host> for Host {
         bounded("host.hostname", host.hostname.len(), MAX_TEXT)?;
         bounded("host.idc", host.idc.len(), MAX_TEXT)?;
         bounded("host.location", host.location.len(), MAX_TEXT)?;
+        bounded("host.version", host.version.len(), MAX_VERSION)?;
         let ip: IpAddr = host.ip.parse().or(invalid("host.ip", "it must be an IPv4 or IPv6 address"))?;
         if ip.is_unspecified() || ip.is_multicast() {
             return invalid("host.ip", "nobody can dial it");
@@ -112,6 +136,7 @@ impl TryFrom<proto::Host> for Host {
             upload_slots: host.upload_slots,
             draining: host.draining,
             free_uploads: host.free_uploads,
+            version: host.version,
         })
     }
 }
@@ -272,6 +297,7 @@ mod tests {
             ("host.hostname", proto::Host { hostname: "x".repeat(256), ..host() }),
             ("host.idc", proto::Host { idc: "x".repeat(256), ..host() }),
             ("host.location", proto::Host { location: "x".repeat(256), ..host() }),
+            ("host.version", proto::Host { version: "x".repeat(65), ..host() }),
         ] {
             assert_eq!(Host::try_from(bad).unwrap_err().field, field);
         }

@@ -138,6 +138,35 @@ impl Rpc for Service {
         let hosts = u32::try_from(told).unwrap_or(u32::MAX);
         Ok(Response::new(proto::DeleteTaskResponse { hosts }))
     }
+
+    async fn stat_cluster(
+        &self,
+        _: Request<proto::StatClusterRequest>,
+    ) -> Result<Response<proto::StatClusterResponse>, Status> {
+        let (version, uptime_seconds) = (env!("CARGO_PKG_VERSION").to_owned(), self.0.uptime().as_secs());
+        let stat = self.0.with(|cluster, _| cluster.stat_cluster());
+        Ok(Response::new(proto::StatClusterResponse { version, uptime_seconds, ..stat }))
+    }
+
+    async fn list_hosts(
+        &self,
+        request: Request<proto::ListHostsRequest>,
+    ) -> Result<Response<proto::ListHostsResponse>, Status> {
+        let request = request.into_inner();
+        Ok(Response::new(self.0.with(|cluster, now| cluster.list_hosts(now, &request))))
+    }
+
+    async fn list_tasks(
+        &self,
+        request: Request<proto::ListTasksRequest>,
+    ) -> Result<Response<proto::ListTasksResponse>, Status> {
+        let request = request.into_inner();
+        let after = match request.after.as_ref() {
+            [] => None,
+            after => Some(message::task_id(after).map_err(malformed)?),
+        };
+        Ok(Response::new(self.0.with(|cluster, now| cluster.list_tasks(now, after, &request))))
+    }
 }
 
 impl Service {

@@ -7,7 +7,7 @@ use crate::stream::StreamId;
 use crate::world::Counts;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -18,6 +18,7 @@ pub(crate) struct Shared {
     sooner: Notify,
     /// No stream is served any more.
     closing: CancellationToken,
+    started: Instant,
 }
 
 struct State {
@@ -31,7 +32,13 @@ impl Shared {
             state: Mutex::new(State { cluster, readers: HashMap::new() }),
             sooner: Notify::new(),
             closing: CancellationToken::new(),
+            started: now(),
         }
+    }
+
+    /// The time since the start.
+    pub(crate) fn uptime(&self) -> Duration {
+        now().saturating_duration_since(self.started)
     }
 
     pub(crate) fn counts(&self) -> Counts {

@@ -7,3 +7,4 @@ mod mesh;
 mod peers;
 mod property;
 mod quarantine;
+mod view;

@@ -85,8 +85,9 @@ impl World {
     }
 
     /// A host gave verified pieces to another.
-    pub(crate) fn praise(&mut self, now: Instant, key: HostKey, pieces: u32) {
+    pub(crate) fn praise(&mut self, now: Instant, key: HostKey, pieces: u32, bytes: u64) {
         let Some(life) = self.hosts.life_mut(key) else { return };
+        life.served = life.served.saturating_add(bytes);
         if life.conduct.proven(now, pieces) {
             tracing::info!(host = %life.host.id, "host proved itself: it is named to others again");
             self.counts.releases += 1;

@@ -397,6 +397,7 @@ impl World {
             upload_slots: self.scenario.places,
             draining: false,
             free_uploads: None,
+            version: String::new(),
         };
         let Ok(lifeline) = self.cluster.handle_host_announced(now, host) else { return };
         self.places[no].lifeline = Some(lifeline);

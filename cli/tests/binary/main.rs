@@ -14,5 +14,6 @@ mod names;
 mod process;
 mod reload;
 mod serving;
+mod status;
 mod store;
 mod traces;

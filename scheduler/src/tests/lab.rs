@@ -135,6 +135,7 @@ impl Lab {
             upload_slots: 4,
             draining: false,
             free_uploads: None,
+            version: String::new(),
         }
     }
 

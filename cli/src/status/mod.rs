@@ -1,0 +1,96 @@
+//! `darter status`: what the schedulers know of the cluster, as tables or JSON, once or again and again.
+
+mod ask;
+mod table;
+
+use std::io::{self, IsTerminal as _};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::config;
+use crate::exit::{self, Failure};
+
+/// Where a scheduler of this host listens when nobody says otherwise.
+const LOCAL: &str = "127.0.0.1:8002";
+
+/// Clears a terminal and puts the next character to its upper left corner (ECMA-48: ED, CUP).
+const CLEAR: &str = "\x1b[2J\x1b[H";
+
+/// What `darter status` takes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Status {
+    /// A scheduler, like 10.0.0.1:8002; may be given more than once [default: those of the configuration, else
+    /// 127.0.0.1:8002]
+    #[arg(long, value_name = "ADDR", value_delimiter = ',', conflicts_with = "config")]
+    scheduler: Vec<String>,
+    /// A daemon's configuration, whose schedulers are asked
+    #[arg(long, short, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print JSON: one line with an element for each scheduler
+    #[arg(long)]
+    json: bool,
+    /// Again every so many seconds, until it is interrupted
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    watch: Option<u32>,
+    /// Show at most so many hosts and tasks of each kind
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    limit: u32,
+    /// Show all tasks, not only those that somebody downloads
+    #[arg(long)]
+    tasks: bool,
+}
+
+/// Asks, and prints.
+pub(crate) async fn run(args: Status) -> exit::Result {
+    let schedulers = schedulers(&args)?;
+    let Some(seconds) = args.watch else { return once(&args, &schedulers).await };
+    let clear = io::stdout().is_terminal() && !args.json;
+    let mut ticks = tokio::time::interval(Duration::from_secs(seconds.into()));
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if clear {
+            exit::say(io::stdout(), CLEAR);
+        }
+        // Nobody there now is no reason to stop watching: that is what one watches for.
+        if let Err(failure) = once(&args, &schedulers).await {
+            exit::say(io::stderr(), &failure.to_string());
+        }
+    }
+}
+
+async fn once(args: &Status, schedulers: &[String]) -> exit::Result {
+    let wanted = ask::Wanted { limit: args.limit as usize, all_tasks: args.tasks };
+    let asked = schedulers.iter().map(|address| ask::scheduler(address, &wanted));
+    let answers = futures_util::future::join_all(asked).await;
+    if answers.iter().all(|answer| answer.error.is_some()) {
+        return Err(nobody(&answers));
+    }
+    let text = if args.json {
+        serde_json::to_string(&answers).map_err(|error| Failure::software(error.to_string()))?
+    } else {
+        answers.iter().map(table::scheduler).collect::<Vec<_>>().join("\n")
+    };
+    exit::say(io::stdout(), text.trim_end());
+    Ok(())
+}
+
+fn schedulers(args: &Status) -> exit::Result<Vec<String>> {
+    if let Some(file) = &args.config {
+        let loaded = config::load(file).map_err(|report| Failure::configuration(report.to_string()))?;
+        if loaded.config.schedulers.is_empty() {
+            let file = file.display();
+            return Err(Failure::missing(format!(
+                "{file} names no scheduler: the node is a cluster of its own"
+            )));
+        }
+        return Ok(loaded.config.schedulers);
+    }
+    Ok(if args.scheduler.is_empty() { vec![LOCAL.to_owned()] } else { args.scheduler.clone() })
+}
+
+fn nobody(answers: &[ask::Answer]) -> Failure {
+    let each =
+        answers.iter().filter_map(|answer| Some(format!("{}: {}", answer.scheduler, answer.error.as_ref()?)));
+    Failure::unavailable(format!("no scheduler answers ({})", each.collect::<Vec<_>>().join("; ")))
+}
