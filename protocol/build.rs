@@ -1,8 +1,14 @@
 //! Compiles the .proto files with protox, so that no protoc has to be installed.
 
+use prost::Message as _;
+use std::path::Path;
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
     let descriptors = protox::compile(["proto/scheduler.proto", "proto/daemon.proto"], ["proto"])?;
+    let shown = protox::compile(["proto/scheduler.proto"], ["proto"])?;
+    let folder = std::env::var_os("OUT_DIR").ok_or("cargo names a folder")?;
+    std::fs::write(Path::new(&folder).join("descriptors.bin"), shown.encode_to_vec())?;
     tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
     Ok(())
 }

@@ -10,7 +10,7 @@ use crate::schedule::{InvalidAddress, Life, Schedulers};
 use crate::store::{Complete, Held, Store, StoreConfig, StoreError, TaskFile};
 use crate::throttle::{Rates, Throttles};
 use crate::{Content, ContentBody, ContentInfo, OpenError, OpenRequest, Opened, Served, TRACE, Want};
-use darter_protocol::scheduler::Host;
+use darter_protocol::scheduler::{Host, PROTOCOL};
 use darter_protocol::{ByteRange, HostId, PieceSet, TaskId};
 use darter_upstream::Upstream;
 use prometheus_client::registry::Registry;
@@ -373,6 +373,7 @@ impl Shared {
             seed: host.seed,
             upload_slots: host.upload_slots,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            protocol: PROTOCOL,
             ..Host::default()
         };
         let (store, metrics, shutdown) =

@@ -37,6 +37,13 @@ pub use ring::Ring;
 pub mod scheduler {
     tonic::include_proto!("darter.scheduler.v1");
 
+    /// The number of this protocol, which both sides say when they meet. It grows when one side must know what the other can
+    /// do; for fields that may be ignored it does not. Whoever says a smaller one, or none, is served all the same.
+    pub const PROTOCOL: u32 = 1;
+
+    /// The .proto file as a `FileDescriptorSet`, for gRPC's reflection.
+    pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
     /// The largest message that either side accepts, in bytes. The largest honest one is a register reply with the
     /// hashes of a task of 4,096 pieces: 160 KiB. An inventory is sent in batches below this.
     pub const MAX_MESSAGE_BYTES: usize = 4 << 20;

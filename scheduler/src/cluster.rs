@@ -25,8 +25,11 @@ use std::time::Instant;
 
 /// Hosts at once. A host without tasks costs about half a KiB (measured, as below).
 const MAX_HOSTS: usize = 100_000;
-/// Tasks of one host, held or wanted. A task with one holder costs 0.9 KiB and its headers, each further holder 0.2 KiB.
-const MAX_TASKS_PER_HOST: usize = 1_000_000;
+/// Tasks of one host, held or wanted. A task with one holder costs 0.9 KiB and its headers, each further holder 0.2 KiB: so
+/// one host that makes tasks up costs 200 MiB at most.
+const MAX_TASKS_PER_HOST: usize = 200_000;
+/// Tasks of all hosts together: 5 GiB.
+const MAX_TASKS: usize = 5_000_000;
 /// Downloads of one host at once, 0.6 KiB each. Below the streams that a connection may have (`service.rs`), so that a daemon
 /// with all its downloads open can still register and report.
 pub(crate) const MAX_DOWNLOADS_PER_HOST: usize = 4_000;
@@ -231,6 +234,7 @@ impl Cluster {
             Some(life) if life.tasks.len() + more > MAX_TASKS_PER_HOST => {
                 Err(Refusal::TooMany("tasks of one host"))
             }
+            _ if self.tasks.len() + more > MAX_TASKS => Err(Refusal::TooMany("tasks")),
             _ => Ok(()),
         }
     }

@@ -4,7 +4,7 @@
 //! [`Conduct::restarted`] are the places where that changes:
 //!
 //! ```text
-//! Good --corrupt bytes, or a score of 5--> Quarantined --its time is over--> Probation --proof--> Good
+//! Good --corrupt bytes, or a score of 4.5--> Quarantined --its time is over--> Probation --proof--> Good
 //!                                               ^------- anything wrong -------'
 //! ```
 //!
@@ -20,8 +20,8 @@
 use crate::host::HostKey;
 use std::time::{Duration, Instant};
 
-/// With this score a host is quarantined: five failures that came close together.
-pub(crate) const THRESHOLD: f32 = 5.0;
+/// With this score a host is quarantined: five failures within a minute and a half, of which a little is forgotten meanwhile.
+const THRESHOLD: f32 = 4.5;
 /// Points for a partner that could not be reached, broke off, or did not answer in time.
 const FAILURE: f32 = 1.0;
 /// Points for a partner that does not hold what it said. Half a failure: content that was thrown away a moment ago is

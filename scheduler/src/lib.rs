@@ -6,6 +6,7 @@
 //! - `policy.rs`: whom a peer gets as partners, as a pure function.
 //! - `conduct.rs`: how a host serves others, and who is quarantined for it.
 //! - `message.rs`: what a daemon's message must look like before the state sees it.
+//! - `speakers.rs`: which connection speaks for which host.
 //! - `shared.rs`, `talk.rs`, `service.rs`, `server.rs`: its mutex and clock, its streams, its calls, its listener.
 //!   `metrics.rs`: its numbers. `view.rs`: what it shows to people.
 //!
@@ -31,6 +32,7 @@ mod report;
 mod server;
 mod service;
 mod shared;
+mod speakers;
 mod stream;
 mod talk;
 mod task;

@@ -88,6 +88,8 @@ pub struct Host {
     pub free_uploads: Option<u32>,
     /// Its daemon's version; may be empty.
     pub version: String,
+    /// The number of the protocol that it speaks.
+    pub protocol: u32,
 }
 
 impl Host {
@@ -105,6 +107,7 @@ impl Host {
             draining: self.draining,
             free_uploads: self.free_uploads,
             version: self.version.clone(),
+            protocol: self.protocol,
         }
     }
 }
@@ -137,6 +140,7 @@ impl TryFrom<proto::Host> for Host {
             draining: host.draining,
             free_uploads: host.free_uploads,
             version: host.version,
+            protocol: host.protocol,
         })
     }
 }

@@ -4,8 +4,8 @@ use crate::cluster::Cluster;
 use crate::metrics::Metrics;
 use crate::service::{MAX_STREAMS, Service};
 use crate::shared::Shared;
-use darter_protocol::scheduler::MAX_MESSAGE_BYTES;
 use darter_protocol::scheduler::scheduler_server::SchedulerServer;
+use darter_protocol::scheduler::{DESCRIPTORS, MAX_MESSAGE_BYTES};
 use futures_util::Stream;
 use futures_util::stream::unfold;
 use prometheus_client::registry::Registry;
@@ -20,6 +20,13 @@ use tokio_util::sync::CancellationToken;
 /// A connection that says nothing is asked whether it lives after this long, and is given as long to answer: a host whose
 /// cable was pulled is out within ten seconds.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
+
+/// How long a call may take until its answer begins; a stream's begins at once. A caller's own deadline counts where it is
+/// shorter. What takes so long is a client that does not send what it began to send.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// Bytes of a call's headers: a daemon sends a few hundred.
+const MAX_HEADER_BYTES: u32 = 16 << 10;
 
 /// How long a shutdown waits for clients that do not read what they were sent.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -41,8 +48,14 @@ impl Scheduler {
 
 /// The server could not go on.
 #[derive(Debug, thiserror::Error)]
-#[error("the scheduler's server failed")]
-pub struct RunError(#[from] tonic::transport::Error);
+pub enum RunError {
+    /// The connections cannot be served.
+    #[error("the scheduler's server failed")]
+    Transport(#[from] tonic::transport::Error),
+    /// The description of the service cannot be read: it was built wrong.
+    #[error("the scheduler's service cannot be described")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
 
 /// Serves `scheduler` on `listener` until `shutdown`. Then every stream ends with UNAVAILABLE, so that the daemons go to
 /// the next scheduler, and the function returns once the calls under way are answered, or 5 s later.
@@ -58,14 +71,26 @@ pub async fn run(
     let service = SchedulerServer::new(Service(Arc::clone(&shared)))
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    let (health, checks) = tonic_health::server::health_reporter();
+    health.set_serving::<SchedulerServer<Service>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()?;
     let serve = tonic::transport::Server::builder()
+        .timeout(ANSWER)
+        .http2_max_header_list_size(MAX_HEADER_BYTES)
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE))
         .max_concurrent_streams(MAX_STREAMS)
         .add_service(service)
+        .add_service(checks)
+        .add_service(reflection)
         .serve_with_incoming_shutdown(incoming(listener), shutdown.cancelled());
     let drain = async {
         shutdown.cancelled().await;
+        // Before anything ends, so that whoever watches sends nobody new here.
+        health.set_not_serving::<SchedulerServer<Service>>().await;
         shared.close();
         tokio::time::sleep(DRAIN).await;
     };

@@ -4,10 +4,12 @@ use crate::cluster::{MAX_DOWNLOADS_PER_HOST, Sources};
 use crate::message::{self, Content, Invalid};
 use crate::refusal::Refusal;
 use crate::shared::Shared;
+use crate::speakers::Usurper;
 use crate::talk::{Answers, Conversation, LifeLine, answers};
 use darter_protocol::HostId;
 use darter_protocol::scheduler as proto;
 use darter_protocol::scheduler::scheduler_server::Scheduler as Rpc;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -31,7 +33,8 @@ impl Rpc for Service {
         request: Request<Streaming<proto::AnnounceHostRequest>>,
     ) -> Result<Response<Self::AnnounceHostStream>, Status> {
         // Answered before the first message is read: a daemon may wait for the answer before it sends any.
-        let line = LifeLine::New(Arc::clone(&self.0), request.into_inner());
+        let remote = remote(&request)?;
+        let line = LifeLine::New(Arc::clone(&self.0), remote, request.into_inner());
         Ok(Response::new(answers(line, LifeLine::next)))
     }
 
@@ -39,7 +42,8 @@ impl Rpc for Service {
         &self,
         request: Request<proto::LeaveHostRequest>,
     ) -> Result<Response<proto::LeaveHostResponse>, Status> {
-        let host = message::host_id(request.into_inner().host_id).map_err(malformed)?;
+        let remote = remote(&request)?;
+        let host = self.speaker(request.into_inner().host_id, remote)?;
         tracing::info!(%host, "host leaves");
         self.0.with(|cluster, now| cluster.handle_host_left(now, &host));
         Ok(Response::new(proto::LeaveHostResponse {}))
@@ -49,8 +53,9 @@ impl Rpc for Service {
         &self,
         request: Request<proto::AnnounceTaskRequest>,
     ) -> Result<Response<proto::AnnounceTaskResponse>, Status> {
+        let remote = remote(&request)?;
         let request = request.into_inner();
-        let host = message::host_id(request.host_id).map_err(malformed)?;
+        let host = self.speaker(request.host_id, remote)?;
         let tasks = message::inventory(request.tasks).map_err(|invalid| self.nonsense(&host, invalid))?;
         for batch in batches(tasks) {
             self.0.with(|cluster, now| cluster.handle_inventory(now, &host, batch)).map_err(refused)?;
@@ -63,8 +68,9 @@ impl Rpc for Service {
         &self,
         request: Request<proto::RegisterPeerTaskRequest>,
     ) -> Result<Response<proto::RegisterPeerTaskResponse>, Status> {
+        let remote = remote(&request)?;
         let request = request.into_inner();
-        let host = message::host_id(request.host_id).map_err(malformed)?;
+        let host = self.speaker(request.host_id, remote)?;
         let task = message::task_id(&request.task_id).map_err(malformed)?;
         let registered =
             self.0.with(|cluster, now| cluster.handle_registered(now, &host, task, request.held_bytes));
@@ -78,7 +84,8 @@ impl Rpc for Service {
         &self,
         request: Request<Streaming<proto::PieceResult>>,
     ) -> Result<Response<Self::ReportPieceResultStream>, Status> {
-        let conversation = Conversation::New(Arc::clone(&self.0), request.into_inner());
+        let remote = remote(&request)?;
+        let conversation = Conversation::New(Arc::clone(&self.0), remote, request.into_inner());
         Ok(Response::new(answers(conversation, Conversation::next)))
     }
 
@@ -86,8 +93,9 @@ impl Rpc for Service {
         &self,
         request: Request<proto::ReportPeerResultRequest>,
     ) -> Result<Response<proto::ReportPeerResultResponse>, Status> {
+        let remote = remote(&request)?;
         let request = request.into_inner();
-        let host = message::host_id(request.host_id).map_err(malformed)?;
+        let host = self.speaker(request.host_id, remote)?;
         let task = message::task_id(&request.task_id).map_err(malformed)?;
         let complete = match request.complete {
             Some(content) => {
@@ -116,8 +124,9 @@ impl Rpc for Service {
         &self,
         request: Request<proto::LeaveTaskRequest>,
     ) -> Result<Response<proto::LeaveTaskResponse>, Status> {
+        let remote = remote(&request)?;
         let request = request.into_inner();
-        let host = message::host_id(request.host_id).map_err(malformed)?;
+        let host = self.speaker(request.host_id, remote)?;
         let tasks = message::task_ids(&request.task_ids).map_err(malformed)?;
         for batch in batches(tasks) {
             self.0.with(|cluster, now| cluster.handle_tasks_left(now, &host, batch));
@@ -130,8 +139,9 @@ impl Rpc for Service {
         &self,
         request: Request<proto::DeleteTaskRequest>,
     ) -> Result<Response<proto::DeleteTaskResponse>, Status> {
+        let remote = remote(&request)?;
         let request = request.into_inner();
-        let host = message::host_id(request.host_id).map_err(malformed)?;
+        let host = self.speaker(request.host_id, remote)?;
         let task = message::task_id(&request.task_id).map_err(malformed)?;
         let told = self.0.with(|cluster, _| cluster.handle_task_deleted(&host, task)).map_err(refused)?;
         tracing::info!(%host, %task, told, "task deleted");
@@ -170,11 +180,23 @@ impl Rpc for Service {
 }
 
 impl Service {
+    /// In whose name the connection from `remote` speaks.
+    fn speaker(&self, host: String, remote: SocketAddr) -> Result<HostId, Status> {
+        let host = message::host_id(host).map_err(malformed)?;
+        self.0.may_speak(&host, remote).map_err(usurped)?;
+        Ok(host)
+    }
+
     /// A host sent what cannot be read: it is told so, and it is remembered.
     fn nonsense(&self, host: &HostId, invalid: Invalid) -> Status {
         self.0.with(|cluster, now| cluster.handle_nonsense(now, host));
         malformed(invalid)
     }
+}
+
+/// Where the call comes from.
+fn remote<T>(request: &Request<T>) -> Result<SocketAddr, Status> {
+    request.remote_addr().ok_or_else(|| Status::internal("the connection has no address"))
 }
 
 /// A long list as several short ones, so that others get their turn in between.
@@ -209,6 +231,14 @@ pub(crate) fn refused(refusal: Refusal) -> Status {
         }
         // Later, or elsewhere.
         Refusal::TooMany(_) => Status::resource_exhausted(message),
+    }
+}
+
+/// Somebody else is that host: what is wrong does not go away by itself, unless the other one does.
+pub(crate) fn usurped(usurper: Usurper) -> Status {
+    match usurper {
+        Usurper::Elsewhere => Status::already_exists(usurper.to_string()),
+        Usurper::Other | Usurper::Stranger => Status::permission_denied(usurper.to_string()),
     }
 }
 

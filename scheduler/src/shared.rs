@@ -3,9 +3,12 @@
 //! A decision takes microseconds, and the lock is never held over an await.
 
 use crate::cluster::{Cluster, Taken};
+use crate::speakers::{Introduction, Speakers, Usurper};
 use crate::stream::StreamId;
 use crate::world::Counts;
+use darter_protocol::HostId;
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
@@ -24,12 +27,13 @@ pub(crate) struct Shared {
 struct State {
     cluster: Cluster,
     readers: HashMap<StreamId, Arc<Notify>>,
+    speakers: Speakers,
 }
 
 impl Shared {
     pub(crate) fn new(cluster: Cluster) -> Self {
         Self {
-            state: Mutex::new(State { cluster, readers: HashMap::new() }),
+            state: Mutex::new(State { cluster, readers: HashMap::new(), speakers: Speakers::default() }),
             sooner: Notify::new(),
             closing: CancellationToken::new(),
             started: now(),
@@ -53,6 +57,27 @@ impl Shared {
     /// Whether every stream is to end.
     pub(crate) fn closing(&self) -> &CancellationToken {
         &self.closing
+    }
+
+    /// The connection from `remote` speaks for `host`, until [`Self::silence`].
+    ///
+    /// # Errors
+    /// When another one does.
+    pub(crate) fn introduce(&self, host: &HostId, remote: SocketAddr) -> Result<Introduction, Usurper> {
+        self.lock().speakers.introduce(host, remote)
+    }
+
+    /// Whether the connection from `remote` may speak for `host`: nobody else does.
+    ///
+    /// # Errors
+    /// When another one does.
+    pub(crate) fn may_speak(&self, host: &HostId, remote: SocketAddr) -> Result<(), Usurper> {
+        self.lock().speakers.may_speak(host, remote)
+    }
+
+    /// The life line of that connection has ended.
+    pub(crate) fn silence(&self, host: &HostId, introduction: Introduction) {
+        self.lock().speakers.silence(host, introduction);
     }
 
     /// Fires the cluster's deadlines. Never returns.
@@ -137,6 +162,11 @@ impl Attached {
     /// Lets the cluster handle something that was heard on the stream.
     pub(crate) fn with<R>(&self, event: impl FnOnce(&mut Cluster, Instant, StreamId) -> R) -> R {
         self.shared.with(|cluster, now| event(cluster, now, self.id))
+    }
+
+    /// The life line of that connection has ended.
+    pub(crate) fn silence(&self, host: &HostId, introduction: Introduction) {
+        self.shared.silence(host, introduction);
     }
 
     /// The scheduler's shutdown.

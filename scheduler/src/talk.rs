@@ -6,13 +6,15 @@
 
 use crate::cluster::Taken;
 use crate::message::{self, Host, Report};
-use crate::service::{closing, malformed, refused};
+use crate::service::{closing, malformed, refused, usurped};
 use crate::shared::{Attached, Shared};
+use crate::speakers::Introduction;
 use darter_protocol::HostId;
 use darter_protocol::scheduler as proto;
 use futures_util::FutureExt;
 use futures_util::Stream;
 use futures_util::stream::unfold;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,7 +65,7 @@ async fn first_message<T>(inbound: &mut Streaming<T>, shared: &Shared) -> Result
 
 /// A host's life line.
 pub(crate) enum LifeLine {
-    New(Arc<Shared>, Streaming<proto::AnnounceHostRequest>),
+    New(Arc<Shared>, SocketAddr, Streaming<proto::AnnounceHostRequest>),
     Open(Life, Streaming<proto::AnnounceHostRequest>),
 }
 
@@ -71,10 +73,12 @@ pub(crate) enum LifeLine {
 pub(crate) struct Life {
     attached: Attached,
     host: HostId,
+    introduction: Introduction,
 }
 
 impl Drop for Life {
     fn drop(&mut self) {
+        self.attached.silence(&self.host, self.introduction);
         tracing::info!(host = %self.host, "life line ended");
     }
 }
@@ -83,14 +87,23 @@ impl LifeLine {
     /// The next answer, and the life line that goes on; `None` when it is over.
     pub(crate) async fn next(self) -> Result<Option<(proto::AnnounceHostResponse, Self)>, Status> {
         match self {
-            Self::New(shared, mut inbound) => {
+            Self::New(shared, remote, mut inbound) => {
                 let host = host(first_message(&mut inbound, &shared).await?)?;
-                tracing::info!(host = %host.id, ip = %host.ip, port = host.piece_port, "host announced");
+                let introduction = shared.introduce(&host.id, remote).map_err(usurped)?;
+                tracing::info!(
+                    host = %host.id, ip = %host.ip, port = host.piece_port, version = host.version,
+                    protocol = host.protocol, "host announced"
+                );
                 let id = host.id.clone();
                 let (opened, epoch) =
                     shared.with(|cluster, now| (cluster.handle_host_announced(now, host), cluster.epoch()));
-                let life = Life { attached: Attached::new(shared, opened.map_err(refused)?), host: id };
-                let hello = proto::AnnounceHostResponse { epoch, deleted: Vec::new() };
+                let opened = opened.map_err(|refusal| {
+                    shared.silence(&id, introduction);
+                    refused(refusal)
+                })?;
+                let life = Life { attached: Attached::new(shared, opened), host: id, introduction };
+                let hello =
+                    proto::AnnounceHostResponse { epoch, deleted: Vec::new(), protocol: proto::PROTOCOL };
                 Ok(Some((hello, Self::Open(life, inbound))))
             }
             Self::Open(life, mut inbound) => loop {
@@ -101,7 +114,7 @@ impl LifeLine {
                     life.attached.with(|cluster, _, stream| (cluster.take_deleted(stream), cluster.epoch()));
                 if !deleted.is_empty() {
                     let deleted = deleted.iter().map(|task| task.as_bytes().to_vec().into()).collect();
-                    let said = proto::AnnounceHostResponse { epoch, deleted };
+                    let said = proto::AnnounceHostResponse { epoch, deleted, protocol: proto::PROTOCOL };
                     return Ok(Some((said, Self::Open(life, inbound))));
                 }
                 match next_event(&mut inbound, &life.attached).await? {
@@ -126,7 +139,7 @@ fn host(message: proto::AnnounceHostRequest) -> Result<Host, Status> {
 
 /// A download's conversation.
 pub(crate) enum Conversation {
-    New(Arc<Shared>, Streaming<proto::PieceResult>),
+    New(Arc<Shared>, SocketAddr, Streaming<proto::PieceResult>),
     Open(Attached, HostId, Streaming<proto::PieceResult>),
 }
 
@@ -135,9 +148,10 @@ impl Conversation {
     pub(crate) async fn next(self) -> Result<Option<(proto::PeerPacket, Self)>, Status> {
         let (attached, host, mut inbound) = match self {
             Self::Open(attached, host, inbound) => (attached, host, inbound),
-            Self::New(shared, mut inbound) => {
+            Self::New(shared, remote, mut inbound) => {
                 let mut first = first_message(&mut inbound, &shared).await?;
                 let host = message::host_id(std::mem::take(&mut first.host_id)).map_err(malformed)?;
+                shared.may_speak(&host, remote).map_err(usurped)?;
                 let task = message::task_id(&first.task_id).map_err(malformed)?;
                 let opened = shared.with(|cluster, now| cluster.handle_conversation_opened(now, &host, task));
                 let attached = Attached::new(shared, opened.map_err(refused)?);

@@ -398,6 +398,7 @@ impl World {
             draining: false,
             free_uploads: None,
             version: String::new(),
+            protocol: 0,
         };
         let Ok(lifeline) = self.cluster.handle_host_announced(now, host) else { return };
         self.places[no].lifeline = Some(lifeline);

@@ -136,6 +136,7 @@ impl Lab {
             draining: false,
             free_uploads: None,
             version: String::new(),
+            protocol: 0,
         }
     }
 

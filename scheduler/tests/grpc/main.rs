@@ -1,0 +1,10 @@
+//! The scheduler over real gRPC on loopback, as daemons speak to it.
+
+#![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod calls;
+mod citizen;
+mod hostile;
+mod lab;
+mod previous;
