@@ -246,6 +246,11 @@ impl Engine {
         self.0.shutdown.cancel();
         self.0.tracker.close();
         self.0.tracker.wait().await;
+        let store = Arc::clone(&self.0.store);
+        let closed = tokio::task::spawn_blocking(move || store.close()).await;
+        if let Err(error) = closed.map_err(io::Error::other).and_then(|closed| closed) {
+            tracing::warn!(%error, "the content store is looked through at the next start");
+        }
     }
 }
 
@@ -255,6 +260,9 @@ impl Shared {
     pub(crate) async fn complete(&self, task: TaskId) -> Result<Option<Complete>, OpenError> {
         if let Some(complete) = self.store.opened(&task) {
             return Ok(Some(complete));
+        }
+        if self.store.is_absent(&task) {
+            return Ok(None);
         }
         let store = Arc::clone(&self.store);
         let complete =

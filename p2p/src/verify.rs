@@ -77,8 +77,14 @@ impl Verifier {
         self.layout.piece_at(self.settled.offset).is_some_and(|piece| have.contains(piece))
     }
 
+    /// Whether the whole content, all of whose pieces are in `have`, gives what was expected. Blocks when it is behind.
+    pub(crate) fn check(&mut self, file: &TaskFile, have: &PieceSet) -> io::Result<bool> {
+        self.catch_up(file, have)?;
+        Ok(self.matches())
+    }
+
     /// Whether the whole content is hashed and gives what was expected.
-    pub(crate) fn matches(&self) -> bool {
+    fn matches(&self) -> bool {
         self.settled.offset == self.layout.length()
             && self.settled.hash.clone().finish().as_ref() == self.expected.as_bytes()
     }

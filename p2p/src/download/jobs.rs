@@ -8,7 +8,7 @@ use crate::origins::{self, Origins};
 use crate::peer::{PeerError, Peers, Said};
 use crate::progress::Progress;
 use crate::sink::{Goal, Limits, PumpError, Report, Sink, Wrote, pump};
-use crate::store::TaskFile;
+use crate::store::{Reservation, Store, TaskFile};
 use crate::throttle::TaskThrottles;
 use crate::verify::Verifier;
 use darter_protocol::hash::PieceHasher;
@@ -53,6 +53,8 @@ pub(super) enum Event {
         result: Result<Vec<PieceHash>, PeerError>,
     },
     CaughtUp(io::Result<()>),
+    /// The disk has what the content takes; or not.
+    Allocated(io::Result<()>),
 }
 
 /// Where a stream from the origin stopped inside a piece.
@@ -246,6 +248,13 @@ impl Bench {
         if let Some(result) = self.stop.run_until_cancelled(asked).await {
             self.tell(Event::Hashes { partner, result }).await;
         }
+    }
+
+    /// Has the disk allocated what was reserved, while bytes come.
+    pub(super) async fn allocate(self, reservation: Reservation, store: Arc<Store>) {
+        let stop = self.stop.clone();
+        let done = task::spawn_blocking(move || reservation.allocate(&store, || stop.is_cancelled())).await;
+        self.tell(Event::Allocated(done.map_err(io::Error::other).and_then(|done| done))).await;
     }
 
     /// Hashes what was passed over, out of the page cache.

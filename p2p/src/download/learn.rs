@@ -48,7 +48,7 @@ impl Download {
     /// What an earlier try has left. Without a digest the origin's content may have changed since; then only what is asked
     /// anew is believed, and what was left makes way for it.
     async fn resume(&mut self) -> io::Result<Option<(Partial, Held)>> {
-        if self.digest.is_none() {
+        if self.digest.is_none() || self.shared.store.has_no_partial(&self.task) {
             return Ok(None);
         }
         let (store, task) = (Arc::clone(&self.shared.store), self.task);
@@ -61,6 +61,9 @@ impl Download {
     async fn create(&self, info: &ContentInfo) -> io::Result<Partial> {
         let (store, task) = (Arc::clone(&self.shared.store), self.task);
         let record = Record::new(info.clone(), self.digest);
+        if let Some(partial) = store.create_now(&task, &record)? {
+            return Ok(partial);
+        }
         tokio::task::spawn_blocking(move || store.create(&task, record)).await.map_err(io::Error::other)?
     }
 

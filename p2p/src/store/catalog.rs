@@ -6,24 +6,36 @@
 //! After one failed read or write redb refuses everything. So a catalog whose disk was full or gone is closed, and opened
 //! anew by whoever needs it next: that rolls back what was not committed.
 
+use super::names::remove_file;
+use super::pack::Place;
 use super::record::{Record, decode_hashes, encode_hashes, seconds};
 use darter_protocol::{PieceHash, TaskId};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use rustix::fs::FallocateFlags;
+use std::cell::Cell;
+use std::collections::HashSet;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::panic::catch_unwind;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Task id -> length of the record (u32, little-endian), the record, the hashes of all pieces.
+/// Task id -> length of the record (u32, little-endian), the record, the hashes of all pieces;
+/// of what is packed also its place ([`Place::ENCODED`] bytes).
 const TASKS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("tasks");
 /// Task id -> when it was last opened, in seconds since 1970.
 const USED: TableDefinition<'_, &[u8; 32], u64> = TableDefinition::new("used");
 
 /// What a catalog may grow by on a full disk, in bytes: some thousand tasks.
 const SPARE_BYTES: u64 = 1 << 20;
+
+/// Bytes of a piece's hash.
+const HASH_BYTES: usize = 32;
+
+/// Memory for pages of the catalog, in bytes: those above its leaves of a few million tasks.
+const CACHE_BYTES: usize = 32 << 20;
 
 /// What went wrong with the catalog.
 #[derive(Debug, thiserror::Error)]
@@ -33,7 +45,8 @@ pub(crate) struct CatalogError(#[from] pub(super) redb::Error);
 impl CatalogError {
     /// The database must be opened anew.
     fn is_final(&self) -> bool {
-        matches!(self.0, redb::Error::Io(_) | redb::Error::PreviousIo | redb::Error::DatabaseClosed)
+        let closed = matches!(self.0, redb::Error::PreviousIo | redb::Error::DatabaseClosed);
+        closed || matches!(self.0, redb::Error::Io(_) | redb::Error::Corrupted(_))
     }
 
     /// What stands in the file is no catalog, whoever opens it. That a file is shorter than it says, redb calls an error of
@@ -86,12 +99,40 @@ from_redb!(DatabaseError, TransactionError, TableError, StorageError, CommitErro
 pub(crate) struct Entry {
     pub(crate) record: Record,
     pub(crate) hashes: Vec<PieceHash>,
+    /// Where it is packed; `None` when it has a file of its own.
+    pub(super) place: Option<Place>,
+}
+
+/// An entry that was taken out.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Removed {
+    pub(super) task: TaskId,
+    /// Where it was packed, and its length in bytes.
+    pub(super) packed: Option<(Place, u64)>,
+}
+
+/// A packed object that lies at another place now.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Move {
+    pub(super) task: TaskId,
+    pub(super) from: Place,
+    pub(super) to: Place,
+}
+
+/// How much is looked at when a catalog is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Care {
+    /// All of it when it was not closed in good order.
+    AfterCrash,
+    /// All of it.
+    Always,
 }
 
 /// The complete tasks.
 #[derive(Debug)]
 pub(crate) struct Catalog {
     path: PathBuf,
+    care: Care,
     /// `None` until it is opened, and after a failure.
     database: RwLock<Option<Open>>,
 }
@@ -102,12 +143,45 @@ struct Open {
     database: Database,
     /// Device and number of its file.
     inode: (u64, u64),
+    /// The tasks that are there, and seldom one that is not: eight bytes of its name stand for each. So for what nobody has
+    /// asked for before, nobody looks at the disk.
+    index: Index,
+}
+
+/// Eight bytes of the names of tasks, which are hashes already.
+type Index = Arc<Mutex<HashSet<u64, BuildHasherDefault<Itself>>>>;
+
+/// A number is its own hash.
+#[derive(Default)]
+struct Itself(u64);
+
+impl Hasher for Itself {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.0 = self.0.rotate_left(8) ^ u64::from(*byte));
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = number;
+    }
+}
+
+fn short(task: &[u8; 32]) -> u64 {
+    u64::from_le_bytes(*task.first_chunk().expect("32 are more than 8"))
 }
 
 impl Catalog {
     /// The catalog at `path`, which nobody has opened yet.
     pub(crate) fn at(path: PathBuf) -> Self {
-        Self { path, database: RwLock::new(None) }
+        Self { path, care: Care::AfterCrash, database: RwLock::new(None) }
+    }
+
+    /// The catalog at `path`, all of which is looked at when it is opened, however it was closed.
+    pub(super) fn suspected(path: PathBuf) -> Self {
+        Self { care: Care::Always, ..Self::at(path) }
     }
 
     /// Opens the catalog, or makes an empty one; does nothing when it is open. Blocks, as all that follows.
@@ -120,7 +194,7 @@ impl Catalog {
         }
         let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
         if database.is_none() {
-            *database = Some(open(&self.path)?);
+            *database = Some(open(&self.path, self.care)?);
         }
         Ok(())
     }
@@ -145,7 +219,13 @@ impl Catalog {
         self.database.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(|open| open.inode)
     }
 
-    fn close(&self) {
+    /// The same, without waiting for somebody who opens it: `None` then, too.
+    pub(super) fn open_inode_now(&self) -> Option<(u64, u64)> {
+        self.database.try_read().ok()?.as_ref().map(|open| open.inode)
+    }
+
+    /// Closes it in good order. Whoever needs it opens it again.
+    pub(crate) fn close(&self) {
         *self.database.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
@@ -153,7 +233,10 @@ impl Catalog {
     fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, CatalogError>) -> Result<T, CatalogError> {
         self.open()?;
         let done = match self.database.read().unwrap_or_else(PoisonError::into_inner).as_ref() {
-            Some(open) => work(&open.database),
+            // redb panics over some pages that it did not write.
+            Some(open) => {
+                catch_unwind(AssertUnwindSafe(|| work(&open.database))).unwrap_or_else(|_| Err(no_page()))
+            }
             // Somebody else's work has failed in between.
             None => Err(redb::Error::DatabaseClosed.into()),
         };
@@ -171,13 +254,65 @@ impl Catalog {
         })
     }
 
+    /// Whether there is certainly no entry of a task; `None` while the catalog is not open. Does not block.
+    pub(crate) fn lacks(&self, task: &TaskId) -> Option<bool> {
+        let database = self.database.try_read().ok()?;
+        Some(!super::lock(&database.as_ref()?.index).contains(&short(task.as_bytes())))
+    }
+
+    fn index(&self) -> Option<Index> {
+        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        database.as_ref().map(|open| Arc::clone(&open.index))
+    }
+
     /// Adds a complete task, durably.
     pub(crate) fn insert(&self, task: &TaskId, entry: &Entry, now: SystemTime) -> Result<(), CatalogError> {
+        self.insert_all(&[(*task, entry.clone())], now)
+    }
+
+    /// Adds complete tasks, durably: all, or none.
+    pub(super) fn insert_all(
+        &self,
+        entries: &[(TaskId, Entry)],
+        now: SystemTime,
+    ) -> Result<(), CatalogError> {
+        self.open()?;
+        if let Some(index) = self.index() {
+            // Before they are there: for one that is not, the disk is looked at for nothing, and no more.
+            super::lock(&index).extend(entries.iter().map(|(task, _)| short(task.as_bytes())));
+        }
         self.with(|database| {
             let write = database.begin_write()?;
-            write.open_table(TASKS)?.insert(task.as_bytes(), encode(entry).as_slice())?;
-            write.open_table(USED)?.insert(task.as_bytes(), seconds(now))?;
+            {
+                let mut tasks = write.open_table(TASKS)?;
+                let mut used = write.open_table(USED)?;
+                for (task, entry) in entries {
+                    tasks.insert(task.as_bytes(), encode(entry).as_slice())?;
+                    used.insert(task.as_bytes(), seconds(now))?;
+                }
+            }
             Ok(write.commit()?)
+        })
+    }
+
+    /// Notes where packed objects lie now, durably. Gives those that were where they should have been.
+    pub(super) fn move_all(&self, moves: &[Move]) -> Result<HashSet<TaskId>, CatalogError> {
+        self.with(|database| {
+            let mut moved = HashSet::with_capacity(moves.len());
+            let write = database.begin_write()?;
+            {
+                let mut tasks = write.open_table(TASKS)?;
+                for Move { task, from, to } in moves {
+                    let entry = tasks.get(task.as_bytes())?.and_then(|value| decode(value.value()));
+                    if let Some(entry) = entry.filter(|entry| entry.place == Some(*from)) {
+                        let entry = Entry { place: Some(*to), ..entry };
+                        tasks.insert(task.as_bytes(), encode(&entry).as_slice())?;
+                        moved.insert(*task);
+                    }
+                }
+            }
+            write.commit()?;
+            Ok(moved)
         })
     }
 
@@ -187,23 +322,30 @@ impl Catalog {
     }
 
     /// Takes tasks out, durably; gives those that were there.
-    pub(crate) fn remove(&self, remove: &[TaskId]) -> Result<Vec<TaskId>, CatalogError> {
-        self.with(|database| {
+    pub(super) fn remove(&self, remove: &[TaskId]) -> Result<Vec<Removed>, CatalogError> {
+        let gone = self.with(|database| {
             let mut gone = Vec::with_capacity(remove.len());
             let write = database.begin_write()?;
             {
                 let mut tasks = write.open_table(TASKS)?;
                 let mut used = write.open_table(USED)?;
                 for task in remove {
-                    if tasks.remove(task.as_bytes())?.is_some() {
-                        gone.push(*task);
+                    if let Some(value) = tasks.remove(task.as_bytes())? {
+                        let entry = decode(value.value());
+                        let packed = entry.and_then(|entry| Some((entry.place?, entry.record.info.length)));
+                        gone.push(Removed { task: *task, packed });
                     }
                     used.remove(task.as_bytes())?;
                 }
             }
             write.commit()?;
             Ok(gone)
-        })
+        })?;
+        if let Some(index) = self.index() {
+            let mut index = super::lock(&index);
+            gone.iter().for_each(|gone| _ = index.remove(&short(gone.task.as_bytes())));
+        }
+        Ok(gone)
     }
 
     /// Notes when tasks were last opened. Tasks that are not in the catalog are passed over.
@@ -247,30 +389,43 @@ fn inode(path: &Path) -> Option<(u64, u64)> {
     std::fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
 }
 
-/// Opens the database, and compares all of it with its checksums.
-fn open(path: &Path) -> Result<Open, CatalogError> {
-    // redb panics over some pages that it did not write.
-    catch_unwind(|| open_checked(path))
-        .unwrap_or_else(|_| Err(redb::Error::Corrupted("a page of it is none".to_owned()).into()))
+fn no_page() -> CatalogError {
+    redb::Error::Corrupted("a page of it is none".to_owned()).into()
 }
 
-fn open_checked(path: &Path) -> Result<Open, CatalogError> {
+fn open(path: &Path, care: Care) -> Result<Open, CatalogError> {
+    // redb panics over some pages that it did not write.
+    catch_unwind(|| open_checked(path, care)).unwrap_or_else(|_| Err(no_page()))
+}
+
+/// Opens the database. What was not closed in good order is compared with its checksums, which takes the longer, the larger
+/// it is.
+fn open_checked(path: &Path, care: Care) -> Result<Open, CatalogError> {
     if !path.try_exists()? {
         create(path)?;
     }
-    let mut database = Database::open(path)?;
-    if !database.check_integrity()? {
+    let crashed = std::rc::Rc::new(Cell::new(false));
+    let noticed = std::rc::Rc::clone(&crashed);
+    let mut database = Database::builder()
+        .set_cache_size(CACHE_BYTES)
+        .set_repair_callback(move |_| noticed.set(true))
+        .open(path)?;
+    if (care == Care::Always || crashed.get()) && !database.check_integrity()? {
         // What is missing in an older state, or is too much, is put right when the folder is looked through.
         tracing::warn!(path = %path.display(), "the catalog was damaged; an older state of it is used");
     }
     reserve(path);
-    Ok(Open { database, inode: inode(path).unwrap_or_default() })
+    let mut index = HashSet::default();
+    for row in database.begin_read()?.open_table(TASKS)?.iter()? {
+        index.insert(short(row?.0.value()));
+    }
+    Ok(Open { database, inode: inode(path).unwrap_or_default(), index: Arc::new(Mutex::new(index)) })
 }
 
 /// Makes an empty catalog, whole or not at all: half a one, for which there was no room, could never be opened.
 fn create(path: &Path) -> Result<(), CatalogError> {
     let beside = path.with_extension("new");
-    super::remove_file(&beside)?;
+    remove_file(&beside)?;
     let database = Database::create(&beside)?;
     let write = database.begin_write()?;
     write.open_table(TASKS)?;
@@ -294,15 +449,24 @@ fn reserve(path: &Path) {
 
 fn encode(entry: &Entry) -> Vec<u8> {
     let record = entry.record.encode();
-    [&(record.len() as u32).to_le_bytes(), record.as_slice(), &encode_hashes(&entry.hashes)].concat()
+    let mut bytes = [&(record.len() as u32).to_le_bytes(), record.as_slice()].concat();
+    bytes.extend(encode_hashes(&entry.hashes));
+    bytes.extend(entry.place.iter().flat_map(|place| place.encode()));
+    bytes
 }
 
 fn decode(bytes: &[u8]) -> Option<Entry> {
     let (length, rest) = bytes.split_first_chunk()?;
-    let (record, hashes) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+    let (record, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
     let record = Record::decode(record)?;
-    let hashes = decode_hashes(&record.layout()?, hashes)?;
-    Some(Entry { record, hashes })
+    let layout = record.layout()?;
+    let (hashes, place) = rest.split_at_checked(layout.pieces() as usize * HASH_BYTES)?;
+    let place = match <[u8; Place::ENCODED]>::try_from(place) {
+        Ok(place) => Some(Place::decode(place)?),
+        Err(_) if place.is_empty() => None,
+        Err(_) => return None,
+    };
+    Some(Entry { hashes: decode_hashes(&layout, hashes)?, record, place })
 }
 
 #[cfg(test)]
@@ -314,7 +478,7 @@ mod tests {
     fn entry(length: u64) -> Entry {
         let record = Record::new(ContentInfo { length, headers: http::HeaderMap::new() }, None);
         let pieces = record.layout().unwrap().pieces();
-        Entry { record, hashes: (0..pieces).map(|n| PieceHash::from([n as u8; 32])).collect() }
+        Entry { place: None, record, hashes: (0..pieces).map(|n| PieceHash::from([n as u8; 32])).collect() }
     }
 
     #[test]
@@ -326,7 +490,8 @@ mod tests {
         let catalog = Catalog::at(path.clone());
         catalog.insert(&a, &entry(PieceLayout::MIN_PIECE_SIZE * 2 + 1), now).unwrap();
         catalog.insert(&b, &entry(0), now).unwrap();
-        assert_eq!(catalog.remove(&[b, TaskId::from([3; 32])]).unwrap(), [b]);
+        let gone = catalog.remove(&[b, TaskId::from([3; 32])]).unwrap();
+        assert_eq!(gone.iter().map(|gone| gone.task).collect::<Vec<_>>(), [b]);
         assert!(catalog.contains(&a).unwrap() && !catalog.contains(&b).unwrap());
         let later = now + Duration::from_secs(5);
         catalog.touch(&[(a, later), (b, later)]).unwrap();

@@ -6,13 +6,16 @@
 
 use super::catalog::{Catalog, Entry};
 use super::file::{Access, TaskFile};
+use super::guard::Guard;
 use super::journal::Journal;
-use super::{StoreError, content_path, files, journal_path, remove_file};
+use super::names::{CATALOG, PACKS, content_path, files, journal_path, remove_file};
+use super::pack::{self, Place};
+use super::{StoreError, is_loss};
 use aws_lc_rs::digest;
 use darter_protocol::hash::PieceHasher;
 use darter_protocol::{Algorithm, Digest, PieceHash, PieceLayout, TaskId};
 use serde::Serialize;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -116,9 +119,14 @@ pub fn check(dir: &Path, repair: bool) -> Result<StoreReport, StoreError> {
     if !dir.join("content").is_dir() {
         return Err(StoreError { dir: dir.to_owned(), reason: "there is no content/ in it".to_owned() });
     }
+    let _ours = Guard::take(dir).map_err(fail)?;
     let mut look =
         Look { dir, repair, catalog: None, entries: HashMap::new(), report: StoreReport::default() };
-    look.read_catalog().and_then(|()| look.files()).and_then(|()| look.missing()).map_err(fail)?;
+    look.read_catalog()
+        .and_then(|()| look.packs())
+        .and_then(|()| look.files())
+        .and_then(|()| look.missing())
+        .map_err(fail)?;
     Ok(look.report)
 }
 
@@ -134,11 +142,11 @@ struct Look<'a> {
 
 impl Look<'_> {
     fn read_catalog(&mut self) -> io::Result<()> {
-        let path = self.dir.join(super::CATALOG);
+        let path = self.dir.join(CATALOG);
         if !path.try_exists()? {
             return Ok(());
         }
-        let catalog = Catalog::at(path.clone());
+        let catalog = Catalog::suspected(path.clone());
         let entries = &mut self.entries;
         let read = catalog.for_each(|task, entry, _| {
             entries.insert(task, entry);
@@ -158,7 +166,35 @@ impl Look<'_> {
         Ok(())
     }
 
-    /// Everything that stands in the folder.
+    /// Everything that is packed, and the segments in which nothing is.
+    fn packs(&mut self) -> io::Result<()> {
+        let packs = self.dir.join(PACKS);
+        let is_packed =
+            |_: &TaskId, entry: &mut Option<Entry>| entry.as_ref().is_some_and(|it| it.place.is_some());
+        let mut packed: Vec<_> = self.entries.extract_if(is_packed).filter_map(packed).collect();
+        // As they lie on the disk.
+        packed.sort_unstable_by_key(|(place, ..)| *place);
+        let mut named = HashSet::new();
+        for (place, task, entry) in packed {
+            let path = pack::path(&packs, place.segment);
+            named.insert(path.clone());
+            match compare_packed(&path, place, &entry)? {
+                None => self.report.bytes += entry.record.info.length,
+                Some(fault) => {
+                    let repaired = self.forget_entry(&task)?;
+                    self.find(fault, path, repaired);
+                }
+            }
+        }
+        for path in pack::list(&packs)? {
+            if !named.contains(&path) {
+                self.take_away(Fault::Orphan, path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything that stands in the folder of the content.
     fn files(&mut self) -> io::Result<()> {
         for path in files(self.dir)? {
             let content = path.with_extension("");
@@ -231,11 +267,16 @@ impl Look<'_> {
 
     /// A complete task is wrong.
     fn forget(&mut self, task: &TaskId, fault: Fault, path: PathBuf) -> io::Result<()> {
-        if let Some(catalog) = self.catalog.as_ref().filter(|_| self.repair) {
-            catalog.remove(&[*task])?;
+        if self.forget_entry(task)? {
             remove_file(&journal_path(&path))?;
         }
         self.take_away(fault, path)
+    }
+
+    /// Takes a task out of the catalog, if something is to be done about it.
+    fn forget_entry(&self, task: &TaskId) -> io::Result<bool> {
+        let catalog = self.catalog.as_ref().filter(|_| self.repair);
+        catalog.map_or(Ok(false), |catalog| Ok(catalog.remove(&[*task]).map(|_| true)?))
     }
 
     fn take_away(&mut self, fault: Fault, path: PathBuf) -> io::Result<()> {
@@ -250,6 +291,25 @@ impl Look<'_> {
     }
 }
 
+fn packed((task, entry): (TaskId, Option<Entry>)) -> Option<(Place, TaskId, Entry)> {
+    let entry = entry?;
+    Some((entry.place?, task, entry))
+}
+
+/// Compares a packed object with what the catalog says of it.
+fn compare_packed(segment: &Path, place: Place, entry: &Entry) -> io::Result<Option<Fault>> {
+    let Some(layout) = entry.record.layout() else { return Ok(Some(Fault::DamagedEntry)) };
+    match pack::open(segment, place, layout) {
+        Ok(file) => Ok(judge(&file, &layout, entry)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Some(Fault::MissingFile)),
+        Err(error) if is_loss(&error) => {
+            let expected = u64::from(place.offset) + layout.length();
+            Ok(Some(Fault::WrongLength { expected, found: std::fs::metadata(segment)?.len() }))
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// Compares a file with what the catalog says of it.
 fn compare(path: &Path, entry: &Entry) -> io::Result<Option<Fault>> {
     let Some(layout) = entry.record.layout() else { return Ok(Some(Fault::DamagedEntry)) };
@@ -258,14 +318,18 @@ fn compare(path: &Path, entry: &Entry) -> io::Result<Option<Fault>> {
         return Ok(Some(Fault::WrongLength { expected: layout.length(), found }));
     }
     let file = TaskFile::open(path, layout, Access::Read)?;
-    Ok(match wrong_pieces(&file, &layout, &entry.hashes, entry.record.digest.as_ref()) {
+    Ok(judge(&file, &layout, entry))
+}
+
+fn judge(file: &TaskFile, layout: &PieceLayout, entry: &Entry) -> Option<Fault> {
+    match wrong_pieces(file, layout, &entry.hashes, entry.record.digest.as_ref()) {
         Err(error) => Some(Fault::Unreadable { reason: error.to_string() }),
         Ok((0, true)) => None,
         Ok((0, false)) => Some(Fault::WrongDigest {
             expected: entry.record.digest.map_or_else(String::new, |it| it.to_string()),
         }),
         Ok((wrong, _)) => Some(Fault::WrongPieces { wrong, pieces: layout.pieces() }),
-    })
+    }
 }
 
 /// How many pieces are wrong, and whether the whole is what its digest says.
@@ -314,7 +378,7 @@ mod tests {
         let store = Store::open(config(dir.path(), u64::MAX)).unwrap();
         let mut partial = store.create(&task(1), Record { digest: None, ..record(LENGTH) }).unwrap();
         let hashes = [0, 1, 2].map(|piece| write_piece(&mut partial, piece, 7)).to_vec();
-        store.commit(&task(1), partial.record, &partial.file, hashes).unwrap();
+        store.commit(&task(1), &partial, hashes).unwrap();
         let (path, catalog) = (store.path(&task(1)), dir.path().join("catalog.redb"));
         drop(store);
         assert_eq!(faults(dir.path(), false), []);

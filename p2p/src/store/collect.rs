@@ -1,27 +1,32 @@
 //! What leaves the store, and when: expired content, what was longest unused and is large above the limits, and what a crash
 //! left.
 
-use super::{Store, files, grows_stale, is_full, journal_path, lock, remove_file};
+use super::catalog::Entry;
+use super::file::{Access, TaskFile};
+use super::names::{files, journal_path, remove_file};
+use super::pack::Place;
+use super::space::Claim;
+use super::{Store, extent_length, grows_stale, is_full, layout, lock, matches};
 use darter_protocol::TaskId;
 use std::collections::HashSet;
 use std::io::{self, Write as _};
-use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 /// Eviction goes on to this share of the limit that was passed, so that it does not run for every new task.
 const LOW_WATER_PERCENT: u64 = 90;
 
 /// What a disk that others fill is to have left beside the content that room is made for: for the catalog, and folders.
-const SPARE_BYTES: u64 = 1 << 20;
+pub(super) const SPARE_BYTES: u64 = 1 << 20;
 
 /// What is written to find out whether the disk takes anything, in bytes.
 const PROBE_BYTES: usize = 64 << 10;
 
 /// A task that may go, as eviction sees it.
-struct Candidate {
+pub(super) struct Candidate {
     task: TaskId,
     complete: bool,
-    length: u64,
+    /// Bytes that come back when it goes.
+    pub(super) length: u64,
     used: SystemTime,
     /// `None`: never.
     expires: Option<SystemTime>,
@@ -53,7 +58,12 @@ impl Store {
                 self.catalog.touch(&touched)?;
             }
         }
-        if evicts { self.evict(now, self.excess(0)?) } else { Ok(()) }
+        if !evicts {
+            return Ok(());
+        }
+        self.evict(now, self.excess(0)?)?;
+        self.packs.sweep();
+        if writable.is_ok() { self.compact() } else { Ok(()) }
     }
 
     /// Judges the disk by something that it did not take.
@@ -84,11 +94,11 @@ impl Store {
         written
     }
 
-    /// Sees to it that `length` more bytes fit below the limits, and counts them as used.
+    /// Sees to it that `length` more bytes fit below the limits, and takes them.
     ///
     /// # Errors
     /// `StorageFull` when they do not, even after evicting all that may go.
-    pub(super) fn make_room(&self, length: u64) -> io::Result<()> {
+    pub(super) fn make_room(&self, length: u64) -> io::Result<Claim> {
         if length > self.config.quota || length > self.disk()?.size {
             return Err(io::ErrorKind::StorageFull.into());
         }
@@ -96,7 +106,7 @@ impl Store {
         if excess > 0 {
             self.evict(SystemTime::now(), excess)?;
         }
-        self.take_space(length)
+        self.space.claim(length)
     }
 
     /// Whether `length` more bytes could fit below the quota, after evicting all that may go.
@@ -104,17 +114,6 @@ impl Store {
         let may_go = self.candidates()?.iter().map(|candidate| candidate.length).sum();
         let stays = self.used().saturating_sub(may_go);
         Ok(stays.saturating_add(length) <= self.config.quota && length <= self.disk()?.size)
-    }
-
-    /// Evicts until `length` more bytes are free on the disk; `false`, and nothing is evicted, when that cannot be.
-    pub(super) fn free_up(&self, length: u64) -> io::Result<bool> {
-        let lack = (length + SPARE_BYTES).saturating_sub(self.disk()?.available);
-        let candidates = self.candidates()?;
-        if candidates.iter().map(|candidate| candidate.length).sum::<u64>() < lack {
-            return Ok(false);
-        }
-        self.evict(SystemTime::now(), lack)?;
-        Ok(true)
     }
 
     /// The tasks that were evicted since this was last asked, and have not come back: others must no longer be sent here
@@ -128,7 +127,7 @@ impl Store {
     }
 
     /// Evicts what is expired, and as much more as `excess` bytes take: first what has been unused for long and is large.
-    fn evict(&self, now: SystemTime, mut excess: u64) -> io::Result<()> {
+    pub(super) fn evict(&self, now: SystemTime, mut excess: u64) -> io::Result<()> {
         let mut candidates = self.candidates()?;
         candidates.sort_by(|a, b| b.cost(now).total_cmp(&a.cost(now)));
         let (mut complete, mut idle) = (Vec::new(), Vec::new());
@@ -173,14 +172,14 @@ impl Store {
     }
 
     /// What may go.
-    fn candidates(&self) -> io::Result<Vec<Candidate>> {
+    pub(super) fn candidates(&self) -> io::Result<Vec<Candidate>> {
         let touched = lock(&self.touched).clone();
         let mut candidates = self.idle();
         self.catalog.for_each(|task, entry, used| {
             let used = touched.get(&task).copied().unwrap_or(used).max(used);
             let (length, since) = match &entry {
-                Some(entry) if grows_stale(&entry.record) => (entry.record.info.length, entry.record.created),
-                Some(entry) => (entry.record.info.length, used),
+                Some(entry) if grows_stale(&entry.record) => (takes(entry), entry.record.created),
+                Some(entry) => (takes(entry), used),
                 None => (0, SystemTime::UNIX_EPOCH),
             };
             let expires = self.expires(since);
@@ -190,7 +189,7 @@ impl Store {
     }
 
     /// How many bytes must go so that `more` fit below the low-water mark; 0 while no limit is passed.
-    fn excess(&self, more: u64) -> io::Result<u64> {
+    pub(super) fn excess(&self, more: u64) -> io::Result<u64> {
         let over = |used: u64, limit: u64| {
             let total = used.saturating_add(more);
             if total > limit { total - limit / 100 * LOW_WATER_PERCENT } else { 0 }
@@ -202,7 +201,7 @@ impl Store {
         Ok(over(self.used(), self.config.quota).max(by_disk))
     }
 
-    fn disk(&self) -> io::Result<Disk> {
+    pub(super) fn disk(&self) -> io::Result<Disk> {
         let disk = rustix::fs::statvfs(&self.config.dir)?;
         let counts = [disk.f_blocks, disk.f_bfree, disk.f_bavail];
         let [blocks, free, available] = counts.map(|count| count.saturating_mul(disk.f_frsize));
@@ -211,17 +210,18 @@ impl Store {
 
     /// At start, and when the disk is back: counts what is there, and removes what neither the catalog nor a journal knows.
     pub(super) fn tidy(&self) -> io::Result<()> {
+        let (packed, own, mut lost) = self.entries()?;
+        let extents: Vec<_> = packed.iter().map(|(_, place, length)| (*place, *length)).collect();
+        let lost_places: HashSet<Place> = self.packs.load(&extents)?.into_iter().collect();
+        lost.extend(
+            packed.iter().filter(|(_, place, _)| lost_places.contains(place)).map(|(task, ..)| *task),
+        );
         let _names = lock(&self.names);
-        let (mut known, mut lost) = (HashSet::new(), Vec::new());
-        self.catalog.for_each(|task, entry, _| {
-            let length = entry.map(|entry| entry.record.info.length);
-            let there = std::fs::metadata(self.path(&task)).ok().map(|meta| meta.len());
-            if length.is_some() && length == there {
-                known.insert(task);
-            } else {
-                lost.push(task);
-            }
-        })?;
+        let (known, spoiled) = self.judge_own(own, &mut lost)?;
+        if !spoiled.is_empty() {
+            // The files of that name are those of a download that began later.
+            self.catalog.remove(&spoiled)?;
+        }
         if !lost.is_empty() {
             tracing::warn!(
                 tasks = lost.len(),
@@ -229,6 +229,55 @@ impl Store {
             );
             self.forget_named(&lost)?;
         }
+        let there = packed.iter().filter(|(_, place, _)| !lost_places.contains(place));
+        let kept: u64 = there.map(|(_, _, length)| extent_length(*length)).sum();
+        self.space.recount(kept + self.tidy_files(&known)?);
+        Ok(())
+    }
+
+    /// What the catalog has: packed tasks, those with a file of their own, and what cannot be read.
+    #[expect(clippy::type_complexity, reason = "three lists, for the one who asks")]
+    fn entries(&self) -> io::Result<(Vec<(TaskId, Place, u64)>, Vec<(TaskId, u64)>, Vec<TaskId>)> {
+        let (mut packed, mut own, mut lost) = (Vec::new(), Vec::new(), Vec::new());
+        self.catalog.for_each(|task, entry, _| match entry {
+            Some(Entry { record, place: Some(place), .. }) => packed.push((task, place, record.info.length)),
+            Some(Entry { record, .. }) => own.push((task, record.info.length)),
+            None => lost.push(task),
+        })?;
+        Ok((packed, own, lost))
+    }
+
+    /// Which tasks have their files; and those whose files are those of a download that is not complete: a damaged catalog is
+    /// thrown back to an older state, in which it names what was evicted since and is being fetched again. `names` is held.
+    fn judge_own(
+        &self,
+        own: Vec<(TaskId, u64)>,
+        lost: &mut Vec<TaskId>,
+    ) -> io::Result<(HashSet<TaskId>, Vec<TaskId>)> {
+        let (mut known, mut spoiled) = (HashSet::new(), Vec::new());
+        for (task, length) in own {
+            let path = self.path(&task);
+            let there = std::fs::metadata(&path).ok().map(|meta| meta.len());
+            if there != Some(length) {
+                lost.push(task);
+            } else if journal_path(&path).try_exists()? && !self.is_whole(&task)? {
+                spoiled.push(task);
+            } else {
+                known.insert(task);
+            }
+        }
+        Ok((known, spoiled))
+    }
+
+    /// Whether a task is what the catalog says, byte for byte. Its journal goes after its entry has come, so one may be left.
+    fn is_whole(&self, task: &TaskId) -> io::Result<bool> {
+        let Some(Entry { record, hashes, .. }) = self.catalog.get(task)? else { return Ok(false) };
+        let file = TaskFile::open(&self.path(task), layout(&record)?, Access::Read)?;
+        matches(&file, &hashes)
+    }
+
+    /// Removes files that nobody knows; gives the bytes of the others. `names` is held.
+    fn tidy_files(&self, known: &HashSet<TaskId>) -> io::Result<u64> {
         let mut used = 0;
         for path in files(&self.config.dir)? {
             let content = path.with_extension("");
@@ -250,18 +299,23 @@ impl Store {
                 used += std::fs::metadata(&path)?.len();
             }
         }
-        self.used.store(used, Ordering::Relaxed);
-        Ok(())
+        Ok(used)
     }
+}
+
+/// Bytes of the disk that content takes.
+fn takes(entry: &Entry) -> u64 {
+    let length = entry.record.info.length;
+    entry.place.map_or(length, |_| extent_length(length))
 }
 
 /// A file system, in bytes.
 #[derive(Debug, PartialEq, Eq)]
-struct Disk {
+pub(super) struct Disk {
     in_use: u64,
     /// What there is for this user.
     size: u64,
-    available: u64,
+    pub(super) available: u64,
 }
 
 impl Disk {

@@ -1,7 +1,12 @@
-//! [`TaskFile`]: one task's content, one preallocated file with positional reads and writes.
+//! [`TaskFile`]: one task's content, with positional reads and writes: in a file of its own, in a part of a segment, or,
+//! while it is small and on its way there, in memory.
 //!
-//! Whoever holds a `TaskFile` can read it to its end: eviction unlinks the file, and the open descriptor keeps the bytes.
+//! Whoever holds a `TaskFile` can read it to its end: eviction unlinks the file, and the open descriptor keeps the bytes; of a
+//! segment nothing is punched out that somebody holds.
 
+use super::lock;
+use super::pack::{Extent, Staged};
+use super::space::Claim;
 use bytes::{Bytes, BytesMut};
 use darter_protocol::{ByteRange, PieceIndex, PieceLayout};
 use darter_sendfile::region;
@@ -10,10 +15,9 @@ use rustix::io::{Errno, ReadWriteFlags};
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSliceMut};
 use std::ops::RangeInclusive;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 
 /// How much is read at once, in bytes. Large enough that the system call does not count, small enough that a thousand
 /// readers are 128 MiB.
@@ -29,11 +33,21 @@ pub(crate) enum Access {
     Write,
 }
 
-/// One task's content on disk.
+/// One task's content.
 #[derive(Debug)]
 pub(crate) struct TaskFile {
-    file: File,
+    bytes: Where,
     layout: PieceLayout,
+}
+
+/// Where the bytes are.
+#[derive(Debug)]
+enum Where {
+    /// A file of their own, from its start.
+    Own(Arc<File>),
+    /// A segment. What is there is complete, and never changes.
+    Packed(Arc<Extent>),
+    Memory(Staged),
 }
 
 impl TaskFile {
@@ -45,26 +59,69 @@ impl TaskFile {
         let file =
             OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(path)?;
         file.set_len(layout.length())?;
-        Ok(Self { file, layout })
+        Ok(Self { bytes: Where::Own(Arc::new(file)), layout })
     }
 
-    /// Reserves the content's space, so that a full disk shows now and not in the middle. Blocks.
+    /// Content in memory, all zeros.
+    pub(super) fn staged(staged: Staged, layout: PieceLayout) -> Self {
+        Self { bytes: Where::Memory(staged), layout }
+    }
+
+    /// Content that is packed.
+    pub(super) fn packed(extent: Arc<Extent>, layout: PieceLayout) -> Self {
+        Self { bytes: Where::Packed(extent), layout }
+    }
+
+    /// Whether it is in memory alone: then nothing that is done with it blocks.
+    pub(crate) fn is_staged(&self) -> bool {
+        matches!(self.bytes, Where::Memory(_))
+    }
+
+    /// The bytes, if they are in memory. Nobody writes or reads until this is dropped.
+    pub(super) fn lock_staged(&self) -> Option<MutexGuard<'_, Box<[u8]>>> {
+        match &self.bytes {
+            Where::Memory(staged) => Some(lock(&staged.bytes)),
+            Where::Own(_) | Where::Packed(_) => None,
+        }
+    }
+
+    /// What was claimed on disk for content in memory, once.
+    pub(super) fn take_claim(&self) -> Option<Claim> {
+        match &self.bytes {
+            Where::Memory(staged) => lock(&staged.claim).take(),
+            Where::Own(_) | Where::Packed(_) => None,
+        }
+    }
+
+    /// Its own file.
+    fn own(&self) -> Option<&Arc<File>> {
+        match &self.bytes {
+            Where::Own(file) => Some(file),
+            Where::Packed(_) | Where::Memory(_) => None,
+        }
+    }
+
+    /// Reserves a part of the content's space, so that a full disk shows now and not in the middle. Blocks.
     ///
     /// # Errors
-    /// Those of the file system; `StorageFull` when the content does not fit.
-    pub(crate) fn reserve(&self) -> io::Result<()> {
-        if self.layout.length() == 0 {
-            return Ok(());
-        }
-        match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, self.layout.length()) {
+    /// Those of the file system; `StorageFull` when it does not fit.
+    pub(super) fn reserve(&self, range: ByteRange) -> io::Result<()> {
+        let Some(file) = self.own() else { return Ok(()) };
+        match rustix::fs::fallocate(file, FallocateFlags::empty(), range.start(), range.len()) {
             // A file system that cannot reserve can still write: as much as there is room for now.
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
-                let disk = rustix::fs::fstatvfs(&self.file)?;
+                let disk = rustix::fs::fstatvfs(file)?;
                 let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-                if self.layout.length() <= free { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
+                if range.len() <= free { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
             }
             reserved => Ok(reserved?),
         }
+    }
+
+    /// Bytes of its own file that the file system has not allocated, at most.
+    pub(super) fn unallocated(&self) -> io::Result<u64> {
+        let Some(file) = self.own() else { return Ok(0) };
+        Ok(self.layout.length().saturating_sub(file.metadata()?.blocks().saturating_mul(512)))
     }
 
     /// Shares the bytes of `source`, a file of the content's length, until one of both is written to. `false` when the file
@@ -73,17 +130,20 @@ impl TaskFile {
     /// # Errors
     /// `UnexpectedEof` when `source` has become shorter.
     pub(crate) fn clone_from(&self, source: &File) -> io::Result<bool> {
-        self.clone_by(|file| rustix::fs::ioctl_ficlone(file, source))
+        match self.own() {
+            Some(file) => self.clone_by(file, |file| rustix::fs::ioctl_ficlone(file, source)),
+            None => Ok(false),
+        }
     }
 
     /// As [`Self::clone_from`], by what gives the file the bytes of another. It makes the file longer, never shorter.
-    fn clone_by(&self, clone: impl FnOnce(&File) -> rustix::io::Result<()>) -> io::Result<bool> {
+    fn clone_by(&self, file: &File, clone: impl FnOnce(&File) -> rustix::io::Result<()>) -> io::Result<bool> {
         // Otherwise zeros would stand for what is missing.
-        self.file.set_len(0)?;
-        let cloned = clone(&self.file);
-        let found = self.file.metadata()?.len();
+        file.set_len(0)?;
+        let cloned = clone(file);
+        let found = file.metadata()?.len();
         // Whatever came of it: what goes with the file is counted by its length.
-        self.file.set_len(self.layout.length())?;
+        file.set_len(self.layout.length())?;
         // The source may have become longer or shorter since it was measured.
         if cloned.is_ok() && found < self.layout.length() {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -100,17 +160,42 @@ impl TaskFile {
         if file.metadata()?.len() != layout.length() {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the stored file has another length"));
         }
-        Ok(Self { file, layout })
+        Ok(Self { bytes: Where::Own(Arc::new(file)), layout })
     }
 
     pub(crate) fn layout(&self) -> &PieceLayout {
         &self.layout
     }
 
-    /// Writes `bytes` at `offset`. Blocks: call it where that is allowed.
+    /// Writes `bytes` at `offset`. Blocks, unless it is in memory: call it where that is allowed.
     pub(crate) fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         debug_assert!(offset + bytes.len() as u64 <= self.layout.length());
-        self.file.write_all_at(bytes, offset)
+        match &self.bytes {
+            Where::Own(file) => file.write_all_at(bytes, offset),
+            Where::Packed(_) => Err(io::ErrorKind::PermissionDenied.into()),
+            Where::Memory(staged) => {
+                let start = usize::try_from(offset).map_err(io::Error::other)?;
+                let end = start.saturating_add(bytes.len());
+                let mut there = lock(&staged.bytes);
+                there.get_mut(start..end).ok_or(io::ErrorKind::InvalidInput)?.copy_from_slice(bytes);
+                Ok(())
+            }
+        }
+    }
+
+    /// Reads all of `part`, from `offset` on. Blocks.
+    fn read_exact_at(&self, part: &mut [u8], offset: u64) -> io::Result<()> {
+        match &self.bytes {
+            Where::Own(file) => file.read_exact_at(part, offset),
+            Where::Packed(extent) => extent.file.read_exact_at(part, extent.offset + offset),
+            Where::Memory(staged) => {
+                let start = usize::try_from(offset).map_err(io::Error::other)?;
+                let there = lock(&staged.bytes);
+                let there = there.get(start..start.saturating_add(part.len()));
+                part.copy_from_slice(there.ok_or(io::ErrorKind::UnexpectedEof)?);
+                Ok(())
+            }
+        }
     }
 
     /// Reads one piece and hands it to `each` in parts. Blocks.
@@ -120,7 +205,7 @@ impl TaskFile {
         let mut offset = range.start();
         while offset < range.end() {
             let part = &mut buffer[..READ_BYTES.min(range.end() - offset) as usize];
-            self.file.read_exact_at(part, offset)?;
+            self.read_exact_at(part, offset)?;
             each(part);
             offset += part.len() as u64;
         }
@@ -129,7 +214,7 @@ impl TaskFile {
 
     /// Makes what was written survive a power cut. Blocks.
     pub(crate) fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+        self.own().map_or(Ok(()), |file| file.sync_data())
     }
 
     /// The first bytes of `range`, unread, for whoever sends them over plain TCP: they go from the page cache into the socket
@@ -139,9 +224,11 @@ impl TaskFile {
     /// Those of [`Self::read`].
     pub(crate) async fn lend(self: &Arc<Self>, range: ByteRange) -> io::Result<Bytes> {
         let length = range.len().min(*LEND_BYTES.end());
+        // Of a segment something may be punched out when nobody holds it any more, and the socket may not have sent it then:
+        // what is punched out of a large page is zeroed in its place.
+        let own = self.own().filter(|_| LEND_BYTES.contains(&length));
         // What may not be mapped may be read.
-        let lent = LEND_BYTES.contains(&length).then(|| region(self, range.start(), length as usize));
-        match lent {
+        match own.map(|file| region(file, range.start(), length as usize)) {
             Some(Ok(Some(bytes))) => Ok(bytes),
             _ => self.read(range).await,
         }
@@ -156,20 +243,23 @@ impl TaskFile {
     pub(crate) async fn read(self: &Arc<Self>, range: ByteRange) -> io::Result<Bytes> {
         let length = range.len().min(READ_BYTES) as usize;
         let mut buffer = BytesMut::zeroed(length);
-        let now = rustix::io::preadv2(
-            &self.file,
-            &mut [IoSliceMut::new(&mut buffer)],
-            range.start(),
-            ReadWriteFlags::NOWAIT,
-        );
+        let (file, offset) = match &self.bytes {
+            Where::Own(file) => (file, range.start()),
+            Where::Packed(extent) => (&*extent.file, extent.offset + range.start()),
+            Where::Memory(_) => {
+                self.read_exact_at(&mut buffer, range.start())?;
+                return Ok(buffer.freeze());
+            }
+        };
+        let now =
+            rustix::io::preadv2(file, &mut [IoSliceMut::new(&mut buffer)], offset, ReadWriteFlags::NOWAIT);
         let read = match now {
             Ok(read) if read > 0 => read,
             // Not in the page cache, or a file system that knows no NOWAIT: wait for it elsewhere.
             Ok(_) | Err(_) => {
-                let file = Arc::clone(self);
-                let offset = range.start();
+                let this = Arc::clone(self);
                 let result = tokio::task::spawn_blocking(move || {
-                    file.file.read_at(&mut buffer, offset).map(|read| (read, buffer))
+                    this.read_some(&mut buffer, range.start()).map(|read| (read, buffer))
                 });
                 let read;
                 (read, buffer) = result.await.map_err(io::Error::other)??;
@@ -182,11 +272,14 @@ impl TaskFile {
         buffer.truncate(read);
         Ok(buffer.freeze())
     }
-}
 
-impl AsFd for TaskFile {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
+    /// Reads some of `part`, from `offset` on. Blocks.
+    fn read_some(&self, part: &mut [u8], offset: u64) -> io::Result<usize> {
+        match &self.bytes {
+            Where::Own(file) => file.read_at(part, offset),
+            Where::Packed(extent) => extent.file.read_at(part, extent.offset + offset),
+            Where::Memory(_) => self.read_exact_at(part, offset).map(|()| part.len()),
+        }
     }
 }
 
@@ -226,14 +319,15 @@ mod tests {
     fn what_shrank_before_it_was_cloned_is_not_filled_up_with_zeros() {
         let dir = tempfile::tempdir().unwrap();
         let file = TaskFile::create(&dir.path().join("a"), PieceLayout::new(10).unwrap()).unwrap();
+        let own = file.own().unwrap();
         let give =
-            |bytes: &'static [u8]| file.clone_by(|to| to.write_all_at(bytes, 0).map_err(|_| Errno::IO));
+            |bytes: &'static [u8]| file.clone_by(own, |to| to.write_all_at(bytes, 0).map_err(|_| Errno::IO));
         assert_eq!(give(b"short").unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
-        assert_eq!(file.file.metadata().unwrap().len(), 10);
+        assert_eq!(own.metadata().unwrap().len(), 10);
         assert!(give(b"long enough").unwrap());
-        assert_eq!(file.file.metadata().unwrap().len(), 10);
-        assert!(!file.clone_by(|_| Err(Errno::OPNOTSUPP)).unwrap());
-        assert_eq!(file.file.metadata().unwrap().len(), 10);
+        assert_eq!(own.metadata().unwrap().len(), 10);
+        assert!(!file.clone_by(own, |_| Err(Errno::OPNOTSUPP)).unwrap());
+        assert_eq!(own.metadata().unwrap().len(), 10);
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //! A hard link would cost no copy on any file system, and is not made: whoever may write to the given file could change
 //! what others are served from here, under hashes that this host has vouched for.
 
-use super::{Record, Store, Stored, TaskFile, layout};
+use super::{Partial, Record, Store, Stored, layout};
 use crate::ContentInfo;
 use crate::origin::IMPORTED;
 use darter_protocol::hash::PieceHasher;
@@ -16,12 +16,16 @@ use darter_protocol::{PieceHash, PieceIndex, PieceLayout, TaskId};
 use http::{HeaderMap, HeaderValue};
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
 /// How much is read, hashed and written at once, in bytes: stays in a core's cache.
 const BLOCK: u64 = 256 << 10;
+
+/// What a file may take less on its disk than it is long without being all holes: what lies in its inode.
+const SLACK_BYTES: u64 = 64 << 10;
 
 /// More threads than this wait for memory, not for each other's work.
 const MAX_THREADS: usize = 8;
@@ -54,24 +58,48 @@ impl Store {
         if !self.may_fit(length)? {
             return Err(io::ErrorKind::StorageFull.into());
         }
+        self.bound(source, length)?;
         self.delete(task)?;
-        self.make_room(length)?;
-        let partial = match self.create_named(task, record, layout) {
-            Ok(partial) => partial,
-            Err(error) => {
-                self.discard(task)?;
-                return Err(error);
-            }
-        };
-        let filled = fill(&partial.file, source, layout);
-        let stored = filled.and_then(|(hashes, shared)| {
-            self.commit(task, partial.record.clone(), &partial.file, hashes.clone())?;
+        let claim = self.make_room(self.space_of(layout))?;
+        let mut partial = self.create_in(task, record, layout, claim)?;
+        let stored = self.fill(&mut partial, source, layout).and_then(|(hashes, shared)| {
+            self.commit(task, &partial, hashes.clone())?;
             Ok(Imported { record: partial.record.clone(), hashes, unchanged: false, shared })
         });
         if stored.is_err() {
             self.discard(task)?;
         }
         stored
+    }
+
+    /// A file makes as much way for itself as it takes where it stands, and no more: one that is all holes costs its owner
+    /// nothing, and would evict everything.
+    fn bound(&self, source: &File, length: u64) -> io::Result<()> {
+        let too_much = self.used().saturating_add(length).saturating_sub(self.config.quota);
+        let takes = source.metadata()?.blocks().saturating_mul(512).saturating_add(SLACK_BYTES);
+        if too_much > takes { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
+
+    /// Gives a task the bytes of `source`; their hashes, and whether the file system shares them.
+    fn fill(
+        &self,
+        partial: &mut Partial,
+        source: &File,
+        layout: PieceLayout,
+    ) -> io::Result<(Vec<PieceHash>, bool)> {
+        let file = Arc::clone(&partial.file);
+        if (*file).clone_from(source)? {
+            drop(partial.take_reservation());
+            let hashes = each_piece(layout, |piece| {
+                let mut hasher = PieceHasher::new(&layout, piece);
+                file.read_piece(piece, |part| hasher.update(part))?;
+                Ok(hasher.finish())
+            })?;
+            return Ok((hashes, true));
+        }
+        partial.take_reservation().map_or(Ok(()), |space| space.allocate(self, || false))?;
+        let copy = |piece| hash(source, &layout, piece, |offset, bytes| file.write_at(offset, bytes));
+        Ok((each_piece(layout, copy)?, false))
     }
 
     /// What is here, if it is what `source` holds.
@@ -88,21 +116,6 @@ impl Store {
 
 fn marked() -> HeaderMap {
     HeaderMap::from_iter([(IMPORTED, HeaderValue::from_static("1"))])
-}
-
-/// Gives `file` the bytes of `source`; their hashes, and whether the file system shares them.
-fn fill(file: &TaskFile, source: &File, layout: PieceLayout) -> io::Result<(Vec<PieceHash>, bool)> {
-    if file.clone_from(source)? {
-        let hashes = each_piece(layout, |piece| {
-            let mut hasher = PieceHasher::new(&layout, piece);
-            file.read_piece(piece, |part| hasher.update(part))?;
-            Ok(hasher.finish())
-        })?;
-        return Ok((hashes, true));
-    }
-    file.reserve()?;
-    let copy = |piece| hash(source, &layout, piece, |offset, bytes| file.write_at(offset, bytes));
-    Ok((each_piece(layout, copy)?, false))
 }
 
 /// The hash of one piece of `source`, whose bytes are handed to `each` with their offset.
@@ -200,7 +213,8 @@ mod tests {
                 .iter()
                 .for_each(|piece| here.file.read_piece(piece, |part| got.extend_from_slice(part)).unwrap());
             assert!(got == bytes, "{length}");
-            assert_eq!(store.used(), length);
+            let takes = if length == 9 * MIB + 7 { length } else { length.next_multiple_of(4096) };
+            assert_eq!(store.used(), takes);
         }
     }
 

@@ -4,43 +4,58 @@
 //!
 //! ```text
 //! catalog.redb           which tasks are complete, with their piece hashes (see `catalog`)
-//! content/ab/<task id>   one file per task, preallocated
+//! content/ab/<task id>   one file per task above a MiB
 //! content/ab/<task id>.partial   the journal of a task that is not complete (see `journal`)
+//! packs/<number>.pack    smaller tasks, many in one file (see `pack`)
 //! ```
 //!
-//! Invariants: a task is either in the catalog, or has a journal, or is not there. A file without either is left over
-//! from a crash and is removed at the next start. An entry enters the catalog only after its content was verified and
-//! flushed. Everything here blocks; the callers go to blocking threads.
+//! Invariants: a task is either in the catalog, or has a journal, or is in memory, or is not there. A file without an entry
+//! or a journal is left over from a crash and is removed at the next start, and so is what no entry names in a pack. An entry
+//! enters the catalog only after its content was verified and flushed. Everything here blocks unless it says otherwise; the
+//! callers go to blocking threads.
+//!
+//! Locks, in the order in which they are taken: the writer of the packs, `names`, and then any other, one at a time.
 
 mod alarm;
 mod catalog;
 mod check;
 mod collect;
 mod file;
+mod forget;
+mod guard;
 mod import;
 mod journal;
+mod names;
+mod pack;
+mod partial;
 mod record;
+mod space;
+#[cfg(test)]
+pub(crate) mod tests;
 
 use crate::origin::IMPORTED;
 use alarm::Alarm;
 use catalog::{Catalog, Entry};
-use darter_protocol::{PieceHash, PieceIndex, PieceLayout, TaskId};
-use journal::Journal;
+use darter_protocol::hash::PieceHasher;
+use darter_protocol::{PieceHash, PieceLayout, TaskId};
+use guard::Guard;
+use names::{CATALOG, PACKS, content_path, journal_path, remove_file, sync_folder};
+use pack::{Packs, Waiting, extent_length};
+use partial::InUse;
+use space::Space;
 use std::collections::HashMap;
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
+use tokio::sync::oneshot;
 
 pub use check::{Fault, Finding, StoreReport, check};
 use file::Access;
 pub(crate) use file::TaskFile;
 pub(crate) use import::Imported;
+pub(crate) use partial::{Held, Partial, Reservation};
 pub(crate) use record::{Record, decode_hashes, encode_hashes};
-
-/// Where the catalog stands in the store's folder.
-const CATALOG: &str = "catalog.redb";
 
 /// Complete tasks that are kept open, and for how long after their last use.
 const MAX_OPENED: u64 = 512;
@@ -72,9 +87,11 @@ pub struct StoreError {
 pub(crate) struct Store {
     config: StoreConfig,
     catalog: Catalog,
+    /// Small objects.
+    packs: Packs,
     alarm: Alarm,
-    /// Bytes reserved by complete and incomplete tasks.
-    used: AtomicU64,
+    space: Arc<Space>,
+    guard: Mutex<Option<Guard>>,
     /// Complete tasks that were opened a moment ago: a small object that many ask for costs no look at the disk. Each holds
     /// a file open.
     opened: moka::sync::Cache<TaskId, Complete>,
@@ -91,10 +108,6 @@ pub(crate) struct Store {
     /// nobody has counted then what is there.
     tidied: Mutex<Option<(u64, u64)>>,
 }
-
-/// Somebody works on an incomplete task.
-#[derive(Debug)]
-struct InUse;
 
 /// A complete task.
 #[derive(Debug, Clone)]
@@ -118,28 +131,6 @@ pub(crate) enum Stored {
     },
 }
 
-/// Pieces that are on disk, with their hashes.
-pub(crate) type Held = Vec<(PieceIndex, PieceHash)>;
-
-/// A task that is being downloaded.
-#[derive(Debug)]
-pub(crate) struct Partial {
-    pub(crate) record: Record,
-    pub(crate) file: Arc<TaskFile>,
-    journal: Journal,
-    _in_use: Arc<InUse>,
-}
-
-impl Partial {
-    /// Notes that `piece` is on disk, for a later start. That is no promise: what is not noted is fetched again then, and
-    /// nobody who waits for the content now need be told.
-    pub(crate) fn note(&mut self, piece: PieceIndex, hash: &PieceHash) {
-        if let Err(error) = self.journal.append(piece, hash) {
-            tracing::warn!(%error, "a download will not be resumed where it is now");
-        }
-    }
-}
-
 impl Store {
     /// Opens the store and clears away what a crash left behind. On a disk that is full or read-only the store stays closed,
     /// and opens when it can be: nothing is stored until then.
@@ -149,9 +140,11 @@ impl Store {
     pub(crate) fn open(config: StoreConfig) -> Result<Self, StoreError> {
         let store = Self {
             catalog: Catalog::at(config.dir.join(CATALOG)),
-            config,
+            packs: Packs::at(config.dir.join(PACKS)),
             alarm: Alarm::default(),
-            used: AtomicU64::new(0),
+            space: Space::new(config.quota),
+            guard: Mutex::default(),
+            config,
             opened: moka::sync::Cache::builder().max_capacity(MAX_OPENED).time_to_idle(OPENED_FOR).build(),
             touched: Mutex::default(),
             partials: Mutex::default(),
@@ -170,11 +163,39 @@ impl Store {
 
     fn try_open(&self) -> io::Result<()> {
         std::fs::create_dir_all(self.config.dir.join("content"))?;
+        self.take_folder()?;
         self.catalog.open()?;
         let catalog = self.catalog.open_inode();
         self.tidy()?;
         *lock(&self.tidied) = catalog;
         Ok(())
+    }
+
+    fn take_folder(&self) -> io::Result<()> {
+        let mut guard = lock(&self.guard);
+        if !guard.as_ref().is_some_and(|guard| guard.is_of(&self.config.dir)) {
+            *guard = Some(Guard::take(&self.config.dir)?);
+        }
+        Ok(())
+    }
+
+    /// Closes the catalog in good order: the next start need not look at all of it.
+    pub(crate) fn close(&self) -> io::Result<()> {
+        let touched: Vec<_> = lock(&self.touched).drain().collect();
+        let noted = if touched.is_empty() { Ok(()) } else { self.catalog.touch(&touched) };
+        self.catalog.close();
+        Ok(noted?)
+    }
+
+    /// Whether the catalog is open, and the folder as it says. Does not block.
+    fn is_tidied(&self) -> bool {
+        let open = self.catalog.open_inode_now();
+        open.is_some() && open == *lock(&self.tidied)
+    }
+
+    /// Whether there is certainly no complete task of this name. Does not block.
+    pub(crate) fn is_absent(&self, task: &TaskId) -> bool {
+        self.catalog.lacks(task) == Some(true)
     }
 
     /// The task, if it is complete and was opened a moment ago. Counts as a use of it. Does not block.
@@ -192,36 +213,56 @@ impl Store {
 
     /// The task, if it is complete. Counts as a use of it.
     pub(crate) fn complete(&self, task: &TaskId) -> io::Result<Option<Complete>> {
-        let _names = lock(&self.names);
-        let Some(Entry { record, hashes }) = self.catalog.get(task)? else {
+        let Some((Entry { record, hashes, place }, file)) = self.open_complete(task)? else {
             return Ok(None);
         };
-        let now = SystemTime::now();
-        if self.is_stale(&record, now) {
+        // Many objects share a segment, and the catalog alone says which is where.
+        if place.is_some() && !matches(&file, &hashes)? {
+            tracing::warn!(%task, "a stored task is not what it was; it will be fetched again");
+            self.forget(&[*task])?;
+            return Ok(None);
+        }
+        lock(&self.touched).insert(*task, SystemTime::now());
+        let complete = Complete { record, hashes: hashes.into(), file: Arc::new(file) };
+        self.opened.insert(*task, complete.clone());
+        if self.is_absent(task) {
+            // It was evicted in between.
+            self.opened.invalidate(task);
+        }
+        Ok(Some(complete))
+    }
+
+    /// The entry of a complete task, and its content as it is found.
+    fn open_complete(&self, task: &TaskId) -> io::Result<Option<(Entry, TaskFile)>> {
+        let _names = lock(&self.names);
+        let Some(entry) = self.catalog.get(task)? else {
+            return Ok(None);
+        };
+        if self.is_stale(&entry.record, SystemTime::now()) {
             self.forget_named(&[*task])?;
             return Ok(None);
         }
-        let layout = layout(&record)?;
-        let file = match TaskFile::open(&self.path(task), layout, Access::Read) {
-            Ok(file) => Arc::new(file),
+        let layout = layout(&entry.record)?;
+        let opened = match entry.place {
+            Some(place) => self.packs.open(place, layout),
+            None => TaskFile::open(&self.path(task), layout, Access::Read),
+        };
+        match opened {
+            Ok(file) => Ok(Some((entry, file))),
             // The file was taken away under us: an entry without content is worth nothing.
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => {
+            Err(error) if is_loss(&error) => {
                 tracing::warn!(%task, %error, "a stored task has lost its file; it will be fetched again");
                 self.forget_named(&[*task])?;
-                return Ok(None);
+                Ok(None)
             }
-            Err(error) => return Err(error),
-        };
-        lock(&self.touched).insert(*task, now);
-        let complete = Complete { record, hashes: hashes.into(), file };
-        self.opened.insert(*task, complete.clone());
-        Ok(Some(complete))
+            Err(error) => Err(error),
+        }
     }
 
     /// What there is of a task. No use of it.
     pub(crate) fn stat(&self, task: &TaskId) -> io::Result<Stored> {
         let path = self.path(task);
-        let Some(Entry { record, .. }) = self.catalog.get(task)? else {
+        let Some(Entry { record, place, .. }) = self.catalog.get(task)? else {
             let journal = journal_path(&path).try_exists()?;
             return Ok(if journal { Stored::Partial } else { Stored::Absent });
         };
@@ -229,7 +270,8 @@ impl Store {
         Ok(if stale {
             Stored::Stale
         } else {
-            Stored::Complete { length: record.info.length, created: record.created, file: path }
+            let file = place.map_or(path, |place| self.packs.path(place));
+            Stored::Complete { length: record.info.length, created: record.created, file }
         })
     }
 
@@ -238,131 +280,51 @@ impl Store {
         grows_stale(record) && self.expires(record.created).is_some_and(|at| at < now)
     }
 
-    /// Makes room for a task and reserves its space.
-    ///
-    /// # Errors
-    /// `StorageFull` when it does not fit, even after evicting all that may go.
-    pub(crate) fn create(&self, task: &TaskId, record: Record) -> io::Result<Partial> {
-        let layout = layout(&record)?;
-        let length = layout.length();
-        self.make_room(length)?;
-        let created = match self.try_create(task, record.clone(), layout) {
-            // Others use this disk, too.
-            Err(error) if is_full(&error) && self.free_up(length)? => {
-                self.take_space(length)?;
-                self.try_create(task, record, layout)
-            }
-            tried => tried,
-        };
-        created.inspect_err(|error| self.judge(error))
-    }
-
-    /// Makes a task's files. Its space was taken; it is given back on failure.
-    fn try_create(&self, task: &TaskId, record: Record, layout: PieceLayout) -> io::Result<Partial> {
-        let created = self.create_named(task, record, layout);
-        // May take its time for a large task: nobody who only looks for a name waits for it.
-        let reserved = created.and_then(|partial| partial.file.reserve().map(|()| partial));
-        if reserved.is_err() {
-            self.discard(task)?;
-        }
-        reserved
-    }
-
-    /// As [`Self::try_create`], without reserving the space on the disk; what there is of the files on failure stays.
-    fn create_named(&self, task: &TaskId, record: Record, layout: PieceLayout) -> io::Result<Partial> {
-        let _names = lock(&self.names);
-        // What was taken for a file that has its length goes back with it, and for any other now.
-        self.make_files(task, record, layout).inspect_err(|_| self.give_space(layout.length()))
-    }
-
-    /// Puts a task's files in place of what was called so. `names` is held.
-    fn make_files(&self, task: &TaskId, record: Record, layout: PieceLayout) -> io::Result<Partial> {
-        let path = self.path(task);
-        std::fs::create_dir_all(path.parent().expect("the path of a task has a folder"))?;
-        // Never truncate: somebody may still read an earlier file of this name through an open descriptor.
-        self.unlink(task)?;
-        let journal = Journal::create(&journal_path(&path), &record, layout.pieces())?;
-        let file = Arc::new(TaskFile::create(&path, layout)?);
-        Ok(Partial { record, file, journal, _in_use: self.occupy(task) })
-    }
-
-    /// Counts `length` more bytes as used.
-    ///
-    /// # Errors
-    /// `StorageFull` when that is more than the quota.
-    fn take_space(&self, length: u64) -> io::Result<()> {
-        let fits = |used: u64| used.checked_add(length).filter(|total| *total <= self.config.quota);
-        let taken = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits);
-        taken.map(drop).map_err(|_| io::ErrorKind::StorageFull.into())
-    }
-
-    fn give_space(&self, length: u64) {
-        let rest = |used: u64| Some(used.saturating_sub(length));
-        let _ = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, rest);
-    }
-
-    /// Notes that somebody works on an incomplete task, until what this gives is dropped. `names` is held.
-    fn occupy(&self, task: &TaskId) -> Arc<InUse> {
-        let in_use = Arc::new(InUse);
-        lock(&self.partials).insert(*task, Arc::downgrade(&in_use));
-        in_use
-    }
-
-    /// An incomplete task from before, with those of its noted pieces whose bytes match their hashes; those in `checked`
-    /// are known to. `None` when there is none, or when it does not fit together.
-    pub(crate) fn resume(
-        &self,
-        task: &TaskId,
-        checked: &[(PieceIndex, PieceHash)],
-    ) -> io::Result<Option<(Partial, Held)>> {
-        let path = self.path(task);
-        let (opened, in_use) = {
-            let _names = lock(&self.names);
-            match Journal::open(&journal_path(&path)) {
-                Ok(opened) => (opened, self.occupy(task)),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-                Err(error) => return Err(error),
-            }
-        };
-        let Some((journal, record, noted)) = opened else {
-            self.discard(task)?;
-            return Ok(None);
-        };
-        let layout = layout(&record)?;
-        let Ok(file) = TaskFile::open(&path, layout, Access::Write) else {
-            self.discard(task)?;
-            return Ok(None);
-        };
-        let noted: HashMap<PieceIndex, PieceHash> =
-            noted.into_iter().filter(|(piece, _)| layout.piece(piece.get()).is_some()).collect();
-        let checked: HashMap<PieceIndex, PieceHash> = checked.iter().copied().collect();
-        let mut verified = Vec::with_capacity(noted.len());
-        for (piece, hash) in noted {
-            if checked.get(&piece) == Some(&hash) {
-                verified.push((piece, hash));
-                continue;
-            }
-            let mut hasher = darter_protocol::hash::PieceHasher::new(&layout, piece);
-            file.read_piece(piece, |part| hasher.update(part))?;
-            if hasher.finish() == hash {
-                verified.push((piece, hash));
-            }
-        }
-        Ok(Some((Partial { record, file: Arc::new(file), journal, _in_use: in_use }, verified)))
-    }
-
     /// Makes a task complete: flushed first, then entered, then its journal goes. The content must have been verified.
-    pub(crate) fn commit(
+    pub(crate) fn commit(&self, task: &TaskId, partial: &Partial, hashes: Vec<PieceHash>) -> io::Result<()> {
+        if !partial.file.is_staged() {
+            return self.commit_file(task, partial.record.clone(), &partial.file, hashes);
+        }
+        let (leads, told) = self.pack(task, partial, hashes, true);
+        if leads {
+            self.write_groups();
+        }
+        told.blocking_recv().map_err(io::Error::other)?
+    }
+
+    /// As [`Self::commit`], of a task with a file of its own.
+    pub(crate) fn commit_file(
         &self,
         task: &TaskId,
         record: Record,
         file: &TaskFile,
         hashes: Vec<PieceHash>,
     ) -> io::Result<()> {
-        self.enter(task, file, Entry { record, hashes }).inspect_err(|error| self.judge(error))?;
+        let entry = Entry { record, hashes, place: None };
+        self.enter(task, file, entry).inspect_err(|error| self.judge(error))?;
         let _names = lock(&self.names);
         lock(&self.partials).remove(task);
         remove_file(&journal_path(&self.path(task)))
+    }
+
+    /// Makes a small task complete that is in memory, together with others; what is given tells when that is done. `true`: the
+    /// caller must see to it that [`Self::write_groups`] is called. Does not block.
+    pub(crate) fn pack(
+        &self,
+        task: &TaskId,
+        partial: &Partial,
+        hashes: Vec<PieceHash>,
+        hurry: bool,
+    ) -> (bool, oneshot::Receiver<io::Result<()>>) {
+        let (done, told) = oneshot::channel();
+        let waiting = Waiting {
+            task: *task,
+            entry: Entry { record: partial.record.clone(), hashes, place: None },
+            file: Arc::clone(&partial.file),
+            done,
+            _in_use: Arc::clone(&partial.in_use),
+        };
+        (self.packs.add(waiting, hurry), told)
     }
 
     fn enter(&self, task: &TaskId, file: &TaskFile, entry: Entry) -> io::Result<()> {
@@ -370,7 +332,7 @@ impl Store {
         // So that the file is found under its name after a power cut, too.
         let folder = self.path(task);
         for folder in folder.ancestors().skip(1).take(2) {
-            std::fs::File::open(folder)?.sync_all()?;
+            sync_folder(folder)?;
         }
         Ok(self.catalog.insert(task, &entry, SystemTime::now())?)
     }
@@ -400,7 +362,7 @@ impl Store {
     /// Calls `each` with every complete task.
     pub(crate) fn inventory(&self, mut each: impl FnMut(TaskId, &Record, &[PieceHash])) -> io::Result<()> {
         Ok(self.catalog.for_each(|task, entry, _| {
-            if let Some(Entry { record, hashes }) = entry {
+            if let Some(Entry { record, hashes, .. }) = entry {
                 each(task, &record, &hashes);
             }
         })?)
@@ -408,52 +370,7 @@ impl Store {
 
     /// Bytes reserved by all tasks.
     pub(crate) fn used(&self) -> u64 {
-        self.used.load(Ordering::Relaxed)
-    }
-
-    /// Takes complete tasks out of the catalog, then removes their files. Gives those that were there: where one was
-    /// not, the files of its name are those of a download that has begun since.
-    fn forget(&self, tasks: &[TaskId]) -> io::Result<Vec<TaskId>> {
-        let _names = lock(&self.names);
-        self.forget_named(tasks)
-    }
-
-    /// As [`Self::forget`]. `names` is held.
-    fn forget_named(&self, tasks: &[TaskId]) -> io::Result<Vec<TaskId>> {
-        let gone = match self.catalog.remove(tasks).map_err(io::Error::from) {
-            Err(error) if is_full(&error) => self.forget_without_room(tasks)?,
-            removed => removed?,
-        };
-        gone.iter().try_for_each(|task| self.unlink(task))?;
-        // The cache lets go of what it forgets when it is asked to: only a closed file gives its space back.
-        self.opened.run_pending_tasks();
-        Ok(gone)
-    }
-
-    /// There is not even room for saying what goes: then the files go first. An entry without its file is noticed by whoever
-    /// comes across it.
-    fn forget_without_room(&self, tasks: &[TaskId]) -> io::Result<Vec<TaskId>> {
-        for task in tasks {
-            // With a journal it is a download that has begun since.
-            if !journal_path(&self.path(task)).try_exists()? {
-                self.unlink(task)?;
-            }
-        }
-        self.opened.run_pending_tasks();
-        Ok(self.catalog.remove(tasks)?)
-    }
-
-    /// Removes a task's files and gives back what they reserved. `names` is held.
-    fn unlink(&self, task: &TaskId) -> io::Result<()> {
-        self.opened.invalidate(task);
-        let path = self.path(task);
-        let length = std::fs::metadata(&path).map_or(0, |meta| meta.len());
-        remove_file(&journal_path(&path))?;
-        remove_file(&path)?;
-        // Not before: what cannot be removed now is tried again.
-        lock(&self.partials).remove(task);
-        self.give_space(length);
-        Ok(())
+        self.space.used()
     }
 
     /// When content that was stored or used at `since` is expired; `None` for never.
@@ -465,26 +382,6 @@ impl Store {
     fn path(&self, task: &TaskId) -> PathBuf {
         content_path(&self.config.dir, task)
     }
-}
-
-/// Where a task's content stands in the store in `dir`.
-fn content_path(dir: &Path, task: &TaskId) -> PathBuf {
-    let name = task.to_string();
-    dir.join("content").join(&name[..2]).join(name)
-}
-
-/// Every file under `content/`, journals included.
-fn files(dir: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for folder in std::fs::read_dir(dir.join("content"))? {
-        let folder = folder?.path();
-        if folder.is_dir() {
-            for file in std::fs::read_dir(folder)? {
-                files.push(file?.path());
-            }
-        }
-    }
-    Ok(files)
 }
 
 /// What is known by its place at an origin only: that may have changed, however much it is used here.
@@ -502,16 +399,23 @@ fn is_passing(error: &io::Error) -> bool {
     is_full(error) || error.kind() == io::ErrorKind::ReadOnlyFilesystem
 }
 
-fn journal_path(content: &Path) -> PathBuf {
-    content.with_extension("partial")
+/// There is no content where some should be.
+fn is_loss(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
+    matches!(error.kind(), NotFound | InvalidData | UnexpectedEof)
 }
 
-/// Removes a file. One that is not there is as good as removed.
-fn remove_file(path: &Path) -> io::Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+/// Whether content is what its hashes say. Reads all of it.
+fn matches(file: &TaskFile, hashes: &[PieceHash]) -> io::Result<bool> {
+    let layout = file.layout();
+    for (piece, hash) in layout.iter().zip(hashes) {
+        let mut hasher = PieceHasher::new(layout, piece);
+        file.read_piece(piece, |part| hasher.update(part))?;
+        if hasher.finish() != *hash {
+            return Ok(false);
+        }
     }
+    Ok(true)
 }
 
 fn layout(record: &Record) -> io::Result<PieceLayout> {
@@ -523,200 +427,4 @@ fn layout(record: &Record) -> io::Result<PieceLayout> {
 /// The state behind these locks is valid between any two statements, so a panic elsewhere does not spoil it.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-#[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
-    use crate::ContentInfo;
-    use darter_protocol::hash::PieceHasher;
-
-    const MIB: u64 = 1 << 20;
-    const PIECE: u64 = PieceLayout::MIN_PIECE_SIZE;
-
-    pub(crate) fn config(dir: &Path, quota: u64) -> StoreConfig {
-        StoreConfig { dir: dir.to_owned(), quota, quota_percent: 100, expire: Duration::from_secs(3600) }
-    }
-
-    pub(crate) fn task(n: u8) -> TaskId {
-        TaskId::from([n; 32])
-    }
-
-    pub(crate) fn record(length: u64) -> Record {
-        let digest = format!("sha256:{}", "00".repeat(32)).parse().unwrap();
-        Record::new(ContentInfo { length, headers: http::HeaderMap::new() }, Some(digest))
-    }
-
-    pub(crate) fn write_piece(partial: &mut Partial, index: u32, fill: u8) -> PieceHash {
-        let layout = *partial.file.layout();
-        let piece = layout.piece(index).unwrap();
-        let bytes = vec![fill; layout.range(piece).len() as usize];
-        partial.file.write_at(layout.range(piece).start(), &bytes).unwrap();
-        let mut hasher = PieceHasher::new(&layout, piece);
-        hasher.update(&bytes);
-        partial.note(piece, &hasher.finish());
-        hasher.finish()
-    }
-
-    pub(crate) fn store_complete(store: &Store, task: &TaskId, length: u64) {
-        let mut partial = store.create(task, record(length)).unwrap();
-        let hashes: Vec<_> =
-            partial.file.layout().iter().map(|piece| write_piece(&mut partial, piece.get(), 7)).collect();
-        store.commit(task, partial.record, &partial.file, hashes).unwrap();
-    }
-
-    #[test]
-    fn a_complete_task_survives_a_restart_and_a_partial_one_resumes() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(config(dir.path(), u64::MAX)).unwrap();
-        store_complete(&store, &task(1), 3 * PIECE - 5);
-        let mut partial = store.create(&task(2), record(3 * PIECE)).unwrap();
-        let hash = write_piece(&mut partial, 1, 3);
-        write_piece(&mut partial, 2, 4);
-        // The journal claims piece 2, but its bytes did not survive.
-        partial.file.write_at(2 * PIECE + 5, b"xyz").unwrap();
-        drop((store, partial));
-
-        let store = Store::open(config(dir.path(), u64::MAX)).unwrap();
-        assert_eq!(store.used(), 6 * PIECE - 5);
-        assert_eq!(store.complete(&task(1)).unwrap().unwrap().hashes.len(), 3);
-        assert!(store.complete(&task(2)).unwrap().is_none());
-        let (_, verified) = store.resume(&task(2), &[]).unwrap().unwrap();
-        assert_eq!(verified, vec![(PieceIndex::new(1), hash)]);
-        assert!(store.resume(&task(3), &[]).unwrap().is_none());
-    }
-
-    #[test]
-    fn what_a_crash_left_behind_is_cleared_away() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(config(dir.path(), u64::MAX)).unwrap();
-        store_complete(&store, &task(1), MIB);
-        store_complete(&store, &task(2), MIB);
-        let (kept, lost) = (store.path(&task(1)), store.path(&task(2)));
-        drop(store);
-        std::fs::remove_file(&lost).unwrap();
-        let orphan = kept.with_file_name("0".repeat(64));
-        std::fs::write(&orphan, b"left over").unwrap();
-
-        let store = Store::open(config(dir.path(), u64::MAX)).unwrap();
-        assert!(!orphan.exists());
-        assert!(store.complete(&task(1)).unwrap().is_some());
-        assert!(store.complete(&task(2)).unwrap().is_none());
-        assert_eq!(store.used(), MIB);
-    }
-
-    #[test]
-    fn an_open_file_outlives_its_eviction_and_its_successor() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(config(dir.path(), u64::MAX)).unwrap();
-        store_complete(&store, &task(1), MIB);
-        let held = store.complete(&task(1)).unwrap().unwrap();
-        store.forget(&[task(1)]).unwrap();
-        let mut next = store.create(&task(1), record(MIB)).unwrap();
-        write_piece(&mut next, 0, 9);
-        held.file.read_piece(PieceIndex::new(0), |part| assert!(part.iter().all(|byte| *byte == 7))).unwrap();
-    }
-
-    #[test]
-    fn an_evicted_task_is_closed_at_once() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(config(dir.path(), u64::MAX)).unwrap();
-        store_complete(&store, &task(1), MIB);
-        let file = Arc::downgrade(&store.complete(&task(1)).unwrap().unwrap().file);
-        assert!(file.upgrade().is_some(), "kept open for the next one");
-        store.forget(&[task(1)]).unwrap();
-        assert!(file.upgrade().is_none());
-    }
-
-    #[test]
-    fn what_does_not_fit_is_refused_before_a_byte_is_written() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(config(dir.path(), 10 * MIB)).unwrap();
-        assert_eq!(store.create(&task(1), record(11 * MIB)).unwrap_err().kind(), io::ErrorKind::StorageFull);
-        assert_eq!(store.used(), 0);
-        assert!(!store.path(&task(1)).exists());
-    }
-    #[test]
-    fn a_download_that_starts_over_does_not_count_twice() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(config(dir.path(), u64::MAX)).unwrap();
-        for _ in 0..3 {
-            drop(store.create(&task(1), record(9 * MIB)).unwrap());
-            assert_eq!(store.used(), 9 * MIB);
-        }
-        store.discard(&task(1)).unwrap();
-        assert_eq!(store.used(), 0);
-    }
-
-    #[test]
-    fn files_that_cannot_be_made_take_no_space() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(config(dir.path(), u64::MAX)).unwrap();
-        // What cannot be removed is in the way, as on a disk that has become read-only.
-        std::fs::create_dir_all(store.path(&task(1))).unwrap();
-        assert!(store.create(&task(1), record(MIB)).is_err());
-        assert_eq!(store.used(), 0);
-        // Longer than ext4 lets a file be, and than any disk has room for.
-        let huge = record(PieceLayout::MAX_LENGTH);
-        store.take_space(huge.info.length).unwrap();
-        let layout = layout(&huge).unwrap();
-        assert!(store.try_create(&task(2), huge, layout).is_err());
-        assert_eq!(store.used(), 0);
-    }
-
-    #[test]
-    fn what_cannot_be_removed_is_tried_again() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(config(dir.path(), u64::MAX)).unwrap();
-        drop(store.create(&task(1), record(MIB)).unwrap());
-        let path = store.path(&task(1));
-        std::fs::remove_file(&path).unwrap();
-        std::fs::create_dir(&path).unwrap();
-        assert!(store.delete(&task(1)).is_err());
-        std::fs::remove_dir(&path).unwrap();
-        assert!(store.delete(&task(1)).unwrap());
-        assert!(!store.delete(&task(1)).unwrap());
-    }
-
-    #[test]
-    fn what_a_download_just_made_is_not_forgotten_with_what_was_there_before() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(config(dir.path(), u64::MAX)).unwrap();
-        store_complete(&store, &task(1), MIB);
-        assert_eq!(store.forget(&[task(1)]).unwrap(), [task(1)]);
-        let mut partial = store.create(&task(1), record(MIB)).unwrap();
-        // A second one who found the same entry expired, a moment later.
-        assert_eq!(store.forget(&[task(1)]).unwrap(), []);
-        let hash = write_piece(&mut partial, 0, 7);
-        store.commit(&task(1), partial.record, &partial.file, vec![hash]).unwrap();
-        assert!(store.complete(&task(1)).unwrap().is_some());
-    }
-
-    #[test]
-    fn a_record_from_the_far_future_is_no_panic() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(config(dir.path(), u64::MAX)).unwrap();
-        let created = SystemTime::UNIX_EPOCH + Duration::from_secs(i64::MAX as u64 - 5);
-        let record = Record { digest: None, created, ..record(0) };
-        let partial = store.create(&task(1), record).unwrap();
-        store.commit(&task(1), partial.record, &partial.file, vec![]).unwrap();
-        assert!(store.complete(&task(1)).unwrap().is_some());
-        store.collect(SystemTime::now()).unwrap();
-    }
-    #[test]
-    fn what_was_checked_is_not_read_again() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(config(dir.path(), u64::MAX)).unwrap();
-        let mut partial = store.create(&task(1), record(3 * PIECE)).unwrap();
-        let held = [
-            (PieceIndex::new(0), write_piece(&mut partial, 0, 3)),
-            (PieceIndex::new(1), write_piece(&mut partial, 1, 4)),
-        ];
-        // Only whoever reads a piece notices.
-        partial.file.write_at(0, &[9; 2 * PIECE as usize]).unwrap();
-        drop(partial);
-        let other_hash = [held[0], (held[1].0, held[0].1)];
-        assert_eq!(store.resume(&task(1), &other_hash).unwrap().unwrap().1, [held[0]]);
-        assert_eq!(store.resume(&task(1), &[]).unwrap().unwrap().1, []);
-    }
 }

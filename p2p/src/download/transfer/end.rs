@@ -52,11 +52,20 @@ impl Transfer {
     pub(super) async fn verify(&mut self) -> Result<(), End> {
         let Some(verifier) = self.verifier.clone() else { return Ok(()) };
         let (file, have) = (Arc::clone(&self.known.file), self.swarm.have().clone());
-        let checked = tokio::task::spawn_blocking(move || {
-            let mut verifier = verifier.lock().unwrap_or_else(PoisonError::into_inner);
-            verifier.catch_up(&file, &have).map(|()| verifier.matches())
-        });
-        match checked.await.map_err(io::Error::other).and_then(|checked| checked) {
+        // What was hashed in passing, and what is in memory, needs no look at the disk.
+        let passing =
+            verifier.try_lock().ok().filter(|verifier| file.is_staged() || !verifier.is_behind(&have));
+        let now = passing.map(|mut verifier| verifier.check(&file, &have));
+        let checked = match now {
+            Some(checked) => checked,
+            None => tokio::task::spawn_blocking(move || {
+                verifier.lock().unwrap_or_else(PoisonError::into_inner).check(&file, &have)
+            })
+            .await
+            .map_err(io::Error::other)
+            .and_then(|checked| checked),
+        };
+        match checked {
             Ok(true) => Ok(()),
             Ok(false) => Err(self.changed()),
             Err(error) => Err(End::store(Arc::new(error))),
@@ -108,6 +117,8 @@ impl Transfer {
                 Some(content) => return self.tell_complete(content).await,
                 None => self.discard().await,
             },
+            // What is in memory alone is not worth it: it is small, and would stay there.
+            End::Suspended | End::Failed { .. } if self.known.file.is_staged() => self.discard().await,
             End::Suspended => {
                 self.download.shared.suspend(self.download.task, self.left());
                 self.tell_ended().await;
@@ -149,10 +160,8 @@ impl Transfer {
         let hashes: Option<Vec<PieceHash>> = self.hashes.pieces.iter().copied().collect();
         let hashes = hashes.expect("a complete download knows the hash of every piece");
         let content = schedule::content(&self.partial.record, Some(hash::root(&self.layout, &hashes)));
-        let (store, task) = (Arc::clone(&self.download.shared.store), self.download.task);
-        let (record, file) = (self.partial.record.clone(), Arc::clone(&self.partial.file));
-        let committed = tokio::task::spawn_blocking(move || store.commit(&task, record, &file, hashes)).await;
-        match committed.map_err(io::Error::other).and_then(|committed| committed) {
+        let task = self.download.task;
+        match self.store(hashes).await {
             Ok(()) => {
                 self.download.shared.metrics.completed.inc();
                 Some(content)
@@ -162,6 +171,21 @@ impl Transfer {
                 None
             }
         }
+    }
+
+    async fn store(&mut self, hashes: Vec<PieceHash>) -> io::Result<()> {
+        let (store, task) = (Arc::clone(&self.download.shared.store), self.download.task);
+        if !self.partial.file.is_staged() {
+            let (record, file) = (self.partial.record.clone(), Arc::clone(&self.partial.file));
+            let stored =
+                tokio::task::spawn_blocking(move || store.commit_file(&task, record, &file, hashes)).await;
+            return stored.map_err(io::Error::other)?;
+        }
+        let (leads, told) = store.pack(&task, &self.partial, hashes, false);
+        if leads {
+            tokio::task::spawn_blocking(move || store.write_groups());
+        }
+        told.await.map_err(io::Error::other)?
     }
 
     /// Throws away what is here, and says so.

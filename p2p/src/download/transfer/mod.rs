@@ -243,6 +243,10 @@ impl Transfer {
     /// Takes what was learned before the content was known, and the first body.
     fn begin(&mut self) -> Result<(), End> {
         self.follow_demand();
+        if let Some(reservation) = self.partial.take_reservation() {
+            let store = Arc::clone(&self.download.shared.store);
+            self.spawn(self.bench.clone().allocate(reservation, store));
+        }
         if let Some(part) = &self.streams.first {
             let carried = self.layout.within(part.start, part.end);
             match self.swarm.adopt_run(carried) {
@@ -361,6 +365,10 @@ impl Transfer {
             Event::CaughtUp(result) => {
                 self.at_work -= 1;
                 self.catching_up = false;
+                result.map_err(|error| End::store(Arc::new(error)))
+            }
+            Event::Allocated(result) => {
+                self.at_work -= 1;
                 result.map_err(|error| End::store(Arc::new(error)))
             }
         }

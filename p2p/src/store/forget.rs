@@ -1,0 +1,72 @@
+//! How content leaves the store: out of the catalog first, then off the disk.
+
+use super::catalog::Removed;
+use super::names::{journal_path, remove_file};
+use super::pack::Step;
+use super::{Store, extent_length, is_full, lock};
+use darter_protocol::TaskId;
+use std::io;
+
+impl Store {
+    /// Takes complete tasks out of the catalog, then removes their content. Gives those that were there: where one was
+    /// not, the files of its name are those of a download that has begun since.
+    pub(super) fn forget(&self, tasks: &[TaskId]) -> io::Result<Vec<TaskId>> {
+        let _names = lock(&self.names);
+        self.forget_named(tasks)
+    }
+
+    /// As [`Self::forget`]. `names` is held.
+    pub(super) fn forget_named(&self, tasks: &[TaskId]) -> io::Result<Vec<TaskId>> {
+        let gone = match self.catalog.remove(tasks).map_err(io::Error::from) {
+            Err(error) if is_full(&error) => self.forget_without_room(tasks)?,
+            removed => removed?,
+        };
+        let own = gone.iter().filter(|gone| gone.packed.is_none());
+        own.map(|gone| &gone.task).try_for_each(|task| self.unlink(task))?;
+        self.let_go(&gone);
+        Ok(gone.into_iter().map(|gone| gone.task).collect())
+    }
+
+    /// There is not even room for saying what goes: then the content goes first. An entry without its content is noticed by
+    /// whoever comes across it.
+    fn forget_without_room(&self, tasks: &[TaskId]) -> io::Result<Vec<Removed>> {
+        for task in tasks {
+            match self.catalog.get(task)? {
+                Some(entry) if entry.place.is_some() => {
+                    let length = entry.record.info.length;
+                    self.opened.invalidate(task);
+                    entry.place.into_iter().for_each(|place| self.packs.free_early((place, length)));
+                }
+                // With a journal it is a download that has begun since.
+                _ if journal_path(&self.path(task)).try_exists()? => {}
+                _ => self.unlink(task)?,
+            }
+        }
+        self.opened.run_pending_tasks();
+        Ok(self.catalog.remove(tasks)?)
+    }
+
+    /// Lets go of packed content that the catalog names no more.
+    fn let_go(&self, gone: &[Removed]) {
+        gone.iter().for_each(|gone| self.opened.invalidate(&gone.task));
+        // The cache lets go of what it forgets when it is asked to: only what nobody has open gives its space back.
+        self.opened.run_pending_tasks();
+        let packed: Vec<_> = gone.iter().filter_map(|gone| gone.packed).collect();
+        packed.iter().for_each(|(_, length)| self.space.give(extent_length(*length)));
+        self.packs.step(Step::Forgotten);
+        self.packs.free(&packed);
+    }
+
+    /// Removes a task's files and gives back what they reserved. `names` is held.
+    pub(super) fn unlink(&self, task: &TaskId) -> io::Result<()> {
+        self.opened.invalidate(task);
+        let path = self.path(task);
+        let length = std::fs::metadata(&path).map_or(0, |meta| meta.len());
+        remove_file(&journal_path(&path))?;
+        remove_file(&path)?;
+        // Not before: what cannot be removed now is tried again.
+        lock(&self.partials).remove(task);
+        self.space.give(length);
+        Ok(())
+    }
+}

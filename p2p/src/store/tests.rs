@@ -1,0 +1,195 @@
+use super::*;
+use crate::ContentInfo;
+use darter_protocol::PieceIndex;
+use std::path::Path;
+
+const MIB: u64 = 1 << 20;
+/// Of content that has a file of its own.
+const LARGE: u64 = MIB + 1;
+const PIECE: u64 = PieceLayout::MIN_PIECE_SIZE;
+
+pub(crate) fn config(dir: &Path, quota: u64) -> StoreConfig {
+    StoreConfig { dir: dir.to_owned(), quota, quota_percent: 100, expire: Duration::from_secs(3600) }
+}
+
+pub(crate) fn task(n: u8) -> TaskId {
+    TaskId::from([n; 32])
+}
+
+pub(crate) fn record(length: u64) -> Record {
+    let digest = format!("sha256:{}", "00".repeat(32)).parse().unwrap();
+    Record::new(ContentInfo { length, headers: http::HeaderMap::new() }, Some(digest))
+}
+
+pub(crate) fn write_piece(partial: &mut Partial, index: u32, fill: u8) -> PieceHash {
+    let layout = *partial.file.layout();
+    let piece = layout.piece(index).unwrap();
+    let bytes = vec![fill; layout.range(piece).len() as usize];
+    partial.file.write_at(layout.range(piece).start(), &bytes).unwrap();
+    let mut hasher = PieceHasher::new(&layout, piece);
+    hasher.update(&bytes);
+    partial.note(piece, &hasher.finish());
+    hasher.finish()
+}
+
+pub(crate) fn store_complete(store: &Store, task: &TaskId, length: u64) {
+    let mut partial = store.create(task, record(length)).unwrap();
+    let hashes: Vec<_> =
+        partial.file.layout().iter().map(|piece| write_piece(&mut partial, piece.get(), 7)).collect();
+    store.commit(task, &partial, hashes).unwrap();
+}
+
+#[test]
+fn a_complete_task_survives_a_restart_and_a_partial_one_resumes() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(config(dir.path(), u64::MAX)).unwrap();
+    store_complete(&store, &task(1), 3 * PIECE - 5);
+    let mut partial = store.create(&task(2), record(3 * PIECE)).unwrap();
+    let hash = write_piece(&mut partial, 1, 3);
+    write_piece(&mut partial, 2, 4);
+    // The journal claims piece 2, but its bytes did not survive.
+    partial.file.write_at(2 * PIECE + 5, b"xyz").unwrap();
+    drop((store, partial));
+
+    let store = Store::open(config(dir.path(), u64::MAX)).unwrap();
+    assert_eq!(store.used(), 6 * PIECE - 5);
+    assert_eq!(store.complete(&task(1)).unwrap().unwrap().hashes.len(), 3);
+    assert!(store.complete(&task(2)).unwrap().is_none());
+    let (_, verified) = store.resume(&task(2), &[]).unwrap().unwrap();
+    assert_eq!(verified, vec![(PieceIndex::new(1), hash)]);
+    assert!(store.resume(&task(3), &[]).unwrap().is_none());
+}
+
+#[test]
+fn what_a_crash_left_behind_is_cleared_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(config(dir.path(), u64::MAX)).unwrap();
+    store_complete(&store, &task(1), LARGE);
+    store_complete(&store, &task(2), LARGE);
+    let (kept, lost) = (store.path(&task(1)), store.path(&task(2)));
+    drop(store);
+    std::fs::remove_file(&lost).unwrap();
+    let orphan = kept.with_file_name("0".repeat(64));
+    std::fs::write(&orphan, b"left over").unwrap();
+
+    let store = Store::open(config(dir.path(), u64::MAX)).unwrap();
+    assert!(!orphan.exists());
+    assert!(store.complete(&task(1)).unwrap().is_some());
+    assert!(store.complete(&task(2)).unwrap().is_none());
+    assert_eq!(store.used(), LARGE);
+}
+
+#[test]
+fn an_open_file_outlives_its_eviction_and_its_successor() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(config(dir.path(), u64::MAX)).unwrap();
+    store_complete(&store, &task(1), LARGE);
+    let held = store.complete(&task(1)).unwrap().unwrap();
+    store.forget(&[task(1)]).unwrap();
+    let mut next = store.create(&task(1), record(LARGE)).unwrap();
+    write_piece(&mut next, 0, 9);
+    held.file.read_piece(PieceIndex::new(0), |part| assert!(part.iter().all(|byte| *byte == 7))).unwrap();
+}
+
+#[test]
+fn an_evicted_task_is_closed_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(config(dir.path(), u64::MAX)).unwrap();
+    store_complete(&store, &task(1), LARGE);
+    let file = Arc::downgrade(&store.complete(&task(1)).unwrap().unwrap().file);
+    assert!(file.upgrade().is_some(), "kept open for the next one");
+    store.forget(&[task(1)]).unwrap();
+    assert!(file.upgrade().is_none());
+}
+
+#[test]
+fn what_does_not_fit_is_refused_before_a_byte_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(config(dir.path(), 10 * MIB)).unwrap();
+    assert_eq!(store.create(&task(1), record(11 * MIB)).unwrap_err().kind(), io::ErrorKind::StorageFull);
+    assert_eq!(store.used(), 0);
+    assert!(!store.path(&task(1)).exists());
+}
+#[test]
+fn a_download_that_starts_over_does_not_count_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(config(dir.path(), u64::MAX)).unwrap();
+    for _ in 0..3 {
+        drop(store.create(&task(1), record(9 * MIB)).unwrap());
+        assert_eq!(store.used(), 9 * MIB);
+    }
+    store.discard(&task(1)).unwrap();
+    assert_eq!(store.used(), 0);
+}
+
+#[test]
+fn files_that_cannot_be_made_take_no_space() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(config(dir.path(), u64::MAX)).unwrap();
+    // What cannot be removed is in the way, as on a disk that has become read-only.
+    std::fs::create_dir_all(store.path(&task(1))).unwrap();
+    assert!(store.create(&task(1), record(LARGE)).is_err());
+    assert_eq!(store.used(), 0);
+    // Longer than ext4 lets a file be, and than any disk has room for.
+    let huge = record(PieceLayout::MAX_LENGTH);
+    let claim = store.space.claim(huge.info.length).unwrap();
+    let layout = layout(&huge).unwrap();
+    assert!(store.create_in(&task(2), huge, layout, claim).is_err());
+    assert_eq!(store.used(), 0);
+}
+
+#[test]
+fn what_cannot_be_removed_is_tried_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(config(dir.path(), u64::MAX)).unwrap();
+    drop(store.create(&task(1), record(LARGE)).unwrap());
+    let path = store.path(&task(1));
+    std::fs::remove_file(&path).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    assert!(store.delete(&task(1)).is_err());
+    std::fs::remove_dir(&path).unwrap();
+    assert!(store.delete(&task(1)).unwrap());
+    assert!(!store.delete(&task(1)).unwrap());
+}
+
+#[test]
+fn what_a_download_just_made_is_not_forgotten_with_what_was_there_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(config(dir.path(), u64::MAX)).unwrap();
+    store_complete(&store, &task(1), LARGE);
+    assert_eq!(store.forget(&[task(1)]).unwrap(), [task(1)]);
+    let mut partial = store.create(&task(1), record(LARGE)).unwrap();
+    // A second one who found the same entry expired, a moment later.
+    assert_eq!(store.forget(&[task(1)]).unwrap(), []);
+    let hashes = [0, 1].map(|piece| write_piece(&mut partial, piece, 7));
+    store.commit(&task(1), &partial, hashes.to_vec()).unwrap();
+    assert!(store.complete(&task(1)).unwrap().is_some());
+}
+
+#[test]
+fn a_record_from_the_far_future_is_no_panic() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(config(dir.path(), u64::MAX)).unwrap();
+    let created = SystemTime::UNIX_EPOCH + Duration::from_secs(i64::MAX as u64 - 5);
+    let record = Record { digest: None, created, ..record(0) };
+    let partial = store.create(&task(1), record).unwrap();
+    store.commit(&task(1), &partial, vec![]).unwrap();
+    assert!(store.complete(&task(1)).unwrap().is_some());
+    store.collect(SystemTime::now()).unwrap();
+}
+#[test]
+fn what_was_checked_is_not_read_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(config(dir.path(), u64::MAX)).unwrap();
+    let mut partial = store.create(&task(1), record(3 * PIECE)).unwrap();
+    let held = [
+        (PieceIndex::new(0), write_piece(&mut partial, 0, 3)),
+        (PieceIndex::new(1), write_piece(&mut partial, 1, 4)),
+    ];
+    // Only whoever reads a piece notices.
+    partial.file.write_at(0, &[9; 2 * PIECE as usize]).unwrap();
+    drop(partial);
+    let other_hash = [held[0], (held[1].0, held[0].1)];
+    assert_eq!(store.resume(&task(1), &other_hash).unwrap().unwrap().1, [held[0]]);
+    assert_eq!(store.resume(&task(1), &[]).unwrap().unwrap().1, []);
+}
