@@ -4,10 +4,11 @@
 //! Whoever holds a `TaskFile` can read it to its end: eviction unlinks the file, and the open descriptor keeps the bytes; of a
 //! segment nothing is punched out that somebody holds.
 
+use super::buffers::{self, Buffer};
 use super::lock;
 use super::pack::{Extent, Staged};
 use super::space::Claim;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use darter_protocol::{ByteRange, PieceIndex, PieceLayout};
 use darter_sendfile::region;
 use rustix::fs::FallocateFlags;
@@ -19,9 +20,11 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::{Arc, MutexGuard};
 
-/// How much is read at once, in bytes. Large enough that the system call does not count, small enough that a thousand
-/// readers are 128 MiB.
-const READ_BYTES: u64 = 128 << 10;
+/// How much is read at once, in bytes.
+const READ_BYTES: u64 = buffers::LENGTH as u64;
+
+/// Up to so many bytes a buffer of their own is cheaper than one that is used again.
+const LITTLE_BYTES: u64 = 16 << 10;
 
 /// How much is lent at once, in bytes, and at least: for less, reading costs no more than what it takes to lend.
 const LEND_BYTES: RangeInclusive<u64> = 64 << 10..=1 << 20;
@@ -241,25 +244,21 @@ impl TaskFile {
     /// # Errors
     /// Those of the file system; `UnexpectedEof` when the file is shorter than the content.
     pub(crate) async fn read(self: &Arc<Self>, range: ByteRange) -> io::Result<Bytes> {
-        let length = range.len().min(READ_BYTES) as usize;
-        let mut buffer = BytesMut::zeroed(length);
-        let (file, offset) = match &self.bytes {
-            Where::Own(file) => (file, range.start()),
-            Where::Packed(extent) => (&*extent.file, extent.offset + range.start()),
-            Where::Memory(_) => {
-                self.read_exact_at(&mut buffer, range.start())?;
-                return Ok(buffer.freeze());
+        if range.len() <= LITTLE_BYTES {
+            let mut little = vec![0; range.len() as usize];
+            if self.read_now(&mut little, range.start()) == Some(range.len() as usize) {
+                return Ok(little.into());
             }
-        };
-        let now =
-            rustix::io::preadv2(file, &mut [IoSliceMut::new(&mut buffer)], offset, ReadWriteFlags::NOWAIT);
-        let read = match now {
-            Ok(read) if read > 0 => read,
-            // Not in the page cache, or a file system that knows no NOWAIT: wait for it elsewhere.
-            Ok(_) | Err(_) => {
+        }
+        let length = range.len().min(READ_BYTES) as usize;
+        let mut buffer = Buffer::take();
+        let read = match self.read_now(&mut buffer.memory()[..length], range.start()) {
+            Some(read) => read,
+            None => {
                 let this = Arc::clone(self);
                 let result = tokio::task::spawn_blocking(move || {
-                    this.read_some(&mut buffer, range.start()).map(|read| (read, buffer))
+                    let read = this.read_some(&mut buffer.memory()[..length], range.start());
+                    read.map(|read| (read, buffer))
                 });
                 let read;
                 (read, buffer) = result.await.map_err(io::Error::other)??;
@@ -269,8 +268,19 @@ impl TaskFile {
         if read == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        buffer.truncate(read);
-        Ok(buffer.freeze())
+        Ok(buffer.into_bytes(read))
+    }
+
+    /// Reads what is in memory of `part`, from `offset` on; `None` when nothing of it is, or the file system does not say.
+    fn read_now(&self, part: &mut [u8], offset: u64) -> Option<usize> {
+        let (file, offset) = match &self.bytes {
+            Where::Own(file) => (&**file, offset),
+            Where::Packed(extent) => (&*extent.file, extent.offset + offset),
+            Where::Memory(_) => return self.read_some(part, offset).ok(),
+        };
+        let parts = &mut [IoSliceMut::new(part)];
+        let now = rustix::io::preadv2(file, parts, offset, ReadWriteFlags::NOWAIT);
+        now.ok().filter(|read| *read > 0)
     }
 
     /// Reads some of `part`, from `offset` on. Blocks.

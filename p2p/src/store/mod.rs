@@ -17,6 +17,7 @@
 //! Locks, in the order in which they are taken: the writer of the packs, `names`, and then any other, one at a time.
 
 mod alarm;
+mod buffers;
 mod catalog;
 mod check;
 mod collect;
