@@ -20,12 +20,14 @@
 //! | disk -> peer | page cache to socket, by sendfile(2): 1 | none |
 //! | disk -> client, HTTP/1.1 without TLS | the same: 1 | none |
 //! | disk -> client, otherwise | page cache to memory, memory to socket: 2 | none |
+//! | a pack -> client or peer | the same: 2 | BLAKE3 once whenever it is opened from disk |
+//! | origin -> memory -> client, up to 1 MiB | socket to memory, to where it waits, from there, to the client: 4; and after that to the page cache | BLAKE3 once; the digest's own once |
 //! | origin -> disk -> client | socket to memory, memory to page cache, and 1 or 2 to the client: 3 or 4 | BLAKE3 once; the digest's own once, in passing |
 //! | peer -> disk -> client | the same: 3 or 4 | BLAKE3 once; the digest's own once, in passing when a piece comes in order, or read back: a copy more |
 //!
 //! A spare piece (asked of a second partner) is put together in memory before it is written: a copy more. What is
-//! read to be sent is read into memory that was zeroed first; so is what sendfile would have to wait for, because it is not in the page
-//! cache.
+//! read to be sent is read into memory that was zeroed once and is used again; so is what sendfile would have to wait for, because it is
+//! not in the page cache.
 //!
 //! This crate knows no HTTP grammar of a client: ranges are [`ByteRange`]s here, and what goes back is a [`Content`].
 

@@ -193,6 +193,18 @@ pub(crate) async fn pump(
         {
             let batch = std::mem::take(&mut pending);
             pending_bytes = 0;
+            if taken.file.is_staged() {
+                // Memory takes it at once.
+                let before = taken.offset;
+                let written = taken.write(&batch);
+                let (bytes, offset) = (taken.offset - before, taken.offset);
+                sink = Some(taken);
+                match written {
+                    Ok(pieces) => report.report(Wrote { bytes, offset, pieces }).await,
+                    Err(error) => return (sink, Err(PumpError::Store(error))),
+                }
+                continue;
+            }
             writing = Some(tokio::task::spawn_blocking(move || {
                 let before = taken.offset;
                 let pieces = taken.write(&batch);

@@ -24,7 +24,7 @@ const KILLS_NIGHTLY: usize = 100;
 /// Clients at a time.
 const CLIENTS: usize = 3;
 /// Blobs that are new in every life of the daemon.
-const NEW_BLOBS: usize = 4;
+const NEW_BLOBS: usize = 6;
 /// The longest of them.
 const LONGEST: u64 = 9 * MIB;
 /// A life lasts for at most so many bytes that clients get.
@@ -94,7 +94,9 @@ impl Play {
             self.look_at_kept(&daemon)?;
         }
         for _ in 0..NEW_BLOBS {
-            let length = self.rng.random_range(1..LONGEST);
+            // One half of them is packed.
+            let longest = if self.rng.random() { LONGEST } else { MIB };
+            let length = self.rng.random_range(1..longest);
             let blob = Content::new(self.blobs.len() as u64, length);
             self.origin.put_blob(blob, Some(self.rng.random_range(20..200) * 1_000_000));
             self.blobs.push(blob);
