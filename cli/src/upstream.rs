@@ -13,7 +13,12 @@ use crate::transparent;
 
 /// The way to origins. Must be called within a runtime.
 pub(crate) fn upstream(config: &Config) -> Upstream {
-    Upstream::new(settings(config))
+    let settings = settings(config);
+    let routes = Arc::clone(&settings.routes);
+    // Reading the platform's certificates takes tens of milliseconds, once: not at the cost of the first client, who may speak
+    // no TLS at all. Of no host, so that it is what holds for most.
+    tokio::task::spawn_blocking(move || drop(routes("", 443)));
+    Upstream::new(settings)
 }
 
 /// What [`Upstream`] goes by; for [`Upstream::replace`] when the configuration changes.

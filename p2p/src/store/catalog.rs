@@ -146,6 +146,9 @@ struct Open {
     /// The tasks that are there, and seldom one that is not: eight bytes of its name stand for each. So for what nobody has
     /// asked for before, nobody looks at the disk.
     index: Index,
+    /// All of it was compared with its checksums.
+    #[cfg(test)]
+    checked: bool,
 }
 
 /// Eight bytes of the names of tasks, which are hashes already.
@@ -410,7 +413,8 @@ fn open_checked(path: &Path, care: Care) -> Result<Open, CatalogError> {
         .set_cache_size(CACHE_BYTES)
         .set_repair_callback(move |_| noticed.set(true))
         .open(path)?;
-    if (care == Care::Always || crashed.get()) && !database.check_integrity()? {
+    let suspected = care == Care::Always || crashed.get();
+    if suspected && !database.check_integrity()? {
         // What is missing in an older state, or is too much, is put right when the folder is looked through.
         tracing::warn!(path = %path.display(), "the catalog was damaged; an older state of it is used");
     }
@@ -419,7 +423,13 @@ fn open_checked(path: &Path, care: Care) -> Result<Open, CatalogError> {
     for row in database.begin_read()?.open_table(TASKS)?.iter()? {
         index.insert(short(row?.0.value()));
     }
-    Ok(Open { database, inode: inode(path).unwrap_or_default(), index: Arc::new(Mutex::new(index)) })
+    Ok(Open {
+        database,
+        inode: inode(path).unwrap_or_default(),
+        index: Arc::new(Mutex::new(index)),
+        #[cfg(test)]
+        checked: suspected,
+    })
 }
 
 /// Makes an empty catalog, whole or not at all: half a one, for which there was no room, could never be opened.
@@ -503,6 +513,39 @@ mod tests {
         let mut all = Vec::new();
         catalog.for_each(|task, entry, used| all.push((task, entry.is_some(), used))).unwrap();
         assert_eq!(all, vec![(a, true, later)]);
+    }
+
+    #[test]
+    fn only_what_was_not_closed_in_good_order_is_looked_at_as_a_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, crashed) = (dir.path().join("catalog.redb"), dir.path().join("crashed.redb"));
+        let catalog = Catalog::at(path.clone());
+        let was_checked = |catalog: &Catalog| {
+            catalog.open().unwrap();
+            catalog.database.read().unwrap().as_ref().unwrap().checked
+        };
+        catalog.insert(&TaskId::from([1; 32]), &entry(0), UNIX_EPOCH).unwrap();
+        std::fs::copy(&path, &crashed).unwrap();
+        catalog.close();
+        assert!(!was_checked(&catalog));
+        drop(catalog);
+        assert!(was_checked(&Catalog::at(crashed)));
+        assert!(was_checked(&Catalog::suspected(path)));
+    }
+
+    #[test]
+    fn what_is_not_there_is_known_without_a_look_at_the_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let catalog = Catalog::at(dir.path().join("catalog.redb"));
+        let (a, b) = (TaskId::from([1; 32]), TaskId::from([2; 32]));
+        assert_eq!(catalog.lacks(&a), None, "nobody has opened it");
+        catalog.insert(&a, &entry(0), UNIX_EPOCH).unwrap();
+        assert_eq!((catalog.lacks(&a), catalog.lacks(&b)), (Some(false), Some(true)));
+        catalog.close();
+        catalog.open().unwrap();
+        assert_eq!((catalog.lacks(&a), catalog.lacks(&b)), (Some(false), Some(true)));
+        catalog.remove(&[a]).unwrap();
+        assert_eq!(catalog.lacks(&a), Some(true));
     }
 
     #[test]

@@ -266,6 +266,19 @@ mod tests {
     }
 
     #[test]
+    fn a_file_of_holes_makes_no_way_for_itself() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(config(dir.path(), 10 * MIB)).unwrap();
+        store.import(&task(1), &file(&content(1, 8 * MIB))).unwrap();
+        let holes = tempfile::tempfile().unwrap();
+        holes.set_len(9 * MIB).unwrap();
+        assert_eq!(store.import(&task(2), &holes).unwrap_err().kind(), io::ErrorKind::StorageFull);
+        assert!(matches!(store.stat(&task(1)).unwrap(), Stored::Complete { .. }));
+        store.import(&task(2), &file(&content(2, 9 * MIB))).unwrap();
+        assert!(matches!(store.stat(&task(1)).unwrap(), Stored::Absent));
+    }
+
+    #[test]
     fn imported_content_has_no_origin_to_be_asked_anew() {
         let dir = tempfile::tempdir().unwrap();
         let config = super::super::StoreConfig { expire: Duration::ZERO, ..config(dir.path(), u64::MAX) };

@@ -193,3 +193,103 @@ fn what_was_checked_is_not_read_again() {
     assert_eq!(store.resume(&task(1), &other_hash).unwrap().unwrap().1, [held[0]]);
     assert_eq!(store.resume(&task(1), &[]).unwrap().unwrap().1, []);
 }
+
+#[test]
+fn a_catalog_that_was_thrown_back_takes_no_download_for_complete() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(config(dir.path(), u64::MAX)).unwrap();
+    (1..=2).for_each(|n| store_complete(&store, &task(n), 3 * PIECE));
+    store.close().unwrap();
+    let older = std::fs::read(dir.path().join(CATALOG)).unwrap();
+    store.forget(&[task(1)]).unwrap();
+    let mut partial = store.create(&task(1), record(3 * PIECE)).unwrap();
+    let hash = write_piece(&mut partial, 1, 7);
+    // A crash between the entry of this one and the end of its journal.
+    std::fs::write(journal_path(&store.path(&task(2))), "x").unwrap();
+    store.close().unwrap();
+    drop((store, partial));
+    std::fs::write(dir.path().join(CATALOG), older).unwrap();
+
+    let store = Store::open(config(dir.path(), u64::MAX)).unwrap();
+    assert!(store.complete(&task(1)).unwrap().is_none());
+    assert_eq!(store.resume(&task(1), &[]).unwrap().unwrap().1, [(PieceIndex::new(1), hash)]);
+    assert!(store.complete(&task(2)).unwrap().is_some());
+    assert_eq!(store.used(), 6 * PIECE);
+}
+
+#[test]
+fn a_folder_is_ours_also_while_its_catalog_is_closed() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(config(dir.path(), u64::MAX)).unwrap();
+    store.catalog.close();
+    let refused = check(dir.path(), true).unwrap_err().to_string();
+    assert!(refused.contains("another process uses it"), "{refused}");
+    let refused = Store::open(config(dir.path(), u64::MAX)).unwrap_err().to_string();
+    assert!(refused.contains("another process uses it"), "{refused}");
+    drop(store);
+    check(dir.path(), true).unwrap();
+}
+
+#[test]
+fn looking_through_the_folder_again_counts_nothing_twice_and_forgets_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(config(dir.path(), u64::MAX)).unwrap();
+    store_complete(&store, &task(1), LARGE);
+    store_complete(&store, &task(2), MIB);
+    let large = store.create(&task(3), record(3 * PIECE)).unwrap();
+    let small = store.create(&task(4), record(MIB)).unwrap();
+    let claimed = store.space.claim(5 * MIB).unwrap();
+    let all = LARGE + MIB + 3 * PIECE + MIB + 5 * MIB;
+    assert_eq!(store.used(), all);
+    store.tidy().unwrap();
+    assert_eq!(store.used(), all);
+    drop((small, claimed, large));
+    store.discard(&task(3)).unwrap();
+    assert_eq!(store.used(), LARGE + MIB);
+}
+
+fn allocated(store: &Store, task: &TaskId) -> u64 {
+    std::os::unix::fs::MetadataExt::blocks(&std::fs::metadata(store.path(task)).unwrap()) * 512
+}
+
+#[test]
+fn space_is_allocated_while_bytes_come_and_counted_before() {
+    const LENGTH: u64 = 40 * MIB;
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(config(dir.path(), u64::MAX)).unwrap();
+    let mut partial = store.create(&task(1), record(LENGTH)).unwrap();
+    assert_eq!((store.used(), store.space.promised()), (LENGTH, LENGTH));
+    assert!(allocated(&store, &task(1)) < MIB);
+    let reservation = partial.take_reservation().unwrap();
+    let steps = std::cell::Cell::new(0);
+    let stops = || {
+        steps.set(steps.get() + 1);
+        steps.get() > 2
+    };
+    reservation.allocate(&store, stops).unwrap();
+    assert_eq!(store.space.promised(), 0, "nobody wants the rest");
+    assert!((32 * MIB..LENGTH).contains(&allocated(&store, &task(1))));
+    drop(partial);
+
+    // Who goes on has the rest allocated.
+    let (mut partial, _) = store.resume(&task(1), &[]).unwrap().unwrap();
+    assert!(store.space.promised() > 0);
+    partial.take_reservation().unwrap().allocate(&store, || false).unwrap();
+    assert!(allocated(&store, &task(1)) >= LENGTH);
+    assert!(store.space.promised() == 0);
+}
+
+#[test]
+fn what_the_disk_has_is_promised_once() {
+    const GIB: u64 = 1 << 30;
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(config(dir.path(), u64::MAX)).unwrap();
+    let available = store.disk().unwrap().available;
+    let most = store.create(&task(1), record(available.saturating_sub(GIB))).unwrap();
+    let refused = store.create(&task(2), record(2 * GIB)).unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::StorageFull);
+    assert!(!store.path(&task(2)).exists());
+    drop(most);
+    store.discard(&task(1)).unwrap();
+    drop(store.create(&task(2), record(2 * GIB)).unwrap());
+}
