@@ -18,7 +18,7 @@ impl<Q: Clone + Eq + Hash, A: Clone> Together<Q, A> {
     /// # Cancel safety
     /// When the one goes away who asks for all, another does it in his place.
     pub(crate) async fn ask(&self, question: &Q, ask: impl Future<Output = A>) -> A {
-        let cell = Arc::clone(self.lock().entry(question.clone()).or_insert_with(Arc::default));
+        let cell = Arc::clone(self.lock().entry(question.clone()).or_default());
         let asked = Asked { all: self, question, cell };
         asked.cell.get_or_init(|| ask).await.clone()
     }

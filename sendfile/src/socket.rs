@@ -128,18 +128,17 @@ mod tests {
     async fn regions_arrive_between_other_bytes_and_were_never_in_memory() {
         let (file, content) = file();
         let (mut here, mut there) = pair().await;
-        let part = region::region(&file, 0, LENGTH).unwrap().unwrap();
+        let part = region(&file, 0, LENGTH).unwrap().unwrap();
         let (head, tail) = (Bytes::from_static(b"head"), Bytes::from_static(b"tail"));
         let mut all = head.chain(part.clone()).chain(tail);
-        let reader = tokio::spawn(async move {
-            let mut got = Vec::new();
-            there.read_to_end(&mut got).await.unwrap();
-            got
-        });
-        here.write_all_buf(&mut all).await.unwrap();
-        here.shutdown().await.unwrap();
-        let expected = [b"head", content.as_slice(), b"tail"].concat();
-        assert!(reader.await.unwrap() == expected);
+        let write = async {
+            here.write_all_buf(&mut all).await.unwrap();
+            here.shutdown().await.unwrap();
+        };
+        let mut got = Vec::new();
+        let (_, read) = tokio::join!(write, there.read_to_end(&mut got));
+        read.unwrap();
+        assert!(got == [b"head", content.as_slice(), b"tail"].concat());
         assert_eq!(in_memory(&part), 0);
         assert_eq!(part[..5], content[..5]);
         assert_ne!(in_memory(&part), 0, "the measurement sees nothing");
@@ -149,7 +148,7 @@ mod tests {
     async fn what_was_cut_off_is_an_error() {
         let (file, _) = file();
         let (mut here, mut there) = pair().await;
-        let mut part = region::region(&file, 0, LENGTH).unwrap().unwrap();
+        let mut part = region(&file, 0, LENGTH).unwrap().unwrap();
         file.set_len(10).unwrap();
         let (sent, got) = tokio::join!(
             async {

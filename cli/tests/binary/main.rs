@@ -9,6 +9,7 @@ mod environment;
 mod explain;
 mod metrics;
 #[path = "../../../upstream/tests/upstream/name_server.rs"]
+#[expect(dead_code, reason = "some of it is for the tests beside it alone")]
 mod name_server;
 mod names;
 mod process;

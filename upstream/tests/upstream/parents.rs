@@ -23,7 +23,7 @@ fn through(url: &str, ca: &Ca) -> Route {
 #[test]
 fn it_is_told_who_knows_where_the_parent_is() {
     let servers: Arc<[std::net::SocketAddr]> = ["192.0.2.53:53".parse().unwrap()].into();
-    let addresses: Arc<[std::net::IpAddr]> = ["192.0.2.7".parse().unwrap()].into();
+    let addresses: Arc<[IpAddr]> = ["192.0.2.7".parse().unwrap()].into();
     for (url, lookup, says) in [
         (
             "http://parent:3128",

@@ -143,7 +143,9 @@ impl Store {
         // From here on an eviction may come across it.
         for (waiting, (place, length)) in group.iter().zip(&extents) {
             lock(&self.packs.segments).take(*place, *length);
-            waiting.file.take_claim().map(super::Claim::keep);
+            if let Some(claim) = waiting.file.take_claim() {
+                claim.keep();
+            }
         }
         if let Err(error) = self.catalog.insert_all(&entries, SystemTime::now()) {
             self.packs.free(&extents);
