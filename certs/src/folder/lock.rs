@@ -98,13 +98,13 @@ mod tests {
         let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         at(dir.path());
         let folder = CaFolder::at(dir.path());
-        for name in ["ca.key", "ca.crt"] {
+        folder.announce(&PermittedNames::default(), None).unwrap();
+        for name in ["ca.key", "ca.crt", "next.pem"] {
             let (file, theirs) = (dir.path().join(name), elsewhere.path().join(name));
             fs::rename(&file, &theirs).unwrap();
             symlink(&theirs, &file).unwrap();
             // As secrets are mounted: the folder is the reader's own, or root's.
             folder.read().unwrap();
-            folder.announce(&PermittedNames::default(), None).unwrap();
             if fs::metadata(dir.path()).unwrap().uid() == 0 {
                 chown(dir.path(), Some(65_534), Some(65_534)).unwrap();
                 let error = folder.read().unwrap_err().to_string();
