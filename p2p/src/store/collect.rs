@@ -210,13 +210,14 @@ impl Store {
 
     /// At start, and when the disk is back: counts what is there, and removes what neither the catalog nor a journal knows.
     pub(super) fn tidy(&self) -> io::Result<()> {
+        // Whatever is entered from here on was not seen.
+        let mut writer = self.packs.lock_writer();
+        let _names = lock(&self.names);
         let (packed, own, mut lost) = self.entries()?;
         let extents: Vec<_> = packed.iter().map(|(_, place, length)| (*place, *length)).collect();
-        let lost_places: HashSet<Place> = self.packs.load(&extents)?.into_iter().collect();
-        lost.extend(
-            packed.iter().filter(|(_, place, _)| lost_places.contains(place)).map(|(task, ..)| *task),
-        );
-        let _names = lock(&self.names);
+        let lost_places: HashSet<Place> = self.packs.load(&mut writer, &extents)?.into_iter().collect();
+        let is_lost = |place: &Place| lost_places.contains(place);
+        lost.extend(packed.iter().filter(|(_, place, _)| is_lost(place)).map(|(task, ..)| *task));
         let (known, spoiled) = self.judge_own(own, &mut lost)?;
         if !spoiled.is_empty() {
             // The files of that name are those of a download that began later.

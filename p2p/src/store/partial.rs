@@ -122,7 +122,7 @@ impl Store {
         layout: PieceLayout,
         claim: Claim,
     ) -> io::Result<Partial> {
-        let claim = if self.may_stage(task, layout) {
+        let mut claim = if self.may_stage(task, layout) {
             match self.stage(task, record.clone(), layout, claim) {
                 Ok(staged) => return Ok(staged),
                 Err(claim) => claim,
@@ -130,6 +130,8 @@ impl Store {
         } else {
             claim
         };
+        // A file gives back what it is long.
+        claim.shrink(layout.length());
         let created = self.create_file(task, record, layout, claim);
         if created.is_err() {
             self.discard(task)?;

@@ -95,6 +95,15 @@ impl Claim {
     }
 }
 
+impl Claim {
+    /// Gives back what is more than `bytes`.
+    pub(super) fn shrink(&mut self, bytes: u64) {
+        let more = self.bytes.saturating_sub(bytes);
+        self.bytes -= more;
+        lock(&self.space.counts).claimed -= more;
+    }
+}
+
 impl Drop for Claim {
     fn drop(&mut self) {
         lock(&self.space.counts).claimed -= self.bytes;

@@ -24,7 +24,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 pub(super) use group::Waiting;
 pub(super) use segments::{Extent, Place, extent_length, list, path};
@@ -57,7 +57,7 @@ pub(super) struct Packs {
 
 /// The segment that is appended to.
 #[derive(Debug, Default)]
-struct Writer {
+pub(super) struct Writer {
     open: Option<Newest>,
     /// Where the next segment would go on, or the number of the next one.
     next: Place,
@@ -159,10 +159,14 @@ impl Packs {
         self.free(&[]);
     }
 
+    /// Nobody writes to a segment, or enters what was written there, until this is dropped.
+    pub(super) fn lock_writer(&self) -> MutexGuard<'_, Writer> {
+        lock(&self.writer)
+    }
+
     /// As the catalog has it: begins anew, with these extents. Removes segments in which there is nothing, and what is behind
     /// the last object of the newest. Gives the places whose bytes are not there.
-    pub(super) fn load(&self, extents: &[(Place, u64)]) -> io::Result<Vec<Place>> {
-        let mut writer = lock(&self.writer);
+    pub(super) fn load(&self, writer: &mut Writer, extents: &[(Place, u64)]) -> io::Result<Vec<Place>> {
         let (mut segments, next, lost) = segments::load(&self.dir, extents, writer.next.segment)?;
         let mut current = lock(&self.segments);
         segments.follow(std::mem::take(&mut current));

@@ -227,14 +227,20 @@ impl Segments {
     /// Removes segments in which there is nothing, but for the newest, which is appended to.
     fn remove_empty(&mut self, dir: &Path, gone: &mut Vec<(Place, u64)>) {
         let newest = self.all.last_key_value().map(|(number, _)| *number);
-        let numbers: HashSet<u32> = gone.iter().map(|(place, _)| place.segment).collect();
-        for number in numbers {
-            let is_empty = self.all.get(&number).is_some_and(|segment| segment.live == 0);
-            if is_empty && Some(number) != newest && remove_file(&path(dir, number)).is_ok() {
+        let is_empty = |(number, segment): &(&u32, &Segment)| segment.live == 0 && Some(**number) != newest;
+        let empty: Vec<u32> = self.all.iter().filter(is_empty).map(|(number, _)| *number).collect();
+        for number in empty {
+            if remove_file(&path(dir, number)).is_ok() {
                 self.all.remove(&number);
                 gone.retain(|(place, _)| place.segment != number);
             }
         }
+    }
+
+    /// Bytes in a segment that the catalog names.
+    #[cfg(test)]
+    pub(super) fn live(&self, number: u32) -> u64 {
+        self.all.get(&number).map_or(0, |segment| segment.live)
     }
 
     /// Gives the space of a stretch back to the file system.

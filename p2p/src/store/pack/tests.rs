@@ -165,13 +165,14 @@ fn a_crash_while_a_group_is_written_leaves_what_was_there_and_nothing_half() {
     let crashes = crashes(&store, dir.path(), || put(&store, 2, 20 * KIB));
     assert_eq!(steps(&crashes), [Step::Written, Step::Flushed, Step::Entered]);
     for (step, there) in crashes {
+        let used = open(there.path()).used();
+        assert!(blocks(there.path()) <= used, "{step:?}: what is nobody's takes space");
         let store = is_sound(there.path());
         assert_has(&store, 1, 10 * KIB);
         let second = get(&store, &task(2));
         assert_eq!(second.is_some(), step == Step::Entered, "{step:?}");
         assert!(second.is_none_or(|second| second == bytes(2, 20 * KIB)));
         assert_eq!(store.used(), if step == Step::Entered { 32 * KIB } else { 12 * KIB }, "{step:?}");
-        assert!(blocks(there.path()) <= store.used(), "{step:?}: what is nobody's takes space");
     }
 }
 
@@ -300,14 +301,18 @@ fn what_cannot_be_written_takes_nothing() {
 fn memory_is_bounded_and_nobody_waits_for_it() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
-    let mut fetching: Vec<_> = (0..40).map(|seed| fetched(&store, seed, MIB)).collect();
+    const LENGTH: u64 = MIB - 5;
+    let mut fetching: Vec<_> = (0..40).map(|seed| fetched(&store, seed, LENGTH)).collect();
     let staged = fetching.iter().filter(|(partial, _)| partial.file.is_staged()).count();
-    assert_eq!(staged as u64, STAGED_BYTES / MIB);
+    assert_eq!(staged as u64, STAGED_BYTES / LENGTH);
+    assert_eq!(store.used(), 32 * MIB + 8 * LENGTH);
+    (32..40).for_each(|seed| store.discard(&task(seed)).unwrap());
+    assert_eq!(store.used(), 32 * MIB, "files give back what they have taken");
     fetching.truncate(20);
     for (seed, (partial, hash)) in (0..).zip(fetching) {
         store.commit(&task(seed), &partial, vec![hash]).unwrap();
     }
-    (0..20).for_each(|seed| assert_has(&store, seed, MIB));
+    (0..20).for_each(|seed| assert_has(&store, seed, LENGTH));
     assert!(fetched(&store, 50, MIB).0.file.is_staged());
 }
 
@@ -322,11 +327,24 @@ fn what_was_let_go_of_early_is_not_let_go_of_twice() {
     store.packs.free_early((place, 64 * KIB));
     assert!(get(&store, &task(1)).is_none(), "there is a hole where it was");
     assert!(store.is_absent(&task(1)));
-    assert_eq!(lock(&store.packs.segments).sparse(SEGMENT_BYTES, 1), [], "the newest is not sparse");
+    assert_eq!(lock(&store.packs.segments).live(place.segment), 64 * KIB);
     assert_has(&store, 2, 64 * KIB);
     put(&store, 3, 64 * KIB);
     drop(store);
     assert_has(&is_sound(dir.path()), 2, 64 * KIB);
+}
+
+#[test]
+fn a_segment_that_is_empty_goes_when_it_is_not_the_newest_any_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    (0..16).for_each(|seed| put(&store, seed, 256 * KIB));
+    store.forget(&(0..16).map(task).collect::<Vec<_>>()).unwrap();
+    assert_eq!(segments(dir.path()), 1, "it is appended to");
+    (20..22).for_each(|seed| put(&store, seed, 256 * KIB));
+    store.collect(std::time::SystemTime::now()).unwrap();
+    assert_eq!(list(&dir.path().join("packs")).unwrap(), [dir.path().join("packs/00000002.pack")]);
+    (20..22).for_each(|seed| assert_has(&store, seed, 256 * KIB));
 }
 
 /// A store with three segments of sixteen, in the first two of which little is left.
