@@ -7,6 +7,7 @@ use crate::engine::Suspended;
 use crate::schedule;
 use darter_protocol::scheduler::{Content, LeaseOutcome};
 use darter_protocol::{PieceHash, hash};
+use futures_util::StreamExt as _;
 use std::io;
 use std::sync::{Arc, PoisonError};
 use tokio::task::JoinError;
@@ -79,7 +80,8 @@ impl Transfer {
         loop {
             let event = tokio::select! {
                 Some(event) = self.events.recv() => event,
-                ended = self.jobs.join_next() => match ended {
+                Some(()) = self.near.next() => continue,
+                ended = self.jobs.join_next(), if self.near.is_empty() => match ended {
                     Some(_) => continue,
                     None => break,
                 },

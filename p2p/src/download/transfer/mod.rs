@@ -27,7 +27,9 @@ use crate::verify::Verifier;
 use darter_protocol::scheduler::PeerPacket;
 use darter_protocol::{HostId, PieceHash, PieceIndex, PieceLayout, PieceSet};
 use darter_swarm::{Action, Limits, Swarm};
+use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
 use rand::rngs::SmallRng;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -68,6 +70,9 @@ pub(super) struct Transfer {
     joining: Option<BoxFuture<'static, Result<(Conversation, PeerPacket), Status>>>,
     counts: Counts,
     jobs: JoinSet<()>,
+    /// Jobs of content in memory, which never block: to hand them to other threads, and hear from there, would cost more than
+    /// what they do.
+    near: FuturesUnordered<BoxFuture<'static, ()>>,
     /// Jobs that write or read the file and have not said their last word.
     at_work: usize,
     events: mpsc::Receiver<Event>,
@@ -131,6 +136,7 @@ impl Transfer {
             outbox: Outbox::default(),
             joining: None,
             jobs: JoinSet::new(),
+            near: FuturesUnordered::new(),
             at_work: 0,
             download,
             known,
@@ -217,6 +223,7 @@ impl Transfer {
             let alone = scheduled.talk.is_none() && self.joining.is_none();
             let ended = tokio::select! {
                 Some(event) = self.events.recv() => self.handle_event(event),
+                Some(()) = self.near.next() => Ok(()),
                 Some(ended) = self.jobs.join_next() => no_panic(ended),
                 packet = next_packet(&mut scheduled.talk) => match packet {
                     Some(packet) => self.handle_packet(packet),
@@ -331,7 +338,11 @@ impl Transfer {
 
     fn spawn(&mut self, job: impl Future<Output = ()> + Send + 'static) {
         self.at_work += 1;
-        self.jobs.spawn(job.in_current_span());
+        if self.known.file.is_staged() {
+            self.near.push(Box::pin(job.in_current_span()));
+        } else {
+            self.jobs.spawn(job.in_current_span());
+        }
     }
 
     fn handle_event(&mut self, event: Event) -> Result<(), End> {
