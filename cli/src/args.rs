@@ -141,8 +141,18 @@ pub(crate) struct Scheduler {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Explain {
     /// What is asked for: an http:// or https:// URL, or a path that comes to the mirror, like /v2/library/alpine/manifests/latest
-    #[arg(value_name = "URL")]
-    pub(crate) url: String,
+    #[arg(value_name = "URL", required_unless_present = "task", conflicts_with = "task")]
+    pub(crate) url: Option<String>,
+    /// Instead of a request: whom a host gets as partners for a task (an id of `darter status --json`), and why not the
+    /// others; asks the task's scheduler
+    #[arg(long, value_name = "ID")]
+    pub(crate) task: Option<darter_protocol::TaskId>,
+    /// With --task: the host that asks (an id of `darter status`) [default: one that is nowhere and has nothing]
+    #[arg(long, value_name = "ID", requires = "task", conflicts_with_all = ["headers", "request", "client"])]
+    pub(crate) host: Option<String>,
+    /// With --task: the schedulers, as `darter status` takes them
+    #[arg(long, value_name = "ADDR", value_delimiter = ',', requires = "task", conflicts_with = "config")]
+    pub(crate) scheduler: Vec<String>,
     /// A header of the request, like 'Authorization: Bearer ..'; may be given more than once
     #[arg(long = "header", short = 'H', value_name = "HEADER", value_parser = header)]
     pub(crate) headers: Vec<(String, String)>,

@@ -1,17 +1,23 @@
-//! `darter explain URL`: why a request is answered as it is.
+//! `darter explain URL`: why a request is answered as it is; with `--task`: why a host has the partners that it has.
 
 use std::io;
 use std::path::PathBuf;
+
+use darter_protocol::{Ring, TaskId};
 
 use crate::args;
 use crate::config::{self, directories};
 use crate::control::{self, Explain, Said};
 use crate::exit::{self, Failure};
+use crate::status;
 
 /// Asks the daemon that runs on this host, and prints every step.
 pub(crate) async fn run(args: args::Explain) -> exit::Result {
-    let question =
-        Explain { url: args.url, method: args.request, headers: args.headers, client: args.client };
+    if let Some(task) = args.task {
+        return partners(task, args).await;
+    }
+    let url = args.url.unwrap_or_default();
+    let question = Explain { url, method: args.request, headers: args.headers, client: args.client };
     let said = control::ask(&socket(args.config, args.work_home)?, &question).await?;
     if args.json {
         let steps =
@@ -21,6 +27,24 @@ pub(crate) async fn run(args: args::Explain) -> exit::Result {
         exit::say(io::stdout(), &table(&said));
     }
     Ok(())
+}
+
+/// Whom the policy takes for a task, as its scheduler says.
+async fn partners(task: TaskId, args: args::Explain) -> exit::Result {
+    let schedulers = status::schedulers(args.scheduler, args.config.as_deref())?;
+    let ring = Ring::new(schedulers);
+    let host = args.host.unwrap_or_default();
+    let mut failures = Vec::new();
+    for address in ring.order(&task) {
+        match status::explain(address, &task, &host).await {
+            Ok(explained) => {
+                exit::say(io::stdout(), explained.show(args.json)?.trim_end());
+                return Ok(());
+            }
+            Err(why) => failures.push(format!("{address}: {why}")),
+        }
+    }
+    Err(Failure::unavailable(format!("no scheduler answers ({})", failures.join("; "))))
 }
 
 /// Where the daemon listens: as its configuration says, or a folder, or where it works without either.

@@ -130,6 +130,7 @@ impl Cluster {
         if life.host.draining != host.draining {
             self.world.judged.push(key);
         }
+        life.uploads.hear(host.free_uploads);
         life.host = host;
         if moved {
             for task in life.tasks.clone() {

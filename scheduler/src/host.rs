@@ -65,9 +65,40 @@ pub(crate) struct Life {
     pub(crate) deleted: BTreeSet<TaskId>,
     /// How it served others, over all its lives.
     pub(crate) conduct: Conduct,
+    pub(crate) uploads: Uploads,
     /// Bytes that others said they got from it, in this life.
     pub(crate) served: u64,
     pub(crate) since: Instant,
+}
+
+/// What a host said of its upload slots, and what came of it since.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Uploads {
+    /// How many more it could begin when it said so last.
+    pub(crate) free: Option<u32>,
+    /// To how many it was named since.
+    pub(crate) named: u32,
+}
+
+/// Of those to whom a host is named, one in this many asks it at the same moment: a peer has twenty partners and fetches
+/// from a few of them at a time.
+const ASKING: u32 = 4;
+
+impl Uploads {
+    /// Whether nobody should be sent there now.
+    pub(crate) const fn is_busy(self) -> bool {
+        match self.free {
+            Some(free) => self.named / ASKING >= free,
+            None => false,
+        }
+    }
+
+    /// It says anew how many are free.
+    pub(crate) const fn hear(&mut self, free: Option<u32>) {
+        if free.is_some() {
+            *self = Self { free, named: 0 };
+        }
+    }
 }
 
 /// How a host may be named to others, as each of its peers keeps it.
@@ -171,6 +202,7 @@ impl Hosts {
         self.by_id.insert(host.id.clone(), key);
         let mut conduct = self.remembered.remove(&host.id).unwrap_or_default();
         conduct.restarted(now);
+        let uploads = Uploads { free: host.free_uploads, named: 0 };
         let life = Life {
             host,
             lifeline,
@@ -178,6 +210,7 @@ impl Hosts {
             downloads: 0,
             deleted: BTreeSet::new(),
             conduct,
+            uploads,
             served: 0,
             since: now,
         };

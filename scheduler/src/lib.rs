@@ -8,7 +8,7 @@
 //! - `message.rs`: what a daemon's message must look like before the state sees it.
 //! - `speakers.rs`: which connection speaks for which host.
 //! - `shared.rs`, `talk.rs`, `service.rs`, `server.rs`: its mutex and clock, its streams, its calls, its listener.
-//!   `metrics.rs`: its numbers. `view.rs`: what it shows to people.
+//!   `metrics.rs`: its numbers. `view.rs`, `explain.rs`: what it shows to people.
 //!
 //! All state is soft and in memory: after a restart the daemons connect again and announce what they hold. The scheduler
 //! sees ids, lengths, hashes and counts, and no URL and no credential.
@@ -18,6 +18,7 @@
 mod bag;
 mod cluster;
 mod conduct;
+mod explain;
 mod hashes;
 mod host;
 mod lease;

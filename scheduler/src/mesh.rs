@@ -48,17 +48,7 @@ impl Task {
                 pool.extend(self.sources.iter_anywhere(rng).find(fits));
             }
         }
-        pool.into_iter().map(|supplier| self.candidate(cx, key, supplier)).collect()
-    }
-
-    fn candidate(&self, cx: &Cx<'_>, asker: HostKey, host: HostKey) -> Candidate {
-        Candidate {
-            host,
-            source: self.is_source(host),
-            seed: cx.world.hosts.is_seed(host),
-            nearness: cx.world.hosts.nearness(asker, host),
-            partners: self.download(host).map_or(0, |download| download.partners.len()),
-        }
+        pool.into_iter().map(|supplier| self.seen_by(&cx.world.hosts, Some(key), supplier)).collect()
     }
 
     /// Names a supplier, who is new as such: a source to all that have none, any to peers that lack partners.
@@ -71,7 +61,7 @@ impl Task {
         let mut pool = self.lonely.some(SNAPSHOT, &mut cx.world.rng);
         pool.extend(self.hungry.some(SNAPSHOT, &mut cx.world.rng));
         let fitting = pool.into_iter().filter(|peer| fits(self, *peer));
-        let candidates = fitting.map(|peer| self.candidate(cx, key, peer)).collect();
+        let candidates = fitting.map(|peer| self.seen_by(&cx.world.hosts, Some(key), peer)).collect();
         for peer in policy::invite(candidates, self.room(key), &mut cx.world.rng) {
             self.link(cx, peer, key);
         }
@@ -144,6 +134,9 @@ impl Task {
             return;
         }
         download.partners.insert(partner, named);
+        if let Some(life) = cx.world.hosts.life_mut(partner) {
+            life.uploads.named += 1;
+        }
         if let Some(partner) = self.peers.get_mut(&partner) {
             partner.named_to.insert(peer);
         }

@@ -5,10 +5,10 @@
 //! 2. *Nearest first.* The same idc, then the longest common beginning of `location`; equals in random order.
 //! 3. *Some strangers.* One in [`STRANGERS`] of the other partners is drawn regardless of distance. A mesh of nearest
 //!    neighbours alone falls into islands, and an island without a source starves.
-//! 4. *Nobody overrun.* A downloader that has [`PARTNERS`] partners is named to no more peers, unless the asker would
-//!    otherwise have fewer than [`ENOUGH`].
+//! 4. *Nobody overrun.* A downloader that has [`PARTNERS`] partners, and a host whose upload slots are all taken, is named
+//!    to no more peers, unless the asker would otherwise have fewer than [`ENOUGH`], or no source.
 //!
-//! Who may be named at all (alive, not reported failed, not struck for corruption) is the caller's to say: these
+//! Who may be named at all (alive, not draining, not reported failed, not quarantined) is the caller's to say: these
 //! functions choose among those that may. They read no clock and draw only on the generator that they are given, so the
 //! same snapshot and seed give the same answer.
 
@@ -45,6 +45,11 @@ impl Nearness {
     pub(crate) fn between(a: (&str, &str), b: (&str, &str)) -> Self {
         Self { same_idc: !a.0.is_empty() && a.0 == b.0, common_location: common_parts(a.1, b.1) }
     }
+
+    /// Whether the idc is the same, and how many parts of the location are.
+    pub(crate) const fn parts(self) -> (bool, usize) {
+        (self.same_idc, self.common_location)
+    }
 }
 
 /// How many parts, from the first on, are the same and not empty.
@@ -63,6 +68,8 @@ pub(crate) struct Candidate {
     pub(crate) nearness: Nearness,
     /// How many partners it has itself; 0 for one that downloads nothing.
     pub(crate) partners: usize,
+    /// It said that all its upload slots are taken, or will be by those to whom it was named since.
+    pub(crate) busy: bool,
 }
 
 /// What the peer that asks has already.
@@ -73,13 +80,68 @@ pub(crate) struct Asker {
     pub(crate) sources: usize,
 }
 
+/// Why a candidate was taken, or was not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// In one of the places that are kept for holders of everything and seeds.
+    Source,
+    /// Nobody who could be taken is nearer.
+    Near,
+    /// By chance, near or far.
+    Stranger,
+    /// It holds everything, and peers left places free.
+    Spare,
+    /// It is full or busy, and the asker would have too few without it.
+    Needed,
+    /// The asker has all its partners, and what it needs among them.
+    Enough,
+    /// Others are nearer, or chance took others.
+    Farther,
+    /// It has all the partners that a downloader gets.
+    Full,
+    /// Its upload slots are taken.
+    Busy,
+}
+
+impl Verdict {
+    pub(crate) const fn takes(self) -> bool {
+        matches!(self, Self::Source | Self::Near | Self::Stranger | Self::Spare | Self::Needed)
+    }
+
+    /// For people.
+    pub(crate) const fn words(self) -> &'static str {
+        match self {
+            Self::Source => "a place kept for holders of everything and seeds",
+            Self::Near => "nobody is nearer",
+            Self::Stranger => "by chance: some partners are from anywhere",
+            Self::Spare => "it holds everything, and there was a free place",
+            Self::Needed => "it is full or busy, and there are too few others",
+            Self::Enough => "there are enough partners",
+            Self::Farther => "others are nearer, or chance took others",
+            Self::Full => "it has all the partners that it gets",
+            Self::Busy => "its upload slots are taken",
+        }
+    }
+}
+
 /// The partners that the asker gets in addition to those it has: as many as bring it to [`PARTNERS`], and one source
 /// beyond that when it has none.
-pub(crate) fn choose(asker: Asker, mut candidates: Vec<Candidate>, rng: &mut impl Rng) -> Vec<HostKey> {
+pub(crate) fn choose(asker: Asker, candidates: Vec<Candidate>, rng: &mut impl Rng) -> Vec<HostKey> {
+    let decided = decide(asker, candidates, rng).into_iter();
+    decided.filter(|(_, verdict)| verdict.takes()).map(|(candidate, _)| candidate.host).collect()
+}
+
+/// The same with its reasons: every candidate once, those that are taken in the order in which they were.
+pub(crate) fn decide(
+    asker: Asker,
+    mut candidates: Vec<Candidate>,
+    rng: &mut impl Rng,
+) -> Vec<(Candidate, Verdict)> {
     candidates.shuffle(rng);
     candidates.sort_by_key(|candidate| Reverse(candidate.nearness));
+    let mut decided = Vec::with_capacity(candidates.len());
     let (mut first, mut others): (Vec<_>, Vec<_>) = candidates.into_iter().partition(|c| c.source || c.seed);
-    first.sort_by_key(|candidate| !candidate.source);
+    first.sort_by_key(|candidate| (!candidate.source, candidate.busy));
 
     let mut room = PARTNERS.saturating_sub(asker.partners);
     let from_first = if asker.sources == 0 && first.first().is_some_and(|c| c.source) {
@@ -88,18 +150,29 @@ pub(crate) fn choose(asker: Asker, mut candidates: Vec<Candidate>, rng: &mut imp
     } else {
         SOURCES.saturating_sub(asker.sources).min(room)
     };
-    let spare = first.split_off(from_first.min(first.len()));
-    let mut chosen = first;
-    room -= chosen.len();
+    // One source is taken though it is busy: whoever knows none would go to the origin.
+    let free =
+        first.iter().enumerate().take_while(|(n, c)| !c.busy || *n == 0 && c.source && asker.sources == 0);
+    let spare = first.split_off(free.count().min(from_first));
+    decided.extend(first.into_iter().map(|candidate| (candidate, Verdict::Source)));
 
-    let full: Vec<_> = others.extract_if(.., |candidate| candidate.partners >= PARTNERS).collect();
-    chosen.extend(nearest_and_strangers(others, room, rng));
-    let room = PARTNERS.saturating_sub(asker.partners + chosen.len());
-    chosen.extend(spare.into_iter().take(room));
+    let (busy, mut spare): (Vec<_>, Vec<_>) = spare.into_iter().partition(|candidate| candidate.busy);
+    let unusable = |candidate: &mut Candidate| candidate.busy || candidate.partners >= PARTNERS;
+    let full: Vec<_> = busy.into_iter().chain(others.extract_if(.., unusable)).collect();
+    let chosen =
+        nearest_and_strangers(&mut others, PARTNERS.saturating_sub(asker.partners + decided.len()), rng);
+    decided.extend(chosen);
+    let rest = spare.split_off(PARTNERS.saturating_sub(asker.partners + decided.len()).min(spare.len()));
+    decided.extend(spare.into_iter().map(|candidate| (candidate, Verdict::Spare)));
 
-    let missing = ENOUGH.saturating_sub(asker.partners + chosen.len());
-    chosen.extend(least_burdened(full).take(missing));
-    chosen.into_iter().map(|candidate| candidate.host).collect()
+    let missing = ENOUGH.saturating_sub(asker.partners + decided.len());
+    let mut full = least_burdened(full);
+    decided.extend(full.by_ref().take(missing).map(|candidate| (candidate, Verdict::Needed)));
+    let enough = asker.partners + decided.len() >= PARTNERS;
+    let farther = if enough && decided.is_empty() { Verdict::Enough } else { Verdict::Farther };
+    decided.extend(others.into_iter().chain(rest).map(|candidate| (candidate, farther)));
+    decided.extend(full.map(|c| (c, if c.busy { Verdict::Busy } else { Verdict::Full })));
+    decided
 }
 
 /// To whom a host that has something to give is named: to the peers that have no partner at all, then to the nearest and
@@ -107,23 +180,28 @@ pub(crate) fn choose(asker: Asker, mut candidates: Vec<Candidate>, rng: &mut imp
 pub(crate) fn invite(mut candidates: Vec<Candidate>, room: usize, rng: &mut impl Rng) -> Vec<HostKey> {
     candidates.shuffle(rng);
     candidates.sort_by_key(|candidate| Reverse(candidate.nearness));
-    let (mut chosen, others): (Vec<_>, Vec<_>) = candidates.into_iter().partition(|c| c.partners == 0);
+    let (mut chosen, mut others): (Vec<_>, Vec<_>) = candidates.into_iter().partition(|c| c.partners == 0);
     chosen.truncate(room);
-    chosen.extend(nearest_and_strangers(others, room - chosen.len(), rng));
+    let more = nearest_and_strangers(&mut others, room - chosen.len(), rng);
+    chosen.extend(more.into_iter().map(|(candidate, _)| candidate));
     chosen.into_iter().map(|candidate| candidate.host).collect()
 }
 
-/// `room` of the candidates, which come nearest first: the nearest, but for every [`STRANGERS`]th, which is anybody.
+/// Takes `room` of the candidates out, which come nearest first: the nearest, but for every [`STRANGERS`]th, which is
+/// anybody.
 fn nearest_and_strangers(
-    mut candidates: Vec<Candidate>,
+    candidates: &mut Vec<Candidate>,
     room: usize,
     rng: &mut impl Rng,
-) -> impl Iterator<Item = Candidate> {
+) -> Vec<(Candidate, Verdict)> {
     let room = room.min(candidates.len());
-    let mut far = candidates.split_off(room - room / STRANGERS);
-    let (strangers, _) = far.partial_shuffle(rng, room / STRANGERS);
-    candidates.extend_from_slice(strangers);
-    candidates.into_iter()
+    let strangers = room / STRANGERS;
+    let mut far = candidates.split_off(room - strangers);
+    let (drawn, left) = far.partial_shuffle(rng, strangers);
+    let (drawn, left) = (drawn.to_vec(), left.to_vec());
+    let near = std::mem::replace(candidates, left);
+    let near = near.into_iter().map(|candidate| (candidate, Verdict::Near));
+    near.chain(drawn.into_iter().map(|candidate| (candidate, Verdict::Stranger))).collect()
 }
 
 fn least_burdened(mut candidates: Vec<Candidate>) -> impl Iterator<Item = Candidate> {
@@ -149,6 +227,7 @@ mod tests {
             seed: false,
             nearness: Nearness::default(),
             partners: 0,
+            busy: false,
         }
     }
 
@@ -241,6 +320,49 @@ mod tests {
         let candidates = (0..50).map(busy).chain((50..60).map(peer)).collect();
         let chosen = invite(candidates, 15, &mut rng());
         assert_eq!((among(&chosen, 50..60), chosen.len()), (10, 15));
+    }
+
+    #[test]
+    fn a_busy_host_is_named_only_where_others_do_not_suffice() {
+        let busy = |candidate: Candidate| Candidate { busy: true, ..candidate };
+        let candidates = (0..30).map(|n| busy(near(n))).chain((30..60).map(peer)).collect();
+        assert_eq!(among(&choose(Asker::default(), candidates, &mut rng()), 0..30), 0);
+        let candidates = (0..30).map(|n| busy(near(n))).chain((30..32).map(peer)).collect();
+        assert_eq!(choose(Asker::default(), candidates, &mut rng()).len(), ENOUGH);
+        let sources = (0..3).map(|n| busy(source(n))).chain([source(3)]);
+        let chosen = choose(Asker::default(), sources.chain((10..40).map(peer)).collect(), &mut rng());
+        assert_eq!((among(&chosen, 0..3), among(&chosen, 3..4)), (0, 1), "the source with a free slot alone");
+    }
+
+    #[test]
+    fn one_source_is_named_though_all_are_busy() {
+        let sources = (0..3).map(|n| Candidate { busy: true, ..source(n) });
+        let chosen = choose(Asker::default(), sources.chain((10..40).map(peer)).collect(), &mut rng());
+        assert_eq!((among(&chosen, 0..3), chosen.len()), (1, PARTNERS));
+    }
+
+    #[test]
+    fn every_candidate_has_one_verdict_and_choosing_is_taking() {
+        let full = |host| Candidate { partners: PARTNERS, ..peer(host) };
+        let busy = |host| Candidate { busy: true, ..peer(host) };
+        for asker in
+            [Asker::default(), Asker { partners: 18, sources: 1 }, Asker { partners: PARTNERS, sources: 1 }]
+        {
+            let candidates: Vec<_> = (0..60)
+                .map(near)
+                .chain((100..130).map(peer))
+                .chain((200..210).map(source))
+                .chain((300..305).map(full))
+                .chain((400..405).map(busy))
+                .collect();
+            let decided = decide(asker, candidates.clone(), &mut rng());
+            let hosts: BTreeSet<_> = decided.iter().map(|(candidate, _)| candidate.host).collect();
+            assert_eq!((decided.len(), hosts.len()), (candidates.len(), candidates.len()));
+            let taken: Vec<_> = decided.iter().filter(|(_, v)| v.takes()).map(|(c, _)| c.host).collect();
+            assert_eq!(taken, choose(asker, candidates, &mut rng()));
+            let of = |host: u64| decided.iter().find(|(c, _)| c.host == HostKey::for_test(host)).unwrap().1;
+            assert_eq!((of(300), of(400)), (Verdict::Full, Verdict::Busy));
+        }
     }
 
     #[test]

@@ -166,6 +166,19 @@ impl Rpc for Service {
         Ok(Response::new(self.0.with(|cluster, now| cluster.list_hosts(now, &request))))
     }
 
+    async fn explain_task(
+        &self,
+        request: Request<proto::ExplainTaskRequest>,
+    ) -> Result<Response<proto::ExplainTaskResponse>, Status> {
+        let request = request.into_inner();
+        let task = message::task_id(&request.task_id).map_err(malformed)?;
+        let host = match request.host_id.is_empty() {
+            true => None,
+            false => Some(message::host_id(request.host_id).map_err(malformed)?),
+        };
+        Ok(Response::new(self.0.with(|cluster, _| cluster.explain(&task, host.as_ref()))))
+    }
+
     async fn list_tasks(
         &self,
         request: Request<proto::ListTasksRequest>,

@@ -128,7 +128,7 @@ fn host(now: Instant, life: &Life) -> proto::HostStatus {
         State::Probation { why, .. } => (HostState::Probation, why.word(), 0),
     };
     proto::HostStatus {
-        host: Some(life.host.to_proto()),
+        host: Some(proto::Host { free_uploads: life.uploads.free, ..life.host.to_proto() }),
         state: state.into(),
         reason: reason.to_owned(),
         seconds_left,

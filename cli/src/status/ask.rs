@@ -117,12 +117,25 @@ pub(super) async fn scheduler(address: &str, wanted: &Wanted) -> Answer {
     Answer { scheduler: address.to_owned(), error, view }
 }
 
-async fn view(address: &str, wanted: &Wanted) -> Result<View, String> {
+/// A connection to the scheduler at `address`; or why there is none.
+pub(super) async fn connect(address: &str) -> Result<SchedulerClient<Channel>, String> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"));
     let endpoint = endpoint.map_err(|_| "that is no address: expected HOST:PORT".to_owned())?;
-    let channel =
-        endpoint.connect_timeout(DIAL).tcp_nodelay(true).connect().await.map_err(|error| cause(&error))?;
-    let mut client = SchedulerClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let endpoint = endpoint.connect_timeout(DIAL).timeout(LIMIT).tcp_nodelay(true);
+    let channel = endpoint.connect().await.map_err(|error| cause(&error))?;
+    Ok(SchedulerClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES))
+}
+
+/// What a scheduler's refusal means for a person.
+pub(super) fn refusal(status: &tonic::Status) -> String {
+    match status.code() {
+        tonic::Code::Unimplemented => "it is a scheduler of an older version, or something else".to_owned(),
+        _ => status.message().to_owned(),
+    }
+}
+
+async fn view(address: &str, wanted: &Wanted) -> Result<View, String> {
+    let mut client = connect(address).await?;
     let said = async {
         let cluster = client.stat_cluster(proto::StatClusterRequest {}).await?.into_inner();
         Ok(View {
@@ -137,10 +150,7 @@ async fn view(address: &str, wanted: &Wanted) -> Result<View, String> {
             },
         })
     };
-    said.await.map_err(|status: tonic::Status| match status.code() {
-        tonic::Code::Unimplemented => "it is a scheduler of an older version, or something else".to_owned(),
-        _ => status.message().to_owned(),
-    })
+    said.await.map_err(|status: tonic::Status| refusal(&status))
 }
 
 /// The last of an error's causes: "connection refused" and not "transport error".

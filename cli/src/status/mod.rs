@@ -1,10 +1,13 @@
 //! `darter status`: what the schedulers know of the cluster, as tables or JSON, once or again and again.
 
 mod ask;
+mod explain;
 mod table;
 
+pub(crate) use explain::explain;
+
 use std::io::{self, IsTerminal as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::config;
@@ -42,7 +45,7 @@ pub(crate) struct Status {
 
 /// Asks, and prints.
 pub(crate) async fn run(args: Status) -> exit::Result {
-    let schedulers = schedulers(&args)?;
+    let schedulers = schedulers(args.scheduler.clone(), args.config.as_deref())?;
     let Some(seconds) = args.watch else { return once(&args, &schedulers).await };
     let clear = io::stdout().is_terminal() && !args.json;
     let mut ticks = tokio::time::interval(Duration::from_secs(seconds.into()));
@@ -75,18 +78,20 @@ async fn once(args: &Status, schedulers: &[String]) -> exit::Result {
     Ok(())
 }
 
-fn schedulers(args: &Status) -> exit::Result<Vec<String>> {
-    if let Some(file) = &args.config {
-        let loaded = config::load(file).map_err(|report| Failure::configuration(report.to_string()))?;
-        if loaded.config.schedulers.is_empty() {
-            let file = file.display();
-            return Err(Failure::missing(format!(
-                "{file} names no scheduler: the node is a cluster of its own"
-            )));
-        }
-        return Ok(loaded.config.schedulers);
+/// The schedulers to ask: those that are named, those of a configuration, or the one on this host.
+///
+/// # Errors
+/// When the configuration cannot be used, or names none.
+pub(crate) fn schedulers(named: Vec<String>, config: Option<&Path>) -> exit::Result<Vec<String>> {
+    let Some(file) = config else {
+        return Ok(if named.is_empty() { vec![LOCAL.to_owned()] } else { named });
+    };
+    let loaded = config::load(file).map_err(|report| Failure::configuration(report.to_string()))?;
+    if loaded.config.schedulers.is_empty() {
+        let file = file.display();
+        return Err(Failure::missing(format!("{file} names no scheduler: the node is a cluster of its own")));
     }
-    Ok(if args.scheduler.is_empty() { vec![LOCAL.to_owned()] } else { args.scheduler.clone() })
+    Ok(loaded.config.schedulers)
 }
 
 fn nobody(answers: &[ask::Answer]) -> Failure {

@@ -159,7 +159,7 @@ fn time(seconds: u64) -> String {
 }
 
 /// Columns as wide as they must be, two spaces apart.
-fn table(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+pub(super) fn table(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
     let head = head.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
     let rows: Vec<Vec<String>> =
         std::iter::once(head).chain(rows).map(|row| row.iter().map(|cell| clean(cell)).collect()).collect();
@@ -174,7 +174,7 @@ fn table(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
 }
 
 /// What a host says of itself must not steer the terminal of whoever looks at it.
-fn clean(text: &str) -> String {
+pub(super) fn clean(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 

@@ -69,3 +69,20 @@ fn the_schedulers_are_those_of_the_configuration() {
     std::fs::write(&file, "seed: true").unwrap();
     assert_eq!(status().code, 66);
 }
+
+#[test]
+fn partners_are_explained_by_the_tasks_scheduler() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut up = up(dir.path());
+    health(up.listening("health"), "200");
+    let scheduler = up.listening("scheduler").to_string();
+    up.line_with("joined the scheduler");
+    let id = "ab".repeat(32);
+    let ended = darter(&["explain", "--scheduler", &scheduler, "--task", &id]);
+    assert_eq!((ended.code, ended.stderr.as_str()), (0, ""));
+    let says = "nobody has it or asks for it: whoever asks first goes to the origin";
+    assert!(ended.stdout.starts_with(says), "{}", ended.stdout);
+    assert_eq!(darter(&["explain", "--task", "zz"]).code, 64);
+    assert_eq!(darter(&["explain"]).code, 64);
+    assert_eq!(darter(&["explain", "--task", &id, "--scheduler", "127.0.0.1:1"]).code, 69);
+}

@@ -90,3 +90,70 @@ fn tasks_come_in_pages_and_by_what_goes_on_in_them() {
     assert_eq!((task.length, task.downloading, task.held_bytes), (Some(LENGTH), 1, 10));
     assert_eq!((task.lease_holder, task.lease_bytes, task.lease_seconds_left), (id("a").to_string(), 11, 10));
 }
+
+#[test]
+fn each_candidate_is_explained_and_nothing_changes_by_it() {
+    let mut lab = Lab::with(&["seed-1", "bad", "drains", "a", "b", "c"]);
+    for host in ["seed-1", "bad", "drains"] {
+        lab.inventory(host, &[1]).unwrap();
+    }
+    let draining = lab.described("drains", |host| host.draining = true);
+    lab.renew(draining);
+    lab.join("a", 1);
+    lab.failed("a", 1, "bad", FailureReason::Corrupt);
+    lab.join("b", 1);
+    let explained = |lab: &Lab, asker: &str| {
+        let said = lab.cluster.explain(&super::lab::task(1), Some(&id(asker)));
+        let mut each: Vec<(String, bool, String)> =
+            said.candidates.into_iter().map(|c| (c.host_id, c.taken, c.reason)).collect();
+        each.sort();
+        (said.standing, each)
+    };
+    let row = |host: &str, taken, reason: &str| (host.to_owned(), taken, reason.to_owned());
+    let (standing, each) = explained(&lab, "c");
+    assert_eq!(standing, "it has not asked for it: this is what it would get");
+    assert_eq!(
+        each,
+        [
+            row("a", false, "it has nothing of it yet, or goes to the origin for itself"),
+            row("b", false, "it has nothing of it yet, or goes to the origin for itself"),
+            row("bad", false, "it is quarantined, or sent wrong bytes of this"),
+            row("drains", false, "it is about to stop"),
+            row("seed-1", true, "a place kept for holders of everything and seeds"),
+        ]
+    );
+    assert!(explained(&lab, "b").1.contains(&row("seed-1", true, "it is a partner")));
+    assert!(explained(&lab, "bad").0.starts_with("it is quarantined (corrupt)"));
+    assert_eq!(explained(&lab, "nobody").0, "it is not here: no life line is open");
+    assert_eq!(lab.join("c", 1).partners(), ["seed-1"], "as it was explained");
+}
+
+#[test]
+fn a_host_whose_slots_are_taken_is_passed_over_until_it_says_otherwise() {
+    let mut lab = Lab::with(&["full", "free", "a", "b"]);
+    lab.inventory("full", &[1]).unwrap();
+    lab.inventory("free", &[1]).unwrap();
+    let says = |lab: &mut Lab, host: &str, slots| {
+        let renewed = lab.described(host, |host| host.free_uploads = Some(slots));
+        lab.renew(renewed);
+    };
+    says(&mut lab, "full", 0);
+    says(&mut lab, "free", 100);
+    let request = proto::ListHostsRequest::default();
+    let slots: Vec<_> = lab
+        .cluster
+        .list_hosts(lab.now, &request)
+        .hosts
+        .into_iter()
+        .map(|h| h.host.unwrap().free_uploads)
+        .collect();
+    assert_eq!(slots, [Some(0), Some(100), None, None]);
+    let taken = |lab: &Lab, host: &str| {
+        let said = lab.cluster.explain(&super::lab::task(1), Some(&id("a")));
+        said.candidates.into_iter().find(|c| c.host_id == host).unwrap().reason
+    };
+    assert_eq!(taken(&lab, "free"), "a place kept for holders of everything and seeds");
+    assert_eq!(taken(&lab, "full"), "it is full or busy, and there are too few others");
+    says(&mut lab, "full", 1);
+    assert_eq!(taken(&lab, "full"), "a place kept for holders of everything and seeds");
+}
