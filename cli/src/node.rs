@@ -179,6 +179,7 @@ pub(crate) async fn start(
         let _drains = commands_drain;
         socket::run(commands, served, until).await
     });
+    let drain = shutdown.drain.clone();
     components.serve("proxy", async move {
         let _drains = proxy_drains;
         let serve = |listener| darter_proxy::run(listener, Arc::clone(&proxy), shutdown.clone());
@@ -187,6 +188,8 @@ pub(crate) async fn start(
     });
     // The engine goes last: what the others still send comes from there.
     components.serve("pieces", async move {
+        drain.cancelled().await;
+        engine.drain();
         futures_util::future::join_all(drained.iter().map(CancellationToken::cancelled)).await;
         engine.stop().await;
         Ok::<_, Infallible>(())

@@ -2,11 +2,12 @@
 
 use crate::download::{Active, Backoff, First, Known, Phase};
 use crate::import::MAX_IMPORTS;
+use crate::members::InvalidAddress;
 use crate::metrics::Metrics;
 use crate::origins::Origins;
 use crate::peer::{self, Peers, Served as Given, Turns};
 use crate::reader::{Live, Reader};
-use crate::schedule::{InvalidAddress, Life, Schedulers};
+use crate::schedule::{Life, Schedulers};
 use crate::store::{Complete, Held, Store, StoreConfig, StoreError, TaskFile};
 use crate::throttle::{Rates, Throttles};
 use crate::{Content, ContentBody, ContentInfo, OpenError, OpenRequest, Opened, Served, TRACE, Want};
@@ -20,7 +21,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
@@ -35,7 +36,8 @@ pub struct EngineConfig {
     pub store: StoreConfig,
     /// Who this host is.
     pub host: HostConfig,
-    /// Addresses of the schedulers, `HOST:PORT`. Empty: this daemon is its own cluster.
+    /// Addresses of the schedulers: `HOST:PORT`, where a name stands for all its addresses, or the name of a service (SRV) like
+    /// `_darter._tcp.example.org`. Empty: this daemon is its own cluster.
     pub schedulers: Vec<String>,
     /// How failures of an origin are retried.
     pub backoff: Backoff,
@@ -96,6 +98,7 @@ pub(crate) struct Shared {
     pub(crate) turns: Turns,
     pub(crate) throttles: Arc<Throttles>,
     pub(crate) schedulers: Schedulers,
+    draining: watch::Sender<bool>,
     pub(crate) metrics: Metrics,
     pub(crate) shutdown: CancellationToken,
     pub(crate) tracker: TaskTracker,
@@ -148,6 +151,7 @@ impl Engine {
             turns: Turns::new(config.host.upload_slots),
             throttles: Arc::new(Throttles::new(config.rates, &metrics)),
             schedulers,
+            draining: watch::Sender::new(false),
             metrics,
             shutdown: CancellationToken::new(),
             tracker: TaskTracker::new(),
@@ -238,6 +242,11 @@ impl Engine {
     /// Bytes move at these rates from now on, also those of what is under way.
     pub fn set_rates(&self, rates: Rates) {
         self.0.throttles.set(rates);
+    }
+
+    /// It will stop soon: the schedulers send nobody new here. Those who are here are served on.
+    pub fn drain(&self) {
+        self.0.draining.send_replace(true);
     }
 
     /// Stops: no download goes on, other daemons are not served any more, the schedulers are told. What was downloaded
@@ -388,7 +397,12 @@ impl Shared {
             (Arc::clone(&self.store), self.metrics.clone(), self.shutdown.clone());
         let forgetful = Arc::clone(&self);
         let forget = Arc::new(move |task: &TaskId| forgetful.forget(task));
-        self.schedulers.run(Life { host, store, metrics, shutdown, forget }).await;
+        let (turns, draining, upstream) =
+            (self.turns.clone(), self.draining.subscribe(), self.upstream.clone());
+        let free_uploads = Arc::new(move || turns.free());
+        self.schedulers
+            .run(Life { host, free_uploads, draining, upstream, store, metrics, shutdown, forget })
+            .await;
     }
 
     /// Looks through the store now and then.

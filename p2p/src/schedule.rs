@@ -2,8 +2,9 @@
 //!
 //! Each configured scheduler has a [`Link`]: a life line that is kept up for as long as this daemon runs, whether the
 //! scheduler is there or not. A download asks the first scheduler of its task's ring order whose link is up; when none is,
-//! it goes on alone, and joins when one appears.
+//! it goes on alone, and joins when one appears. Which schedulers there are, `members.rs` finds out.
 
+use crate::members::{InvalidAddress, Names};
 use crate::metrics::Metrics;
 use crate::store::{Record, Store};
 use darter_protocol::hash;
@@ -14,17 +15,20 @@ use darter_protocol::scheduler::{
     ReportPeerResultRequest, StatTaskRequest, StatTaskResponse,
 };
 use darter_protocol::{PieceHash, Ring, Root, TaskId};
+use darter_upstream::Upstream;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use rand::RngExt;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
 
 /// How long dialling a scheduler may take.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -41,6 +45,11 @@ const LAST_RETRY: Duration = Duration::from_secs(5);
 /// The pause before a download whose conversation ended registers anew, at most. A scheduler that answers, and ends every
 /// conversation, must not be asked without end.
 const REJOIN_PAUSE: Duration = Duration::from_millis(200);
+/// How often a name is asked for the schedulers that it stands for, and how soon after one was lost.
+const ASK_AGAIN: Duration = Duration::from_secs(30);
+const ASK_AT_MOST: Duration = Duration::from_millis(500);
+/// How often a scheduler is told how many uploads are free, where that has changed.
+const LOAD_INTERVAL: Duration = Duration::from_secs(1);
 /// Tasks in one message of the inventory: about 200 bytes each, far below the limit of a message.
 const INVENTORY_BATCH: usize = 1000;
 /// Messages that wait for the network in either direction of one conversation. Reports are merged while they cannot be
@@ -49,10 +58,20 @@ const QUEUE: usize = 64;
 
 /// All schedulers.
 pub(crate) struct Schedulers {
+    host_id: String,
+    written: Vec<String>,
+    known: Mutex<Arc<Known>>,
+    /// Bumped whenever a link comes up, or another scheduler is a task's own.
+    came_up: watch::Sender<u64>,
+    /// A link is lost: its name may stand for another one now.
+    lost: Notify,
+}
+
+/// The schedulers that there are at a time.
+#[derive(Default)]
+struct Known {
     ring: Ring,
     links: HashMap<String, Arc<Link>>,
-    /// Bumped whenever a link comes up.
-    came_up: watch::Sender<u64>,
 }
 
 /// One scheduler.
@@ -61,12 +80,20 @@ pub(crate) struct Link {
     host_id: String,
     client: SchedulerClient<Channel>,
     up: AtomicBool,
+    /// It is no scheduler of ours any more.
+    removed: CancellationToken,
 }
 
 /// What a life line needs.
 pub(crate) struct Life {
     /// This host, as the schedulers are told of it.
     pub(crate) host: Host,
+    /// How many more uploads it could begin now.
+    pub(crate) free_uploads: Arc<dyn Fn() -> u32 + Send + Sync>,
+    /// It is about to stop.
+    pub(crate) draining: watch::Receiver<bool>,
+    /// Whom names are asked of.
+    pub(crate) upstream: Upstream,
     pub(crate) store: Arc<Store>,
     pub(crate) metrics: Metrics,
     pub(crate) shutdown: CancellationToken,
@@ -77,38 +104,57 @@ pub(crate) struct Life {
 /// Gives whether there was anything of the task.
 pub(crate) type Forget = dyn Fn(&TaskId) -> io::Result<bool> + Send + Sync;
 
-/// A scheduler's address that cannot be one.
-#[derive(Debug, thiserror::Error)]
-#[error("{address:?} is no scheduler address: expected HOST:PORT")]
-pub struct InvalidAddress {
-    address: String,
-}
-
 // === impl Schedulers ===
 
 impl Schedulers {
     pub(crate) fn new(addresses: &[String], host_id: &str) -> Result<Self, InvalidAddress> {
-        let link = |address: &String| {
-            let endpoint = Endpoint::from_shared(format!("http://{address}"))
-                .map_err(|_| InvalidAddress { address: address.clone() })?
-                .connect_timeout(DIAL_TIMEOUT)
-                .tcp_nodelay(true)
-                .http2_keep_alive_interval(PROBE_INTERVAL)
-                .keep_alive_timeout(PROBE_TIMEOUT)
-                .keep_alive_while_idle(true);
-            let client = SchedulerClient::new(endpoint.connect_lazy())
-                .max_decoding_message_size(MAX_MESSAGE_BYTES)
-                .max_encoding_message_size(MAX_MESSAGE_BYTES);
-            let (address, host_id, up) = (address.clone(), host_id.to_owned(), AtomicBool::new(false));
-            Ok((address.clone(), Arc::new(Link { address, host_id, client, up })))
+        let schedulers = Self {
+            host_id: host_id.to_owned(),
+            written: addresses.to_vec(),
+            known: Mutex::default(),
+            came_up: watch::Sender::new(0),
+            lost: Notify::new(),
         };
-        let links = addresses.iter().map(link).collect::<Result<HashMap<_, _>, _>>()?;
-        Ok(Self { ring: Ring::new(links.keys().cloned()), links, came_up: watch::Sender::new(0) })
+        schedulers.replace(&Names::parse(addresses)?.unresolved());
+        Ok(schedulers)
     }
 
     /// The scheduler to ask about `task` now.
     pub(crate) fn of(&self, task: &TaskId) -> Option<Arc<Link>> {
-        self.ring.order(task).filter_map(|address| self.links.get(address)).find(|link| link.is_up()).cloned()
+        let known = self.known();
+        known
+            .ring
+            .order(task)
+            .filter_map(|address| known.links.get(address))
+            .find(|link| link.is_up())
+            .cloned()
+    }
+
+    fn known(&self) -> Arc<Known> {
+        Arc::clone(&self.known.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// From now on these are the schedulers. Gives those that are new; the lines of those that are no more end.
+    fn replace(&self, members: &BTreeSet<String>) -> Vec<Arc<Link>> {
+        let before = self.known();
+        let mut new = Vec::new();
+        let mut links = HashMap::new();
+        for address in members {
+            let link = before.links.get(address).cloned().or_else(|| {
+                let link = Link::new(address, &self.host_id)?;
+                new.push(Arc::clone(&link));
+                Some(link)
+            });
+            links.extend(link.map(|link| (address.clone(), link)));
+        }
+        let gone = before.links.iter().filter(|(address, _)| !members.contains(*address));
+        let gone: Vec<Arc<Link>> = gone.map(|(_, link)| Arc::clone(link)).collect();
+        let known = Arc::new(Known { ring: Ring::new(links.keys().cloned()), links });
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = known;
+        // Only now: whoever hears of its end must not find it again.
+        gone.iter().for_each(|link| link.removed.cancel());
+        self.came_up.send_modify(|times| *times += 1);
+        new
     }
 
     /// Tells that tasks are not here any more.
@@ -129,19 +175,55 @@ impl Schedulers {
         self.came_up.subscribe()
     }
 
-    /// Keeps all life lines up until `shutdown`, then says goodbye.
+    /// Keeps all life lines up until `shutdown`, then says goodbye. Looks again and again which schedulers there are.
     pub(crate) async fn run(&self, life: Life) {
-        let lines = self.links.values().map(|link| {
-            let came_up = || self.came_up.send_modify(|times| *times += 1);
-            link.keep_up(&life, came_up)
-        });
-        futures_util::future::join_all(lines).await;
+        let Ok(mut names) = Names::parse(&self.written) else { return };
+        let line = |link: Arc<Link>| {
+            let (life, came_up) = (&life, || self.came_up.send_modify(|times| *times += 1));
+            async move { link.keep_up(life, came_up, || self.lost.notify_one()).await }
+        };
+        let mut lines: FuturesUnordered<_> = self.known().links.values().cloned().map(line).collect();
+        let changes = names.may_change();
+        let mut ask = changes;
+        while !life.shutdown.is_cancelled() {
+            let members = async {
+                if !std::mem::replace(&mut ask, false) {
+                    tokio::select! {
+                        () = tokio::time::sleep(ASK_AGAIN) => {}
+                        () = self.lost.notified() => tokio::time::sleep(ASK_AT_MOST).await,
+                    }
+                }
+                names.resolve(&life.upstream).await
+            };
+            tokio::select! {
+                members = members, if changes => lines.extend(self.replace(&members).into_iter().map(line)),
+                Some(()) = lines.next() => {}
+                () = life.shutdown.cancelled() => {}
+            }
+        }
+        while lines.next().await.is_some() {}
     }
 }
 
 // === impl Link ===
 
 impl Link {
+    fn new(address: &str, host_id: &str) -> Option<Arc<Self>> {
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).ok()?;
+        let endpoint = endpoint
+            .connect_timeout(DIAL_TIMEOUT)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(PROBE_INTERVAL)
+            .keep_alive_timeout(PROBE_TIMEOUT)
+            .keep_alive_while_idle(true);
+        let client = SchedulerClient::new(endpoint.connect_lazy())
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        let (address, host_id) = (address.to_owned(), host_id.to_owned());
+        let (up, removed) = (AtomicBool::new(false), CancellationToken::new());
+        Some(Arc::new(Self { address, host_id, client, up, removed }))
+    }
+
     fn is_up(&self) -> bool {
         self.up.load(Ordering::Acquire)
     }
@@ -163,14 +245,17 @@ impl Link {
         Ok(in_time(self.client.clone().delete_task(request)).await?.into_inner().hosts)
     }
 
-    /// Keeps the life line up until shutdown, then says goodbye. Calls `came_up` whenever it came up.
-    async fn keep_up(&self, life: &Life, came_up: impl Fn()) {
+    /// Keeps the life line up until shutdown, or until this is no scheduler any more, then says goodbye. Calls `came_up`
+    /// whenever it came up, and `lost` whenever it could not be reached.
+    async fn keep_up(&self, life: &Life, came_up: impl Fn(), lost: impl Fn()) {
         let (mut pause, mut told) = (FIRST_RETRY, false);
-        while !life.shutdown.is_cancelled() {
+        while !life.shutdown.is_cancelled() && !self.removed.is_cancelled() {
             let ended = tokio::select! {
                 ended = self.live(life, &came_up) => ended,
                 () = life.shutdown.cancelled() => break,
+                () = self.removed.cancelled() => break,
             };
+            lost();
             if self.up.swap(false, Ordering::AcqRel) {
                 life.metrics.scheduler_up.dec();
                 tracing::warn!(scheduler = self.address, reason = ended.message(), "lost the scheduler");
@@ -187,9 +272,12 @@ impl Link {
             tokio::select! {
                 () = tokio::time::sleep(pause.mul_f64(jitter)) => pause = (pause * 2).min(LAST_RETRY),
                 () = life.shutdown.cancelled() => {}
+                () = self.removed.cancelled() => {}
             }
         }
-        if self.is_up() {
+        if self.up.swap(false, Ordering::AcqRel) {
+            life.metrics.scheduler_up.dec();
+            tracing::info!(scheduler = self.address, "left the scheduler");
             let goodbye = LeaveHostRequest { host_id: self.host_id.clone() };
             let _ = in_time(self.client.clone().leave_host(goodbye)).await;
         }
@@ -199,7 +287,7 @@ impl Link {
     async fn live(&self, life: &Life, came_up: impl FnOnce()) -> Status {
         let started = async {
             let (hold, outgoing) = mpsc::channel(1);
-            let hello = AnnounceHostRequest { host: Some(life.host.clone()) };
+            let hello = AnnounceHostRequest { host: Some(life.host_now()) };
             hold.send(hello).await.map_err(|_| Status::internal("the queue is closed"))?;
             let mut client = self.client.clone();
             let mut incoming =
@@ -208,7 +296,7 @@ impl Link {
             let told = self.announce_all(&life.store, HashSet::new()).await?;
             Ok((hold, incoming, told))
         };
-        let (_hold, mut incoming, told) = match started.await {
+        let (hold, mut incoming, told) = match started.await {
             Ok(started) => started,
             Err(status) => return status,
         };
@@ -220,11 +308,23 @@ impl Link {
         if let Err(status) = self.announce_all(&life.store, told).await {
             return status;
         }
+        let mut draining = life.draining.clone();
+        let mut looks = tokio::time::interval(LOAD_INTERVAL);
+        let mut last = life.host_now();
         loop {
-            match incoming.message().await {
-                Ok(Some(said)) => self.forget(life, said.deleted).await,
-                Ok(None) => return Status::unavailable("it closed the connection"),
-                Err(status) => return status,
+            tokio::select! {
+                said = incoming.message() => match said {
+                    Ok(Some(said)) => self.forget(life, said.deleted).await,
+                    Ok(None) => return Status::unavailable("it closed the connection"),
+                    Err(status) => return status,
+                },
+                _ = looks.tick() => {}
+                Ok(()) = draining.changed() => {}
+            }
+            let host = life.host_now();
+            // What does not fit now is said at the next look.
+            if host != last && hold.try_send(AnnounceHostRequest { host: Some(host.clone()) }).is_ok() {
+                last = host;
             }
         }
     }
@@ -270,7 +370,18 @@ impl Link {
         let inventory = inventory.await.map_err(|error| Status::internal(error.to_string()))?;
         let (inventory, told) = inventory.map_err(|error| Status::internal(error.to_string()))?;
         for batch in inventory.chunks(INVENTORY_BATCH) {
-            self.announce(batch.to_vec()).await?;
+            match self.announce(batch.to_vec()).await {
+                // It has no room for more; what it took is worth having.
+                Err(status) if status.code() == Code::ResourceExhausted => {
+                    tracing::warn!(
+                        scheduler = self.address,
+                        reason = status.message(),
+                        "not all content is announced"
+                    );
+                    break;
+                }
+                announced => announced?,
+            }
         }
         Ok(told)
     }
@@ -336,6 +447,16 @@ impl Link {
     }
 }
 
+// === impl Life ===
+
+impl Life {
+    /// This host as it is now.
+    fn host_now(&self) -> Host {
+        let (free_uploads, draining) = (Some((self.free_uploads)()), *self.draining.borrow());
+        Host { free_uploads, draining, ..self.host.clone() }
+    }
+}
+
 // === impl Conversation ===
 
 /// The conversation about one task. Dropping it ends it.
@@ -355,6 +476,11 @@ impl Conversation {
     /// No packet is lost.
     pub(crate) async fn next(&mut self) -> Option<PeerPacket> {
         self.down.recv().await
+    }
+
+    /// Whether it is held with this scheduler.
+    pub(crate) fn is_with(&self, link: &Link) -> bool {
+        self.link.address == link.address
     }
 
     /// Sends a report if there is room for it now; otherwise gives it back, to be merged with what comes.

@@ -247,6 +247,12 @@ impl Uploads {
         }
     }
 
+    /// How many more uploads could begin now: places that nobody has, waits for, or has kept for him.
+    pub fn free(&self) -> u32 {
+        let taken = (self.sending.len() + self.kept.len() + self.line.len()) as u64;
+        u32::try_from(self.places.saturating_sub(taken)).unwrap_or(u32::MAX)
+    }
+
     /// How many uploads there are.
     pub fn sending(&self) -> usize {
         self.sending.len()

@@ -20,7 +20,7 @@ use hyper_util::client::legacy::{self, Client};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use prometheus_client::registry::Registry;
 use std::error::Error as StdError;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -113,6 +113,27 @@ impl Upstream {
             }
             _ => Ok(response),
         }
+    }
+
+    /// The addresses of a name, asked as those of an origin are; never none.
+    ///
+    /// # Errors
+    /// When there are none, or nobody answers.
+    pub async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, UpstreamError> {
+        let ways = Arc::clone(&self.current.load().ways);
+        let found = ways.dialer.resolver.resolve(name, None).await;
+        found.map_err(|kind| Target::new(name, 0, false).error(kind))
+    }
+
+    /// The targets of a service (RFC 2782, SRV), like `_darter._tcp.example.org`: names and ports, those of the smallest
+    /// number of priority. Asked of the configured servers, otherwise of those in `/etc/resolv.conf`.
+    ///
+    /// # Errors
+    /// When there are none, or nobody answers.
+    pub async fn services(&self, name: &str) -> Result<Vec<(String, u16)>, UpstreamError> {
+        let ways = Arc::clone(&self.current.load().ways);
+        let found = ways.dialer.resolver.services(name).await;
+        found.map_err(|kind| Target::new(name, 0, false).error(kind))
     }
 
     /// A connection for a tunnel. `host` is a name or an IP literal, with or without brackets.

@@ -10,6 +10,8 @@ use hickory_resolver::config::{
 };
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::proto::rr::rdata::SRV;
+use hickory_resolver::proto::rr::{RData, RecordType};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -66,6 +68,23 @@ impl Resolver {
             return Err(Kind::Resolve { reason: NO_ADDRESS.to_owned() });
         }
         Ok(found)
+    }
+
+    /// The targets of a service, those of the smallest number of priority; never none.
+    pub(crate) async fn services(&self, name: &str) -> Result<Vec<(String, u16)>, Kind> {
+        let servers = self.servers.clone().or_else(servers_of_system);
+        let servers = servers.ok_or_else(|| Kind::Resolve { reason: "no DNS server is known".to_owned() })?;
+        let answer = self.asking(&servers).lookup(absolute(name), RecordType::SRV).await;
+        let answer = answer.map_err(|error| Kind::Resolve { reason: servers_reason(&error) })?;
+        let found: Vec<SRV> = answer.answers().iter().filter_map(|record| srv(&record.data)).collect();
+        let first = found.iter().map(|srv| srv.priority).min();
+        // The root as a target: the service is not there (RFC 2782).
+        let targets = found.iter().filter(|srv| Some(srv.priority) == first && !srv.target.is_root());
+        let targets: Vec<(String, u16)> = targets.map(|srv| (srv.target.to_utf8(), srv.port)).collect();
+        if targets.is_empty() {
+            return Err(Kind::Resolve { reason: NO_ADDRESS.to_owned() });
+        }
+        Ok(targets)
     }
 
     fn asking(&self, servers: &Arc<[SocketAddr]>) -> TokioResolver {
@@ -155,6 +174,25 @@ fn asking(servers: &[SocketAddr], ipv6: bool) -> TokioResolver {
         .expect("only TLS and DNSSEC, which are not in it, can fail to be set up")
 }
 
+/// Where the system's resolver would ask, by its file: it itself has no call for services.
+fn servers_of_system() -> Option<Arc<[SocketAddr]>> {
+    let file = std::fs::read_to_string("/etc/resolv.conf").ok()?;
+    let servers: Vec<SocketAddr> = name_servers(&file).collect();
+    (!servers.is_empty()).then(|| servers.into())
+}
+
+/// The `nameserver` lines (resolv.conf(5)).
+fn name_servers(file: &str) -> impl Iterator<Item = SocketAddr> {
+    let words = file.lines().map(|line| line.split_whitespace());
+    let addresses =
+        words.filter_map(|mut words| words.next().filter(|key| *key == "nameserver").and(words.next()));
+    addresses.filter_map(|address| Some(SocketAddr::new(address.parse().ok()?, 53)))
+}
+
+fn srv(data: &RData) -> Option<SRV> {
+    if let RData::SRV(srv) = data { Some(srv.clone()) } else { None }
+}
+
 /// The name with the root's dot, so that no search list is tried.
 fn absolute(name: &str) -> String {
     if name.ends_with('.') { name.to_owned() } else { format!("{name}.") }
@@ -222,5 +260,12 @@ mod tests {
         assert!(asking.join_all().await.into_iter().all(|right| right));
         assert_eq!(ASKED.load(Ordering::SeqCst), 500);
         assert!(lock(&system.under_way).is_empty());
+    }
+
+    #[test]
+    fn the_systems_servers_are_those_of_its_file() {
+        let file = "# nameserver 10.0.0.9\nsearch example.org\nnameserver 10.0.0.1\nnameserver  fd00::1\nnameserver x\n";
+        let servers: Vec<String> = name_servers(file).map(|server| server.to_string()).collect();
+        assert_eq!(servers, ["10.0.0.1:53", "[fd00::1]:53"]);
     }
 }

@@ -320,7 +320,31 @@ fn schedulers(section: &mut Section<'_>) -> Vec<String> {
     );
     let always = "when no scheduler answers, content comes from its origin";
     section.always("disableAutoBackSource", false, value::boolean, always);
-    section.sections("netAddrs").iter_mut().filter_map(|item| net_addr(item, "a scheduler")).collect()
+    section.sections("netAddrs").iter_mut().filter_map(scheduler).collect()
+}
+
+/// `HOST:PORT`, or with `type: srv` the name of a service, whose targets are the schedulers.
+fn scheduler(item: &mut Section<'_>) -> Option<String> {
+    let kind = item.value("type", |text| match text {
+        "tcp" => Ok(false),
+        "srv" => Ok(true),
+        _ => Err(format!("expected tcp or srv, found `{text}`")),
+    });
+    if kind != Some(true) {
+        return host_port(item, "a scheduler");
+    }
+    let service = item.filled("addr", |text| {
+        let fits = text.starts_with('_') && text.contains("._tcp.") && !text.contains(':');
+        if fits {
+            Ok(text.to_owned())
+        } else {
+            Err(format!("expected the name of a service like _darter._tcp.example.org, found `{text}`"))
+        }
+    });
+    if !item.has("addr") {
+        item.error("addr", "needed: the name of a service like _darter._tcp.example.org".to_owned());
+    }
+    service
 }
 
 /// `type` and `addr`: `host:port` of something that is dialled.
@@ -329,6 +353,10 @@ fn net_addr(item: &mut Section<'_>, of: &str) -> Option<String> {
         "tcp" => Ok(()),
         _ => Err(format!("expected tcp, found `{text}`")),
     });
+    host_port(item, of)
+}
+
+fn host_port(item: &mut Section<'_>, of: &str) -> Option<String> {
     let addr = item.filled("addr", value::host_port);
     if !item.has("addr") {
         item.error("addr", format!("needed: HOST:PORT of {of}"));

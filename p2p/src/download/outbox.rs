@@ -79,11 +79,12 @@ impl Outbox {
         self.due
     }
 
-    /// Sends what is due. What does not fit into the conversation's queue stays, and waits for more to go with it.
-    pub(super) fn flush(&mut self, now: Instant, talk: &Conversation) {
+    /// Sends what is due, and how many uploads are free. What does not fit into the conversation's queue stays, and waits for more to go with it.
+    pub(super) fn flush(&mut self, now: Instant, talk: &Conversation, free_uploads: impl FnOnce() -> u32) {
         if self.due.is_none_or(|due| due > now) {
             return;
         }
+        self.report.free_uploads = Some(free_uploads());
         let counts = PieceResult {
             held_bytes: self.report.held_bytes,
             origin_bytes: self.report.origin_bytes,

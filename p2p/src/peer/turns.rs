@@ -77,6 +77,11 @@ impl Turns {
         }
     }
 
+    /// How many more uploads could begin now.
+    pub(crate) fn free(&self) -> u32 {
+        self.lock().uploads.free()
+    }
+
     /// Calls `peer` from now on when a place is kept for it.
     pub(crate) fn listen(&self, task: TaskId, peer: HostId) -> Calls {
         let (call, calls) = mpsc::channel(CALLS);

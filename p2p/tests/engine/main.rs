@@ -4,8 +4,12 @@
 
 mod liar;
 mod limits;
+#[path = "../../../upstream/tests/upstream/name_server.rs"]
+#[expect(dead_code, reason = "others ask it what it was asked")]
+mod name_server;
 mod node;
 mod origin;
+mod ring;
 mod silent;
 
 use darter_p2p::{
@@ -488,7 +492,7 @@ async fn when_the_scheduler_dies_running_downloads_complete() {
     let request = blob(origin.address, &data);
     let holder = content(a.engine.open(request.clone()).await);
     let follower = content(b.engine.open(request.clone()).await);
-    scheduler.kill().await;
+    scheduler.kill();
     origin.let_through(100 * MIB);
     let (holder, follower) = tokio::join!(read(holder), read(follower));
     assert!(holder.unwrap() == data);

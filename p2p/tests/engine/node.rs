@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::task::JoinSet;
+use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) const MIB: usize = 1 << 20;
@@ -62,6 +62,26 @@ impl Node {
         schedulers: &[SocketAddr],
         change: impl FnOnce(&mut EngineConfig),
     ) -> Self {
+        Self::start_asking(dir, name, schedulers, Dns::default(), change).await
+    }
+
+    /// One that finds its schedulers by these names, which it asks of that name server.
+    pub(crate) async fn naming(name: &str, schedulers: &[&str], server: SocketAddr) -> Self {
+        let temp = tempfile::tempdir().unwrap();
+        let written = schedulers.iter().map(ToString::to_string).collect();
+        let dns = Dns { servers: vec![server], ..Dns::default() };
+        let node =
+            Self::start_asking(temp.path(), name, &[], dns, |config| config.schedulers = written).await;
+        Self { _temp: Some(temp), ..node }
+    }
+
+    async fn start_asking(
+        dir: &Path,
+        name: &str,
+        schedulers: &[SocketAddr],
+        dns: Dns,
+        change: impl FnOnce(&mut EngineConfig),
+    ) -> Self {
         let store = StoreConfig {
             dir: dir.to_owned(),
             quota: 1 << 40,
@@ -90,7 +110,7 @@ impl Node {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let pieces = listener.local_addr().unwrap();
         let mut registry = Registry::default();
-        let upstream = upstream(config.idle_timeout);
+        let upstream = upstream(config.idle_timeout, dns);
         let engine = Engine::start(config, upstream, listener, &mut registry).unwrap();
         Self { engine, dir: dir.to_owned(), pieces, registry, _temp: None }
     }
@@ -124,7 +144,7 @@ impl Node {
     }
 }
 
-fn upstream(response_header: Duration) -> Upstream {
+fn upstream(response_header: Duration, dns: Dns) -> Upstream {
     let roots = rustls::RootCertStore::empty();
     let tls =
         rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
@@ -136,17 +156,18 @@ fn upstream(response_header: Duration) -> Upstream {
     Upstream::new(UpstreamConfig {
         permit: Arc::new(|_, _, _| Ok(())),
         routes: Arc::new(move |_, _| Route::straight(Arc::clone(&tls))),
-        dns: Dns::default(),
+        dns,
         timeouts: Timeouts { response_header, ..Timeouts::default() },
         pool: Pool::default(),
         mark: None,
     })
 }
 
-/// A scheduler that dies when this is dropped.
+/// A scheduler that dies when this is dropped, and its connections with it: all that it does happens in a runtime of its
+/// own.
 pub(crate) struct Scheduler {
     pub(crate) address: SocketAddr,
-    server: JoinSet<()>,
+    runtime: Option<Runtime>,
 }
 
 impl Scheduler {
@@ -155,17 +176,27 @@ impl Scheduler {
     }
 
     pub(crate) async fn start_at(address: SocketAddr) -> Self {
-        let listener = TcpListener::bind(address).await.unwrap();
+        let listener = std::net::TcpListener::bind(address).unwrap();
+        listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let scheduler = darter_scheduler::Scheduler::new(&mut Registry::default());
-        let server = JoinSet::from_iter([async move {
+        runtime.spawn(async move {
+            let listener = TcpListener::from_std(listener).unwrap();
             darter_scheduler::run(listener, scheduler, CancellationToken::new()).await.unwrap();
-        }]);
-        Self { address, server }
+        });
+        Self { address, runtime: Some(runtime) }
     }
 
-    pub(crate) async fn kill(mut self) {
-        self.server.shutdown().await;
+    /// It and its connections are gone at once, as with a process that is killed.
+    pub(crate) fn kill(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Scheduler {
+    fn drop(&mut self) {
+        self.runtime.take().into_iter().for_each(Runtime::shutdown_background);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Name servers of the operator's choice, for all hosts and for single ones.
 
 use crate::lab::{Ca, Server, config, fetch};
-use crate::name_server::{A, NameServer};
+use crate::name_server::{A, NameServer, Services};
 use darter_upstream::{Dns, Kind, Lookup, Permit, Route, Routes, Stage, Timeouts, Upstream, UpstreamConfig};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -156,4 +156,17 @@ async fn another_configuration_asks_another_server() {
     upstream.replace(UpstreamConfig { routes: inside_by(&after), ..config() });
     fetch(&upstream, &url).await.unwrap();
     assert!(before.asked().len() == asked && !after.asked().is_empty());
+}
+
+#[tokio::test]
+async fn the_targets_of_a_service_are_names_with_ports() {
+    let services = Services::default();
+    let names = NameServer::with_services(&[Ipv4Addr::LOCALHOST], services.clone());
+    let upstream = upstream(vec![names.address], true);
+    assert!(upstream.services("_darter._tcp.cluster.test").await.is_err(), "there is none");
+    *services.lock().unwrap() = vec![("one.test".to_owned(), 8002), ("two.test".to_owned(), 8003)];
+    let mut found = upstream.services("_darter._tcp.cluster.test").await.unwrap();
+    found.sort();
+    assert_eq!(found, [("one.test.".to_owned(), 8002), ("two.test.".to_owned(), 8003)]);
+    assert_eq!(upstream.addresses("one.test.").await.unwrap(), [Ipv4Addr::LOCALHOST]);
 }

@@ -8,6 +8,11 @@ use std::sync::{Arc, Mutex};
 
 /// Questions for IPv4 addresses.
 pub(crate) const A: u16 = 1;
+/// Questions for services (RFC 2782).
+const SRV: u16 = 33;
+
+/// The targets of every service: names without the root's dot, and ports.
+pub(crate) type Services = Arc<Mutex<Vec<(String, u16)>>>;
 
 /// A name server, for as long as its process lives.
 pub(crate) struct NameServer {
@@ -19,6 +24,11 @@ impl NameServer {
     /// Answers questions for addresses with these in turn, the last one for ever, valid for no time at all. None at all:
     /// there is no such name.
     pub(crate) fn start(answers: &[Ipv4Addr]) -> Self {
+        Self::with_services(answers, Services::default())
+    }
+
+    /// The same, and questions for services with what these are at the time.
+    pub(crate) fn with_services(answers: &[Ipv4Addr], services: Services) -> Self {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let address = socket.local_addr().unwrap();
         let asked: Arc<Mutex<Vec<_>>> = Arc::default();
@@ -35,10 +45,13 @@ impl NameServer {
                     A => answers.front().copied(),
                     _ => None,
                 };
+                let targets = if kind == SRV { services.lock().unwrap().clone() } else { Vec::new() };
+                let count = u8::try_from(targets.len()).unwrap() + u8::from(address.is_some());
                 // RFC 1035 section 4.1: the same id, an answer with recursion, one question.
                 let mut reply = packet[..2].to_vec();
-                reply.extend([0x81, 0x80 | code, 0, 1, 0, address.is_some().into(), 0, 0, 0, 0]);
+                reply.extend([0x81, 0x80 | code, 0, 1, 0, count, 0, 0, 0, 0]);
                 reply.extend(question);
+                targets.iter().for_each(|(name, port)| reply.extend(service(name, *port)));
                 if let Some(address) = address {
                     // The name of the question, A, IN, no time to live, four bytes.
                     reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4]);
@@ -110,6 +123,14 @@ impl NameServer {
         asked.sort();
         asked
     }
+}
+
+/// A record of the name of the question: SRV, IN, no time to live; priority and weight 1.
+fn service(target: &str, port: u16) -> Vec<u8> {
+    let labels = target.split('.').flat_map(|label| [&[label.len() as u8], label.as_bytes()].concat());
+    let name: Vec<u8> = labels.chain([0]).collect();
+    let data = [&[0, 1, 0, 1][..], &port.to_be_bytes(), &name].concat();
+    [&[0xc0, 12, 0, 33, 0, 1, 0, 0, 0, 0, 0, data.len() as u8][..], &data].concat()
 }
 
 /// The name, the type and the bytes of a query's question.

@@ -214,7 +214,7 @@ impl Transfer {
             }
             let scheduled = &mut self.download.scheduled;
             if let Some(talk) = &scheduled.talk {
-                self.outbox.flush(now, talk);
+                self.outbox.flush(now, talk, || self.download.shared.turns.free());
             }
             let report_due = self.outbox.due().filter(|_| scheduled.talk.is_some());
             let look = self.swarm.poll_timeout().map(Instant::from_std);
@@ -233,8 +233,8 @@ impl Transfer {
                     self.joining = None;
                     self.handle_joined(joined)
                 }
-                _ = came_up.changed(), if alone => {
-                    self.rejoin(Duration::ZERO);
+                _ = came_up.changed() => {
+                    if alone { self.rejoin(Duration::ZERO) } else { self.follow_ring() }
                     Ok(())
                 }
                 () = active.demands.changed() => Ok(()),

@@ -81,7 +81,7 @@ impl Transfer {
     pub(super) fn report_rest(&mut self, now: Instant) {
         self.outbox.hurry(now);
         if let Some(talk) = &self.download.scheduled.talk {
-            self.outbox.flush(now, talk);
+            self.outbox.flush(now, talk, || self.download.shared.turns.free());
         }
     }
 
@@ -126,6 +126,16 @@ impl Transfer {
                 before.end().await;
             }
         });
+    }
+
+    /// Registers with the scheduler that the task belongs to now, where that is another one than it was: a scheduler that was
+    /// added has to hear of what is under way, or it would send the next one to the origin.
+    pub(super) fn follow_ring(&mut self) {
+        let home = self.download.shared.schedulers.of(&self.download.task);
+        let talk = self.download.scheduled.talk.as_ref();
+        if home.zip(talk).is_some_and(|(home, talk)| !talk.is_with(&home)) {
+            self.register_again();
+        }
     }
 
     fn join_after(&mut self, first: impl Future<Output = ()> + Send + 'static) {
