@@ -35,6 +35,8 @@ const OPENED_UP_LIMIT: u64 = 60 * MIB;
 /// As many of HTTP/2 are kept, those that are about to leave among them: those idle longest are told to go before they cost
 /// more than is promised. Their clients here do not listen.
 const HTTP2_KEPT: usize = 768 + 256;
+/// Those that need not leave.
+const HTTP2_LEFT: usize = 768;
 
 /// What is asked for once on each connection, in bytes.
 const PAGE: usize = 64 << 10;
@@ -84,7 +86,7 @@ fn five_thousand_connections_of_http2_cost_little() -> Result<()> {
     let mut trust = Arc::unwrap_or_clone(client_trusting(&scene.daemon.ca()?)?);
     trust.alpn_protocols = vec![b"h2".to_vec()];
     let trust = Arc::new(trust);
-    scene.idle("HTTP/2", OPENED_UP_LIMIT, AtMost(HTTP2_KEPT), |scene| {
+    scene.idle("HTTP/2", OPENED_UP_LIMIT, Within(HTTP2_LEFT, HTTP2_KEPT), |scene| {
         let mut stream = scene.open_up(&trust)?;
         let length = http2::get(&mut stream, &scene.secure.address().to_string(), "/page")?;
         ensure!(length == PAGE, "{length} bytes came");
@@ -112,11 +114,11 @@ enum There {
     All,
     /// All of them, and each waits for a further request.
     Resting,
-    /// So many or fewer.
-    AtMost(usize),
+    /// Between so many and so many.
+    Within(usize, usize),
 }
 
-use There::{All, AtMost, Resting};
+use There::{All, Resting, Within};
 
 /// A daemon in front of a plain origin and one with TLS.
 struct Scene {
@@ -194,7 +196,7 @@ impl Scene {
         match there {
             All => connections(&|now| now == crowd.len())?,
             Resting => until("darter_proxy_resting_connections ", &|now| now == crowd.len())?,
-            AtMost(most) => connections(&|now| now <= most)?,
+            Within(least, most) => connections(&|now| (least..=most).contains(&now))?,
         }
         let cost = process.resident_memory()?.saturating_sub(before);
         println!(

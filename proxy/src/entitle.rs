@@ -18,7 +18,7 @@
 
 use crate::accounts::Login;
 use crate::probe::{Said, probe};
-use crate::realms::Realms;
+use crate::realms::{Judge, Realms};
 use crate::together::Together;
 use crate::watched::{Proof, Watched};
 use darter_entitle::{Caller, Credentials, Facts, Place, Verdict, bearer_lifetime};
@@ -178,7 +178,7 @@ impl Gate {
             return Entitled::Yes;
         }
         let answered = self.asking.ask(&question, async {
-            let _place = self.realms.place(target, at_once).await;
+            let _turn = self.realms.turn(Judge::Registry, target, at_once).await;
             self.ask_origin(upstream, target, asker, &question).await
         });
         match answered.await {

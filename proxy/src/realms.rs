@@ -2,29 +2,35 @@
 //!
 //! A thousand clients that start together ask their token service at the same moment, and each of their layers is a question
 //! to the registry whether they may have it. So each host is asked no more than so many of these at once
-//! (`proxy.maxAuthentications`), and those who ask for the same token with the same credentials share one answer.
+//! (`proxy.maxAuthentications`), and those who ask for the same token with the very same request share one answer. Who waits
+//! too long for his turn is not held up any longer: better one question too many than none.
 //!
-//! A token service is known by the challenge of a registry that named it, whose certificate was verified; one without TLS
-//! that a registry with TLS names is none. Its path alone is its: what else lies on that host is as any other.
+//! A token service is what a registry has named in a challenge, by its path; what else lies on that host is as any other. Anybody
+//! may run a registry, and name what is not his. So nothing is answered otherwise because it was named: a request with a body,
+//! a condition or a range goes as it comes, and an answer that is not short text, or that sets a cookie, is for the one who
+//! asked. Tokens that are fetched for `proxy.accounts` are asked for once each, and take no turn.
 
 use crate::accounts::{self, TOKEN_TIMEOUT};
 use crate::direct;
-use crate::entitle::credentials;
 use crate::headers::Switch;
 use crate::labels::Outcome;
 use crate::pipeline::Answer;
 use crate::refusal::Refusal;
 use crate::slots::{Slot, Slots};
 use crate::together::Together;
+use crate::via::{Came, Forwarded};
 use crate::{BoxError, Proxy};
 use bytes::Bytes;
 use darter_entitle::{Caller, Credentials};
+use darter_rules::oci::Resource;
 use darter_rules::{Scheme, Target};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode, header};
+use http_body::Body as _;
 use http_body_util::{BodyExt as _, Limited};
 use moka::sync::Cache;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -42,16 +48,44 @@ pub(crate) struct Realms {
     /// Whether one was ever named: most requests are for none.
     any: AtomicBool,
     /// By scheme, host and port.
-    places: Cache<String, Slots>,
+    places: Cache<(Judge, String), Slots>,
     asking: Together<Question, Heard>,
     credentials: Credentials,
+}
+
+/// How long a client waits for its turn at a token service, and how long for a registry's. Clients give up after 30 s, and what
+/// a registry is asked has an answer without it within the grace period.
+const PATIENCE: Duration = Duration::from_secs(20);
+const SHORT_PATIENCE: Duration = Duration::from_secs(5);
+/// What says nothing of what is asked, or by whom.
+const UNSAID: [HeaderName; 8] = [
+    header::CONNECTION,
+    header::HOST,
+    header::PROXY_AUTHORIZATION,
+    header::USER_AGENT,
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("traceparent"),
+    HeaderName::from_static("tracestate"),
+    HeaderName::from_static("x-request-id"),
+];
+/// What makes an answer one for this request alone. So does everything that begins with `if-`.
+const OWN: [HeaderName; 4] = [header::CACHE_CONTROL, header::EXPECT, header::PRAGMA, header::RANGE];
+
+/// Of whom something is asked. A host may be both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Judge {
+    Registry,
+    TokenService,
 }
 
 /// What is asked, and by whom.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Question {
     url: String,
-    caller: Caller,
+    /// The HMAC of all that the request says.
+    said: Caller,
+    /// The client, where the service hears of it.
+    from: Option<IpAddr>,
 }
 
 /// What a token service has said to a question.
@@ -59,8 +93,8 @@ struct Question {
 enum Heard {
     Answer(StatusCode, HeaderMap, Bytes),
     Nothing(Refusal),
-    /// What is not to be shared.
-    TooMuch,
+    /// What is for the one who asked.
+    Own,
 }
 
 impl Realms {
@@ -74,13 +108,18 @@ impl Realms {
         }
     }
 
-    /// A registry has answered so.
+    /// A registry has answered so. What one without TLS names counts only without TLS, on the same host: such an answer may be
+    /// anybody's on the way.
     pub(crate) fn learn<B>(&self, registry: &Target, answer: &Response<B>) {
-        if answer.status() != StatusCode::UNAUTHORIZED || !registry.path().starts_with("/v2") {
+        let asked = registry.path() == "/v2/" || Resource::parse(registry.path()).is_some();
+        if answer.status() != StatusCode::UNAUTHORIZED || !asked {
             return;
         }
-        for realm in accounts::realms(answer.headers(), registry.scheme() == Scheme::Https) {
-            if let Ok(service) = Target::parse(realm.as_str()) {
+        let secure = registry.scheme() == Scheme::Https;
+        for realm in accounts::realms(answer.headers(), secure) {
+            let Ok(service) = Target::parse(realm.as_str()) else { continue };
+            let near = service.scheme() == Scheme::Http && service.host() == registry.host();
+            if (secure && service.scheme() == Scheme::Https) || near {
                 self.named.insert(service.without_query(), ());
                 self.any.store(true, Ordering::Relaxed);
             }
@@ -89,14 +128,19 @@ impl Realms {
 
     /// Whether requests to `target` are for a token.
     pub(crate) fn is_named(&self, target: &Target) -> bool {
-        self.any.load(Ordering::Relaxed) && self.named.contains_key(&target.without_query())
+        self.any.load(Ordering::Relaxed) && self.named.get(&target.without_query()).is_some()
     }
 
-    /// Waits until the host of `target` may be asked one more question.
-    pub(crate) async fn place(&self, target: &Target, at_once: usize) -> Slot {
-        let places = self.places.get_with(accounts::registry(target), || Slots::new(at_once));
+    /// Waits for a turn to ask the host of `target`. `None`: that takes too long, and one may ask without.
+    pub(crate) async fn turn(&self, judge: Judge, target: &Target, at_once: usize) -> Option<Slot> {
+        let host = (judge, accounts::registry(target));
+        let places = self.places.get_with(host, || Slots::new(at_once));
         places.resize(at_once);
-        places.take().await
+        let patience = match judge {
+            Judge::Registry => SHORT_PATIENCE,
+            Judge::TokenService => PATIENCE,
+        };
+        tokio::time::timeout(patience, places.take()).await.ok()
     }
 
     /// Answers a request for a token.
@@ -112,19 +156,25 @@ impl Realms {
     where
         B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Unpin + Send + 'static,
     {
-        let at_once = proxy.settings().limits.authentications();
-        let shared = *request.method() == Method::GET
-            && request.body().is_end_stream()
-            && Switch::asked(&request).is_none();
-        if !shared {
-            let _place = self.place(target, at_once).await;
+        let settings = proxy.settings();
+        if !may_share(&request) {
             return direct::answer(proxy, target, request, Outcome::Direct).await;
         }
-        let question = Question { url: target.url(), caller: self.caller(request.headers()) };
-        let copy = copy(&request);
+        let from = request.extensions().get::<Came>().map(|came| came.from.ip());
+        let from = from.filter(|_| settings.marks.forwarded != Forwarded::Not);
+        let question = Question { url: target.url(), said: self.said(request.headers()), from };
+        let (at_once, copy) = (settings.limits.authentications(), copy(&request));
+        let mut own = None;
         let asking = async {
-            let _place = self.place(target, at_once).await;
-            hear(direct::answer(proxy, target, copy, Outcome::Direct).await).await
+            let _turn = self.turn(Judge::TokenService, target, at_once).await;
+            match direct::answer(proxy, target, copy, Outcome::Direct).await {
+                Err(refusal) => Heard::Nothing(refusal),
+                Ok(Answer::Body(response, ..)) if is_for_all(&response) => hear(response).await,
+                Ok(answer) => {
+                    own = Some(answer);
+                    Heard::Own
+                }
+            }
         };
         match self.asking.ask(&question, asking).await {
             Heard::Answer(status, headers, body) => {
@@ -134,36 +184,47 @@ impl Realms {
                 Ok(Answer::Body(response, Outcome::Direct, None))
             }
             Heard::Nothing(refusal) => Err(refusal),
-            Heard::TooMuch => {
-                let _place = self.place(target, at_once).await;
-                direct::answer(proxy, target, request, Outcome::Direct).await
-            }
+            Heard::Own => match own {
+                Some(answer) => Ok(answer),
+                None => direct::answer(proxy, target, request, Outcome::Direct).await,
+            },
         }
     }
 
-    /// Whoever shows the same, and takes the answer in the same form.
-    fn caller(&self, headers: &HeaderMap) -> Caller {
-        let forms = [header::ACCEPT, header::ACCEPT_ENCODING, header::ACCEPT_LANGUAGE];
-        let forms = headers.iter().filter(|(name, _)| forms.contains(name));
-        let shown = credentials(headers).chain(forms);
-        self.credentials.caller(shown.flat_map(|(name, value)| [name.as_str().as_bytes(), value.as_bytes()]))
+    fn said(&self, headers: &HeaderMap) -> Caller {
+        let said = headers.iter().filter(|(name, _)| !UNSAID.contains(name));
+        self.credentials.caller(said.flat_map(|(name, value)| [name.as_str().as_bytes(), value.as_bytes()]))
     }
 }
 
-async fn hear(answer: Result<Answer, Refusal>) -> Heard {
-    let response = match answer {
-        Ok(Answer::Body(response, ..)) => response,
-        Ok(_) => return Heard::TooMuch,
-        Err(refusal) => return Heard::Nothing(refusal),
-    };
+fn may_share<B: http_body::Body>(request: &Request<B>) -> bool {
+    let own = |name: &HeaderName| OWN.contains(name) || name.as_str().starts_with("if-");
+    *request.method() == Method::GET
+        && request.body().is_end_stream()
+        && Switch::asked(request).is_none()
+        && !request.headers().keys().any(own)
+}
+
+/// Whether an answer is what token services give, and nothing that is meant for one client alone.
+fn is_for_all(response: &Response<crate::Body>) -> bool {
+    let content_type = response.headers().get(header::CONTENT_TYPE).and_then(|it| it.to_str().ok());
+    let essence = content_type.and_then(|it| it.split(';').next()).unwrap_or_default().trim();
+    let text = essence.is_empty()
+        || ["application/json", "text/plain"].iter().any(|it| essence.eq_ignore_ascii_case(it));
+    let short = response.body().size_hint().exact().is_none_or(|length| length <= MAX_ANSWER as u64);
+    text && short && !response.headers().contains_key(header::SET_COOKIE)
+}
+
+async fn hear(response: Response<crate::Body>) -> Heard {
     let (parts, body) = response.into_parts();
     match collect(body).await {
         Some(body) => Heard::Answer(parts.status, parts.headers, body),
-        None => Heard::TooMuch,
+        None => Heard::Own,
     }
 }
 
-/// All of an answer that is not too long, and does not take too long. Boxed, because the compiler does not see through it from further out.
+/// All of an answer that is not too long, and does not take too long. Boxed, because the compiler does not see through it from
+/// further out.
 fn collect(body: crate::Body) -> BoxFuture<'static, Option<Bytes>> {
     let collected = tokio::time::timeout(TOKEN_TIMEOUT, Limited::new(body, MAX_ANSWER).collect());
     collected.map(|body| Some(body.ok()?.ok()?.to_bytes())).boxed()

@@ -53,6 +53,11 @@ impl Scope {
         self.draining.cancelled().await;
     }
 
+    /// Whether they should.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.is_cancelled()
+    }
+
     /// What `waiting` gives; `None` when idle connections should close before that. It is held twice meanwhile (as the
     /// compiler lays futures out): what is large and may wait for long had better be boxed, or pinned.
     pub(crate) fn unless_draining<T>(

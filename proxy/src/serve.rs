@@ -138,11 +138,13 @@ async fn in_streams(
         left = nothing_asked(asking.clone(), limits.header_timeout, &proxy.idle) => proxy.metrics.left(left),
     }
     connection.as_mut().graceful_shutdown();
+    // When all leave at once, none makes room for another.
+    let line = if scope.is_draining() { Line::new(usize::MAX) } else { proxy.leaving.clone() };
     // A client that says nothing need not hear of the end: hyper waits until it has. In this order, so that it has been said.
     tokio::select! {
         biased;
         ended = connection => ended,
-        _ = nothing_asked(asking, FAREWELL, &proxy.leaving) => Ok(()),
+        _ = nothing_asked(asking, FAREWELL, &line) => Ok(()),
     }
 }
 

@@ -19,8 +19,11 @@ impl<Q: Clone + Eq + Hash, A: Clone> Together<Q, A> {
     /// When the one goes away who asks for all, another does it in his place.
     pub(crate) async fn ask(&self, question: &Q, ask: impl Future<Output = A>) -> A {
         let cell = Arc::clone(self.lock().entry(question.clone()).or_default());
-        let asked = Asked { all: self, question, cell };
-        asked.cell.get_or_init(|| ask).await.clone()
+        let asked = Asked { all: self, question, cell: Some(cell) };
+        match &asked.cell {
+            Some(cell) => cell.get_or_init(|| ask).await.clone(),
+            None => ask.await,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Q, Arc<OnceCell<A>>>> {
@@ -32,16 +35,18 @@ impl<Q: Clone + Eq + Hash, A: Clone> Together<Q, A> {
 struct Asked<'a, Q: Clone + Eq + Hash, A: Clone> {
     all: &'a Together<Q, A>,
     question: &'a Q,
-    cell: Arc<OnceCell<A>>,
+    /// Given up only with the map locked: otherwise two who go at once would each see the other.
+    cell: Option<Arc<OnceCell<A>>>,
 }
 
 impl<Q: Clone + Eq + Hash, A: Clone> Drop for Asked<'_, Q, A> {
     fn drop(&mut self) {
         let mut asking = self.all.lock();
+        let Some(own) = self.cell.take() else { return };
         // Who comes after an answer asks anew, beside those who have it.
-        let current = asking.get(self.question).is_some_and(|cell| Arc::ptr_eq(cell, &self.cell));
-        // This one and the map's.
-        if current && (Arc::strong_count(&self.cell) <= 2 || self.cell.initialized()) {
+        let Some(current) = asking.get(self.question).filter(|cell| Arc::ptr_eq(cell, &own)) else { return };
+        drop(own);
+        if current.initialized() || Arc::strong_count(current) == 1 {
             asking.remove(self.question);
         }
     }
@@ -72,15 +77,16 @@ mod tests {
         let together = Together::new();
         let ask = || {
             let cell = Arc::clone(together.lock().entry(1).or_default());
-            Asked { all: &together, question: &1, cell }
+            Asked { all: &together, question: &1, cell: Some(cell) }
         };
         let (first, second) = (ask(), ask());
-        first.cell.set("no").unwrap();
+        let cell = |asked: &Asked<'_, i32, u8>| Arc::as_ptr(asked.cell.as_ref().unwrap()).addr();
+        first.cell.as_ref().unwrap().set(7).unwrap();
         drop(first);
         let later = ask();
-        assert!(!later.cell.initialized());
+        assert!(!later.cell.as_ref().unwrap().initialized());
         drop(second);
-        assert!(Arc::ptr_eq(&later.cell, &ask().cell));
+        assert_eq!(cell(&later), cell(&ask()));
         drop(later);
         assert!(together.lock().is_empty());
     }

@@ -32,6 +32,9 @@ const SEARCH_CACHE_BYTES: usize = 4 << 20;
 /// then take a few KiB each. Asking one that is not kept costs its compilation, ten times the decision.
 const MAX_KEPT: usize = 1 << 15;
 
+/// What may be compiled before it is asked for, in bytes: forty thousand expressions of the usual size.
+const MAX_AHEAD_BYTES: usize = 64 << 20;
+
 /// A list of expressions. Cheap to clone.
 #[derive(Clone, Default)]
 pub(crate) struct Patterns(Option<Arc<Inner>>);
@@ -176,10 +179,15 @@ impl Inner {
         let excepted = (0..).zip(&self.patterns).filter(|(_, pattern)| pattern.unless.is_some());
         let mut asked: Vec<Which> = alone.chain(excepted.map(|(index, _)| Which::Unless(index))).collect();
         asked.sort_unstable_by_key(|which| which.number());
+        let mut bytes = 0;
         for which in asked {
             let (Some(expression), Some(slot)) = (self.expression(which), self.slot(which)) else { continue };
             let mut kept = slot.write().unwrap_or_else(PoisonError::into_inner);
-            kept.get_or_insert_with(|| Kept { which, compiled: expression.compile() });
+            let kept = kept.get_or_insert_with(|| Kept { which, compiled: expression.compile() });
+            bytes += kept.compiled.memory_usage();
+            if bytes > MAX_AHEAD_BYTES {
+                return;
+            }
         }
     }
 

@@ -7,6 +7,8 @@
 //! Invariant: while a region lives, its addresses are its own, so that bytes are never taken for a part of a file that they
 //! are not.
 //!
+//! What has left the page cache between the two is waited for by the thread that sends it, as everywhere that sendfile is used.
+//!
 //! What it is not for: a file that somebody may cut short. A socket that is to send what is gone says so, but whoever reads
 //! it in memory is killed by SIGBUS. So regions are for plain TCP alone: TLS has to read what it encrypts.
 

@@ -1,6 +1,6 @@
 //! Content that comes through the engine.
 
-use crate::lab::{Body, Darter, Origin, Setup, full, h1, read_head, text};
+use crate::lab::{Body, Darter, Origin, Setup, full, h1, h2, read_head, settled, text};
 use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
 use darter_proxy::Limits;
@@ -157,6 +157,40 @@ async fn what_one_host_says_beside_content_by_digest_is_not_said_for_others() {
     }
 }
 
+/// Whether content of this proxy is lent to somebody at this moment: its file is mapped.
+fn lends(darter: &Darter) -> bool {
+    std::fs::read_to_string("/proc/self/maps").unwrap().contains(darter.store.path().to_str().unwrap())
+}
+
+#[tokio::test]
+async fn what_is_on_disk_is_lent_to_a_socket_and_to_nobody_who_reads_it() {
+    // More than a socket takes from whoever writes to it.
+    let content = Bytes::from(vec![7; 48 << 20]);
+    let (_origin, darter) = registry(content.clone()).await;
+    let path = blob(&content);
+    loop {
+        let answer = ask(&darter, Method::GET, &path, &[]).await;
+        let hit = answer.headers()["cache-status"] == "darter; hit";
+        assert!(bytes(answer).await == content);
+        if hit {
+            break;
+        }
+    }
+    assert!(!lends(&darter));
+    let (mut client, mut tasks) = h2(darter.connect().await).await;
+    let request = Request::get(format!("http://{}{path}", darter.addr)).body(full("")).unwrap();
+    let answer = client.send_request(request).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    settled().await;
+    assert!(!lends(&darter), "HTTP/2 puts its own heads between");
+    drop(answer);
+    tasks.detach_all();
+    let answer = ask(&darter, Method::GET, &path, &[]).await;
+    settled().await;
+    assert!(lends(&darter));
+    assert!(bytes(answer).await == content);
+}
+
 #[tokio::test]
 async fn ranges_are_served_cold_and_warm() {
     let all = content();
@@ -268,13 +302,15 @@ async fn wrong_bytes_are_never_completed() {
 
 #[tokio::test]
 async fn what_cannot_be_kept_is_streamed_past_the_engine() {
-    let (origin, darter) = registry(content()).await;
+    // Too much for memory.
+    let content = Bytes::from(vec![7; 3 << 20]);
+    let (origin, darter) = registry(content.clone()).await;
     // A file where a folder was: nothing can be made in it, not even by root.
     std::fs::remove_dir_all(darter.store.path()).unwrap();
     std::fs::write(darter.store.path(), b"").unwrap();
-    let answer = ask(&darter, Method::GET, &blob(&content()), &[("range", "bytes=5-9")]).await;
+    let answer = ask(&darter, Method::GET, &blob(&content), &[("range", "bytes=5-9")]).await;
     assert_eq!(answer.status(), StatusCode::PARTIAL_CONTENT);
-    assert_eq!(bytes(answer).await, content().slice(5..10));
+    assert_eq!(bytes(answer).await, content.slice(5..10));
     assert_eq!(origin.heads.lock().unwrap().last().unwrap().headers["range"], "bytes=5-9");
     darter.until("proxy_requests_total{way=\"mirror\",outcome=\"bypass\"}", 1.0).await;
     std::fs::remove_file(darter.store.path()).unwrap();

@@ -3,6 +3,7 @@
 use crate::lab::{Body, Darter, Origin, Setup, full, h1, settled, text};
 use crate::p2p::ask;
 use darter_proxy::Limits;
+use http::header::{HeaderValue, SET_COOKIE};
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use std::num::NonZeroUsize;
@@ -36,8 +37,11 @@ impl Service {
         self.most.fetch_max(now, Ordering::SeqCst);
         self.let_go.acquire().await.unwrap().forget();
         self.now.fetch_sub(1, Ordering::SeqCst);
-        let whose = request.headers().get("authorization").map_or("nobody", |it| it.to_str().unwrap());
-        Response::new(full(format!("for {whose}")))
+        let said = |name| request.headers().get(name).map_or("nothing", |it| it.to_str().unwrap());
+        let mut response = Response::new(full(format!("for {} {}", said("authorization"), said("x-more"))));
+        let set_cookie = request.uri().query() == Some("cookie");
+        response.headers_mut().extend(set_cookie.then(|| (SET_COOKIE, HeaderValue::from_static("a=b"))));
+        response
     }
 }
 
@@ -74,7 +78,12 @@ impl Lab {
     }
 
     /// Clients ask, each with its own name; what they are told, in the order of the names.
-    fn all_ask(&self, path: &str, names: impl Iterator<Item = String>) -> JoinSet<(String, String)> {
+    fn all_ask(
+        &self,
+        path: &str,
+        names: impl Iterator<Item = String>,
+        more: (&'static str, &'static str),
+    ) -> JoinSet<(String, String)> {
         let url = format!("http://127.0.0.1:{}{path}", self.tokens.port);
         names
             .map(|name| {
@@ -83,7 +92,8 @@ impl Lab {
                     let (mut client, mut tasks) = h1(darter.connect().await).await;
                     let request =
                         Request::get(&url).header("host", &url["http://".len()..url.rfind('/').unwrap()]);
-                    let request = request.header("authorization", &name).body(full("")).unwrap();
+                    let request = request.header("authorization", &name).header(more.0, more.1);
+                    let request = request.body(full("")).unwrap();
                     let answer = text(client.send_request(request).await.unwrap()).await;
                     tasks.detach_all();
                     (name, answer)
@@ -109,15 +119,57 @@ impl Lab {
     }
 }
 
+const NOTHING: (&str, &str) = ("x-request-id", "1");
+
+fn one() -> impl Iterator<Item = String> {
+    (0..CLIENTS).map(|_| "Basic one".to_owned())
+}
+
+#[tokio::test]
+async fn what_is_meant_for_one_request_is_not_shared() {
+    for (path, more) in [
+        ("/token?cookie", NOTHING),
+        ("/token", ("if-none-match", "*")),
+        ("/token", ("range", "bytes=0-0")),
+        ("/token", ("cache-control", "no-cache")),
+    ] {
+        let lab = Lab::start().await;
+        assert_eq!(ask(&lab.darter, Method::GET, "/v2/", &[]).await.status(), 401);
+        let asking = lab.all_ask(path, one(), more);
+        lab.all_wait().await;
+        lab.service.let_go.add_permits(2 * CLIENTS);
+        assert_eq!(asking.join_all().await.len(), CLIENTS);
+        assert_eq!(lab.service.asked.load(Ordering::SeqCst), CLIENTS, "{path} {more:?}");
+    }
+}
+
+#[tokio::test]
+async fn those_who_say_something_else_are_answered_apart() {
+    let lab = Lab::start().await;
+    assert_eq!(ask(&lab.darter, Method::GET, "/v2/", &[]).await.status(), 401);
+    let half = || one().take(CLIENTS / 2);
+    let mut asking = lab.all_ask("/token", half(), ("x-more", "a"));
+    let other = lab.all_ask("/token", half(), ("x-more", "b"));
+    lab.all_wait().await;
+    lab.service.let_go.add_permits(2);
+    for (_, answer) in other.join_all().await {
+        assert_eq!(answer, "for Basic one b");
+    }
+    while let Some(answer) = asking.join_next().await {
+        assert_eq!(answer.unwrap().1, "for Basic one a");
+    }
+    assert_eq!(lab.service.asked.load(Ordering::SeqCst), 2);
+}
+
 #[tokio::test]
 async fn those_with_the_same_credentials_share_one_token() {
     let lab = Lab::start().await;
     assert_eq!(ask(&lab.darter, Method::GET, "/v2/", &[]).await.status(), 401);
-    let asking = lab.all_ask("/token", (0..CLIENTS).map(|_| "Basic one".to_owned()));
+    let asking = lab.all_ask("/token", one(), NOTHING);
     lab.all_wait().await;
     lab.service.let_go.add_permits(CLIENTS);
     for (_, answer) in asking.join_all().await {
-        assert_eq!(answer, "for Basic one");
+        assert_eq!(answer, "for Basic one nothing");
     }
     assert_eq!(lab.service.asked.load(Ordering::SeqCst), 1);
 }
@@ -126,12 +178,12 @@ async fn those_with_the_same_credentials_share_one_token() {
 async fn others_get_their_own_a_few_at_a_time() {
     let lab = Lab::start().await;
     assert_eq!(ask(&lab.darter, Method::GET, "/v2/", &[]).await.status(), 401);
-    let asking = lab.all_ask("/token", (0..CLIENTS).map(|number| format!("Basic {number}")));
+    let asking = lab.all_ask("/token", (0..CLIENTS).map(|number| format!("Basic {number}")), NOTHING);
     lab.all_wait().await;
     lab.are_there(AT_ONCE).await;
     lab.service.let_go.add_permits(CLIENTS);
     for (name, answer) in asking.join_all().await {
-        assert_eq!(answer, format!("for {name}"));
+        assert_eq!(answer, format!("for {name} nothing"));
     }
     assert_eq!(lab.service.asked.load(Ordering::SeqCst), CLIENTS);
     assert_eq!(lab.service.most.load(Ordering::SeqCst), AT_ONCE);
@@ -141,7 +193,7 @@ async fn others_get_their_own_a_few_at_a_time() {
 async fn what_no_registry_has_named_is_asked_as_it_comes() {
     let lab = Lab::start().await;
     assert_eq!(ask(&lab.darter, Method::GET, "/v2/", &[]).await.status(), 401);
-    let asking = lab.all_ask("/page", (0..CLIENTS).map(|_| "Basic one".to_owned()));
+    let asking = lab.all_ask("/page", one(), NOTHING);
     lab.all_wait().await;
     lab.are_there(CLIENTS).await;
     lab.service.let_go.add_permits(CLIENTS);
