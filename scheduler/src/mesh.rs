@@ -222,11 +222,10 @@ impl Task {
         if let Some(download) = self.download_mut(key) {
             download.gone.remove(host);
         }
-        if let Some(fault) = fault(reason) {
-            cx.world.blame(cx.now, key, partner, fault);
-        }
-        if reason == FailureReason::Corrupt {
-            // Its host is judged by `conduct.rs`; in this task its bytes are wrong, whoever may trust it elsewhere.
+        let believed = fault(reason).is_some_and(|fault| cx.world.blame(cx.now, key, partner, fault));
+        if believed && reason == FailureReason::Corrupt {
+            // Its host is judged by `conduct.rs`; in this task its bytes are wrong, whoever may trust it elsewhere. Who is not
+            // believed keeps nobody out: it alone goes without this partner.
             self.struck.insert(host.clone());
             self.reconsider(cx, partner);
         }

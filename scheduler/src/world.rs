@@ -36,12 +36,18 @@ impl World {
     }
 
     /// A host says that another one, which it was given as a partner, failed it. The word of one that is quarantined counts
-    /// for nothing.
-    pub(crate) fn blame(&mut self, now: Instant, reporter: HostKey, accused: HostKey, fault: Fault) {
+    /// for nothing. Returns whether it is believed: what is doubted counts only together with what others say.
+    pub(crate) fn blame(
+        &mut self,
+        now: Instant,
+        reporter: HostKey,
+        accused: HostKey,
+        fault: Fault,
+    ) -> bool {
         let hosts = self.hosts.len();
-        let Some(life) = self.hosts.life_mut(reporter) else { return };
+        let Some(life) = self.hosts.life_mut(reporter) else { return false };
         if matches!(life.conduct.state(), State::Quarantined { .. }) {
-            return;
+            return false;
         }
         let word = life.conduct.accuses(now, accused, fault, hosts);
         let doubted = fault == Fault::Corrupt && !word.at_once;
@@ -49,6 +55,7 @@ impl World {
         let blamed = self.hosts.life_mut(accused).and_then(|life| life.conduct.blamed(now, fault, word));
         self.condemn(now, accused, blamed);
         self.condemn(now, reporter, overdid);
+        !doubted || blamed.is_some()
     }
 
     /// A host sent what no honest one sends.

@@ -74,6 +74,7 @@ fn what_it_says_of_others_counts_for_nothing() {
     assert_eq!(lab.join("bad", 4).partners(), ["good"]);
     lab.failed("bad", 4, "good", FailureReason::Corrupt);
     assert!(!lab.cluster.is_quarantined(&id("good")));
+    assert_eq!(lab.join("h1", 4).partners(), ["good"], "nor is it out of that task");
 }
 
 #[test]
@@ -151,6 +152,9 @@ fn a_host_that_accuses_everybody_is_quarantined_and_most_of_the_accused_are_not(
     assert!(lab.cluster.is_quarantined(&id("liar")));
     let out = names.iter().filter(|name| lab.cluster.is_quarantined(&id(name))).count();
     assert!(out <= 6, "{out} of 20 because of one word");
+    lab.host("late");
+    let named = lab.join("late", 1).partners().len();
+    assert_eq!(named, names.len() - out, "and those who are not are named in that task, too");
 }
 
 #[test]
