@@ -143,7 +143,9 @@ impl Conduct {
     /// Whether there is anything to remember of a host that is gone.
     pub(crate) fn is_worth_remembering(&self, now: Instant) -> bool {
         self.0.as_ref().is_some_and(|record| {
-            record.state != State::Good || record.times > 0 && now < record.scored + FORGIVEN
+            record.state != State::Good
+                || record.times > 0 && now < record.scored + FORGIVEN
+                || record.believed > 0 && now < record.believed_since + LATELY
         })
     }
 
@@ -355,6 +357,15 @@ mod tests {
         let verdicts = (0..5).filter_map(|_| reporter.overdid(now));
         assert_eq!(verdicts.collect::<Vec<_>>(), [Why::Accuser]);
         assert!(reporter.accuses(now + LATELY, host(0), Fault::Corrupt, 100).at_once, "an hour later");
+    }
+
+    #[test]
+    fn whoever_was_believed_is_remembered_until_it_would_be_believed_again() {
+        let (mut reporter, now) = start();
+        assert!(reporter.accuses(now, host(0), Fault::Corrupt, 100).at_once);
+        reporter.restarted(now);
+        assert!(reporter.is_worth_remembering(now));
+        assert!(!reporter.is_worth_remembering(now + LATELY));
     }
 
     #[test]

@@ -158,6 +158,24 @@ fn a_host_that_accuses_everybody_is_quarantined_and_most_of_the_accused_are_not(
 }
 
 #[test]
+fn a_host_that_reconnects_between_its_accusations_is_not_believed_more_often() {
+    let accused: Vec<String> = (0..8).map(|n| format!("h{n}")).collect();
+    let mut lab = Lab::new();
+    for (n, name) in (1..).zip(&accused) {
+        lab.host(name);
+        lab.inventory(name, &[n]).unwrap();
+    }
+    for (n, name) in (1..).zip(&accused) {
+        lab.host("liar");
+        assert_eq!(lab.join("liar", n).partners(), [name.as_str()]);
+        lab.failed("liar", n, name, FailureReason::Corrupt);
+        lab.die("liar");
+    }
+    let out = accused.iter().filter(|name| lab.cluster.is_quarantined(&id(name))).count();
+    assert_eq!(out, 3);
+}
+
+#[test]
 fn a_host_that_talks_nonsense_is_quarantined() {
     let mut lab = lab();
     for _ in 0..5 {
