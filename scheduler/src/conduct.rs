@@ -11,7 +11,8 @@
 //! The score counts what others report: a failure is [`FAILURE`] points, content that it announced and does not have is
 //! [`NOT_HELD`], a message that no honest daemon sends is [`NONSENSE`]. A verified piece that it served takes [`SERVED`]
 //! off, and half of what there is is forgotten every [`HALF_LIFE`]. Points of one reporter are shared among all hosts
-//! that it accused lately: a host that reaches nobody says more about itself than about the others.
+//! that it accused lately: a host that reaches nobody says more about itself than about the others. And of a host's points
+//! one reporter has given at most [`MOST_OF_ONE`], however often it accuses it: it takes several to shut a host out.
 //!
 //! Corrupt bytes are proof, so one word is enough; but a reporter whose own memory is broken finds everybody corrupt. So
 //! one reporter's word alone condemns [`Conduct::at_once`] hosts in an hour; beyond that it is [`DOUBTED`] points, and held
@@ -29,7 +30,11 @@ const FAILURE: f32 = 1.0;
 const NOT_HELD: f32 = 0.5;
 /// Points for a message that no honest daemon sends.
 const NONSENSE: f32 = 1.0;
-/// Points for corrupt bytes that only a doubtful reporter saw: two such reporters are enough.
+/// Of what a host has in points, one reporter's failures are at most this: a third reporter is needed, or a second one at
+/// the same moment.
+const MOST_OF_ONE: f32 = THRESHOLD / 2.0;
+/// Points for corrupt bytes that only a doubtful reporter saw: two such reporters are enough, and one is not, however
+/// often it says so.
 const DOUBTED: f32 = 2.5;
 /// Taken off for each verified piece that was served: a host that fails one transfer in six stays.
 const SERVED: f32 = 0.2;
@@ -37,7 +42,7 @@ const SERVED: f32 = 0.2;
 const HALF_LIFE: Duration = Duration::from_secs(600);
 /// How long a reporter's accusations count as its recent ones.
 const LATELY: Duration = Duration::from_secs(3600);
-/// Of so many accused hosts a reporter's memory is kept; whoever accuses more is shared among this many.
+/// Of so many accused hosts a reporter's memory is kept; failures of further ones count for nothing.
 const MAX_ACCUSED: usize = 64;
 /// The first quarantine for failures: what restarts by itself has done so by then.
 pub(crate) const FIRST_FAILING: Duration = Duration::from_secs(300);
@@ -109,18 +114,27 @@ struct Record {
     scored: Instant,
     /// Quarantines, each twice as long as the one before.
     times: u32,
-    /// As a reporter: whom it accused, and when last.
-    accused: Vec<(HostKey, Instant)>,
+    /// As a reporter: whom it accused lately.
+    accused: Vec<Accused>,
     /// As a reporter: hosts that its word alone condemned since `believed_since`.
     believed: u32,
     believed_since: Instant,
 }
 
+/// A host that a reporter accused.
+#[derive(Debug)]
+struct Accused {
+    host: HostKey,
+    /// What it gave that host in points, of which as much is forgotten as of the host's own, and when last.
+    given: f32,
+    last: Instant,
+}
+
 /// How much a reporter's word is worth.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Word {
-    /// Among how many accused hosts it is shared.
-    shared: f32,
+    /// In points, where it is not enough at once.
+    points: f32,
     /// Whether it is enough to condemn a host for corrupt bytes.
     pub(crate) at_once: bool,
 }
@@ -146,22 +160,19 @@ impl Conduct {
             record.state != State::Good
                 || record.times > 0 && now < record.scored + FORGIVEN
                 || record.believed > 0 && now < record.believed_since + LATELY
+                || record.accused.iter().any(|accused| now < accused.last + LATELY)
         })
     }
 
     /// As a reporter, it accuses a host, in a cluster of `hosts`: what its word is worth.
     pub(crate) fn accuses(&mut self, now: Instant, accused: HostKey, fault: Fault, hosts: usize) -> Word {
         let record = self.record(now);
-        record.accused.retain(|(host, at)| *host != accused && now < *at + LATELY);
-        if record.accused.len() < MAX_ACCUSED {
-            record.accused.push((accused, now));
-        }
         if now >= record.believed_since + LATELY {
             (record.believed, record.believed_since) = (0, now);
         }
         let at_once = fault == Fault::Corrupt && record.believed < Self::at_once(hosts);
         record.believed += u32::from(at_once);
-        Word { shared: record.accused.len().max(1) as f32, at_once }
+        Word { points: record.give(now, accused, fault), at_once }
     }
 
     /// Somebody whose word is worth `word` found fault with it. Returns whether it has to be quarantined for that, and why.
@@ -176,9 +187,8 @@ impl Conduct {
     fn weighed(&mut self, now: Instant, fault: Fault, word: Word) -> Option<Why> {
         match fault {
             Fault::Corrupt if word.at_once => Some(Why::Corrupt),
-            Fault::Corrupt => self.charge(now, DOUBTED, Why::Corrupt),
-            Fault::Failed => self.charge(now, FAILURE / word.shared, Why::Failing),
-            Fault::NotHeld => self.charge(now, NOT_HELD / word.shared, Why::Failing),
+            Fault::Corrupt => self.charge(now, word.points, Why::Corrupt),
+            Fault::Failed | Fault::NotHeld => self.charge(now, word.points, Why::Failing),
         }
     }
 
@@ -240,11 +250,10 @@ impl Conduct {
     }
 
     /// A new life of the host begins. What failed may have been repaired: the first quarantine for failures is forgiven,
-    /// later ones become probation. Corrupt bytes and nonsense are not forgotten by reconnecting.
+    /// later ones become probation. Corrupt bytes and nonsense are not forgotten by reconnecting, nor what it said of others.
     pub(crate) fn restarted(&mut self, now: Instant) {
         self.due(now);
         let Some(record) = &mut self.0 else { return };
-        record.accused.clear();
         if let State::Quarantined { why: why @ Why::Failing, .. } = record.state {
             record.state =
                 if record.times <= 1 { State::Good } else { State::Probation { missing: PROOF, why } };
@@ -273,16 +282,45 @@ impl Conduct {
 
 impl Record {
     fn score_at(&self, now: Instant) -> f32 {
-        let passed = now.saturating_duration_since(self.scored).as_secs_f32();
-        self.score * (-passed / HALF_LIFE.as_secs_f32()).exp2()
+        faded(self.score, self.scored, now)
     }
+
+    /// As a reporter, it finds a fault with `host`. Returns for how many points that counts where it is no proof.
+    fn give(&mut self, now: Instant, host: HostKey, fault: Fault) -> f32 {
+        self.accused.retain(|accused| now < accused.last + LATELY);
+        let known = self.accused.iter().position(|accused| accused.host == host);
+        if known.is_none() && self.accused.len() < MAX_ACCUSED {
+            self.accused.push(Accused { host, given: 0.0, last: now });
+        }
+        let shared = self.accused.len() as f32;
+        let at = known.unwrap_or(self.accused.len() - 1);
+        let Some(accused) = self.accused.get_mut(at).filter(|accused| accused.host == host) else {
+            return 0.0;
+        };
+        let (points, most) = match fault {
+            Fault::Corrupt => (DOUBTED, DOUBTED),
+            Fault::Failed => (FAILURE / shared, MOST_OF_ONE),
+            Fault::NotHeld => (NOT_HELD / shared, MOST_OF_ONE),
+        };
+        let given = faded(accused.given, accused.last, now);
+        let points = points.min(most - given).max(0.0);
+        (accused.given, accused.last) = (given + points, now);
+        points
+    }
+}
+
+/// What is left of points after a time.
+fn faded(points: f32, since: Instant, now: Instant) -> f32 {
+    let passed = now.saturating_duration_since(since).as_secs_f32();
+    points * (-passed / HALF_LIFE.as_secs_f32()).exp2()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const ALL: Word = Word { shared: 1.0, at_once: true };
+    /// A failure, or corrupt bytes, as somebody says who is believed.
+    const ALL: Word = Word { points: FAILURE, at_once: true };
 
     fn start() -> (Conduct, Instant) {
         (Conduct::default(), Instant::now())
@@ -335,12 +373,34 @@ mod tests {
                 assert_eq!(conduct.blamed(now, Fault::Failed, word), None, "round {round}");
             }
         }
-        let (mut reporter, mut one) = (Conduct::default(), Conduct::default());
-        let blames = (0..5).filter_map(|_| {
-            let word = reporter.accuses(now, host(0), Fault::Failed, 100);
-            one.blamed(now, Fault::Failed, word)
+    }
+
+    #[test]
+    fn one_reporter_alone_shuts_nobody_out_for_failures_and_three_do() {
+        let (mut accused, mut now) = start();
+        let mut reporters: [Conduct; 3] = Default::default();
+        let [one, two, three] = &mut reporters;
+        for round in 0..100 {
+            let word = one.accuses(now, host(0), Fault::Failed, 100);
+            assert_eq!(accused.blamed(now, Fault::Failed, word), None, "round {round}");
+            one.restarted(now);
+            now += Duration::from_secs(30);
+        }
+        let blames = [two, three].into_iter().flat_map(|reporter| {
+            let words = [(); 3].map(|()| reporter.accuses(now, host(0), Fault::Failed, 100));
+            words.map(|word| accused.blamed(now, Fault::Failed, word))
         });
-        assert_eq!(blames.count(), 1);
+        assert!(blames.flatten().any(|why| why == Why::Failing));
+    }
+
+    #[test]
+    fn a_reporter_that_accuses_too_many_is_not_heard_of_the_rest() {
+        let (mut reporter, now) = start();
+        for n in 0..MAX_ACCUSED as u64 {
+            assert!(reporter.accuses(now, host(n), Fault::Failed, 100).points > 0.0);
+        }
+        assert_eq!(reporter.accuses(now, host(1_000), Fault::Failed, 100).points, 0.0);
+        assert!(reporter.accuses(now, host(0), Fault::Failed, 100).points > 0.0);
     }
 
     #[test]
@@ -353,6 +413,8 @@ mod tests {
         let word = reporter.accuses(now, host(limit), Fault::Corrupt, 100);
         let mut accused = Conduct::default();
         assert_eq!(accused.blamed(now, Fault::Corrupt, word), None);
+        let again = reporter.accuses(now, host(limit), Fault::Corrupt, 100);
+        assert_eq!(accused.blamed(now, Fault::Corrupt, again), None, "it has said so before");
         assert_eq!(accused.blamed(now, Fault::Corrupt, word), Some(Why::Corrupt), "two are enough");
         let verdicts = (0..5).filter_map(|_| reporter.overdid(now));
         assert_eq!(verdicts.collect::<Vec<_>>(), [Why::Accuser]);
@@ -386,7 +448,7 @@ mod tests {
         let (mut conduct, now) = start();
         let until = conduct.condemn(now, Why::Corrupt);
         assert!(conduct.due(until));
-        let word = Word { shared: 1.0, at_once: false };
+        let word = Word { points: NOT_HELD, at_once: false };
         assert_eq!(conduct.blamed(until, Fault::NotHeld, word), Some(Why::Failing));
         assert_eq!(conduct.condemn(until, Why::Corrupt), until + 2 * FIRST_CORRUPT);
         for _ in 0..40 {

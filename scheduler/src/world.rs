@@ -37,13 +37,7 @@ impl World {
 
     /// A host says that another one, which it was given as a partner, failed it. The word of one that is quarantined counts
     /// for nothing. Returns whether it is believed: what is doubted counts only together with what others say.
-    pub(crate) fn blame(
-        &mut self,
-        now: Instant,
-        reporter: HostKey,
-        accused: HostKey,
-        fault: Fault,
-    ) -> bool {
+    pub(crate) fn blame(&mut self, now: Instant, reporter: HostKey, accused: HostKey, fault: Fault) -> bool {
         let hosts = self.hosts.len();
         let Some(life) = self.hosts.life_mut(reporter) else { return false };
         if matches!(life.conduct.state(), State::Quarantined { .. }) {

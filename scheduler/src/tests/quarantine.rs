@@ -55,6 +55,23 @@ fn failures_that_several_hosts_report_of_several_tasks_add_up() {
 }
 
 #[test]
+fn failures_that_one_host_alone_reports_do_not_add_up() {
+    let mut lab = lab();
+    for n in [1, 2, 3].repeat(4) {
+        lab.join("h0", n);
+        lab.failed("h0", n, "bad", FailureReason::Unreachable);
+        lab.die("h0");
+        lab.host("h0");
+    }
+    assert!(!lab.cluster.is_quarantined(&id("bad")));
+    for (host, n) in [("h1", 1), ("h2", 2), ("h3", 3)] {
+        lab.join(host, n);
+        lab.failed(host, n, "bad", FailureReason::Unreachable);
+    }
+    assert!(lab.cluster.is_quarantined(&id("bad")));
+}
+
+#[test]
 fn its_own_downloads_go_on() {
     let mut lab = corrupt();
     lab.inventory("good", &[4]).unwrap();
