@@ -194,7 +194,7 @@ impl Cluster {
     /// [`Refusal::UnknownHost`], [`Refusal::TooMany`]; none of the tasks has been taken then.
     pub fn handle_inventory(&mut self, now: Instant, host: &HostId, tasks: Vec<Held>) -> Result<(), Refusal> {
         let key = self.alive(host)?;
-        self.check_room(key, tasks.len())?;
+        self.check_room(key, tasks.iter().map(|held| &held.task))?;
         for Held { task, content } in tasks {
             if self.on_task_or_new(now, task, |task, cx| task.holds(cx, key, content)).is_err() {
                 self.world.counts.ignored += 1;
@@ -216,7 +216,7 @@ impl Cluster {
         held: u64,
     ) -> Result<proto::RegisterPeerTaskResponse, Refusal> {
         let key = self.alive(host)?;
-        self.check_room(key, 1)?;
+        self.check_room(key, std::iter::once(&task))?;
         if self.world.hosts.life(key).is_some_and(|life| life.downloads >= MAX_DOWNLOADS_PER_HOST) {
             return Err(Refusal::TooMany("downloads of one host"));
         }
@@ -230,13 +230,22 @@ impl Cluster {
         })
     }
 
-    fn check_room(&self, key: HostKey, more: usize) -> Result<(), Refusal> {
-        match self.world.hosts.life(key) {
-            Some(life) if life.tasks.len() + more > MAX_TASKS_PER_HOST => {
-                Err(Refusal::TooMany("tasks of one host"))
-            }
-            _ if self.tasks.len() + more > MAX_TASKS => Err(Refusal::TooMany("tasks")),
-            _ => Ok(()),
+    /// Whether there is room for these tasks. What is there already takes none: a host that says again what it has, or joins
+    /// others in a download, is welcome in a cluster that is full.
+    fn check_room<'a>(
+        &self,
+        key: HostKey,
+        wanted: impl ExactSizeIterator<Item = &'a TaskId> + Clone,
+    ) -> Result<(), Refusal> {
+        if let Some(tasks) = self.world.hosts.life(key).map(|life| &life.tasks)
+            && !fits(tasks.len(), MAX_TASKS_PER_HOST, wanted.clone(), |task| tasks.contains(task))
+        {
+            return Err(Refusal::TooMany("tasks of one host"));
+        }
+        if fits(self.tasks.len(), MAX_TASKS, wanted, |task| self.tasks.contains_key(task)) {
+            Ok(())
+        } else {
+            Err(Refusal::TooMany("tasks"))
         }
     }
 
@@ -297,7 +306,7 @@ impl Cluster {
     ) -> Result<(), Refusal> {
         let key = self.alive(host)?;
         if let Some(content) = complete {
-            self.check_room(key, 1)?;
+            self.check_room(key, std::iter::once(&task))?;
             self.on_task_or_new(now, task, |task, cx| task.holds(cx, key, content))?;
         } else {
             self.on_task(now, task, |task, cx| task.gave_up(cx, key));
@@ -452,5 +461,30 @@ impl Cluster {
             on_probation: suspects - quarantined,
             ..self.world.counts
         }
+    }
+}
+
+/// Whether there are at most `most` tasks with those that are wanted, where there are `there` now.
+fn fits<'a>(
+    there: usize,
+    most: usize,
+    wanted: impl ExactSizeIterator<Item = &'a TaskId>,
+    is_there: impl Fn(&TaskId) -> bool,
+) -> bool {
+    // Only near the limit is it worth looking for each.
+    there + wanted.len() <= most || there + wanted.filter(|task| !is_there(task)).count() <= most
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_there_already_needs_no_room() {
+        let tasks = [0, 1, 2].map(|n| TaskId::from([n; 32]));
+        let there = &tasks[..2];
+        let fits = |wanted: &[TaskId], most| fits(2, most, wanted.iter(), |task| there.contains(task));
+        assert!(fits(there, 2) && fits(&tasks, 3));
+        assert!(!fits(&tasks, 2) && !fits(&tasks[2..], 2));
     }
 }

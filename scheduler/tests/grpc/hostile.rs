@@ -63,6 +63,9 @@ async fn it_announces_no_more_than_a_host_may() {
         (batch, status.code(), status.message()),
         (20, Code::ResourceExhausted, "too many tasks of one host for this scheduler")
     );
+    // What it has said is no more by being said again.
+    let again = (0..10_000).map(|n| proto::HeldTask { task_id: task(n).into(), content: Some(whole(1)) });
+    announce(&evil, again.collect()).await.unwrap();
     honest_download(&server).await;
 }
 
