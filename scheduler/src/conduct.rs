@@ -110,7 +110,7 @@ pub(crate) struct Conduct(Option<Box<Record>>);
 struct Record {
     state: State,
     score: f32,
-    /// When `score` was that much, and when the last bad word came.
+    /// When `score` was that much, and when the last bad word came or the last quarantine ended.
     scored: Instant,
     /// Quarantines, each twice as long as the one before.
     times: u32,
@@ -151,14 +151,14 @@ impl Conduct {
 
     /// The score now, and the number of quarantines so far.
     pub(crate) fn score(&self, now: Instant) -> (f32, u32) {
-        self.0.as_ref().map_or((0.0, 0), |record| (record.score_at(now), record.times))
+        self.0.as_ref().map_or((0.0, 0), |record| (record.score_at(now), record.times_at(now)))
     }
 
     /// Whether there is anything to remember of a host that is gone.
     pub(crate) fn is_worth_remembering(&self, now: Instant) -> bool {
         self.0.as_ref().is_some_and(|record| {
             record.state != State::Good
-                || record.times > 0 && now < record.scored + FORGIVEN
+                || record.times_at(now) > 0
                 || record.believed > 0 && now < record.believed_since + LATELY
                 || record.accused.iter().any(|accused| now < accused.last + LATELY)
         })
@@ -234,6 +234,7 @@ impl Conduct {
         let State::Quarantined { until, why } = record.state else { return false };
         let over = now >= until;
         if over {
+            (record.score, record.scored) = (record.score_at(now), now);
             record.state = State::Probation { missing: PROOF, why };
         }
         over
@@ -266,7 +267,7 @@ impl Conduct {
     }
 
     fn record(&mut self, now: Instant) -> &mut Record {
-        self.0.get_or_insert_with(|| {
+        let record = self.0.get_or_insert_with(|| {
             Box::new(Record {
                 state: State::Good,
                 score: 0.0,
@@ -276,13 +277,20 @@ impl Conduct {
                 believed: 0,
                 believed_since: now,
             })
-        })
+        });
+        record.times = record.times_at(now);
+        record
     }
 }
 
 impl Record {
     fn score_at(&self, now: Instant) -> f32 {
         faded(self.score, self.scored, now)
+    }
+
+    /// The quarantines that are not forgiven.
+    fn times_at(&self, now: Instant) -> u32 {
+        if self.state == State::Good && now >= self.scored + FORGIVEN { 0 } else { self.times }
     }
 
     /// As a reporter, it finds a fault with `host`. Returns for how many points that counts where it is no proof.
@@ -455,6 +463,19 @@ mod tests {
             conduct.condemn(until, Why::Corrupt);
         }
         assert_eq!(conduct.timeout(), Some(until + LONGEST), "and never longer than a day");
+    }
+
+    #[test]
+    fn after_a_day_of_good_conduct_a_quarantine_is_a_first_one_again() {
+        for (later, times) in [(FORGIVEN - Duration::from_secs(1), 2), (FORGIVEN, 1)] {
+            let (mut conduct, now) = start();
+            let until = conduct.condemn(now, Why::Failing);
+            assert!(conduct.due(until) && conduct.proven(until, PROOF));
+            let later = until + later;
+            assert_eq!(conduct.score(later).1, times - 1);
+            assert_eq!(conduct.blamed(later, Fault::Failed, ALL), None);
+            assert_eq!(conduct.condemn(later, Why::Failing), later + times * FIRST_FAILING);
+        }
     }
 
     #[test]
