@@ -18,6 +18,8 @@ use std::time::Instant;
 const MAX_PAGE: usize = 1000;
 /// Tasks that are looked at for a page.
 const MAX_LOOKED_AT: usize = 10_000;
+/// With so many peers of the tasks that it shows a page is full: each is looked at, while all downloads wait.
+const MAX_PEERS: usize = 10_000;
 
 impl Cluster {
     /// What there is, and what has happened, in numbers. The version and the time since the start are the caller's to say.
@@ -75,9 +77,9 @@ impl Cluster {
         let (most, only) = (page(request.limit), request.only());
         let begin = after.map_or(Bound::Unbounded, Bound::Excluded);
         let mut tasks = Vec::new();
-        let mut last = None;
+        let (mut last, mut peers) = (None, 0);
         for (id, task) in self.tasks.range((begin, Bound::Unbounded)).take(MAX_LOOKED_AT) {
-            if tasks.len() >= most {
+            if tasks.len() >= most || peers >= MAX_PEERS {
                 break;
             }
             last = Some(*id);
@@ -87,6 +89,7 @@ impl Cluster {
                 TaskFilter::Leases => task.lease.is_some(),
             };
             if shown {
+                peers += task.peers.len();
                 tasks.push(self.task(now, id, task));
             }
         }

@@ -1,6 +1,7 @@
 //! What people are shown.
 
-use super::lab::{LENGTH, Lab, id};
+use super::lab::{LENGTH, Lab, id, whole};
+use crate::message::Held;
 use darter_protocol::TaskId;
 use darter_protocol::scheduler as proto;
 use darter_protocol::scheduler::{FailureReason, HostState, TaskFilter};
@@ -89,6 +90,22 @@ fn tasks_come_in_pages_and_by_what_goes_on_in_them() {
     let (_, task) = tasks(&lab, 0, TaskFilter::Leases).remove(0);
     assert_eq!((task.length, task.downloading, task.held_bytes), (Some(LENGTH), 1, 10));
     assert_eq!((task.lease_holder, task.lease_bytes, task.lease_seconds_left), (id("a").to_string(), 11, 10));
+}
+
+#[test]
+fn a_page_ends_where_its_tasks_have_ten_thousand_peers() {
+    let mut lab = Lab::new();
+    for n in 0..100 {
+        let name = format!("h{n}");
+        let host = lab.described(&name, |_| {});
+        lab.cluster.handle_host_announced(lab.now, host).unwrap();
+        let held = |n| Held { task: super::lab::task(n), content: whole(LENGTH) };
+        lab.cluster.handle_inventory(lab.now, &id(&name), (1..=150).map(held).collect()).unwrap();
+    }
+    let first = lab.cluster.list_tasks(lab.now, None, &proto::ListTasksRequest::default());
+    assert_eq!((first.tasks.len(), first.tasks[99].complete), (100, 100));
+    let all = tasks(&lab, 0, TaskFilter::Unspecified).into_iter().map(|(n, _)| n);
+    assert!(all.eq(1..=150), "and the next one goes on there");
 }
 
 #[test]
