@@ -2,6 +2,7 @@
 
 use crate::ByteRange;
 use std::fmt;
+use std::ops::Range;
 
 /// The number of a piece, counted from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -30,7 +31,9 @@ impl fmt::Display for PieceIndex {
     }
 }
 
-/// How content of one length is cut: every piece has the same power-of-two size, but the last, which may be shorter.
+/// How content of one length is cut: every piece has the same power-of-two size, but the last, which may be shorter. A
+/// piece is cut into blocks in the same way. Blocks are counted through the whole content, from 0; a run of them is a
+/// half-open range of their numbers.
 ///
 /// The layout follows from the length alone, so that nobody has to be told it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +51,11 @@ impl PieceLayout {
     pub const MIN_PIECE_SIZE: u64 = 1 << 20;
     /// Pieces are doubled until there are at most this many: a have-map stays at 512 bytes.
     pub const MAX_PIECES: u64 = 4096;
+    /// The smallest block: 64 KiB. What lies below a piece moves in these: who wants a thousand bytes out of the middle fetches
+    /// one of them. Smaller ones would cost more in their hashes (32 bytes each) and in requests than they save.
+    pub const MIN_BLOCK_SIZE: u64 = 64 << 10;
+    /// Blocks are doubled until a piece has at most this many: the hashes of a piece's blocks stay at 32 KiB.
+    pub const MAX_BLOCKS_IN_PIECE: u64 = 1024;
     /// The longest content, 64 TiB, so that a length from the network cannot ask for absurd arithmetic.
     pub const MAX_LENGTH: u64 = 1 << 46;
 
@@ -104,7 +112,7 @@ impl PieceLayout {
     }
 
     /// The pieces that hold the bytes of `range`, as far as the content reaches.
-    pub fn covering(&self, range: ByteRange) -> std::ops::Range<u32> {
+    pub fn covering(&self, range: ByteRange) -> Range<u32> {
         if range.start() >= self.length {
             return 0..0;
         }
@@ -113,12 +121,70 @@ impl PieceLayout {
     }
 
     /// The pieces that lie whole between two offsets, the first of them at `start` itself; none when no piece starts there.
-    pub fn within(&self, start: u64, end: u64) -> std::ops::Range<u32> {
+    pub fn within(&self, start: u64, end: u64) -> Range<u32> {
         let first = self.piece_at(start).filter(|piece| self.range(*piece).start() == start);
         let Some(first) = first else { return 0..0 };
         let whole =
             self.iter().skip(first.as_usize()).take_while(|piece| self.range(*piece).end() <= end).count();
         first.get()..first.get() + whole as u32
+    }
+
+    /// The size of every block but the last, in bytes. It divides the piece's.
+    pub const fn block_size(&self) -> u64 {
+        let least = self.piece_size / Self::MAX_BLOCKS_IN_PIECE;
+        if least > Self::MIN_BLOCK_SIZE { least } else { Self::MIN_BLOCK_SIZE }
+    }
+
+    /// How many blocks there are: 0 for empty content.
+    pub const fn blocks(&self) -> u32 {
+        // At most MAX_PIECES * MAX_BLOCKS_IN_PIECE, which is 2^22.
+        self.length.div_ceil(self.block_size()) as u32
+    }
+
+    /// The block that holds the byte at `offset`; `None` past the end.
+    pub const fn block_at(&self, offset: u64) -> Option<u32> {
+        if offset < self.length { Some((offset / self.block_size()) as u32) } else { None }
+    }
+
+    /// The piece that `block` lies in.
+    pub const fn piece_of(&self, block: u32) -> PieceIndex {
+        PieceIndex((block as u64 * self.block_size() / self.piece_size) as u32)
+    }
+
+    /// The blocks of one piece.
+    ///
+    /// # Panics
+    /// As [`Self::range`].
+    pub fn blocks_of(&self, piece: PieceIndex) -> Range<u32> {
+        self.blocks_covering(self.range(piece))
+    }
+
+    /// Where `block` begins; the content's end for the one after the last.
+    pub fn start_of(&self, block: u32) -> u64 {
+        (u64::from(block) * self.block_size()).min(self.length)
+    }
+
+    /// The bytes of a run of blocks, as far as the content reaches; `None` when there are none.
+    pub fn bytes_of(&self, blocks: &Range<u32>) -> Option<ByteRange> {
+        ByteRange::new(self.start_of(blocks.start), self.start_of(blocks.end))
+    }
+
+    /// The blocks that hold the bytes of `range`, as far as the content reaches.
+    pub fn blocks_covering(&self, range: ByteRange) -> Range<u32> {
+        if range.start() >= self.length {
+            return 0..0;
+        }
+        let last = range.end().min(self.length) - 1;
+        (range.start() / self.block_size()) as u32..(last / self.block_size()) as u32 + 1
+    }
+
+    /// The blocks that lie whole between two offsets, the first of them at `start` itself; none when no block starts there.
+    pub fn blocks_within(&self, start: u64, end: u64) -> Range<u32> {
+        let Some(first) = self.block_at(start).filter(|block| self.start_of(*block) == start) else {
+            return 0..0;
+        };
+        let end = if end >= self.length { self.blocks() } else { (end / self.block_size()) as u32 };
+        first..end.max(first)
     }
 
     /// The whole content; `None` when it is empty.
@@ -170,14 +236,41 @@ mod tests {
     }
 
     #[test]
-    fn only_whole_pieces_lie_within_two_offsets() {
+    fn blocks_divide_pieces_and_are_bounded() {
+        const BLOCK: u64 = PieceLayout::MIN_BLOCK_SIZE;
+        for (length, block, in_piece) in [
+            (1, BLOCK, 1),
+            (BLOCK + 1, BLOCK, 2),
+            (20 << 30, BLOCK, 128),
+            (256 << 30, BLOCK, 1024),
+            (PieceLayout::MAX_LENGTH, PieceLayout::MAX_LENGTH >> 22, 1024),
+        ] {
+            let layout = PieceLayout::new(length).unwrap();
+            assert_eq!((layout.block_size(), layout.blocks_of(PieceIndex::new(0)).end), (block, in_piece));
+            let last = layout.iter().next_back().unwrap();
+            assert_eq!(layout.blocks_of(last).end, layout.blocks());
+            assert_eq!(layout.piece_of(layout.blocks() - 1), last);
+            assert_eq!(layout.bytes_of(&(0..layout.blocks())), layout.whole());
+        }
         let layout = PieceLayout::new(2 * PIECE + 5).unwrap();
-        assert_eq!(layout.within(0, 2 * PIECE + 5), 0..3);
-        assert_eq!(layout.within(0, 2 * PIECE + 4), 0..2);
-        assert_eq!(layout.within(PIECE, 2 * PIECE), 1..2);
-        assert_eq!(layout.within(0, 1), 0..0);
-        assert_eq!(layout.within(1, 2 * PIECE + 5), 0..0);
-        assert_eq!(layout.within(2 * PIECE + 5, 20 * PIECE), 0..0);
+        assert_eq!(layout.blocks_of(PieceIndex::new(1)), 16..32);
+        assert_eq!((layout.piece_of(31).get(), layout.piece_of(32).get()), (1, 2));
+        assert_eq!(layout.bytes_of(&(31..33)), ByteRange::new(31 * BLOCK, 2 * PIECE + 5));
+        assert_eq!((layout.bytes_of(&(33..40)), layout.block_at(2 * PIECE + 5)), (None, None));
+        assert_eq!(PieceLayout::new(0).unwrap().blocks(), 0);
+    }
+
+    #[test]
+    fn only_whole_blocks_lie_within_two_offsets() {
+        const BLOCK: u64 = PieceLayout::MIN_BLOCK_SIZE;
+        let layout = PieceLayout::new(2 * BLOCK + 5).unwrap();
+        assert_eq!(layout.blocks_within(0, 2 * BLOCK + 5), 0..3);
+        assert_eq!(layout.blocks_within(0, u64::MAX), 0..3);
+        assert_eq!(layout.blocks_within(0, 2 * BLOCK + 4), 0..2);
+        assert_eq!(layout.blocks_within(BLOCK, 2 * BLOCK), 1..2);
+        assert_eq!(layout.blocks_within(0, 1), 0..0);
+        assert_eq!(layout.blocks_within(1, 2 * BLOCK + 5), 0..0);
+        assert_eq!(layout.blocks_within(2 * BLOCK + 5, 20 * BLOCK), 0..0);
     }
 
     #[test]

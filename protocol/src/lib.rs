@@ -2,14 +2,16 @@
 //!
 //! - [`TaskId`], [`HostId`], [`Digest`]: names. Each has one constructor that checks, so that holding one is the proof.
 //! - [`ByteRange`]: a half-open, never empty range of bytes.
-//! - [`PieceLayout`], [`PieceIndex`], [`PieceSet`]: how content is cut into pieces, and sets of them.
-//! - [`hash`]: the BLAKE3 tree that gives every piece its hash and the whole its root.
+//! - [`PieceLayout`], [`PieceIndex`], [`PieceSet`]: how content is cut into pieces and these into blocks, and sets of pieces; [`BlockSet`]:
+//!   sets of blocks.
+//! - [`hash`]: the BLAKE3 tree that gives every block and every piece its hash and the whole its root.
 //! - [`Ring`]: which of several schedulers a task belongs to.
 //! - [`scheduler`]: the messages and the gRPC service, generated from `proto/scheduler.proto`.
 //! - [`daemon`]: the same of the daemon's socket for the command line, from `proto/daemon.proto`.
 //!
 //! Nothing here does IO or reads a clock.
 
+mod block_set;
 mod digest;
 pub mod hash;
 mod id;
@@ -18,8 +20,9 @@ mod piece_set;
 mod range;
 mod ring;
 
+pub use block_set::BlockSet;
 pub use digest::{Algorithm, Digest, InvalidDigest};
-pub use hash::{PieceHash, Root};
+pub use hash::{BlockHash, PieceHash, Root};
 pub use id::{HostId, InvalidId, TaskId};
 pub use layout::{PieceIndex, PieceLayout};
 pub use piece_set::PieceSet;
