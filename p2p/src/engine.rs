@@ -1,11 +1,13 @@
 //! [`Engine`]: opens content by task.
 
+use crate::ahead::Trails;
 use crate::download::{Active, Backoff, First, Known, Phase};
 use crate::import::MAX_IMPORTS;
 use crate::members::InvalidAddress;
 use crate::metrics::Metrics;
 use crate::origins::Origins;
-use crate::peer::{self, Peers, Served as Given, Turns};
+use crate::peer::{self, Peers, Quick, Served as Given, Turns};
+use crate::progress::{Demand, Wish};
 use crate::reader::{Live, Reader};
 use crate::schedule::{Life, Schedulers};
 use crate::store::{Complete, Held, Store, StoreConfig, StoreError, TaskFile};
@@ -104,6 +106,7 @@ pub(crate) struct Shared {
     pub(crate) tracker: TaskTracker,
     active: Mutex<HashMap<TaskId, Arc<Active>>>,
     suspended: Mutex<HashMap<TaskId, Suspended>>,
+    trails: Mutex<Trails>,
     /// Tasks into which a file is taken at this moment.
     importing: Mutex<HashSet<TaskId>>,
     pub(crate) imports: Semaphore,
@@ -157,6 +160,7 @@ impl Engine {
             tracker: TaskTracker::new(),
             active: Mutex::default(),
             suspended: Mutex::default(),
+            trails: Mutex::default(),
             importing: Mutex::default(),
             imports: Semaphore::new(MAX_IMPORTS),
             config,
@@ -169,6 +173,7 @@ impl Engine {
         let server = peer::Server {
             find,
             turns,
+            quick: Quick::default(),
             throttles: Arc::clone(&shared.throttles),
             metrics: shared.metrics.clone(),
             shutdown: shared.shutdown.clone(),
@@ -287,17 +292,12 @@ impl Shared {
         Ok(Opened::Content(Content { info, range, served: Served::Disk, body }))
     }
 
-    fn open_running(
-        &self,
-        known: &Known,
-        range: Option<ByteRange>,
-        demand: crate::progress::Demand,
-    ) -> Opened {
+    fn open_running(&self, known: &Known, range: Option<ByteRange>, demand: Demand) -> Opened {
         let length = known.info.length;
         // Whoever reads all of it waits with the last byte; a part says nothing about the whole.
         let whole = range.is_some() && range == ByteRange::new(0, length);
         let last = (whole && known.digest.is_some()).then(|| length - 1);
-        let live = Live { progress: known.progress.clone(), demand, last };
+        let live = Live { progress: known.progress.clone(), demand, last, waited_for: None };
         let (file, metrics) = (Arc::clone(&known.file), self.metrics.clone());
         let body = ContentBody::new(Reader { file, rest: range, live: Some(live), metrics, lends: false });
         Opened::Content(Content { info: known.info.clone(), range, served: Served::Fetching, body })
@@ -311,9 +311,22 @@ impl Shared {
         known: &Known,
     ) -> Result<Option<Opened>, OpenError> {
         let range = request.want.resolve(known.info.length)?;
-        let pieces = range.map_or(0..0, |range| known.file.layout().covering(range));
-        let demand = active.demands.add(pieces, request.want.is_all());
+        let wish = self.wish(request.task, &known.file, request.want, range);
+        let demand = active.demands.add(wish);
         Ok(demand.map(|demand| self.open_running(known, range, demand)))
+    }
+
+    /// What is fetched for somebody who wants this, which is `range` of the content in `file`. Of what is kept in memory until all
+    /// of it is there, nothing would be kept otherwise.
+    pub(crate) fn wish(&self, task: TaskId, file: &TaskFile, want: Want, range: Option<ByteRange>) -> Wish {
+        let layout = file.layout();
+        let all = want.is_all() || self.config.prefetch || file.is_staged();
+        let ahead = range.filter(|_| !all).and_then(|range| {
+            let mut trails = self.trails.lock().unwrap_or_else(PoisonError::into_inner);
+            trails.follow(task, layout, range)
+        });
+        let blocks = |range: ByteRange| layout.blocks_covering(range);
+        Wish { blocks: range.map_or(0..0, blocks), ahead: ahead.map(blocks), all }
     }
 
     /// Joins the task's download, or starts it.
@@ -327,7 +340,7 @@ impl Shared {
             return Joined::Importing;
         }
         let before = self.lock_suspended().remove(&request.task);
-        let checked = before.map_or_else(Vec::new, |before| before.held);
+        let checked = before.map_or_else(Held::default, |before| before.held);
         let (running, download) = Active::new(self, request, checked);
         active.insert(request.task, running);
         let (first, answer) = oneshot::channel();
@@ -352,7 +365,7 @@ impl Shared {
     /// The download has stopped before its end; others may still get what it has.
     pub(crate) fn suspend(&self, task: TaskId, left: Suspended) {
         let mut suspended = self.lock_suspended();
-        if suspended.len() < MAX_SUSPENDED && !left.have.is_empty() {
+        if suspended.len() < MAX_SUSPENDED && !left.held.is_empty() {
             suspended.insert(task, left);
         }
     }

@@ -33,6 +33,7 @@
 
 #![forbid(unsafe_code)]
 
+mod ahead;
 mod api;
 mod download;
 mod engine;

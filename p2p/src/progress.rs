@@ -1,8 +1,8 @@
 //! [`Progress`]: how far a download has come, as its readers see it; and [`Demands`]: what its readers want.
 
 use crate::{ReadError, Supplier};
-use darter_protocol::{PieceIndex, PieceLayout, PieceSet};
-use std::collections::BTreeMap;
+use darter_protocol::{BlockSet, PieceIndex, PieceLayout, PieceSet};
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
@@ -12,11 +12,13 @@ use tokio::sync::Notify;
 pub(crate) struct Progress {
     layout: PieceLayout,
     have: PieceSet,
-    /// Pieces that are arriving from the origin, and how many of their bytes are on disk from the start of each.
-    growing: BTreeMap<PieceIndex, u64>,
-    /// Those of `have` that this download brought.
-    from_peers: PieceSet,
-    from_origin: PieceSet,
+    /// Blocks that are there, those of these pieces too.
+    there: BlockSet,
+    /// Blocks that are arriving from the origin, and how many of their bytes are on disk from the start of each.
+    growing: BTreeMap<u32, u64>,
+    /// Those of `there` that this download brought.
+    from_peers: BlockSet,
+    from_origin: BlockSet,
     pub(crate) state: State,
 }
 
@@ -30,65 +32,77 @@ pub(crate) enum State {
 }
 
 impl Progress {
-    pub(crate) fn new(layout: PieceLayout, have: PieceSet) -> Self {
-        let none = PieceSet::empty(have.pieces());
+    pub(crate) fn new(layout: PieceLayout, have: PieceSet, mut there: BlockSet) -> Self {
+        there.extend(have.iter().map(|piece| layout.blocks_of(piece)));
         Self {
             layout,
             have,
+            there,
             growing: BTreeMap::new(),
-            from_peers: none.clone(),
-            from_origin: none,
+            from_peers: BlockSet::default(),
+            from_origin: BlockSet::default(),
             state: State::Running,
         }
     }
 
+    /// The pieces that are there, and right.
     pub(crate) fn have(&self) -> &PieceSet {
         &self.have
     }
 
-    /// `piece` is there, and came from `supplier`.
-    pub(crate) fn complete(&mut self, piece: PieceIndex, supplier: Supplier) {
-        self.growing.remove(&piece);
+    /// All of `piece` is there, and it is right.
+    pub(crate) fn complete(&mut self, piece: PieceIndex) {
         self.have.insert(piece);
-        match supplier {
-            Supplier::Peer => self.from_peers.insert(piece),
-            Supplier::Origin => self.from_origin.insert(piece),
-            Supplier::Disk => false,
-        };
     }
 
-    /// Where the readable bytes of `piece` came from; of one that both brought, who completed it.
-    pub(crate) fn supplier(&self, piece: PieceIndex) -> Supplier {
-        if self.from_peers.contains(piece) {
-            Supplier::Peer
-        } else if self.from_origin.contains(piece) || self.growing.contains_key(&piece) {
-            Supplier::Origin
-        } else {
-            Supplier::Disk
+    /// `blocks` are there, and came from `supplier`.
+    pub(crate) fn arrive(&mut self, blocks: Range<u32>, supplier: Supplier) {
+        while let Some((grown, _)) = self.growing.range(blocks.clone()).next() {
+            let grown = *grown;
+            self.growing.remove(&grown);
         }
+        match supplier {
+            Supplier::Peer => self.from_peers.insert(blocks.clone()),
+            Supplier::Origin => self.from_origin.insert(blocks.clone()),
+            Supplier::Disk => {}
+        }
+        self.there.insert(blocks);
     }
 
-    /// The bytes before `offset` of the piece that holds it are there.
+    /// Where the readable byte at `offset` came from, and the offset up to which others came from there, too; of a block
+    /// that both brought, who completed it.
+    pub(crate) fn supplier(&self, offset: u64) -> (Supplier, u64) {
+        let Some(block) = self.layout.block_at(offset) else { return (Supplier::Disk, offset) };
+        let sets = [(Supplier::Peer, &self.from_peers), (Supplier::Origin, &self.from_origin)];
+        let brought = sets.into_iter().find(|(_, set)| set.contains(block));
+        let (supplier, end) = match brought {
+            Some((supplier, set)) => (supplier, set.end_from(block)),
+            None if self.growing.contains_key(&block) => (Supplier::Origin, block + 1),
+            None => {
+                let next = sets.iter().filter_map(|(_, set)| set.next_from(block)).min();
+                (Supplier::Disk, next.unwrap_or(u32::MAX).min(self.there.end_from(block)))
+            }
+        };
+        (supplier, self.layout.start_of(end))
+    }
+
+    /// The bytes before `offset` of the block that holds it are there.
     pub(crate) fn grow(&mut self, offset: u64) {
-        if let Some(piece) = self.layout.piece_at(offset).filter(|piece| !self.have.contains(*piece)) {
-            self.growing.insert(piece, offset - self.layout.range(piece).start());
+        if let Some(block) = self.layout.block_at(offset).filter(|block| !self.there.contains(*block)) {
+            let bytes = offset - self.layout.start_of(block);
+            if bytes > 0 {
+                self.growing.insert(block, bytes);
+            }
         }
     }
 
     /// The offset up to which content can be read from `offset` on without a gap. Bytes that could be read once never
-    /// change: an origin run that breaks off is resumed at its byte, and a partner's piece keeps what is there.
+    /// change: an origin run that breaks off is resumed at its byte, and a partner's blocks keep what is there.
     pub(crate) fn readable(&self, offset: u64) -> u64 {
-        let mut end = offset;
-        while let Some(piece) = self.layout.piece_at(end) {
-            let range = self.layout.range(piece);
-            if self.have.contains(piece) {
-                end = range.end();
-                continue;
-            }
-            let grown = self.growing.get(&piece).map_or(0, |bytes| range.start() + bytes);
-            return end.max(grown);
-        }
-        end
+        let Some(block) = self.layout.block_at(offset) else { return offset };
+        let end = self.there.end_from(block);
+        let grown = self.growing.get(&end).map_or(0, |bytes| self.layout.start_of(end) + bytes);
+        offset.max(self.layout.start_of(end)).max(grown)
     }
 }
 
@@ -102,12 +116,40 @@ pub(crate) struct Demands {
 #[derive(Debug, Default)]
 struct Inner {
     next: u64,
+    /// The blocks that each reader wants.
     readers: BTreeMap<u64, Range<u32>>,
+    /// The blocks that readers began to wait for since that was last asked.
+    waiting: BTreeMap<u64, u32>,
+    /// What is fetched ahead of readers that go on and on, the newest last. It is fetched also when they go away.
+    ahead: VecDeque<Range<u32>>,
     /// Somebody asked for all of it: that is fetched to its end, also when he goes away.
     all: bool,
-    waiting: Option<PieceIndex>,
     /// The driver has ended: no demand is taken any more.
     closed: bool,
+}
+
+/// What is read ahead at most in how many places of one content. One of them is a few pieces at most.
+const MAX_AHEAD: usize = 16;
+
+/// One reader's wish.
+#[derive(Debug, Default)]
+pub(crate) struct Wish {
+    pub(crate) blocks: Range<u32>,
+    /// What it presumably asks for next.
+    pub(crate) ahead: Option<Range<u32>>,
+    /// The rest, too.
+    pub(crate) all: bool,
+}
+
+/// What all readers want.
+#[derive(Debug, Default)]
+pub(crate) struct Wanted {
+    /// What they read now.
+    pub(crate) now: BlockSet,
+    /// That, and what was wanted beside it.
+    pub(crate) all: BlockSet,
+    /// The blocks that readers began to wait for, and before which block each of them ends, with what is fetched ahead of it.
+    pub(crate) waiting: Vec<(u32, u32)>,
 }
 
 /// One reader's demand; it ends when this is dropped.
@@ -118,16 +160,22 @@ pub(crate) struct Demand {
 }
 
 impl Demands {
-    /// Adds a reader of `pieces`; `None` when the driver has ended.
-    pub(crate) fn add(self: &Arc<Self>, pieces: Range<u32>, all: bool) -> Option<Demand> {
+    /// Adds a reader; `None` when the driver has ended.
+    pub(crate) fn add(self: &Arc<Self>, wish: Wish) -> Option<Demand> {
         let mut inner = self.lock();
         if inner.closed {
             return None;
         }
         let id = inner.next;
         inner.next += 1;
-        inner.readers.insert(id, pieces);
-        inner.all |= all;
+        inner.readers.insert(id, wish.blocks);
+        inner.all |= wish.all;
+        if let Some(ahead) = wish.ahead {
+            if inner.ahead.len() == MAX_AHEAD {
+                inner.ahead.pop_front();
+            }
+            inner.ahead.push_back(ahead);
+        }
         drop(inner);
         self.changed.notify_one();
         Some(Demand { demands: Arc::clone(self), id })
@@ -138,22 +186,29 @@ impl Demands {
         self.changed.notified().await;
     }
 
-    /// What is wanted, of a task of `pieces` pieces; and the piece that a reader began to wait for, once.
-    pub(crate) fn take(&self, pieces: u32) -> (PieceSet, Option<PieceIndex>) {
+    /// What is wanted of a content of so many blocks; and the blocks that readers began to wait for, once.
+    pub(crate) fn take(&self, blocks: u32) -> Wanted {
         let mut inner = self.lock();
-        let waiting = inner.waiting.take();
-        if inner.all {
-            return (PieceSet::full(pieces), waiting);
-        }
-        let mut wanted = PieceSet::empty(pieces);
-        wanted.extend(inner.readers.values().cloned().flatten().map(PieceIndex::new));
-        (wanted, waiting)
+        let ahead: BlockSet = inner.ahead.iter().cloned().collect();
+        // What is fetched ahead of a reader comes with what it waits for.
+        let until = |id: &u64, block: u32| {
+            let mut goes_on = ahead.clone();
+            goes_on.insert(inner.readers.get(id)?.clone());
+            Some((block, goes_on.end_from(block)))
+        };
+        let waiting = inner.waiting.iter().filter_map(|(id, block)| until(id, *block)).collect();
+        inner.waiting.clear();
+        let now: BlockSet = inner.readers.values().cloned().collect();
+        let mut all = ahead;
+        all.extend(now.runs());
+        all.extend(inner.all.then_some(0..blocks));
+        Wanted { now, all, waiting }
     }
 
     /// Ends the taking of demands, unless there is one that `satisfied` does not hold for.
-    pub(crate) fn try_close(&self, satisfied: impl Fn(PieceIndex) -> bool) -> bool {
+    pub(crate) fn try_close(&self, satisfied: impl Fn(&Range<u32>) -> bool) -> bool {
         let mut inner = self.lock();
-        let open = inner.readers.values().cloned().flatten().any(|piece| !satisfied(PieceIndex::new(piece)));
+        let open = inner.readers.values().chain(&inner.ahead).any(|blocks| !satisfied(blocks));
         inner.closed |= !open && !inner.all;
         inner.closed
     }
@@ -169,16 +224,19 @@ impl Demands {
 }
 
 impl Demand {
-    /// The reader waits for `piece`.
-    pub(crate) fn wait_for(&self, piece: PieceIndex) {
-        self.demands.lock().waiting = Some(piece);
+    /// The reader waits for `block`.
+    pub(crate) fn wait_for(&self, block: u32) {
+        self.demands.lock().waiting.insert(self.id, block);
         self.demands.changed.notify_one();
     }
 }
 
 impl Drop for Demand {
     fn drop(&mut self) {
-        self.demands.lock().readers.remove(&self.id);
+        let mut inner = self.demands.lock();
+        inner.readers.remove(&self.id);
+        inner.waiting.remove(&self.id);
+        drop(inner);
         self.demands.changed.notify_one();
     }
 }
@@ -187,60 +245,91 @@ impl Drop for Demand {
 mod tests {
     use super::*;
 
-    const PIECE: u64 = PieceLayout::MIN_PIECE_SIZE;
+    const BLOCK: u64 = PieceLayout::MIN_BLOCK_SIZE;
+    const IN_PIECE: u32 = (PieceLayout::MIN_PIECE_SIZE / BLOCK) as u32;
+
+    fn progress(pieces: u64, have: PieceSet, there: BlockSet) -> Progress {
+        Progress::new(PieceLayout::new(pieces * PieceLayout::MIN_PIECE_SIZE).unwrap(), have, there)
+    }
 
     #[test]
     fn what_is_readable_ends_at_the_first_gap() {
-        let layout = PieceLayout::new(3 * PIECE + 10).unwrap();
-        let mut progress = Progress::new(layout, PieceSet::empty(4));
+        let layout = PieceLayout::new(3 * BLOCK + 10).unwrap();
+        let mut progress = Progress::new(layout, PieceSet::empty(1), BlockSet::default());
         assert_eq!(progress.readable(0), 0);
         progress.grow(100);
         assert_eq!((progress.readable(0), progress.readable(40), progress.readable(200)), (100, 100, 200));
-        progress.complete(PieceIndex::new(0), Supplier::Origin);
-        progress.complete(PieceIndex::new(1), Supplier::Peer);
-        progress.grow(2 * PIECE + 7);
-        assert_eq!(progress.readable(5), 2 * PIECE + 7);
-        progress.complete(PieceIndex::new(2), Supplier::Origin);
-        progress.complete(PieceIndex::new(3), Supplier::Origin);
-        assert_eq!(progress.readable(5), 3 * PIECE + 10);
+        progress.arrive(0..1, Supplier::Origin);
+        progress.arrive(1..2, Supplier::Peer);
+        progress.grow(2 * BLOCK + 7);
+        assert_eq!(progress.readable(5), 2 * BLOCK + 7);
+        progress.arrive(2..4, Supplier::Origin);
+        assert_eq!(progress.readable(5), 3 * BLOCK + 10);
+        assert!(progress.have().is_empty(), "nobody has said that the piece is right");
     }
 
     #[test]
     fn what_a_download_did_not_bring_was_on_disk() {
         let mut had = PieceSet::empty(4);
         had.insert(PieceIndex::new(0));
-        let mut progress = Progress::new(PieceLayout::new(4 * PIECE).unwrap(), had);
-        progress.complete(PieceIndex::new(1), Supplier::Peer);
-        progress.complete(PieceIndex::new(2), Supplier::Origin);
-        progress.grow(3 * PIECE + 1);
-        let suppliers: Vec<Supplier> =
-            (0..4).map(|piece| progress.supplier(PieceIndex::new(piece))).collect();
-        assert_eq!(suppliers, [Supplier::Disk, Supplier::Peer, Supplier::Origin, Supplier::Origin]);
+        let mut progress = progress(4, had, [20..24].into_iter().collect());
+        progress.arrive(IN_PIECE..20, Supplier::Peer);
+        progress.arrive(24..40, Supplier::Origin);
+        progress.grow(40 * BLOCK + 1);
+        let supplier = |block: u64| progress.supplier(block * BLOCK + 5);
+        assert_eq!(supplier(3), (Supplier::Disk, 16 * BLOCK));
+        assert_eq!(supplier(17), (Supplier::Peer, 20 * BLOCK));
+        assert_eq!(supplier(20), (Supplier::Disk, 24 * BLOCK));
+        assert_eq!(supplier(39), (Supplier::Origin, 40 * BLOCK));
+        assert_eq!(supplier(40), (Supplier::Origin, 41 * BLOCK));
+    }
+
+    fn wish(blocks: Range<u32>) -> Wish {
+        Wish { blocks, ..Wish::default() }
+    }
+
+    fn wanted(demands: &Demands) -> Vec<Range<u32>> {
+        demands.take(80).all.runs().collect()
     }
 
     #[test]
     fn a_demand_ends_with_its_reader_unless_it_was_for_all() {
         let demands = Arc::new(Demands::default());
-        let a = demands.add(1..3, false).unwrap();
-        let b = demands.add(2..5, false).unwrap();
-        assert_eq!(demands.take(8).0.iter().map(PieceIndex::get).collect::<Vec<_>>(), [1, 2, 3, 4]);
-        b.wait_for(PieceIndex::new(4));
-        assert_eq!(demands.take(8).1, Some(PieceIndex::new(4)));
+        let a = demands.add(wish(1..3)).unwrap();
+        let b = demands.add(wish(20..50)).unwrap();
+        assert_eq!(wanted(&demands), [1..3, 20..50]);
+        b.wait_for(40);
+        a.wait_for(2);
+        assert_eq!(demands.take(80).waiting, [(2, 3), (40, 50)]);
+        assert_eq!(demands.take(80).waiting, []);
+        b.wait_for(41);
         drop(b);
-        let (wanted, waiting) = demands.take(8);
-        assert_eq!((wanted.len(), waiting), (2, None));
-        drop(demands.add(0..8, true));
+        assert_eq!((wanted(&demands), demands.take(80).waiting), (vec![1..3], vec![]));
+        drop(demands.add(Wish { all: true, ..wish(0..80) }));
+        assert_eq!((wanted(&demands), demands.take(80).now), (vec![0..80], [1..3].into_iter().collect()));
         drop(a);
-        assert!(demands.take(8).0.is_full());
+        assert_eq!(wanted(&demands), [0..80]);
+    }
+
+    #[test]
+    fn what_is_read_ahead_is_fetched_also_when_its_reader_goes() {
+        let demands = Arc::new(Demands::default());
+        let reader = demands.add(Wish { ahead: Some(2..4), ..wish(1..2) }).unwrap();
+        reader.wait_for(1);
+        assert_eq!(demands.take(80).waiting, [(1, 4)], "in one request");
+        drop(reader);
+        assert_eq!(wanted(&demands), [2..4]);
+        assert!(!demands.try_close(|blocks| blocks.end < 4));
+        assert!(demands.try_close(|_| true));
     }
 
     #[test]
     fn a_driver_ends_only_when_nobody_lacks_anything() {
         let demands = Arc::new(Demands::default());
-        let reader = demands.add(1..3, false).unwrap();
-        assert!(!demands.try_close(|piece| piece.get() == 1));
+        let reader = demands.add(wish(1..3)).unwrap();
+        assert!(!demands.try_close(|blocks| *blocks != (1..3)));
         assert!(demands.try_close(|_| true));
-        assert!(demands.add(0..1, false).is_none());
+        assert!(demands.add(wish(0..1)).is_none());
         drop(reader);
     }
 }

@@ -1,9 +1,9 @@
 //! How content leaves the engine: in order, as it arrives, out of the page cache.
 //!
 //! A byte that a client gets was copied twice here: into the file when it came, and out of it. Bytes from another daemon
-//! are readable once their piece matched its hash; bytes from the origin as soon as they are written. When the content has
-//! a digest, whoever reads all of it gets the very last byte only when the whole was verified: a client that received
-//! everything received what it asked for, and one that did not has a short body.
+//! are readable once their blocks, or the whole piece, matched their hashes; bytes from the origin as soon as they are
+//! written. When the content has a digest, whoever reads all of it gets the very last byte only when the whole was verified:
+//! a client that received everything received what it asked for, and one that did not has a short body.
 
 use crate::metrics::Metrics;
 use crate::progress::{Demand, Progress, State};
@@ -36,6 +36,8 @@ pub(crate) struct Live {
     pub(crate) demand: Demand,
     /// The offset of the byte that waits for the verification of the whole, when there is a digest to verify.
     pub(crate) last: Option<u64>,
+    /// The block that was last waited for: it is said once.
+    pub(crate) waited_for: Option<u32>,
 }
 
 impl Reader {
@@ -69,11 +71,9 @@ impl Reader {
 }
 
 impl Live {
-    /// Waits until the first byte of `rest` may be read; gives the part of its piece that may, and where that came from.
+    /// Waits until the first byte of `rest` may be read; gives the part from there on that may and came from the same source,
+    /// and which that is.
     async fn ready(&mut self, rest: ByteRange, file: &TaskFile) -> Result<(ByteRange, Supplier), ReadError> {
-        let piece = file.layout().piece_at(rest.start());
-        let piece_end = piece.map_or(rest.end(), |piece| file.layout().range(piece).end());
-        let mut waited_for = None;
         loop {
             {
                 let progress = self.progress.borrow_and_update();
@@ -81,14 +81,16 @@ impl Live {
                     return Err(error.clone());
                 }
                 let held = self.last.filter(|_| matches!(progress.state, State::Running)).unwrap_or(u64::MAX);
-                let end = progress.readable(rest.start()).min(held).min(piece_end);
+                let (supplier, same) = progress.supplier(rest.start());
+                let end = progress.readable(rest.start()).min(held).min(same);
                 if let Some(ready) = ByteRange::new(rest.start(), end.min(rest.end())) {
-                    return Ok((ready, piece.map_or(Supplier::Disk, |piece| progress.supplier(piece))));
+                    return Ok((ready, supplier));
                 }
             }
-            if let Some(piece) = piece.filter(|piece| waited_for != Some(*piece)) {
-                waited_for = Some(piece);
-                self.demand.wait_for(piece);
+            let block = file.layout().block_at(rest.start()).filter(|block| self.waited_for != Some(*block));
+            if let Some(block) = block {
+                self.waited_for = Some(block);
+                self.demand.wait_for(block);
             }
             if self.progress.changed().await.is_err() {
                 return Err(ReadError::Unavailable("the download was stopped".to_owned()));

@@ -4,16 +4,19 @@
 //! when it comes in order. Writing and hashing run on a blocking thread, one batch at a time, while the next batch is
 //! being received: a slow disk holds the body back, never the other way round.
 //!
-//! Invariant: at any time at most one sink may write a piece. Before a sink writes into a piece it has taken it, under the
-//! lock of its [`Goal`]; whoever lowers the goal to give the pieces behind it to another learns which are taken.
+//! It is hashed block by block: a stream may begin and end anywhere in a piece, and the hashes of blocks that came in any
+//! order merge into the piece's.
+//!
+//! Invariant: at any time at most one sink may write a block. Before a sink writes into a block it has taken it, under the
+//! lock of its [`Goal`]; whoever lowers the goal to give the blocks behind it to another learns which are taken.
 
 use crate::intake::{Heard, parts};
 use crate::store::TaskFile;
 use crate::throttle::Way;
 use crate::verify::Verifier;
 use bytes::Bytes;
-use darter_protocol::hash::PieceHasher;
-use darter_protocol::{PieceHash, PieceIndex, PieceLayout};
+use darter_protocol::hash::BlockHasher;
+use darter_protocol::{BlockHash, ByteRange, PieceLayout};
 use futures_util::StreamExt;
 use http_body::Body;
 use std::io;
@@ -32,56 +35,74 @@ pub(crate) struct Sink {
     pub(crate) verifier: Option<Arc<Mutex<Verifier>>>,
     /// A piece is right by itself when it is complete (it came from the origin). Otherwise the caller settles it.
     pub(crate) settles: bool,
-    /// Bytes before this offset are there already and stay as they are.
-    pub(crate) keep_before: u64,
+    /// These bytes are there already and stay as they are: in order, and few.
+    pub(crate) kept: Vec<ByteRange>,
     /// The offset of the next byte.
     pub(crate) offset: u64,
-    /// The hash of the piece that `offset` lies in, up to there.
-    pub(crate) hasher: Option<Box<PieceHasher>>,
-    /// Whether the verifier has taken all of that piece from here, so far.
+    /// The hash of the block that `offset` lies in, up to there.
+    pub(crate) hasher: Option<Box<BlockHasher>>,
+    /// Whether the verifier has taken all of its piece from here, so far.
     pub(crate) in_passing: bool,
 }
 
-/// Pieces that a batch completed.
-type Pieces = Vec<(PieceIndex, PieceHash)>;
+/// Blocks that follow each other, with their hashes.
+pub(crate) type Blocks = Vec<(u32, BlockHash)>;
 
 impl Sink {
-    /// Writes and hashes the next bytes; gives the pieces that they complete. Blocks.
-    fn write(&mut self, batch: &[Bytes]) -> io::Result<Pieces> {
+    /// Writes and hashes the next bytes; gives the blocks that they complete. Blocks.
+    fn write(&mut self, batch: &[Bytes]) -> io::Result<Blocks> {
         let verifier = self.verifier.clone();
         // Somebody who holds it reads back a gap; these bytes will be read back in their turn.
         let mut verifier = verifier.as_deref().and_then(|verifier| verifier.try_lock().ok());
         let layout = *self.file.layout();
-        let mut pieces = Vec::new();
+        let mut blocks = Vec::new();
         for bytes in batch {
-            let mut rest = bytes.as_ref();
-            while let Some(piece) = layout.piece_at(self.offset).filter(|_| !rest.is_empty()) {
-                let end = layout.range(piece).end();
+            let fits = usize::try_from(layout.length().saturating_sub(self.offset)).unwrap_or(usize::MAX);
+            let mut rest = &bytes[..bytes.len().min(fits)];
+            // In one call: what is hashed in blocks need not be written in blocks.
+            write_kept(&self.file, &self.kept, self.offset, rest)?;
+            while let Some((piece, block)) = self.place().filter(|_| !rest.is_empty()) {
+                let end = layout.start_of(block + 1);
                 let (now, later) = rest.split_at(rest.len().min((end - self.offset) as usize));
-                self.write_kept(now)?;
-                let hasher = self.hasher.get_or_insert_with(|| Box::new(PieceHasher::new(&layout, piece)));
+                let hasher = self.hasher.get_or_insert_with(|| Box::new(BlockHasher::new(&layout, block)));
                 hasher.update(now);
-                let so_far = self.in_passing || self.offset == layout.range(piece).start();
+                let so_far = self.in_passing || self.offset == piece.start();
                 self.in_passing =
                     so_far && verifier.as_mut().is_some_and(|verifier| verifier.offer(self.offset, now));
                 self.offset += now.len() as u64;
                 rest = later;
                 if self.offset == end {
-                    pieces.push((piece, hasher.finish()));
+                    blocks.push((block, hasher.finish()));
                     self.hasher = None;
-                    if let Some(verifier) = verifier.as_mut().filter(|_| self.settles && self.in_passing) {
-                        verifier.settle(end);
-                    }
+                }
+                if self.offset == piece.end()
+                    && let Some(verifier) = verifier.as_mut().filter(|_| self.settles && self.in_passing)
+                {
+                    verifier.settle(piece.end());
                 }
             }
         }
-        Ok(pieces)
+        Ok(blocks)
     }
 
-    fn write_kept(&self, bytes: &[u8]) -> io::Result<()> {
-        let kept = self.keep_before.saturating_sub(self.offset).min(bytes.len() as u64);
-        self.file.write_at(self.offset + kept, &bytes[kept as usize..])
+    /// The piece and the block that the next byte lies in.
+    fn place(&self) -> Option<(ByteRange, u32)> {
+        let layout = self.file.layout();
+        Some((layout.range(layout.piece_at(self.offset)?), layout.block_at(self.offset)?))
     }
+}
+
+/// Writes `bytes` at `offset`, but not over those that are kept: in order, and few. Blocks.
+pub(crate) fn write_kept(file: &TaskFile, kept: &[ByteRange], offset: u64, bytes: &[u8]) -> io::Result<()> {
+    let (mut at, end) = (offset, offset + bytes.len() as u64);
+    let kept = kept.iter().filter(|kept| kept.start() < end);
+    for (start, kept_to) in kept.map(|kept| (kept.start(), kept.end())).chain([(end, end)]) {
+        if at < start {
+            file.write_at(at, &bytes[(at - offset) as usize..(start - offset) as usize])?;
+        }
+        at = at.max(kept_to);
+    }
+    Ok(())
 }
 
 /// What a stream has brought since the last report.
@@ -90,7 +111,7 @@ pub(crate) struct Wrote {
     pub(crate) bytes: u64,
     /// Everything of this stream before this offset is on disk.
     pub(crate) offset: u64,
-    pub(crate) pieces: Pieces,
+    pub(crate) blocks: Blocks,
 }
 
 /// Who is told of what was written.
@@ -131,11 +152,11 @@ impl Goal {
         self.lock().taken
     }
 
-    /// Lowers the goal to `end`, but not into a piece that is taken. Gives where it stands then.
+    /// Lowers the goal to `end`, but not into a block that is taken. Gives where it stands then.
     pub(crate) fn lower(&self, end: u64, layout: &PieceLayout) -> u64 {
         let mut reach = self.lock();
-        let last = reach.taken.checked_sub(1).and_then(|last| layout.piece_at(last));
-        let taken = last.map_or(0, |piece| layout.range(piece).end());
+        let last = reach.taken.checked_sub(1).and_then(|last| layout.block_at(last));
+        let taken = last.map_or(0, |block| layout.start_of(block + 1));
         reach.end = reach.end.min(end.max(taken));
         reach.end
     }
@@ -184,7 +205,7 @@ pub(crate) async fn pump(
     let mut received = sink.offset;
     let mut pending: Vec<Bytes> = Vec::new();
     let mut pending_bytes = 0;
-    let mut writing: Option<JoinHandle<(Sink, u64, io::Result<Pieces>)>> = None;
+    let mut writing: Option<JoinHandle<(Sink, u64, io::Result<Blocks>)>> = None;
     let mut sink = Some(sink);
     let mut end = None;
     loop {
@@ -200,16 +221,16 @@ pub(crate) async fn pump(
                 let (bytes, offset) = (taken.offset - before, taken.offset);
                 sink = Some(taken);
                 match written {
-                    Ok(pieces) => report.report(Wrote { bytes, offset, pieces }).await,
+                    Ok(blocks) => report.report(Wrote { bytes, offset, blocks }).await,
                     Err(error) => return (sink, Err(PumpError::Store(error))),
                 }
                 continue;
             }
             writing = Some(tokio::task::spawn_blocking(move || {
                 let before = taken.offset;
-                let pieces = taken.write(&batch);
+                let blocks = taken.write(&batch);
                 let bytes = taken.offset - before;
-                (taken, bytes, pieces)
+                (taken, bytes, blocks)
             }));
         }
         if end.is_none() && received >= limits.goal.end() {
@@ -242,8 +263,8 @@ pub(crate) async fn pump(
             written = async { writing.as_mut().expect("checked below").await }, if writing.is_some() => {
                 writing = None;
                 match written {
-                    Ok((done, bytes, Ok(pieces))) => {
-                        report.report(Wrote { bytes, offset: done.offset, pieces }).await;
+                    Ok((done, bytes, Ok(blocks))) => {
+                        report.report(Wrote { bytes, offset: done.offset, blocks }).await;
                         sink = Some(done);
                     }
                     Ok((done, _, Err(error))) => return (Some(done), Err(PumpError::Store(error))),
@@ -264,7 +285,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::task::{Context, Wake};
 
-    const PIECE: u64 = PieceLayout::MIN_PIECE_SIZE;
+    const BLOCK: u64 = PieceLayout::MIN_BLOCK_SIZE;
 
     struct Nobody;
 
@@ -297,7 +318,7 @@ mod tests {
             file: Arc::new(file),
             verifier: None,
             settles: true,
-            keep_before: 0,
+            kept: Vec::new(),
             offset: 0,
             hasher: None,
             in_passing: false,
@@ -326,14 +347,40 @@ mod tests {
     }
 
     #[test]
-    fn a_goal_is_not_lowered_into_a_piece_that_is_taken() {
-        let layout = PieceLayout::new(10 * PIECE).unwrap();
-        let goal = Goal::new(10 * PIECE);
-        assert_eq!(goal.lower(9 * PIECE, &layout), 9 * PIECE);
-        assert_eq!(goal.take(2 * PIECE, 1), 1);
-        assert_eq!(goal.lower(PIECE, &layout), 3 * PIECE, "the third piece is being written");
-        assert_eq!(goal.take(3 * PIECE - 5, 100), 5);
-        assert_eq!(goal.take(3 * PIECE, 100), 0);
-        assert_eq!(goal.lower(5 * PIECE, &layout), 3 * PIECE, "what was given away does not come back");
+    fn a_goal_is_not_lowered_into_a_block_that_is_taken() {
+        let layout = PieceLayout::new(10 * BLOCK).unwrap();
+        let goal = Goal::new(10 * BLOCK);
+        assert_eq!(goal.lower(9 * BLOCK, &layout), 9 * BLOCK);
+        assert_eq!(goal.take(2 * BLOCK, 1), 1);
+        assert_eq!(goal.lower(BLOCK, &layout), 3 * BLOCK, "the third block is being written");
+        assert_eq!(goal.take(3 * BLOCK - 5, 100), 5);
+        assert_eq!(goal.take(3 * BLOCK, 100), 0);
+        assert_eq!(goal.lower(5 * BLOCK, &layout), 3 * BLOCK, "what was given away does not come back");
+    }
+
+    #[test]
+    fn what_is_kept_stays_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = PieceLayout::new(3 * BLOCK).unwrap();
+        let file = Arc::new(TaskFile::create(&folder.path().join("a"), layout).unwrap());
+        let range = |start, end| ByteRange::new(start, end).unwrap();
+        let kept = vec![range(0, 10), range(BLOCK, BLOCK + 7), range(2 * BLOCK, 2 * BLOCK + 1)];
+        let mut sink = Sink {
+            file: Arc::clone(&file),
+            verifier: None,
+            settles: false,
+            kept,
+            offset: 5,
+            hasher: None,
+            in_passing: false,
+        };
+        let blocks =
+            sink.write(&[Bytes::from(vec![1; BLOCK as usize]), Bytes::from(vec![1; BLOCK as usize])]);
+        assert_eq!(blocks.unwrap().iter().map(|(block, _)| *block).collect::<Vec<_>>(), [0, 1]);
+        let mut found = Vec::new();
+        file.read_part(range(0, 3 * BLOCK), |part| found.extend_from_slice(part)).unwrap();
+        let written = |at: u64| (10..BLOCK).contains(&at) || (BLOCK + 7..2 * BLOCK).contains(&at);
+        let written = |at: u64| written(at) || (2 * BLOCK + 1..2 * BLOCK + 5).contains(&at);
+        assert!((0..3 * BLOCK).all(|at| found[at as usize] == u8::from(written(at))));
     }
 }

@@ -120,15 +120,6 @@ impl PieceLayout {
         (range.start() / self.piece_size) as u32..(last / self.piece_size) as u32 + 1
     }
 
-    /// The pieces that lie whole between two offsets, the first of them at `start` itself; none when no piece starts there.
-    pub fn within(&self, start: u64, end: u64) -> Range<u32> {
-        let first = self.piece_at(start).filter(|piece| self.range(*piece).start() == start);
-        let Some(first) = first else { return 0..0 };
-        let whole =
-            self.iter().skip(first.as_usize()).take_while(|piece| self.range(*piece).end() <= end).count();
-        first.get()..first.get() + whole as u32
-    }
-
     /// The size of every block but the last, in bytes. It divides the piece's.
     pub const fn block_size(&self) -> u64 {
         let least = self.piece_size / Self::MAX_BLOCKS_IN_PIECE;

@@ -4,7 +4,7 @@
 use crate::hashes::Proof;
 use crate::net::{HostNo, StreamNo};
 use crate::talk::{Talk, ToScheduler};
-use darter_protocol::{HostId, PieceHash, PieceIndex, PieceLayout, PieceSet, TaskId};
+use darter_protocol::{BlockSet, HostId, PieceHash, PieceIndex, PieceLayout, PieceSet, TaskId};
 use darter_swarm::{Action, Limits, MayAsk, RunId, Swarm, UploadId, Uploads, Verdict};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -109,8 +109,8 @@ impl Node {
         seed: u64,
     ) -> Self {
         let pieces = layout.pieces();
-        let mut swarm = Swarm::new(PieceSet::empty(pieces), limits);
-        swarm.set_wanted(PieceSet::full(pieces));
+        let mut swarm = Swarm::new(layout, PieceSet::empty(pieces), BlockSet::default(), limits);
+        swarm.set_wanted(BlockSet::from_iter([0..layout.blocks()]));
         Self {
             no,
             id: host_id(no),
@@ -196,13 +196,16 @@ impl Node {
                 self.forget(&partner);
                 self.report_failure(now, &partner, darter_protocol::scheduler::FailureReason::Timeout);
             }
-            Action::FetchOrigin { run, pieces } => {
-                self.out.push(Out::Run { run, first: PieceIndex::new(pieces.start) });
-                self.runs.insert(run, (StreamNo::NONE, pieces.end));
+            // All of the content is wanted here, and comes piece by piece: so do runs.
+            Action::FetchOrigin { run, blocks } => {
+                self.out.push(Out::Run { run, first: self.layout.piece_of(blocks.start) });
+                self.runs.insert(run, (StreamNo::NONE, self.layout.piece_of(blocks.end - 1).get() + 1));
             }
             Action::ShortenOrigin { run, end } => {
                 if let Some((_, until)) = self.runs.get_mut(&run) {
-                    *until = end;
+                    let last = self.layout.piece_of(end.saturating_sub(1));
+                    *until = (*until).min(last.get() + 1);
+                    self.swarm.handle_overrun(run, self.layout.blocks_of(last).end);
                 }
             }
             Action::StopOrigin { run } => {
@@ -324,7 +327,7 @@ impl Node {
         if self.reads {
             let have = self.swarm.have();
             if let Some(next) = self.layout.iter().find(|piece| !have.contains(*piece)) {
-                self.swarm.handle_waiting(next);
+                self.swarm.handle_waiting(self.layout.blocks_of(next).start, self.layout.blocks());
             }
         }
     }

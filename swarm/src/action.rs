@@ -3,20 +3,23 @@
 use darter_protocol::{HostId, PieceIndex};
 use std::ops::Range;
 
-/// A run of pieces that is being fetched from the origin in one stream.
+/// A run of blocks that is being fetched from the origin in one stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RunId(pub(crate) u64);
 
 /// What the driver shall do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// Ask `partner` for `piece`. Each ends with exactly one of [`Swarm::handle_piece`](crate::Swarm::handle_piece),
+    /// Ask `partner` for `blocks` of `piece`. Each ends with exactly one of
+    /// [`Swarm::handle_piece`](crate::Swarm::handle_piece), [`handle_blocks`](crate::Swarm::handle_blocks),
     /// [`handle_busy`](crate::Swarm::handle_busy) and [`handle_fetch_failed`](crate::Swarm::handle_fetch_failed).
     Fetch {
         /// Whom to ask.
         partner: HostId,
         /// For what.
         piece: PieceIndex,
+        /// For which of its blocks: all, or what is missing of those that are wanted.
+        blocks: Range<u32>,
         /// Another is fetching the piece already, and may write it: what comes is kept in memory until it is known to be
         /// right.
         spare: bool,
@@ -38,22 +41,22 @@ pub enum Action {
         /// Whom.
         partner: HostId,
     },
-    /// Fetch these pieces from the origin, in order.
+    /// Fetch these blocks from the origin, in order.
     FetchOrigin {
         /// The name of the run.
         run: RunId,
-        /// First piece, and the one after the last.
-        pieces: Range<u32>,
+        /// First block, and the one after the last.
+        blocks: Range<u32>,
     },
     /// The run is to end earlier than it was started for. When it has gone further than that already, the driver says so
     /// at once: [`Swarm::handle_overrun`](crate::Swarm::handle_overrun).
     ShortenOrigin {
         /// Which run.
         run: RunId,
-        /// The piece before which it is to end.
+        /// The block before which it is to end.
         end: u32,
     },
-    /// The run must stop: the right to go to the origin is gone. Its pieces are its own until it has ended.
+    /// The run must stop: the right to go to the origin is gone. Its blocks are its own until it has ended.
     StopOrigin {
         /// Which run.
         run: RunId,

@@ -2,8 +2,8 @@
 //! no IO: events in by `handle_*` with the time at which they happened, actions out by `poll_*`, and no randomness that is
 //! not handed in. The daemon's driver and the simulator (`sim/`) run the same code.
 //!
-//! - [`Swarm`]: one download. `pieces.rs`, the state of every piece; `origin.rs`, runs of pieces from the origin;
-//!   `partner.rs`, who has what; `select.rs`, which piece to ask of whom; `watch.rs`, who is slow or silent.
+//! - [`Swarm`]: one download. `pieces.rs`, the state of every piece and block; `origin.rs`, runs of blocks from the
+//!   origin; `partner.rs`, who has what; `select.rs`, which piece to ask of whom; `watch.rs`, who is slow or silent.
 //! - [`Uploads`]: the places that a daemon has for those who fetch from it, the line before them, and `fresh.rs`: a new
 //!   piece is given before an old one again.
 //! - [`Bucket`]: how many bytes may pass, and when, where a rate is limited.

@@ -1,6 +1,7 @@
-//! [`Partner`]: what another daemon has, and how it stands with this one; [`Fetch`]: one piece that was asked of it.
+//! [`Partner`]: what another daemon has, and how it stands with this one; [`Fetch`]: a piece, or blocks of one, that were asked of it.
 
 use darter_protocol::{HostId, PieceIndex, PieceSet};
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 /// A partner that has said to wait, and then nothing for this long, is asked again: its word to come was lost.
@@ -30,11 +31,12 @@ pub(crate) enum Standing {
     },
 }
 
-/// A piece that was asked of a partner.
+/// A piece, or blocks of one, that were asked of a partner.
 #[derive(Debug)]
 pub(crate) struct Fetch {
     pub(crate) partner: HostId,
     pub(crate) piece: PieceIndex,
+    pub(crate) blocks: Range<u32>,
     /// Beside another fetch of the same piece.
     pub(crate) spare: bool,
     pub(crate) asked: Instant,

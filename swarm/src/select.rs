@@ -7,10 +7,11 @@
 
 use crate::action::Action;
 use crate::partner::{Fetch, Pace, Partner, Standing};
-use crate::pieces::Carrier;
+use crate::pieces::Change;
 use crate::state::Swarm;
 use darter_protocol::{HostId, PieceIndex};
 use rand::{Rng, RngExt};
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 /// Pieces in flight from one partner: the next request is under way while one is being received.
@@ -41,13 +42,14 @@ impl Swarm {
                 _ => (0, false),
             };
             let (unused, room) = (known.in_flight == 0, self.fetches.len() < self.limits.fetches + beyond);
-            let choice = if room { self.choose(&partner, rng).map(|piece| (piece, false)) } else { None };
+            let choice = if room { self.choose(&partner, rng) } else { None };
+            let choice = choice.map(|piece| (piece, self.pieces.to_ask(piece, self.waited_in(piece)), false));
             let choice = choice.or_else(|| {
                 let spare = if room && (invited || unused) { self.choose_spare(&partner) } else { None };
-                spare.map(|piece| (piece, true))
+                spare.map(|(piece, blocks)| (piece, blocks, true))
             });
-            if let Some((piece, spare)) = choice {
-                return Some(self.fetch(now, partner, piece, spare));
+            if let Some(choice) = choice {
+                return Some(self.fetch(now, partner, choice));
             }
             if invited {
                 self.set_standing(&partner, Standing::Free);
@@ -80,10 +82,10 @@ impl Swarm {
         {
             return Some(*best);
         }
-        let missing =
-            |piece: &PieceIndex| self.pieces.wanted.contains(*piece) && !self.pieces.have.contains(*piece);
+        let missing = |piece: &PieceIndex| !self.pieces.is_satisfied(*piece);
         let next = self.pieces.in_order(self.cursor).filter(missing).take(self.limits.window);
-        let urgent = { next }.find(|piece| open.contains(*piece) && have.contains(*piece));
+        let waited = self.waiting.keys().map(|block| self.pieces.layout.piece_of(*block));
+        let urgent = next.chain(waited).find(|piece| open.contains(*piece) && have.contains(*piece));
         urgent.or_else(|| {
             let mut best: Option<(u16, u32, PieceIndex)> = None;
             for piece in open.common(have) {
@@ -97,9 +99,15 @@ impl Swarm {
         })
     }
 
+    /// The block of `piece` that a reader waits for, or the one that a reader waited for last, wherever that is.
+    fn waited_in(&self, piece: PieceIndex) -> u32 {
+        let blocks = self.pieces.layout.blocks_of(piece);
+        self.waiting.range(blocks).next().map_or(self.cursor, |(block, _)| *block)
+    }
+
     /// What to ask of `partner` although another was asked for it: what a silent one was to bring, and what comes slowly
     /// when a reader waits for it or nothing else is left to do.
-    fn choose_spare(&self, partner: &HostId) -> Option<PieceIndex> {
+    fn choose_spare(&self, partner: &HostId) -> Option<(PieceIndex, Range<u32>)> {
         let live = || self.fetches.iter().filter(|fetch| !fetch.cancelled);
         if live().filter(|fetch| fetch.spare).count() >= self.limits.spares {
             return None;
@@ -108,7 +116,7 @@ impl Swarm {
         let fits = |fetch: &&Fetch| {
             let late = match fetch.pace {
                 Pace::Well => false,
-                Pace::Slow => fetch.piece == self.cursor || self.pieces.open.is_empty(),
+                Pace::Slow => fetch.blocks.contains(&self.cursor) || self.pieces.open.is_empty(),
                 Pace::Silent => true,
             };
             late && have.contains(fetch.piece)
@@ -119,12 +127,17 @@ impl Swarm {
         live()
             .filter(fits)
             .max_by_key(|fetch| (fetch.pace, std::cmp::Reverse(fetch.asked)))
-            .map(|fetch| fetch.piece)
+            .map(|fetch| (fetch.piece, fetch.blocks.clone()))
     }
 
-    fn fetch(&mut self, now: Instant, partner: HostId, piece: PieceIndex, spare: bool) -> Action {
+    fn fetch(
+        &mut self,
+        now: Instant,
+        partner: HostId,
+        (piece, blocks, spare): (PieceIndex, Range<u32>, bool),
+    ) -> Action {
         if !spare {
-            self.pieces.take(piece, Carrier::Partner);
+            self.pieces.apply(Change::Asked(piece));
         }
         if let Some(known) = self.partners.get_mut(&partner) {
             known.in_flight += 1;
@@ -134,6 +147,7 @@ impl Swarm {
         let fetch = Fetch {
             partner: partner.clone(),
             piece,
+            blocks: blocks.clone(),
             spare,
             asked: now,
             alive: now,
@@ -143,7 +157,7 @@ impl Swarm {
             cancelled: false,
         };
         self.fetches.push(fetch);
-        Action::Fetch { partner, piece, spare }
+        Action::Fetch { partner, piece, blocks, spare }
     }
 
     pub(crate) fn set_standing(&mut self, partner: &HostId, standing: Standing) {

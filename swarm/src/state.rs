@@ -1,13 +1,13 @@
 //! [`Swarm`]: the state of one download, and what may happen to it.
 
-use crate::action::{Action, MayAsk, RunId};
-use crate::origin::Run;
+use crate::action::{Action, MayAsk};
 use crate::partner::{ASK_AGAIN, Fetch, Partner, Standing};
-use crate::pieces::{Carrier, Pieces};
+use crate::pieces::{Change, Pieces};
 use crate::watch::Typical;
-use darter_protocol::{HostId, PieceIndex, PieceSet};
+use darter_protocol::{BlockSet, HostId, PieceIndex, PieceLayout, PieceSet};
 use rand::Rng;
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::time::Instant;
 
 /// How much a download may have under way.
@@ -36,11 +36,13 @@ pub struct Swarm {
     pub(crate) pieces: Pieces,
     pub(crate) partners: BTreeMap<HostId, Partner>,
     pub(crate) fetches: Vec<Fetch>,
-    pub(crate) runs: BTreeMap<RunId, Run>,
     pub(crate) next_run: u64,
     pub(crate) may_ask: MayAsk,
-    /// The piece that a reader waited for last.
-    pub(crate) cursor: PieceIndex,
+    /// The block that a reader waited for last.
+    pub(crate) cursor: u32,
+    /// The blocks that readers wait for, and before which block each of them ends. Those that came are still among them,
+    /// until it is looked at.
+    pub(crate) waiting: BTreeMap<u32, u32>,
     /// What has been decided and not polled.
     pub(crate) due: VecDeque<Action>,
     pub(crate) typical: Typical,
@@ -49,36 +51,46 @@ pub struct Swarm {
 }
 
 impl Swarm {
-    /// A download of which `have` is there already.
-    pub fn new(have: PieceSet, limits: Limits) -> Self {
+    /// A download of content of this layout, of which the pieces that this host has are there already, and these blocks.
+    pub fn new(layout: PieceLayout, have: PieceSet, blocks: BlockSet, limits: Limits) -> Self {
         Self {
             limits,
-            pieces: Pieces::new(have),
+            pieces: Pieces::new(layout, have, blocks),
             partners: BTreeMap::new(),
             fetches: Vec::new(),
-            runs: BTreeMap::new(),
             next_run: 0,
             may_ask: MayAsk::No,
-            cursor: PieceIndex::new(0),
+            cursor: 0,
+            waiting: BTreeMap::new(),
             due: VecDeque::new(),
             typical: Typical::default(),
             idle: false,
         }
     }
 
-    /// What is there.
+    /// How the content is cut.
+    pub fn layout(&self) -> &PieceLayout {
+        &self.pieces.layout
+    }
+
+    /// The pieces that are there.
     pub fn have(&self) -> &PieceSet {
         &self.pieces.have
     }
 
-    /// Whether every wanted piece is there.
+    /// The blocks that are there, those of these pieces too.
+    pub fn there(&self) -> &BlockSet {
+        &self.pieces.there
+    }
+
+    /// Whether every wanted block is there.
     pub fn is_satisfied(&self) -> bool {
-        self.pieces.wanted.iter().all(|piece| self.pieces.have.contains(piece))
+        self.pieces.wanted.runs().all(|blocks| self.pieces.there.contains_all(&blocks))
     }
 
     /// Whether all of the content is wanted.
     pub fn wants_all(&self) -> bool {
-        self.pieces.wanted.is_full()
+        self.pieces.wanted.contains_all(&(0..self.pieces.layout.blocks()))
     }
 
     /// Whether all of the content is there.
@@ -97,10 +109,10 @@ impl Swarm {
         self.pieces.promised = PieceSet::empty(self.pieces.count());
     }
 
-    /// Replaces what is wanted. A run from the origin ends after the last of its pieces that somebody still wants: a
+    /// Replaces what is wanted. A run from the origin ends after the last of its blocks that somebody still wants: a
     /// client that reads from an open-ended range and goes away must not cost the rest of the content.
-    pub fn set_wanted(&mut self, wanted: PieceSet) {
-        debug_assert_eq!(wanted.pieces(), self.pieces.count());
+    pub fn set_wanted(&mut self, wanted: BlockSet) {
+        debug_assert!(wanted.last_before(u32::MAX).is_none_or(|last| last < self.pieces.layout.blocks()));
         if wanted != self.pieces.wanted {
             self.pieces.set_wanted(wanted);
             self.shorten_runs();
@@ -108,12 +120,14 @@ impl Swarm {
         }
     }
 
-    /// A reader waits for `piece`.
-    pub fn handle_waiting(&mut self, piece: PieceIndex) {
-        if piece.get() < self.pieces.count() {
-            self.cursor = piece;
+    /// A reader waits for `block`, and reads on to the one before `until`, if that comes.
+    pub fn handle_waiting(&mut self, block: u32, until: u32) {
+        if block < self.pieces.layout.blocks() {
+            let until = until.clamp(block + 1, self.pieces.layout.blocks());
+            self.waiting.entry(block).and_modify(|end| *end = until.max(*end)).or_insert(until);
+            self.cursor = block;
             self.idle = false;
-            self.hurry_run(piece);
+            self.hurry_run(block);
         }
     }
 
@@ -182,10 +196,20 @@ impl Swarm {
         if let Some(partner) = partner {
             self.delivered(now, partner, piece);
         }
-        if let Some(Carrier::Origin(run)) = self.pieces.complete(piece) {
-            self.run_brought(run, piece);
-        }
+        self.pieces.apply(Change::Complete(piece));
         self.cancel_others(now, piece);
+        self.idle = false;
+    }
+
+    /// `blocks` of one piece are on disk, and match their hashes where they came from a partner. Whoever tells this for the
+    /// last blocks of a piece tells [`Self::handle_piece`] next.
+    pub fn handle_blocks(&mut self, now: Instant, blocks: Range<u32>, partner: Option<&HostId>) {
+        let piece = self.pieces.layout.piece_of(blocks.start);
+        if let Some(partner) = partner {
+            self.delivered(now, partner, piece);
+            self.cancel_others(now, piece);
+        }
+        self.pieces.apply(Change::Came(blocks));
         self.idle = false;
     }
 
@@ -199,6 +223,8 @@ impl Swarm {
         if let Some(action) = self.due.pop_front() {
             return Some(action);
         }
+        let pieces = &self.pieces;
+        self.waiting.retain(|block, _| pieces.wanted.contains(*block) && !pieces.there.contains(*block));
         if let Some(action) = self.poll_origin() {
             return Some(action);
         }
@@ -223,7 +249,7 @@ impl Swarm {
         }
         // Whoever else fetches it may write it still.
         if self.fetches.iter().all(|fetch| fetch.piece != piece) {
-            self.pieces.release(piece, Carrier::Partner);
+            self.pieces.apply(Change::Released(piece));
         }
         self.idle = false;
         Some(fetch)

@@ -120,7 +120,9 @@ impl Swarm {
 
     /// `partner` has brought what it was asked for.
     pub(crate) fn delivered(&mut self, now: Instant, partner: &HostId, piece: PieceIndex) {
-        if let Some(fetch) = self.end_fetch(partner, piece) {
+        // How long a few blocks take says nothing of a piece.
+        let whole = self.pieces.layout.blocks_of(piece);
+        if let Some(fetch) = self.end_fetch(partner, piece).filter(|fetch| fetch.blocks == whole) {
             self.typical.learn(now.saturating_duration_since(fetch.asked + fetch.held));
         }
         if let Some(partner) = self.partners.get_mut(partner) {

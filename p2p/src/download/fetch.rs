@@ -1,32 +1,40 @@
-//! One piece from a partner: into the file, or, beside another that may be writing it, into memory first.
+//! One piece from a partner, or blocks of it: into the file, or, beside another that may be writing it, into memory first.
+//!
+//! A whole piece is proven by its hash. Blocks are proven by the list of all blocks' hashes of their piece, which comes from
+//! the partner, too, and which the piece's hash proves. Nobody reads a block before it is proven.
 //!
 //! Each ends with one [`Event::Piece`], unless the whole download has stopped.
 
-use super::jobs::{Bench, Event, PieceError};
+use super::jobs::{Bench, Brought, Event, PieceError};
 use crate::intake::{Heard, parts};
 use crate::peer::PeerError;
-use crate::sink::{Goal, Limits, PumpError, Report, Sink, Wrote, pump};
+use crate::sink::{Blocks, Goal, Limits, PumpError, Report, Sink, Wrote, pump, write_kept};
 use bytes::{Bytes, BytesMut};
-use darter_protocol::hash::PieceHasher;
-use darter_protocol::{HostId, PieceHash, PieceIndex};
+use darter_protocol::hash::{self, BlockHasher};
+use darter_protocol::{BlockHash, ByteRange, HostId, PieceHash, PieceIndex};
 use futures_util::StreamExt;
 use hyper::body::Incoming;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::task;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-/// One piece from a partner.
+/// One piece from a partner, or blocks of it.
 pub(super) struct Fetch {
     pub(super) partner: HostId,
     pub(super) address: SocketAddr,
     pub(super) piece: PieceIndex,
+    pub(super) blocks: Range<u32>,
     pub(super) expected: PieceHash,
-    /// Bytes of the piece before this offset came from an origin; readers may have seen them, so they stay.
-    pub(super) keep_before: u64,
+    /// What all blocks of the piece hash to, if that is known; it was proven by `expected`.
+    pub(super) list: Option<Arc<[BlockHash]>>,
+    /// These bytes of the blocks came from an origin; readers may have seen them, so they stay. In order, none in the block
+    /// of another.
+    pub(super) kept: Vec<ByteRange>,
     pub(super) underway: Underway,
-    /// The others who fetch the same piece. With any, this one does not write before they have ended.
+    /// The others who fetch the same. With any, this one does not write before they have ended.
     pub(super) others: Vec<Underway>,
     pub(super) ended: DropGuard,
 }
@@ -49,32 +57,55 @@ impl Bench {
         }
     }
 
-    async fn bring_piece(&self, fetch: &Fetch) -> Result<PieceHash, PieceError> {
-        let range = self.file.layout().range(fetch.piece);
-        let asked = self.peers.data(fetch.address, &self.task, range);
-        let body = match fetch.underway.stop.run_until_cancelled(asked).await {
-            Some(body) => body.map_err(PieceError::Peer)?,
+    async fn bring_piece(&self, fetch: &Fetch) -> Result<Brought, PieceError> {
+        let Some(range) = self.file.layout().bytes_of(&fetch.blocks) else {
+            return Err(PieceError::Peer(PeerError::NotHeld));
+        };
+        let asked = async {
+            let data = self.peers.data(fetch.address, &self.task, range);
+            tokio::try_join!(data, self.learn_list(fetch))
+        };
+        let (body, list) = match fetch.underway.stop.run_until_cancelled(asked).await {
+            Some(answers) => answers.map_err(PieceError::Peer)?,
             None => return Err(PieceError::Cancelled),
         };
-        if fetch.others.is_empty() {
-            self.receive_piece(fetch, body).await?;
+        let blocks = if fetch.others.is_empty() {
+            self.receive(fetch, range, list.as_deref(), body).await?
         } else {
-            let bytes = self.collect_piece(fetch, body).await?;
+            let (blocks, bytes) = self.collect(fetch, range, list.as_deref(), body).await?;
             for other in &fetch.others {
                 other.stop.cancel();
                 other.ended.cancelled().await;
             }
-            self.write_piece(fetch, bytes).await?;
-        }
-        if fetch.keep_before > range.start() {
-            self.check_kept(fetch).await?;
-        }
-        Ok(fetch.expected)
+            self.write(fetch, range, bytes).await?;
+            blocks
+        };
+        self.check_kept(fetch, &blocks).await?;
+        Ok(Brought { blocks, list })
     }
 
-    /// Receives the piece into the file.
-    async fn receive_piece(&self, fetch: &Fetch, body: Incoming) -> Result<(), PieceError> {
-        let range = self.file.layout().range(fetch.piece);
+    /// What the blocks must hash to. A whole piece is known by its own hash.
+    async fn learn_list(&self, fetch: &Fetch) -> Result<Option<Arc<[BlockHash]>>, PeerError> {
+        let layout = self.file.layout();
+        if fetch.list.is_some() || fetch.blocks == layout.blocks_of(fetch.piece) {
+            return Ok(fetch.list.clone());
+        }
+        let list = self.peers.blocks(fetch.address, &self.task, layout, fetch.piece).await?;
+        if hash::piece(layout, &list) == fetch.expected {
+            Ok(Some(list.into()))
+        } else {
+            Err(PeerError::Corrupt)
+        }
+    }
+
+    /// Receives the blocks into the file.
+    async fn receive(
+        &self,
+        fetch: &Fetch,
+        range: ByteRange,
+        list: Option<&[BlockHash]>,
+        body: Incoming,
+    ) -> Result<Blocks, PieceError> {
         let goal = Goal::new(range.end());
         let Underway { heard, stop, .. } = &fetch.underway;
         let way = self.throttles.of_partner(&fetch.partner);
@@ -83,7 +114,7 @@ impl Bench {
             file: Arc::clone(&self.file),
             verifier: self.verifier.clone(),
             settles: false,
-            keep_before: fetch.keep_before,
+            kept: fetch.kept.clone(),
             offset: range.start(),
             hasher: None,
             in_passing: false,
@@ -95,24 +126,53 @@ impl Bench {
             Err(PumpError::Broke(_)) => return Err(PieceError::Peer(PeerError::Unreachable)),
             Err(PumpError::Store(error)) => return Err(PieceError::Store(error)),
         }
-        match collected.hash() {
-            Some(hash) if hash == fetch.expected => {}
-            None if stop.is_cancelled() => return Err(PieceError::Cancelled),
-            _ => return Err(PieceError::Peer(PeerError::Corrupt)),
+        let blocks = collected.take();
+        if blocks.len() < fetch.blocks.len() && stop.is_cancelled() {
+            return Err(PieceError::Cancelled);
         }
-        let in_passing = sink.is_some_and(|sink| sink.in_passing);
+        self.check(fetch, list, &blocks)?;
+        let whole = self.file.layout().range(fetch.piece) == range;
+        let in_passing = whole && sink.is_some_and(|sink| sink.in_passing);
         if let Some(Ok(mut verifier)) = self.verifier.as_deref().filter(|_| in_passing).map(Mutex::try_lock) {
             verifier.settle(range.end());
         }
-        Ok(())
+        Ok(blocks)
     }
 
-    /// Receives the piece into memory, and checks it.
-    async fn collect_piece(&self, fetch: &Fetch, body: Incoming) -> Result<Bytes, PieceError> {
+    /// Whether these are the blocks, and are what they must be.
+    fn check(
+        &self,
+        fetch: &Fetch,
+        list: Option<&[BlockHash]>,
+        blocks: &[(u32, BlockHash)],
+    ) -> Result<(), PieceError> {
         let layout = self.file.layout();
-        let length = layout.range(fetch.piece).len() as usize;
+        let first = layout.blocks_of(fetch.piece).start;
+        let complete = blocks.iter().map(|(block, _)| *block).eq(fetch.blocks.clone());
+        let right = complete
+            && match list {
+                Some(list) => {
+                    blocks.iter().all(|(block, hash)| list.get((block - first) as usize) == Some(hash))
+                }
+                None => {
+                    let hashes: Vec<BlockHash> = blocks.iter().map(|(_, hash)| *hash).collect();
+                    fetch.blocks == layout.blocks_of(fetch.piece)
+                        && hash::piece(layout, &hashes) == fetch.expected
+                }
+            };
+        if right { Ok(()) } else { Err(PieceError::Peer(PeerError::Corrupt)) }
+    }
+
+    /// Receives the blocks into memory, and checks them.
+    async fn collect(
+        &self,
+        fetch: &Fetch,
+        range: ByteRange,
+        list: Option<&[BlockHash]>,
+        body: Incoming,
+    ) -> Result<(Blocks, Bytes), PieceError> {
+        let length = range.len() as usize;
         let mut bytes = BytesMut::with_capacity(length);
-        let mut hasher = PieceHasher::new(layout, fetch.piece);
         let Underway { heard, stop, .. } = &fetch.underway;
         let way = self.throttles.of_partner(&fetch.partner);
         let mut parts = std::pin::pin!(parts(body, &way, self.idle, heard));
@@ -121,53 +181,55 @@ impl Bench {
                 return Err(PieceError::Cancelled);
             };
             let Some(Ok(data)) = part else { return Err(PieceError::Peer(PeerError::Unreachable)) };
-            let data = &data[..data.len().min(length - bytes.len())];
-            hasher.update(data);
-            bytes.extend_from_slice(data);
+            bytes.extend_from_slice(&data[..data.len().min(length - bytes.len())]);
         }
-        if hasher.finish() == fetch.expected {
-            Ok(bytes.freeze())
-        } else {
-            Err(PieceError::Peer(PeerError::Corrupt))
-        }
+        let (layout, bytes) = (self.file.layout(), bytes.freeze());
+        let parts = bytes.chunks(layout.block_size() as usize);
+        let blocks = fetch.blocks.clone().zip(parts).map(|(block, part)| {
+            let mut hasher = BlockHasher::new(layout, block);
+            hasher.update(part);
+            (block, hasher.finish())
+        });
+        let blocks: Blocks = blocks.collect();
+        self.check(fetch, list, &blocks)?;
+        Ok((blocks, bytes))
     }
 
-    async fn write_piece(&self, fetch: &Fetch, bytes: Bytes) -> Result<(), PieceError> {
-        let range = self.file.layout().range(fetch.piece);
-        let kept = fetch.keep_before.saturating_sub(range.start()).min(range.len());
-        let file = Arc::clone(&self.file);
-        let written =
-            task::spawn_blocking(move || file.write_at(range.start() + kept, &bytes[kept as usize..])).await;
+    async fn write(&self, fetch: &Fetch, range: ByteRange, bytes: Bytes) -> Result<(), PieceError> {
+        let (file, kept) = (Arc::clone(&self.file), fetch.kept.clone());
+        let written = task::spawn_blocking(move || write_kept(&file, &kept, range.start(), &bytes)).await;
         written.map_err(io::Error::other).and_then(|written| written).map_err(PieceError::Store)
     }
 
     /// Whether the bytes that were there before fit to those that came.
-    async fn check_kept(&self, fetch: &Fetch) -> Result<(), PieceError> {
-        let (file, piece) = (Arc::clone(&self.file), fetch.piece);
-        let read = task::spawn_blocking(move || {
-            let mut hasher = PieceHasher::new(file.layout(), piece);
-            file.read_piece(piece, |part| hasher.update(part)).map(|()| hasher.finish())
-        });
-        let on_disk =
-            read.await.map_err(io::Error::other).and_then(|read| read).map_err(PieceError::Store)?;
-        if on_disk == fetch.expected { Ok(()) } else { Err(PieceError::Spoiled) }
+    async fn check_kept(&self, fetch: &Fetch, came: &[(u32, BlockHash)]) -> Result<(), PieceError> {
+        for kept in &fetch.kept {
+            let blocks = self.file.layout().blocks_covering(*kept);
+            let (first, end) = (blocks.start, blocks.end);
+            let came = came.iter().filter(|(block, _)| (first..end).contains(block)).map(|(_, hash)| *hash);
+            let file = Arc::clone(&self.file);
+            let read = task::spawn_blocking(move || file.hash_blocks(blocks)).await;
+            let on_disk = read.map_err(io::Error::other).and_then(|read| read).map_err(PieceError::Store)?;
+            if !came.eq(on_disk) {
+                return Err(PieceError::Spoiled);
+            }
+        }
+        Ok(())
     }
 }
 
-/// The hash of the one piece that a partner's body completes.
+/// The blocks that a partner's body completes, with their hashes.
 #[derive(Default)]
-struct Collected(Mutex<Option<PieceHash>>);
+struct Collected(Mutex<Blocks>);
 
 impl Collected {
-    fn hash(&self) -> Option<PieceHash> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn take(&self) -> Blocks {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 impl Report for &Collected {
     async fn report(&self, wrote: Wrote) {
-        if let Some((_, hash)) = wrote.pieces.first() {
-            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(*hash);
-        }
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(wrote.blocks);
     }
 }

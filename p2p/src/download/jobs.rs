@@ -7,12 +7,12 @@ use crate::origin::{self, Answer, Ask, OriginError, Part, Source};
 use crate::origins::{self, Origins};
 use crate::peer::{PeerError, Peers, Said};
 use crate::progress::Progress;
-use crate::sink::{Goal, Limits, PumpError, Report, Sink, Wrote, pump};
+use crate::sink::{Blocks, Goal, Limits, PumpError, Report, Sink, Wrote, pump};
 use crate::store::{Reservation, Store, TaskFile};
 use crate::throttle::TaskThrottles;
 use crate::verify::Verifier;
-use darter_protocol::hash::PieceHasher;
-use darter_protocol::{ByteRange, HostId, PieceHash, PieceIndex, PieceSet, TaskId};
+use darter_protocol::hash::BlockHasher;
+use darter_protocol::{BlockHash, ByteRange, HostId, PieceHash, PieceIndex, PieceSet, TaskId};
 use darter_swarm::RunId;
 use darter_upstream::Upstream;
 use http::{HeaderMap, StatusCode, header};
@@ -36,7 +36,7 @@ pub(super) enum Event {
     Piece {
         partner: HostId,
         piece: PieceIndex,
-        result: Result<PieceHash, PieceError>,
+        result: Result<Brought, PieceError>,
     },
     Said {
         partner: HostId,
@@ -57,11 +57,18 @@ pub(super) enum Event {
     Allocated(io::Result<()>),
 }
 
-/// Where a stream from the origin stopped inside a piece.
+/// What a partner brought of a piece.
+pub(super) struct Brought {
+    pub(super) blocks: Blocks,
+    /// What all blocks of the piece hash to, where that was learned.
+    pub(super) list: Option<Arc<[BlockHash]>>,
+}
+
+/// Where a stream from the origin stopped inside a block.
 pub(super) struct Rest {
     pub(super) offset: u64,
     /// Boxed: a BLAKE3 state is two kilobytes.
-    pub(super) hasher: Box<PieceHasher>,
+    pub(super) hasher: Box<BlockHasher>,
 }
 
 /// Why a stream from the origin ended early.
@@ -117,8 +124,8 @@ pub(super) struct Run {
     pub(super) source: Source,
     /// The first byte to fetch.
     pub(super) start: u64,
-    /// The hash of the piece that `start` lies in, up to there.
-    pub(super) hasher: Option<Box<PieceHasher>>,
+    /// The hash of the block that `start` lies in, up to there.
+    pub(super) hasher: Option<Box<BlockHasher>>,
     /// Where to stop; lowered when the run is shortened.
     pub(super) goal: Arc<Goal>,
     /// The answer that every other one must be of the same version with; `None` when a digest checks the whole.
@@ -134,8 +141,8 @@ struct RunReport<'a>(&'a Bench);
 impl Report for RunReport<'_> {
     async fn report(&self, wrote: Wrote) {
         self.0.progress.send_modify(|progress| {
-            for (piece, _) in &wrote.pieces {
-                progress.complete(*piece, Supplier::Origin);
+            if let (Some((first, _)), Some((last, _))) = (wrote.blocks.first(), wrote.blocks.last()) {
+                progress.arrive(*first..last + 1, Supplier::Origin);
             }
             progress.grow(wrote.offset);
         });
@@ -198,7 +205,7 @@ impl Bench {
             file: Arc::clone(&self.file),
             verifier: self.verifier.clone(),
             settles: true,
-            keep_before: run.start,
+            kept: Vec::new(),
             offset: run.start,
             hasher: run.hasher.take(),
             in_passing: false,

@@ -36,7 +36,7 @@ impl Download {
             None => self.ask_origin(want).await?,
         };
         let (partial, held) = match self.create(&info).await {
-            Ok(partial) => (partial, Vec::new()),
+            Ok(partial) => (partial, Held::default()),
             Err(error) => {
                 self.return_lease(LeaseOutcome::Failed);
                 return Err(store_failed(error));
@@ -172,8 +172,9 @@ impl Download {
     fn start(&self, partial: Partial, held: Held, body: Option<Part>) -> Start {
         let layout = *partial.file.layout();
         let mut have = PieceSet::empty(layout.pieces());
-        have.extend(held.iter().map(|(piece, _)| *piece));
-        let (progress, watched) = watch::channel(Progress::new(layout, have));
+        have.extend(held.pieces.iter().map(|(piece, _)| *piece));
+        let there = held.blocks.iter().map(|(block, _)| *block..block + 1).collect();
+        let (progress, watched) = watch::channel(Progress::new(layout, have, there));
         let known = Arc::new(Known {
             info: partial.record.info.clone(),
             digest: self.digest,
@@ -184,10 +185,10 @@ impl Download {
     }
 }
 
-/// The first request to the origin: what the caller wants, widened to pieces of the smallest size. The content's length
+/// The first request to the origin: what the caller wants, widened to blocks of the smallest size. The content's length
 /// is not known yet, so a suffix cannot be widened; one byte tells the length.
 fn first_ask(want: Want) -> Ask {
-    const SIZE: u64 = PieceLayout::MIN_PIECE_SIZE;
+    const SIZE: u64 = PieceLayout::MIN_BLOCK_SIZE;
     match want {
         Want::All | Want::From(0..SIZE) => Ask::All,
         Want::From(start) => Ask::From(start - start % SIZE),
@@ -201,7 +202,7 @@ fn first_ask(want: Want) -> Ask {
 }
 
 fn bytes_of(partial: &Partial, held: &Held) -> u64 {
-    held.iter().map(|(piece, _)| partial.file.layout().range(*piece).len()).sum()
+    held.pieces.iter().map(|(piece, _)| partial.file.layout().range(*piece).len()).sum()
 }
 
 fn stopping() -> Ended {
@@ -216,10 +217,10 @@ fn store_failed(error: io::Error) -> Ended {
 mod tests {
     use super::*;
 
-    const SIZE: u64 = PieceLayout::MIN_PIECE_SIZE;
+    const SIZE: u64 = PieceLayout::MIN_BLOCK_SIZE;
 
     #[test]
-    fn the_first_request_is_widened_to_pieces() {
+    fn the_first_request_is_widened_to_blocks() {
         let range = |a, b| ByteRange::new(a, b).unwrap();
         assert_eq!(first_ask(Want::All), Ask::All);
         assert_eq!(first_ask(Want::From(0)), Ask::All);

@@ -171,12 +171,8 @@ impl Download {
                 let layout = *start.known.file.layout();
                 // The first demand stands before anybody could find that nothing is wanted.
                 let answer = want.resolve(layout.length()).map(|range| {
-                    let pieces = range.map_or(0..0, |range| layout.covering(range));
-                    let demand = self
-                        .active
-                        .demands
-                        .add(pieces, want.is_all())
-                        .expect("nobody closes it before transfer");
+                    let wish = self.shared.wish(self.task, &start.known.file, want, range);
+                    let demand = self.active.demands.add(wish).expect("nobody closes it before transfer");
                     First::Content { known: Arc::clone(&start.known), range, demand }
                 });
                 self.phase.send_replace(Phase::Known(Arc::clone(&start.known)));

@@ -6,7 +6,7 @@ use crate::http_range::{ContentRange, parse_content_range, range_header};
 use crate::store::decode_hashes;
 use bytes::{Buf, Bytes, BytesMut};
 use darter_protocol::scheduler::FailureReason;
-use darter_protocol::{ByteRange, HostId, PieceHash, PieceLayout, TaskId};
+use darter_protocol::{BlockHash, ByteRange, HostId, PieceHash, PieceIndex, PieceLayout, TaskId};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Incoming;
@@ -105,6 +105,28 @@ impl Peers {
             tokio::time::timeout(HEAD_TIMEOUT, body.collect()).await.map_err(|_| PeerError::Timeout)?;
         let bytes = body.map_err(|_| PeerError::Corrupt)?.to_bytes();
         decode_hashes(layout, &bytes).ok_or(PeerError::Corrupt)
+    }
+
+    /// What all blocks of a piece hash to. Whether it is right is for the caller to check.
+    pub(crate) async fn blocks(
+        &self,
+        peer: SocketAddr,
+        task: &TaskId,
+        layout: &PieceLayout,
+        piece: PieceIndex,
+    ) -> Result<Vec<BlockHash>, PeerError> {
+        let response = self.send(request(peer, task, &format!("blocks/{piece}")), HEAD_TIMEOUT).await?;
+        let count = layout.blocks_of(piece).len();
+        let body = Limited::new(response.into_body(), count * 32);
+        let body =
+            tokio::time::timeout(HEAD_TIMEOUT, body.collect()).await.map_err(|_| PeerError::Timeout)?;
+        let bytes = body.map_err(|_| PeerError::Corrupt)?.to_bytes();
+        let (hashes, rest) = bytes.as_chunks::<32>();
+        if hashes.len() == count && rest.is_empty() {
+            Ok(hashes.iter().map(|hash| BlockHash::from(*hash)).collect())
+        } else {
+            Err(PeerError::Corrupt)
+        }
     }
 
     /// What the other daemon says: which pieces it has, now and as they come, and when it is this one's turn.

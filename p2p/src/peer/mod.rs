@@ -2,13 +2,18 @@
 //!
 //! ```text
 //! GET    /tasks/ID          what is known of the task (JSON, for people)
-//! GET    /tasks/ID/data     Range: bytes=a-b, pieces that are complete here; 206, or 404 when they are not, or 503
+//! GET    /tasks/ID/data     Range: bytes=a-b of pieces that are complete here; 206, or 404 when they are not, or 503
 //! GET    /tasks/ID/hashes   the hashes of all pieces, 32 bytes each; 404 before the task is complete
+//! GET    /tasks/ID/blocks/N the hashes of all blocks of piece N, 32 bytes each; 404 when it is not complete here
 //! GET    /tasks/ID/have     which pieces are here, as lines that go on (`have.rs`)
 //! DELETE /tasks/ID/turn     the place that is kept for the asker is not needed
 //! ```
 //!
-//! Few are served at once (`turns.rs`). Who gets 503 for data and said who it is (`Darter-Host: ID`) stands in a line from
+//! Hashes are values of BLAKE3's tree (`darter_protocol::hash`): those of a piece's blocks merge into the piece's, and those of
+//! the pieces into the root. So who knows the hash of a piece may ask for blocks of it, and for the list by which each of them is
+//! proven; who asks for the whole piece needs no list.
+//!
+//! Few are served at once (`turns.rs`), but for parts of a piece that take less time than to wait for a turn. Who gets 503 for data and said who it is (`Darter-Host: ID`) stands in a line from
 //! then on; when a place is kept for it, it reads `come` among the lines of `/have`.
 
 mod client;
@@ -18,7 +23,7 @@ mod turns;
 
 pub(crate) use client::{PeerError, Peers};
 pub(crate) use have::Said;
-pub(crate) use server::{Served, Server, run};
+pub(crate) use server::{Quick, Served, Server, run};
 pub(crate) use turns::Turns;
 
 /// Who asks: the id of its host.
@@ -56,7 +61,8 @@ mod tests {
         let stop = CancellationToken::new();
         let metrics = Metrics::default();
         let throttles = Arc::new(Throttles::new(Rates::default(), &metrics));
-        let server = Server { find, turns: Turns::new(places), throttles, metrics, shutdown: stop };
+        let turns = Turns::new(places);
+        let server = Server { find, turns, quick: Quick::default(), throttles, metrics, shutdown: stop };
         (address, JoinSet::from_iter([run(listener, server)]), dir)
     }
 

@@ -3,13 +3,13 @@
 use super::HOST_HEADER;
 use super::have::Said;
 use super::turns::{Calls, Place, Turns};
-use crate::http_range::{content_range_header, parse_range};
+use crate::http_range::{content_range_header, number, parse_range};
 use crate::metrics::Metrics;
 use crate::progress::{Progress, State};
 use crate::store::{TaskFile, encode_hashes};
 use crate::throttle::{Throttles, Way};
 use bytes::Bytes;
-use darter_protocol::{ByteRange, HostId, PieceHash, PieceIndex, PieceSet, TaskId};
+use darter_protocol::{BlockHash, ByteRange, HostId, PieceHash, PieceIndex, PieceSet, TaskId};
 use darter_sendfile::Socket;
 use futures_util::stream;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
@@ -24,7 +24,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -33,6 +33,13 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// How long a connection may take to finish its answer when this daemon stops: a piece at 1 MB/s.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Parts of a piece up to so many bytes are given without a turn, so many at once: a reader of a few blocks would wait for its
+/// turn for longer than sending them takes. 16 MiB are three more pieces at once.
+const SMALL_BYTES: u64 = 256 << 10;
+const SMALL_AT_ONCE: usize = 64;
+/// Pieces that are read at once for the hashes of their blocks: that is work for the processor, of which others want some.
+const LISTS_AT_ONCE: usize = 2;
 
 /// What this daemon can give of a task.
 pub(crate) enum Served {
@@ -63,9 +70,24 @@ pub(crate) struct Server<F> {
     pub(crate) find: F,
     /// Whose turn it is.
     pub(crate) turns: Turns,
+    pub(crate) quick: Quick,
     pub(crate) throttles: Arc<Throttles>,
     pub(crate) metrics: Metrics,
     pub(crate) shutdown: CancellationToken,
+}
+
+/// What is served without a turn.
+pub(crate) struct Quick {
+    /// For parts of pieces.
+    small: Arc<Semaphore>,
+    /// For the hashes of blocks.
+    lists: Semaphore,
+}
+
+impl Default for Quick {
+    fn default() -> Self {
+        Self { small: Arc::new(Semaphore::new(SMALL_AT_ONCE)), lists: Semaphore::new(LISTS_AT_ONCE) }
+    }
 }
 
 /// Serves other daemons until the server's `shutdown`.
@@ -114,10 +136,14 @@ where
 {
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         let mut path = request.uri().path().trim_matches('/').split('/');
-        let (task, what) = match (path.next(), path.next(), path.next(), path.next()) {
-            (Some("tasks"), Some(task), what, None) => (task.parse::<TaskId>(), what.unwrap_or_default()),
+        let (task, what) = match (path.next(), path.next(), path.next()) {
+            (Some("tasks"), Some(task), what) => (task.parse::<TaskId>(), what.unwrap_or_default()),
             _ => return status(StatusCode::NOT_FOUND),
         };
+        let (which, rest) = (path.next(), path.next());
+        if rest.is_some() || which.is_some() != (what == "blocks") {
+            return status(StatusCode::NOT_FOUND);
+        }
         let Ok(task) = task else { return status(StatusCode::NOT_FOUND) };
         let asker = host_of(&request);
         match (request.method(), what, &asker) {
@@ -139,8 +165,31 @@ where
                 Served::Complete { hashes, .. } => bytes("application/octet-stream", encode_hashes(&hashes)),
                 Served::Running { .. } | Served::Partial { .. } => status(StatusCode::NOT_FOUND),
             },
+            "blocks" => self.blocks(&served, which).await,
             "have" => self.have(task, asker, served),
             _ => status(StatusCode::NOT_FOUND),
+        }
+    }
+
+    /// The hashes of the blocks of a piece, which are read for it: nobody keeps them.
+    async fn blocks(&self, served: &Served, piece: Option<&str>) -> Response<Body> {
+        let file = served.file();
+        let piece = piece.and_then(number).and_then(|piece| file.layout().piece(u32::try_from(piece).ok()?));
+        let Some(piece) = piece.filter(|piece| served.has(*piece)) else {
+            return status(StatusCode::NOT_FOUND);
+        };
+        let Ok(_reading) = self.quick.lists.acquire().await else { return status(StatusCode::NOT_FOUND) };
+        let (file, blocks) = (Arc::clone(file), file.layout().blocks_of(piece));
+        let hashed = tokio::task::spawn_blocking(move || file.hash_blocks(blocks)).await;
+        match hashed.map_err(io::Error::other).and_then(|hashed| hashed) {
+            Ok(hashes) => {
+                let hashes = hashes.iter().flat_map(BlockHash::as_bytes).copied().collect();
+                bytes("application/octet-stream", hashes)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot read a piece for another daemon");
+                status(StatusCode::NOT_FOUND)
+            }
         }
     }
 
@@ -159,7 +208,16 @@ where
             return status(StatusCode::NOT_FOUND);
         }
         let Some(piece) = layout.piece_at(range.start()) else { return status(StatusCode::NOT_FOUND) };
-        let Some(place) = self.turns.ask(task, asker, (piece, range.len())) else { return busy() };
+        let part = layout.range(piece).intersect(range) == Some(range) && layout.range(piece) != range;
+        let small = part && range.len() <= SMALL_BYTES;
+        let permit = small.then(|| Arc::clone(&self.quick.small).try_acquire_owned().ok()).flatten();
+        let place = match permit {
+            Some(permit) => Taken::Small { _permit: permit },
+            None => match self.turns.ask(task, asker, (piece, range.len())) {
+                Some(place) => Taken::Place { place, part },
+                None => return busy(),
+            },
+        };
         let sending = Sending {
             file: Arc::clone(file),
             rest: Some(range),
@@ -200,6 +258,26 @@ impl<F> Server<F> {
     }
 }
 
+/// What a body takes while it is sent.
+enum Taken {
+    /// A place; with `part`, for less than a piece, by which nobody has got the piece.
+    Place {
+        place: Place,
+        part: bool,
+    },
+    Small {
+        _permit: OwnedSemaphorePermit,
+    },
+}
+
+impl Taken {
+    fn sent(&mut self) {
+        if let Self::Place { place, part: false } = self {
+            place.sent();
+        }
+    }
+}
+
 /// A body of content on its way to another daemon.
 struct Sending {
     file: Arc<TaskFile>,
@@ -208,7 +286,7 @@ struct Sending {
     lent: Bytes,
     way: Way,
     metrics: Metrics,
-    place: Place,
+    place: Taken,
 }
 
 impl Sending {

@@ -465,7 +465,10 @@ mod tests {
         let report = check(dir.path(), true).unwrap();
         assert_eq!((report.incomplete, report.findings.len()), (1, 0));
         let store = Store::open(config(dir.path(), u64::MAX)).unwrap();
-        assert_eq!(store.resume(&task(1), &[]).unwrap().unwrap().1.len(), 1);
+        assert_eq!(
+            store.resume(&task(1), &crate::store::Held::default()).unwrap().unwrap().1.pieces.len(),
+            1
+        );
     }
 
     #[test]

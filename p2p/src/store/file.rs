@@ -9,13 +9,14 @@ use super::lock;
 use super::pack::{Extent, Staged};
 use super::space::Claim;
 use bytes::Bytes;
-use darter_protocol::{ByteRange, PieceIndex, PieceLayout};
+use darter_protocol::hash::BlockHasher;
+use darter_protocol::{BlockHash, ByteRange, PieceIndex, PieceLayout};
 use darter_sendfile::region;
 use rustix::fs::FallocateFlags;
 use rustix::io::{Errno, ReadWriteFlags};
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSliceMut};
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::{Arc, MutexGuard};
@@ -202,8 +203,12 @@ impl TaskFile {
     }
 
     /// Reads one piece and hands it to `each` in parts. Blocks.
-    pub(crate) fn read_piece(&self, piece: PieceIndex, mut each: impl FnMut(&[u8])) -> io::Result<()> {
-        let range = self.layout.range(piece);
+    pub(crate) fn read_piece(&self, piece: PieceIndex, each: impl FnMut(&[u8])) -> io::Result<()> {
+        self.read_part(self.layout.range(piece), each)
+    }
+
+    /// Reads a part of the content and hands it to `each`, in parts again. Blocks.
+    pub(crate) fn read_part(&self, range: ByteRange, mut each: impl FnMut(&[u8])) -> io::Result<()> {
         let mut buffer = vec![0; READ_BYTES.min(range.len()) as usize];
         let mut offset = range.start();
         while offset < range.end() {
@@ -213,6 +218,18 @@ impl TaskFile {
             offset += part.len() as u64;
         }
         Ok(())
+    }
+
+    /// What blocks hash to, as they are on disk. Blocks.
+    pub(crate) fn hash_blocks(&self, blocks: Range<u32>) -> io::Result<Vec<BlockHash>> {
+        let hash = |block| {
+            let mut hasher = BlockHasher::new(&self.layout, block);
+            if let Some(range) = self.layout.bytes_of(&(block..block + 1)) {
+                self.read_part(range, |part| hasher.update(part))?;
+            }
+            Ok(hasher.finish())
+        };
+        blocks.map(hash).collect()
     }
 
     /// Makes what was written survive a power cut. Blocks.

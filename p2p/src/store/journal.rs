@@ -1,16 +1,17 @@
-//! [`Journal`]: which pieces of an incomplete task are on disk.
+//! [`Journal`]: which pieces of an incomplete task are on disk, and which blocks of those that are not complete.
 //!
-//! A file beside the task's own, appended to once per piece with no fsync. After a kill -9 the page cache has all of it,
+//! A file beside the task's own, appended to once per piece with no fsync. Blocks are noted where a stream has left a piece
+//! incomplete: those of one that is being received would be noted for nothing. After a kill -9 the page cache has all of it,
 //! so nothing that was complete is fetched again. After a power cut it may name pieces whose bytes never arrived; that is
-//! why every piece is checked against its recorded hash before a resumed task uses it. The transactional catalog is for
+//! why every piece and block is checked against its recorded hash before a resumed task uses it. The transactional catalog is for
 //! what is complete: a transaction per piece would cost two disk flushes for a promise that the check gives for nothing.
 //!
 //! Form: magic, length of the record (u32, little-endian), the record; then per piece its index (u32, little-endian) and
-//! its hash (32 bytes). A torn last entry is ignored.
+//! its hash (32 bytes). The highest bit of the index says that it is a block's. A torn last entry is ignored.
 
 use super::Held;
 use super::record::Record;
-use darter_protocol::{PieceHash, PieceIndex};
+use darter_protocol::{BlockHash, PieceHash, PieceIndex, PieceLayout};
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 use std::fs::{File, OpenOptions};
@@ -20,6 +21,8 @@ use std::path::Path;
 
 const MAGIC: &[u8; 8] = b"darter\x00\x01";
 const ENTRY: usize = 4 + 32;
+/// Said of a block in place of a piece. There are at most 2^22 of these.
+const IS_BLOCK: u32 = 1 << 31;
 
 /// The journal of a task that is being downloaded.
 #[derive(Debug)]
@@ -60,8 +63,7 @@ impl Journal {
         let end = (bytes.len() - entries.len() % ENTRY) as u64;
         file.set_len(end)?;
         let journal = Self { file, end: Some(end) };
-        let entries = entries.as_chunks::<ENTRY>().0.iter().map(entry).collect();
-        Ok(Some((journal, record, entries)))
+        Ok(Some((journal, record, held(entries))))
     }
 
     /// Notes that `piece` is on disk.
@@ -69,12 +71,23 @@ impl Journal {
     /// # Errors
     /// Those of the file system, once: nothing more is noted then, and nothing that was is lost.
     pub(crate) fn append(&mut self, piece: PieceIndex, hash: &PieceHash) -> io::Result<()> {
+        self.write(&entry(piece.get(), hash.as_bytes()))
+    }
+
+    /// Notes that blocks are on disk.
+    ///
+    /// # Errors
+    /// As [`Self::append`].
+    pub(crate) fn append_blocks(&mut self, blocks: &[(u32, BlockHash)]) -> io::Result<()> {
+        let entries: Vec<[u8; ENTRY]> =
+            blocks.iter().map(|(block, hash)| entry(block | IS_BLOCK, hash.as_bytes())).collect();
+        self.write(entries.as_flattened())
+    }
+
+    fn write(&mut self, entries: &[u8]) -> io::Result<()> {
         let Some(end) = self.end.take() else { return Ok(()) };
-        let mut entry = [0; ENTRY];
-        entry[..4].copy_from_slice(&piece.get().to_le_bytes());
-        entry[4..].copy_from_slice(hash.as_bytes());
-        self.file.write_all_at(&entry, end)?;
-        self.end = Some(end + ENTRY as u64);
+        self.file.write_all_at(entries, end)?;
+        self.end = Some(end + entries.len() as u64);
         Ok(())
     }
 }
@@ -85,10 +98,10 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The longest journal that is read: every piece noted a few times over.
+/// The longest journal that is read: every block and every piece noted, and some a few times over.
 fn limit() -> u64 {
-    let pieces = darter_protocol::PieceLayout::MAX_PIECES;
-    Record::MAX_ENCODED as u64 + 4 * pieces * ENTRY as u64
+    let blocks = PieceLayout::MAX_PIECES * PieceLayout::MAX_BLOCKS_IN_PIECE;
+    Record::MAX_ENCODED as u64 + (blocks + 4 * PieceLayout::MAX_PIECES) * ENTRY as u64
 }
 
 fn parse(bytes: &[u8]) -> Option<(Record, &[u8])> {
@@ -102,10 +115,27 @@ fn parse(bytes: &[u8]) -> Option<(Record, &[u8])> {
     Some((Record::decode(record)?, entries))
 }
 
-fn entry(bytes: &[u8; ENTRY]) -> (PieceIndex, PieceHash) {
-    let (index, hash) = bytes.split_first_chunk().expect("an entry has 36 bytes");
-    let hash: [u8; 32] = hash.try_into().expect("36 - 4 = 32");
-    (PieceIndex::new(u32::from_le_bytes(*index)), hash.into())
+fn entry(index: u32, hash: &[u8; 32]) -> [u8; ENTRY] {
+    let mut entry = [0; ENTRY];
+    entry[..4].copy_from_slice(&index.to_le_bytes());
+    entry[4..].copy_from_slice(hash);
+    entry
+}
+
+/// What the entries name. Whether the content has such pieces and blocks is not looked at.
+fn held(entries: &[u8]) -> Held {
+    let mut held = Held::default();
+    for entry in entries.as_chunks::<ENTRY>().0 {
+        let (index, hash) = entry.split_first_chunk().expect("an entry has 36 bytes");
+        let (index, hash): (u32, [u8; 32]) =
+            (u32::from_le_bytes(*index), hash.try_into().expect("36 - 4 = 32"));
+        if index & IS_BLOCK == 0 {
+            held.pieces.push((PieceIndex::new(index), hash.into()));
+        } else {
+            held.blocks.push((index & !IS_BLOCK, hash.into()));
+        }
+    }
+    held
 }
 
 #[cfg(test)]
@@ -123,17 +153,21 @@ mod tests {
         let path = dir.path().join("j");
         let hash = |n| PieceHash::from([n; 32]);
         let mut journal = Journal::create(&path, &record(), 5).unwrap();
+        let blocks: Vec<(u32, BlockHash)> = (70..73).map(|block| (block, [block as u8; 32].into())).collect();
         journal.append(PieceIndex::new(0), &hash(1)).unwrap();
+        journal.append_blocks(&blocks).unwrap();
         journal.append(PieceIndex::new(3), &hash(2)).unwrap();
         drop(journal);
         let torn = std::fs::metadata(&path).unwrap().len() - 5;
         OpenOptions::new().write(true).open(&path).unwrap().set_len(torn).unwrap();
 
         let (mut journal, read, entries) = Journal::open(&path).unwrap().unwrap();
-        assert_eq!((read, entries), (record_as(&path), vec![(PieceIndex::new(0), hash(1))]));
+        let mut held = Held { pieces: vec![(PieceIndex::new(0), hash(1))], blocks };
+        assert_eq!((read, entries), (record_as(&path), held.clone()));
         journal.append(PieceIndex::new(4), &hash(3)).unwrap();
         let (_, _, entries) = Journal::open(&path).unwrap().unwrap();
-        assert_eq!(entries, vec![(PieceIndex::new(0), hash(1)), (PieceIndex::new(4), hash(3))]);
+        held.pieces.push((PieceIndex::new(4), hash(3)));
+        assert_eq!(entries, held);
     }
 
     fn record_as(path: &Path) -> Record {

@@ -24,6 +24,7 @@ mod collect;
 mod file;
 mod forget;
 mod guard;
+mod held;
 mod import;
 mod journal;
 mod names;
@@ -54,8 +55,9 @@ use tokio::sync::oneshot;
 pub use check::{Fault, Finding, StoreReport, check};
 use file::Access;
 pub(crate) use file::TaskFile;
+pub(crate) use held::Held;
 pub(crate) use import::Imported;
-pub(crate) use partial::{Held, Partial, Reservation};
+pub(crate) use partial::{Partial, Reservation};
 pub(crate) use record::{Record, decode_hashes, encode_hashes};
 
 /// Complete tasks that are kept open, and for how long after their last use.

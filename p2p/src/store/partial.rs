@@ -6,13 +6,12 @@
 
 use super::collect::SPARE_BYTES;
 use super::file::{Access, TaskFile};
+use super::held::Held;
 use super::journal::Journal;
 use super::names::journal_path;
 use super::space::{Claim, Promise};
 use super::{Record, Store, is_full, layout, lock};
-use darter_protocol::hash::PieceHasher;
-use darter_protocol::{ByteRange, PieceHash, PieceIndex, PieceLayout, TaskId};
-use std::collections::HashMap;
+use darter_protocol::{BlockHash, ByteRange, PieceHash, PieceIndex, PieceLayout, TaskId};
 use std::io;
 use std::sync::Arc;
 
@@ -22,9 +21,6 @@ const RESERVE_STEP: u64 = 16 << 20;
 /// Somebody works on an incomplete task.
 #[derive(Debug)]
 pub(super) struct InUse;
-
-/// Pieces that are on disk, with their hashes.
-pub(crate) type Held = Vec<(PieceIndex, PieceHash)>;
 
 /// A task that is being downloaded.
 #[derive(Debug)]
@@ -48,8 +44,18 @@ impl Partial {
     /// Notes that `piece` is on disk, for a later start. That is no promise: what is not noted is fetched again then, and
     /// nobody who waits for the content now need be told.
     pub(crate) fn note(&mut self, piece: PieceIndex, hash: &PieceHash) {
-        let Some(journal) = &mut self.journal else { return };
-        if let Err(error) = journal.append(piece, hash) {
+        self.write(|journal| journal.append(piece, hash));
+    }
+
+    /// The same of blocks.
+    pub(crate) fn note_blocks(&mut self, blocks: &[(u32, BlockHash)]) {
+        if !blocks.is_empty() {
+            self.write(|journal| journal.append_blocks(blocks));
+        }
+    }
+
+    fn write(&mut self, write: impl FnOnce(&mut Journal) -> io::Result<()>) {
+        if let Some(Err(error)) = self.journal.as_mut().map(write) {
             tracing::warn!(%error, "a download will not be resumed where it is now");
         }
     }
@@ -220,13 +226,9 @@ impl Store {
         self.is_tidied() && !lock(&self.partials).contains_key(task)
     }
 
-    /// An incomplete task from before, with those of its noted pieces whose bytes match their hashes; those in `checked`
-    /// are known to. `None` when there is none, or when it does not fit together.
-    pub(crate) fn resume(
-        &self,
-        task: &TaskId,
-        checked: &[(PieceIndex, PieceHash)],
-    ) -> io::Result<Option<(Partial, Held)>> {
+    /// An incomplete task from before, with those of its noted pieces and blocks whose bytes match their hashes; those in
+    /// `checked` are known to. `None` when there is none, or when it does not fit together.
+    pub(crate) fn resume(&self, task: &TaskId, checked: &Held) -> io::Result<Option<(Partial, Held)>> {
         let path = self.path(task);
         let (opened, in_use) = {
             let _names = lock(&self.names);
@@ -249,32 +251,7 @@ impl Store {
         // It may have been stopped before the disk had allocated everything.
         let promise = self.space.promise(file.unallocated()?);
         let reservation = Some(Reservation { file: Arc::clone(&file), promise });
-        let verified = verified(&file, &layout, noted, checked)?;
+        let verified = noted.verify(&file, checked)?;
         Ok(Some((Partial { record, file, journal: Some(journal), in_use, reservation }, verified)))
     }
-}
-
-/// Those of the noted pieces that are what they should be.
-fn verified(
-    file: &TaskFile,
-    layout: &PieceLayout,
-    noted: Held,
-    checked: &[(PieceIndex, PieceHash)],
-) -> io::Result<Held> {
-    let noted: HashMap<PieceIndex, PieceHash> =
-        noted.into_iter().filter(|(piece, _)| layout.piece(piece.get()).is_some()).collect();
-    let checked: HashMap<PieceIndex, PieceHash> = checked.iter().copied().collect();
-    let mut verified = Vec::with_capacity(noted.len());
-    for (piece, hash) in noted {
-        if checked.get(&piece) == Some(&hash) {
-            verified.push((piece, hash));
-            continue;
-        }
-        let mut hasher = PieceHasher::new(layout, piece);
-        file.read_piece(piece, |part| hasher.update(part))?;
-        if hasher.finish() == hash {
-            verified.push((piece, hash));
-        }
-    }
-    Ok(verified)
 }

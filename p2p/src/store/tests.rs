@@ -55,9 +55,9 @@ fn a_complete_task_survives_a_restart_and_a_partial_one_resumes() {
     assert_eq!(store.used(), 6 * PIECE - 5);
     assert_eq!(store.complete(&task(1)).unwrap().unwrap().hashes.len(), 3);
     assert!(store.complete(&task(2)).unwrap().is_none());
-    let (_, verified) = store.resume(&task(2), &[]).unwrap().unwrap();
-    assert_eq!(verified, vec![(PieceIndex::new(1), hash)]);
-    assert!(store.resume(&task(3), &[]).unwrap().is_none());
+    let (_, verified) = store.resume(&task(2), &Held::default()).unwrap().unwrap();
+    assert_eq!(verified, Held { pieces: vec![(PieceIndex::new(1), hash)], blocks: vec![] });
+    assert!(store.resume(&task(3), &Held::default()).unwrap().is_none());
 }
 
 #[test]
@@ -189,9 +189,9 @@ fn what_was_checked_is_not_read_again() {
     // Only whoever reads a piece notices.
     partial.file.write_at(0, &[9; 2 * PIECE as usize]).unwrap();
     drop(partial);
-    let other_hash = [held[0], (held[1].0, held[0].1)];
-    assert_eq!(store.resume(&task(1), &other_hash).unwrap().unwrap().1, [held[0]]);
-    assert_eq!(store.resume(&task(1), &[]).unwrap().unwrap().1, []);
+    let other_hash = Held { pieces: vec![held[0], (held[1].0, held[0].1)], blocks: vec![] };
+    assert_eq!(store.resume(&task(1), &other_hash).unwrap().unwrap().1.pieces, [held[0]]);
+    assert_eq!(store.resume(&task(1), &Held::default()).unwrap().unwrap().1, Held::default());
 }
 
 #[test]
@@ -212,7 +212,10 @@ fn a_catalog_that_was_thrown_back_takes_no_download_for_complete() {
 
     let store = Store::open(config(dir.path(), u64::MAX)).unwrap();
     assert!(store.complete(&task(1)).unwrap().is_none());
-    assert_eq!(store.resume(&task(1), &[]).unwrap().unwrap().1, [(PieceIndex::new(1), hash)]);
+    assert_eq!(
+        store.resume(&task(1), &Held::default()).unwrap().unwrap().1.pieces,
+        [(PieceIndex::new(1), hash)]
+    );
     assert!(store.complete(&task(2)).unwrap().is_some());
     assert_eq!(store.used(), 6 * PIECE);
 }
@@ -272,7 +275,7 @@ fn space_is_allocated_while_bytes_come_and_counted_before() {
     drop(partial);
 
     // Who goes on has the rest allocated.
-    let (mut partial, _) = store.resume(&task(1), &[]).unwrap().unwrap();
+    let (mut partial, _) = store.resume(&task(1), &Held::default()).unwrap().unwrap();
     assert!(store.space.promised() > 0);
     partial.take_reservation().unwrap().allocate(&store, || false).unwrap();
     assert!(allocated(&store, &task(1)) >= LENGTH);

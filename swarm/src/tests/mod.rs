@@ -1,5 +1,6 @@
 //! What a swarm does, event by event; whatever happens, in `property.rs`.
 
+mod blocks;
 mod bucket;
 mod origin;
 mod partners;
@@ -8,9 +9,10 @@ mod uploads;
 mod watch;
 
 use crate::{Action, Limits, Swarm};
-use darter_protocol::{HostId, PieceIndex, PieceSet};
+use darter_protocol::{BlockSet, HostId, PieceIndex, PieceLayout, PieceSet};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
+use std::ops::Range;
 use std::time::Instant;
 
 fn host(n: u32) -> HostId {
@@ -27,11 +29,34 @@ fn set(pieces: u32, of: impl IntoIterator<Item = u32>) -> PieceSet {
     set
 }
 
+/// Blocks of each piece here.
+const BLOCKS: u32 = 16;
+
+/// The blocks of these pieces.
+fn blocks(pieces: Range<u32>) -> Range<u32> {
+    pieces.start * BLOCKS..pieces.end * BLOCKS
+}
+
+fn all_of(pieces: impl IntoIterator<Item = u32>) -> BlockSet {
+    pieces.into_iter().map(|piece| blocks(piece..piece + 1)).collect()
+}
+
+fn new(pieces: u32, limits: Limits) -> Swarm {
+    let layout = PieceLayout::new(u64::from(pieces) * PieceLayout::MIN_PIECE_SIZE).unwrap();
+    assert_eq!(layout.blocks(), pieces * BLOCKS);
+    Swarm::new(layout, PieceSet::empty(pieces), BlockSet::default(), limits)
+}
+
 /// A download of everything, with nothing there.
 fn wants_all(pieces: u32) -> Swarm {
-    let mut swarm = Swarm::new(PieceSet::empty(pieces), Limits { fetches: 16, ..Limits::default() });
-    swarm.set_wanted(PieceSet::full(pieces));
+    let mut swarm = new(pieces, Limits { fetches: 16, ..Limits::default() });
+    swarm.set_wanted(all_of(0..pieces));
     swarm
+}
+
+/// A reader of all from the start of `piece` on waits for that.
+fn waits(swarm: &mut Swarm, piece: u32) {
+    swarm.handle_waiting(piece * BLOCKS, u32::MAX);
 }
 
 /// As [`wants_all`], and every hash is known.
@@ -51,7 +76,7 @@ fn drain(swarm: &mut Swarm, now: Instant) -> Vec<Action> {
 }
 
 fn fetch(n: u32, p: u32) -> Action {
-    Action::Fetch { partner: host(n), piece: piece(p), spare: false }
+    Action::Fetch { partner: host(n), piece: piece(p), blocks: blocks(p..p + 1), spare: false }
 }
 
 /// The pieces that are asked of partners.

@@ -1,16 +1,29 @@
 //! Runs from the origin.
 
-use super::{asked, drain, fetch, hashed, host, piece, set, wants_all};
-use crate::{Action, MayAsk, RunId};
-use darter_protocol::PieceSet;
+use super::{BLOCKS, all_of, asked, drain, fetch, hashed, host, piece, set, waits, wants_all};
+use crate::{Action, MayAsk, RunId, Swarm};
+use darter_protocol::{BlockSet, PieceSet};
 use std::ops::Range;
 use std::time::Instant;
 
+/// A run, and the pieces that it is for.
 fn run_of(action: &Action) -> (RunId, Range<u32>) {
     match action {
-        Action::FetchOrigin { run, pieces } => (*run, pieces.clone()),
+        Action::FetchOrigin { run, blocks } => {
+            assert_eq!((blocks.start % BLOCKS, blocks.end % BLOCKS), (0, 0), "{blocks:?}");
+            (*run, blocks.start / BLOCKS..blocks.end / BLOCKS)
+        }
         other => panic!("{other:?}"),
     }
+}
+
+/// A run is to end before this block.
+fn shortened(run: RunId, end: u32) -> Vec<Action> {
+    vec![Action::ShortenOrigin { run, end }]
+}
+
+fn wants(swarm: &mut Swarm, pieces: impl IntoIterator<Item = u32>) {
+    swarm.set_wanted(all_of(pieces));
 }
 
 #[test]
@@ -60,14 +73,14 @@ fn a_reader_far_ahead_of_a_run_gets_one_of_its_own() {
     let mut swarm = wants_all(100);
     swarm.handle_right(MayAsk::Now);
     let (run, _) = run_of(&drain(&mut swarm, now)[0]);
-    swarm.handle_waiting(piece(1));
+    waits(&mut swarm, 1);
     assert_eq!(drain(&mut swarm, now), vec![], "the run is nearly there");
-    swarm.handle_run_reached(run, piece(20));
-    swarm.handle_waiting(piece(21));
+    swarm.handle_run_reached(run, 20 * BLOCKS);
+    waits(&mut swarm, 21);
     assert_eq!(drain(&mut swarm, now), vec![], "nearly there, though nothing is on disk");
-    swarm.handle_waiting(piece(50));
+    waits(&mut swarm, 50);
     let actions = drain(&mut swarm, now);
-    assert_eq!(actions[0], Action::ShortenOrigin { run, end: 50 });
+    assert_eq!(actions[0], Action::ShortenOrigin { run, end: 50 * BLOCKS });
     assert_eq!((actions.len(), run_of(&actions[1]).1), (2, 50..100));
 }
 
@@ -105,15 +118,15 @@ fn a_run_that_has_gone_further_keeps_what_it_has_begun() {
     let mut swarm = wants_all(9);
     swarm.handle_right(MayAsk::Now);
     let (run, _) = run_of(&drain(&mut swarm, now)[0]);
-    swarm.set_wanted(set(9, [0, 8]));
-    swarm.set_wanted(set(9, [0, 2, 7]));
-    assert_eq!(drain(&mut swarm, now), vec![Action::ShortenOrigin { run, end: 8 }]);
-    swarm.set_wanted(set(9, [0, 2]));
-    assert_eq!(drain(&mut swarm, now), vec![Action::ShortenOrigin { run, end: 3 }]);
-    swarm.handle_overrun(run, 5);
-    swarm.set_wanted(PieceSet::full(9));
+    wants(&mut swarm, [0, 8]);
+    wants(&mut swarm, [0, 2, 7]);
+    assert_eq!(drain(&mut swarm, now), shortened(run, 8 * BLOCKS));
+    wants(&mut swarm, [0, 2]);
+    assert_eq!(drain(&mut swarm, now), shortened(run, 3 * BLOCKS));
+    swarm.handle_overrun(run, 5 * BLOCKS);
+    wants(&mut swarm, 0..9);
     assert_eq!(drain(&mut swarm, now), vec![], "beside a run, another is for a reader that waits");
-    swarm.handle_waiting(piece(5));
+    waits(&mut swarm, 5);
     let actions = drain(&mut swarm, now);
     assert_eq!((actions.len(), run_of(&actions[0]).1), (1, 5..9));
 }
@@ -125,11 +138,10 @@ fn a_run_ends_with_the_last_piece_that_somebody_wants() {
     swarm.handle_right(MayAsk::Now);
     let (run, _) = run_of(&drain(&mut swarm, now)[0]);
     swarm.handle_piece(now, piece(0), None);
-    swarm.set_wanted(set(9, [0, 5]));
-    assert_eq!(drain(&mut swarm, now), vec![Action::ShortenOrigin { run, end: 6 }]);
-    swarm.set_wanted(PieceSet::empty(9));
-    let shortened = Action::ShortenOrigin { run, end: 2 };
-    assert_eq!(drain(&mut swarm, now), vec![shortened], "the arriving piece is finished");
+    wants(&mut swarm, [0, 5]);
+    assert_eq!(drain(&mut swarm, now), shortened(run, 6 * BLOCKS));
+    swarm.set_wanted(BlockSet::default());
+    assert_eq!(drain(&mut swarm, now), shortened(run, BLOCKS + 1), "the arriving block is finished");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Which piece is asked of whom.
 
-use super::{asked, drain, fetch, hashed, host, piece, set};
+use super::{asked, drain, fetch, hashed, host, piece, set, waits};
 use crate::Action;
 use darter_protocol::PieceSet;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ fn the_rarest_piece_is_taken_after_what_a_reader_waits_for() {
     for n in 0..4 {
         swarm.handle_have(&host(n), set(40, (0..40).filter(|p| *p != 33 || n == 2)));
     }
-    swarm.handle_waiting(piece(5));
+    waits(&mut swarm, 5);
     let actions = drain(&mut swarm, Instant::now());
     let asked = asked(&actions);
     assert_eq!(asked.len(), 8, "four partners, two each");

@@ -1,12 +1,13 @@
-//! Whatever happens: a piece is in one state, no two write it at once, and while somebody has what is missing there is
-//! progress.
+//! Whatever happens: a block is in one state, no two write it at once, it comes once, and while somebody has what is
+//! missing there is progress.
 
-use super::{host, piece, rng, set, wants_all};
+use super::{BLOCKS, blocks, host, piece, rng, set, wants_all};
 use crate::{Action, MayAsk, RunId, Swarm};
-use darter_protocol::{HostId, PieceIndex};
+use darter_protocol::{BlockSet, HostId, PieceIndex};
 use proptest::prelude::*;
 use rand::rngs::SmallRng;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 #[derive(Debug, Clone)]
@@ -17,8 +18,8 @@ enum Step {
     Hash(u32),
     Come(u32, Option<u32>),
     Right(MayAsk),
-    Wanted(Vec<u32>),
-    Waiting(u32),
+    Wanted(Vec<(u32, u32)>),
+    Waiting(u32, u32),
     /// A fetch or a run goes on: well, badly, or not now.
     Land(usize, u8),
     /// So many milliseconds without a byte.
@@ -33,8 +34,8 @@ fn step() -> impl Strategy<Value = Step> {
         (0..24u32).prop_map(Step::Hash),
         (0..5u32, prop::option::of(0..24u32)).prop_map(|(host, best)| Step::Come(host, best)),
         prop_oneof![Just(MayAsk::No), Just(MayAsk::Later), Just(MayAsk::Now)].prop_map(Step::Right),
-        (0..30u32).prop_map(Step::Waiting),
-        prop::collection::vec(0..24u32, 0..24).prop_map(Step::Wanted),
+        (0..25 * BLOCKS, 0..40u32).prop_map(|(block, more)| Step::Waiting(block, block + more)),
+        prop::collection::vec((0..24 * BLOCKS, 0..40u32), 0..12).prop_map(Step::Wanted),
         (any::<prop::sample::Index>(), 0..3u8).prop_map(|(at, how)| Step::Land(at.index(64), how)),
         (1..5_000u64).prop_map(Step::Silence),
     ]
@@ -44,15 +45,25 @@ fn step() -> impl Strategy<Value = Step> {
 struct Crew {
     now: Instant,
     rng: SmallRng,
-    /// Who was asked for what, whether beside another, and whether it was cancelled.
-    fetches: Vec<(HostId, PieceIndex, bool)>,
+    fetches: Vec<Asked>,
     runs: BTreeMap<RunId, Going>,
+    /// Everything that came.
+    came: BlockSet,
+}
+
+/// What was asked of a partner.
+#[derive(Clone)]
+struct Asked {
+    partner: HostId,
+    piece: PieceIndex,
+    blocks: Range<u32>,
+    cancelled: bool,
 }
 
 /// A run as the one who carries it out knows it.
 struct Going {
     next: u32,
-    /// Pieces before this one are written, or being written.
+    /// Blocks before this one are written, or being written.
     taken: u32,
     end: u32,
 }
@@ -61,28 +72,32 @@ impl Crew {
     fn follow(&mut self, swarm: &mut Swarm) -> Result<(), TestCaseError> {
         while let Some(action) = swarm.poll_action(self.now, &mut self.rng) {
             match action {
-                Action::Fetch { partner, piece, spare } => {
-                    prop_assert!(!swarm.have().contains(piece));
-                    let same: Vec<_> = self.fetches.iter().filter(|(_, other, _)| *other == piece).collect();
+                Action::Fetch { partner, piece, blocks, spare } => {
+                    prop_assert!(!blocks.is_empty() && self.came.within(blocks.clone()).next().is_none());
+                    let same: Vec<_> = self.fetches.iter().filter(|other| other.piece == piece).collect();
                     prop_assert_eq!(!same.is_empty(), spare, "one writes, others are spares");
-                    prop_assert!(same.iter().all(|(other, _, _)| *other != partner));
-                    prop_assert!(self.runs.values().all(|run| !(run.next..run.end).contains(&piece.get())));
-                    self.fetches.push((partner, piece, false));
+                    prop_assert!(same.iter().all(|other| other.partner != partner && other.blocks == blocks));
+                    let whole = super::blocks(piece.get()..piece.get() + 1);
+                    prop_assert!(blocks.start >= whole.start && blocks.end <= whole.end);
+                    prop_assert!(self.runs.values().all(|run| disjoint(&(run.next..run.end), &whole)));
+                    self.fetches.push(Asked { partner, piece, blocks, cancelled: false });
                 }
                 Action::Cancel { partner, piece } => {
-                    let fetch =
-                        self.fetches.iter_mut().find(|(who, what, _)| *who == partner && *what == piece);
+                    let fetch = self
+                        .fetches
+                        .iter_mut()
+                        .find(|asked| asked.partner == partner && asked.piece == piece);
                     prop_assert!(fetch.is_some(), "a fetch is cancelled that is none");
-                    fetch.into_iter().for_each(|(_, _, cancelled)| *cancelled = true);
+                    fetch.into_iter().for_each(|asked| asked.cancelled = true);
                 }
                 Action::Pass { .. } | Action::Replace { .. } => {}
-                Action::FetchOrigin { run, pieces } => {
-                    for next in pieces.clone() {
-                        prop_assert!(!swarm.have().contains(piece(next)));
-                        prop_assert!(self.fetches.iter().all(|(_, other, _)| other.get() != next));
-                        prop_assert!(self.runs.values().all(|run| !(run.next..run.end).contains(&next)));
-                    }
-                    self.runs.insert(run, Going { next: pieces.start, taken: pieces.start, end: pieces.end });
+                Action::FetchOrigin { run, blocks } => {
+                    prop_assert!(!blocks.is_empty() && self.came.within(blocks.clone()).next().is_none());
+                    prop_assert!(self.runs.values().all(|run| disjoint(&(run.next..run.end), &blocks)));
+                    let asked = |asked: &Asked| super::blocks(asked.piece.get()..asked.piece.get() + 1);
+                    prop_assert!(self.fetches.iter().all(|fetch| disjoint(&asked(fetch), &blocks)));
+                    let going = Going { next: blocks.start, taken: blocks.start, end: blocks.end };
+                    self.runs.insert(run, going);
                 }
                 Action::ShortenOrigin { run, end } => {
                     if let Some(going) = self.runs.get_mut(&run) {
@@ -103,26 +118,53 @@ impl Crew {
 
     fn land(&mut self, swarm: &mut Swarm, at: usize, how: u8) {
         if !self.fetches.is_empty() {
-            let (partner, piece, cancelled) = self.fetches.swap_remove(at % self.fetches.len());
+            let asked = self.fetches.swap_remove(at % self.fetches.len());
             match how {
-                0 if !cancelled => swarm.handle_piece(self.now, piece, Some(&partner)),
-                1 if !cancelled => swarm.handle_busy(self.now, &partner, piece),
-                _ => swarm.handle_fetch_failed(piece, &partner),
+                0 if !asked.cancelled => self.came(swarm, asked.blocks, Some(&asked.partner)),
+                1 if !asked.cancelled => swarm.handle_busy(self.now, &asked.partner, asked.piece),
+                _ => swarm.handle_fetch_failed(asked.piece, &asked.partner),
             }
             return;
         }
         let Some(run) = self.runs.keys().nth(at % self.runs.len().max(1)).copied() else { return };
         match self.runs.get_mut(&run) {
             // A run that is ahead of what the swarm has heard.
-            Some(going) if how == 1 && going.taken < going.end => going.taken += 1,
+            Some(going) if how == 1 && going.taken < going.end => {
+                going.taken = (going.taken + 5).min(going.end);
+                swarm.handle_run_reached(run, going.taken - 1);
+            }
             Some(going) if how == 0 && going.next < going.end => {
-                going.taken = going.taken.max(going.next + 1);
-                swarm.handle_piece(self.now, piece(going.next), None);
-                going.next += 1;
+                let end = (going.next + 1 + at as u32 % 20).min(going.end);
+                let blocks = going.next..end;
+                (going.taken, going.next) = (going.taken.max(end), end);
+                self.came(swarm, blocks, None);
             }
             _ => {
                 self.runs.remove(&run);
                 swarm.handle_run_ended(run);
+            }
+        }
+    }
+
+    /// Tells of blocks that came, as a driver does: of whole pieces from partners as such, of others block by block, and of
+    /// a piece when its last block is there.
+    fn came(&mut self, swarm: &mut Swarm, came: Range<u32>, partner: Option<&HostId>) {
+        assert!(self.came.within(came.clone()).next().is_none(), "{came:?} came before");
+        self.came.insert(came.clone());
+        let mut rest = came;
+        while !rest.is_empty() {
+            let piece = piece(rest.start / BLOCKS);
+            let whole = blocks(piece.get()..piece.get() + 1);
+            let part = rest.start..rest.end.min(whole.end);
+            rest.start = part.end;
+            match partner {
+                Some(partner) if part == whole => swarm.handle_piece(self.now, piece, Some(partner)),
+                _ => {
+                    swarm.handle_blocks(self.now, part, partner);
+                    if self.came.contains_all(&whole) {
+                        swarm.handle_piece(self.now, piece, None);
+                    }
+                }
             }
         }
     }
@@ -143,15 +185,15 @@ impl Crew {
     fn finish(&mut self, swarm: &mut Swarm) -> Result<(), TestCaseError> {
         for _ in 0..200 {
             swarm.handle_promises_broken();
-            for (partner, piece, cancelled) in std::mem::take(&mut self.fetches) {
-                if cancelled {
-                    swarm.handle_fetch_failed(piece, &partner);
+            for asked in std::mem::take(&mut self.fetches) {
+                if asked.cancelled || self.came.contains_all(&asked.blocks) {
+                    swarm.handle_fetch_failed(asked.piece, &asked.partner);
                 } else {
-                    swarm.handle_piece(self.now, piece, Some(&partner));
+                    self.came(swarm, asked.blocks, Some(&asked.partner));
                 }
             }
             for (run, going) in std::mem::take(&mut self.runs) {
-                (going.next..going.end).for_each(|next| swarm.handle_piece(self.now, piece(next), None));
+                self.came(swarm, going.next..going.end, None);
                 swarm.handle_run_ended(run);
             }
             self.silence(swarm, 1_000);
@@ -170,27 +212,63 @@ fn play(swarm: &mut Swarm, crew: &mut Crew, steps: Vec<Step>) -> Result<(), Test
             Step::Hash(n) => swarm.handle_hash(piece(n)),
             Step::Come(n, best) => swarm.handle_come(&host(n), best.map(piece)),
             Step::Right(right) => swarm.handle_right(right),
-            Step::Waiting(n) => swarm.handle_waiting(piece(n)),
-            Step::Wanted(pieces) => swarm.set_wanted(set(24, pieces)),
+            Step::Waiting(block, until) => swarm.handle_waiting(block, until),
+            Step::Wanted(runs) => swarm.set_wanted(wanted(runs)),
             Step::Land(at, how) => crew.land(swarm, at, how),
             Step::Silence(millis) => crew.silence(swarm, millis),
         }
         crew.follow(swarm)?;
     }
+    prop_assert_eq!(swarm.there(), &crew.came);
     Ok(())
 }
 
+fn wanted(runs: Vec<(u32, u32)>) -> BlockSet {
+    runs.into_iter().map(|(start, more)| start..(start + more).min(24 * BLOCKS)).collect()
+}
+
+fn disjoint(a: &Range<u32>, b: &Range<u32>) -> bool {
+    a.is_empty() || b.is_empty() || a.end <= b.start || b.end <= a.start
+}
+
+fn all() -> Step {
+    Step::Wanted(vec![(0, 24 * BLOCKS)])
+}
+
 fn crew() -> Crew {
-    Crew { now: Instant::now(), rng: rng(), fetches: Vec::new(), runs: BTreeMap::new() }
+    let (fetches, runs, came) = (Vec::new(), BTreeMap::new(), BlockSet::default());
+    Crew { now: Instant::now(), rng: rng(), fetches, runs, came }
 }
 
 proptest! {
+    /// What readers want comes, with one source or the other, also when nobody wants the rest.
+    #[test]
+    fn readers_of_ranges_get_what_they_wait_for(
+        steps in prop::collection::vec(step(), 0..80),
+        last in prop::collection::vec((0..24 * BLOCKS, 1..40u32), 1..5),
+        partner: bool,
+    ) {
+        let (mut swarm, mut crew) = (wants_all(24), crew());
+        play(&mut swarm, &mut crew, steps)?;
+        let mut end = vec![Step::Wanted(last.clone()), Step::Gone(4)];
+        end.extend(last.iter().map(|(start, more)| Step::Waiting(*start, start + more)));
+        if partner {
+            end.extend((0..24).map(Step::Hash));
+            end.extend([Step::Right(MayAsk::No), Step::Have(4, (0..24).collect())]);
+        } else {
+            end.push(Step::Right(MayAsk::Now));
+        }
+        play(&mut swarm, &mut crew, end)?;
+        crew.finish(&mut swarm)?;
+        prop_assert!(swarm.is_satisfied(), "{swarm:?}");
+    }
+
     /// With the right to ask the origin and no failures at the end, the download completes.
     #[test]
     fn every_piece_is_in_one_state_and_the_origin_brings_the_rest(steps in prop::collection::vec(step(), 0..120)) {
         let (mut swarm, mut crew) = (wants_all(24), crew());
         play(&mut swarm, &mut crew, steps)?;
-        play(&mut swarm, &mut crew, vec![Step::Right(MayAsk::Now), Step::Wanted((0..24).collect())])?;
+        play(&mut swarm, &mut crew, vec![Step::Right(MayAsk::Now), all()])?;
         crew.finish(&mut swarm)?;
         prop_assert!(swarm.is_complete(), "{swarm:?}");
     }
@@ -200,7 +278,7 @@ proptest! {
     fn one_source_is_enough(steps in prop::collection::vec(step(), 0..120)) {
         let (mut swarm, mut crew) = (wants_all(24), crew());
         play(&mut swarm, &mut crew, steps)?;
-        let mut last = vec![Step::Right(MayAsk::No), Step::Wanted((0..24).collect()), Step::Gone(4)];
+        let mut last = vec![Step::Right(MayAsk::No), all(), Step::Gone(4)];
         last.extend((0..24).map(Step::Hash));
         last.push(Step::Have(4, (0..24).collect()));
         play(&mut swarm, &mut crew, last)?;

@@ -1,13 +1,13 @@
 //! Who is slow or silent.
 
-use super::{drain, fetch, hashed, host, piece, set};
+use super::{all_of, blocks, drain, fetch, hashed, host, new, piece, set};
 use crate::watch::SILENT;
 use crate::{Action, Limits, Swarm};
 use darter_protocol::PieceSet;
 use std::time::{Duration, Instant};
 
 fn spare(n: u32, p: u32) -> Action {
-    Action::Fetch { partner: host(n), piece: piece(p), spare: true }
+    Action::Fetch { partner: host(n), piece: piece(p), blocks: blocks(p..p + 1), spare: true }
 }
 
 fn cancel(n: u32, p: u32) -> Action {
@@ -113,8 +113,8 @@ fn a_host_that_slept_blames_nobody() {
 #[test]
 fn a_piece_too_large_for_memory_moves_to_another() {
     let now = Instant::now();
-    let mut swarm = Swarm::new(PieceSet::empty(1), Limits { spares: 0, ..Limits::default() });
-    swarm.set_wanted(PieceSet::full(1));
+    let mut swarm = new(1, Limits { spares: 0, ..Limits::default() });
+    swarm.set_wanted(all_of([0]));
     swarm.handle_hash(piece(0));
     let (first, second) = one_piece(&mut swarm, now);
     let later = now + SILENT;

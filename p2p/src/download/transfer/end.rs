@@ -5,6 +5,7 @@ use crate::ReadError;
 use crate::download::jobs::Event;
 use crate::engine::Suspended;
 use crate::schedule;
+use crate::store::Held;
 use darter_protocol::scheduler::{Content, LeaseOutcome};
 use darter_protocol::{PieceHash, hash};
 use futures_util::StreamExt as _;
@@ -106,6 +107,7 @@ impl Transfer {
     pub(super) async fn close(mut self, end: End) {
         let now = Instant::now();
         self.download.shared.turns.ended(self.download.task);
+        self.note_blocks();
         match &end {
             // The lease ends with the report that this daemon holds everything. Given back before that, it would send the
             // next one to the origin for what is being put in its place here.
@@ -133,8 +135,10 @@ impl Transfer {
 
     fn left(&self) -> Suspended {
         let have = self.swarm.have().clone();
-        let held = have.iter().filter_map(|piece| Some((piece, self.hashes.pieces[piece.as_usize()]?)));
-        Suspended { file: Arc::clone(&self.known.file), held: held.collect(), have }
+        let pieces = have.iter().filter_map(|piece| Some((piece, self.hashes.pieces[piece.as_usize()]?)));
+        let blocks = self.hashes.blocks.iter().map(|(block, hash)| (*block, *hash));
+        let held = Held { pieces: pieces.collect(), blocks: blocks.collect() };
+        Suspended { file: Arc::clone(&self.known.file), held, have }
     }
 
     async fn tell_complete(mut self, content: Content) {

@@ -20,18 +20,18 @@ use super::right::Right;
 use super::{Download, Known, Start};
 use crate::ReadError;
 use crate::peer::PeerError;
-use crate::progress::State;
+use crate::progress::{State, Wanted};
 use crate::schedule::Conversation;
 use crate::store::Partial;
 use crate::verify::Verifier;
 use darter_protocol::scheduler::PeerPacket;
-use darter_protocol::{HostId, PieceHash, PieceIndex, PieceLayout, PieceSet};
+use darter_protocol::{BlockHash, BlockSet, HostId, PieceHash, PieceIndex, PieceLayout, PieceSet};
 use darter_swarm::{Action, Limits, Swarm};
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use rand::rngs::SmallRng;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -95,10 +95,12 @@ impl Transfer {
         let layout = *known.file.layout();
         let mut have = PieceSet::empty(layout.pieces());
         let mut pieces = vec![None; layout.pieces() as usize];
-        for (piece, hash) in &held {
+        for (piece, hash) in &held.pieces {
             have.insert(*piece);
             pieces[piece.as_usize()] = Some(*hash);
         }
+        let blocks: BTreeMap<u32, BlockHash> = held.blocks.into_iter().collect();
+        let there: BlockSet = blocks.keys().map(|block| *block..block + 1).collect();
         let verifier = known.digest.map(|digest| Arc::new(Mutex::new(Verifier::new(digest, layout))));
         let (tell, events) = mpsc::channel(EVENTS);
         let shared = &download.shared;
@@ -125,9 +127,9 @@ impl Transfer {
                 held: have.iter().map(|piece| layout.range(piece).len()).sum(),
                 ..Counts::default()
             },
-            swarm: Swarm::new(have, limits(&layout)),
+            swarm: Swarm::new(layout, have, there, limits(&layout)),
             rng: rand::make_rng(),
-            hashes: Hashes { pieces, root: None, asked: None },
+            hashes: Hashes { pieces, blocks, ..Hashes::default() },
             verifier,
             catching_up: false,
             neighbours: HashMap::new(),
@@ -207,8 +209,8 @@ impl Transfer {
             // A run that finishes the piece that is arriving needs its lease still.
             let idle = self.swarm.is_satisfied() && !self.swarm.asks_origin();
             if idle && !self.swarm.is_complete() {
-                let have = self.swarm.have();
-                if self.at_work == 0 && active.demands.try_close(|piece| have.contains(piece)) {
+                let there = self.swarm.there();
+                if self.at_work == 0 && active.demands.try_close(|blocks| there.contains_all(blocks)) {
                     return End::Suspended;
                 }
             }
@@ -255,10 +257,10 @@ impl Transfer {
             self.spawn(self.bench.clone().allocate(reservation, store));
         }
         if let Some(part) = &self.streams.first {
-            let carried = self.layout.within(part.start, part.end);
+            let carried = self.layout.blocks_within(part.start, part.end);
             match self.swarm.adopt_run(carried) {
-                Some((run, pieces)) => self.start_run(run, pieces),
-                // One byte that told the length, or a part that larger pieces do not begin with.
+                Some((run, blocks)) => self.start_run(run, blocks),
+                // One byte that told the length, or a part that larger blocks do not begin with.
                 None => self.streams.first = None,
             }
         }
@@ -274,32 +276,29 @@ impl Transfer {
 
     /// Wants what the readers want.
     fn follow_demand(&mut self) {
-        let (mut wanted, waiting) = self.download.active.demands.take(self.layout.pieces());
-        if self.download.shared.config.prefetch && !wanted.is_empty() {
-            let lacking = wanted.iter().any(|piece| !self.swarm.have().contains(piece));
-            self.lacking.send_if_modified(|before| std::mem::replace(before, lacking) != lacking);
-            wanted = PieceSet::full(self.layout.pieces());
+        let Wanted { now, all, waiting } = self.download.active.demands.take(self.layout.blocks());
+        let lacking = now.runs().any(|blocks| !self.swarm.there().contains_all(&blocks));
+        self.lacking.send_if_modified(|before| std::mem::replace(before, lacking) != lacking);
+        self.swarm.set_wanted(all);
+        if waiting.is_empty() {
+            return;
         }
-        self.swarm.set_wanted(wanted);
-        if let Some(piece) = waiting {
-            // Readers see bytes before the driver hears of them.
-            for (run, stream) in &self.streams.running {
-                if let Some(reached) = self.layout.piece_at(stream.goal.reached()) {
-                    self.swarm.handle_run_reached(*run, reached);
-                }
+        // Readers see bytes before the driver hears of them.
+        for (run, stream) in &self.streams.running {
+            if let Some(reached) = self.layout.block_at(stream.goal.reached()) {
+                self.swarm.handle_run_reached(*run, reached);
             }
-            self.swarm.handle_waiting(piece);
         }
+        waiting.into_iter().for_each(|(block, until)| self.swarm.handle_waiting(block, until));
     }
 
     fn perform(&mut self, action: Action) {
         match action {
-            Action::FetchOrigin { run, pieces } => self.start_run(run, pieces),
+            Action::FetchOrigin { run, blocks } => self.start_run(run, blocks),
             Action::ShortenOrigin { run, end } => {
-                if let (Some(stream), Some(piece)) = (self.streams.running.get(&run), self.layout.piece(end))
-                {
-                    let end = stream.goal.lower(self.layout.range(piece).start(), &self.layout);
-                    let end = self.layout.piece_at(end).map_or(self.layout.pieces(), PieceIndex::get);
+                if let Some(stream) = self.streams.running.get(&run) {
+                    let end = stream.goal.lower(self.layout.start_of(end), &self.layout);
+                    let end = self.layout.block_at(end).unwrap_or(self.layout.blocks());
                     self.swarm.handle_overrun(run, end);
                 }
             }
@@ -308,7 +307,7 @@ impl Transfer {
                     stream.stop.cancel();
                 }
             }
-            Action::Fetch { partner, piece, .. } => self.fetch_piece(partner, piece),
+            Action::Fetch { partner, piece, blocks, .. } => self.fetch_piece(partner, piece, blocks),
             Action::Cancel { partner, piece } => {
                 if let Some(underway) = self.fetches.get(&(partner, piece)) {
                     underway.stop.cancel();
@@ -385,11 +384,54 @@ impl Transfer {
         }
     }
 
-    /// A piece is on disk and right.
-    fn take_piece(&mut self, piece: PieceIndex, hash: &PieceHash, partner: Option<&HostId>) {
-        self.partial.note(piece, hash);
+    /// Blocks that follow each other are on disk, and right as far as that can be known. Without a partner, they came from
+    /// the origin.
+    fn take_blocks(&mut self, blocks: &[(u32, BlockHash)], partner: Option<&HostId>) -> Result<(), End> {
+        let layout = self.layout;
+        for part in blocks.chunk_by(|(a, _), (b, _)| layout.piece_of(*a) == layout.piece_of(*b)) {
+            let (Some((first, _)), Some((last, _))) = (part.first(), part.last()) else { continue };
+            let (run, piece) = (*first..last + 1, layout.piece_of(*first));
+            let of_all = partner.filter(|_| run == layout.blocks_of(piece));
+            let complete = self.hashes.add(&layout, part);
+            if of_all.is_none() {
+                self.swarm.handle_blocks(Instant::now().into_std(), run, partner);
+            }
+            if let Some(hash) = complete {
+                self.take_piece(piece, hash, of_all)?;
+                if partner.is_none() {
+                    self.download.shared.turns.fetched(self.download.task, piece, layout.pieces());
+                    if self.download.scheduled.lease.is_some() {
+                        self.outbox.vouch(piece, &hash);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// All of a piece is on disk, and hashes to this.
+    fn take_piece(
+        &mut self,
+        piece: PieceIndex,
+        hash: PieceHash,
+        partner: Option<&HostId>,
+    ) -> Result<(), End> {
+        let known = self.hashes.pieces[piece.as_usize()].replace(hash);
+        if known.is_some_and(|known| known != hash) {
+            return Err(self.changed());
+        }
+        self.partial.note(piece, &hash);
         self.counts.held += self.layout.range(piece).len();
         self.swarm.handle_piece(Instant::now().into_std(), piece, partner);
+        self.bench.progress.send_modify(|progress| progress.complete(piece));
+        Ok(())
+    }
+
+    /// Keeps the blocks of pieces that are not complete, over a restart too.
+    fn note_blocks(&mut self) {
+        let unnoted = std::mem::take(&mut self.hashes.unnoted);
+        let blocks = unnoted.iter().filter_map(|block| Some((*block, *self.hashes.blocks.get(block)?)));
+        self.partial.note_blocks(&blocks.collect::<Vec<_>>());
     }
 }
 

@@ -2,12 +2,13 @@
 
 use super::{End, Transfer};
 use crate::download::fetch::{Fetch, Underway};
-use crate::download::jobs::PieceError;
+use crate::download::jobs::{Brought, PieceError};
 use crate::peer::{PeerError, Said};
 use crate::{Supplier, TRACE};
 use darter_protocol::scheduler::Partner;
-use darter_protocol::{HostId, PieceHash, PieceIndex, PieceSet};
+use darter_protocol::{ByteRange, HostId, PieceIndex, PieceSet};
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::sync::Arc;
 use tokio::task::{AbortHandle, Id as JobId};
 use tokio::time::Instant;
@@ -28,7 +29,7 @@ pub(super) struct Neighbour {
 }
 
 impl Transfer {
-    pub(super) fn fetch_piece(&mut self, partner: HostId, piece: PieceIndex) {
+    pub(super) fn fetch_piece(&mut self, partner: HostId, piece: PieceIndex, blocks: Range<u32>) {
         let known = self.hashes.pieces[piece.as_usize()].zip(self.neighbours.get(&partner));
         let Some((expected, neighbour)) = known else {
             // Asked again, it would be chosen again.
@@ -41,19 +42,25 @@ impl Transfer {
             stop: self.bench.stop.child_token(),
             ended: CancellationToken::new(),
         };
+        // Of a rest, what is before it in its block.
+        let rests = self.streams.rests.range(blocks.clone());
+        let kept =
+            rests.filter_map(|(block, rest)| ByteRange::new(self.layout.start_of(*block), rest.offset));
         let same = self.fetches.iter().filter(|((_, other), _)| *other == piece);
         let fetch = Fetch {
             partner: partner.clone(),
             address: neighbour.address,
             piece,
+            list: self.hashes.lists.get(&piece).cloned(),
+            blocks,
             expected,
-            keep_before: self.streams.rests.get(&piece).map_or(0, |rest| rest.offset),
+            kept: kept.collect(),
             others: same.map(|(_, other)| other.clone()).collect(),
             ended: underway.ended.clone().drop_guard(),
             underway: underway.clone(),
         };
         let peer = tracing::info_span!(
-            target: TRACE, "piece", otel.kind = "client", piece = piece.get(), network.peer.address = %neighbour.address,
+            target: TRACE, "piece", otel.kind = "client", piece = piece.get(), blocks = fetch.blocks.len(), network.peer.address = %neighbour.address,
         );
         self.fetches.insert((partner, piece), underway);
         self.spawn(self.bench.clone().fetch_piece(fetch).instrument(peer));
@@ -74,26 +81,34 @@ impl Transfer {
         &mut self,
         partner: &HostId,
         piece: PieceIndex,
-        result: Result<PieceHash, PieceError>,
+        result: Result<Brought, PieceError>,
     ) -> Result<(), End> {
         if let Some(ended) = self.fetches.remove(&(partner.clone(), piece)) {
             self.swarm.handle_held(partner, piece, ended.heard.held());
         }
         match result {
-            Ok(hash) => {
-                let bytes = self.layout.range(piece).len();
+            Ok(Brought { blocks, list }) => {
+                let (Some((first, _)), Some((last, _))) = (blocks.first(), blocks.last()) else {
+                    return Ok(());
+                };
+                let run = *first..last + 1;
+                let bytes = self.layout.bytes_of(&run).map_or(0, ByteRange::len);
                 self.counts.from_peers += bytes;
                 self.check_version()?;
                 self.download.shared.metrics.add_bytes(Supplier::Peer, bytes);
                 self.outbox.served(partner, bytes);
-                if self.swarm.have().contains(piece) {
+                if self.swarm.there().contains_all(&run) {
                     // Another was faster by a hair; it is the same on disk.
                     self.swarm.handle_fetch_failed(piece, partner);
                     return Ok(());
                 }
-                self.streams.rests.remove(&piece);
-                self.take_piece(piece, &hash, Some(partner));
-                self.bench.progress.send_modify(|progress| progress.complete(piece, Supplier::Peer));
+                if let Some(list) = list {
+                    self.hashes.remember(piece, list);
+                }
+                run.clone().for_each(|block| drop(self.streams.rests.remove(&block)));
+                self.bench.progress.send_modify(|progress| progress.arrive(run, Supplier::Peer));
+                self.take_blocks(&blocks, Some(partner))?;
+                self.note_blocks();
                 self.outbox.progress(Instant::now(), self.counts.held, self.counts.under_lease);
                 Ok(())
             }

@@ -6,11 +6,10 @@ use crate::download::jobs::{Rest, Run, RunError};
 use crate::origin::Part;
 use crate::sink::{Goal, Wrote};
 use crate::{Supplier, TRACE};
-use darter_protocol::PieceIndex;
 use darter_protocol::scheduler::LeaseOutcome;
 use darter_swarm::{MayAsk, RunId};
 use http::StatusCode;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,8 +26,8 @@ pub(super) struct Streams {
     /// The body of the first request, until a run takes it.
     pub(super) first: Option<Part>,
     pub(super) running: HashMap<RunId, Stream>,
-    /// Where streams stopped inside a piece. The bytes before stay: readers may have seen them.
-    pub(super) rests: HashMap<PieceIndex, Rest>,
+    /// Where streams stopped inside a block. Its bytes before that stay: readers may have seen them.
+    pub(super) rests: BTreeMap<u32, Rest>,
 }
 
 /// One stream from the origin.
@@ -69,17 +68,12 @@ impl Transfer {
         }
     }
 
-    pub(super) fn start_run(&mut self, run: RunId, pieces: Range<u32>) {
-        let first = PieceIndex::new(pieces.start);
-        let offset = |piece: u32| {
-            self.layout.piece(piece).map_or(self.layout.length(), |piece| self.layout.range(piece).start())
-        };
-        let rest = self.streams.rests.remove(&first);
-        let (start, hasher) = match rest {
+    pub(super) fn start_run(&mut self, run: RunId, blocks: Range<u32>) {
+        let (start, hasher) = match self.streams.rests.remove(&blocks.start) {
             Some(rest) => (rest.offset, Some(rest.hasher)),
-            None => (offset(pieces.start), None),
+            None => (self.layout.start_of(blocks.start), None),
         };
-        let goal = Arc::new(Goal::new(offset(pieces.end)));
+        let goal = Arc::new(Goal::new(self.layout.start_of(blocks.end)));
         let stop = self.bench.stop.child_token();
         let (as_whom, source) = self.download.active.source();
         self.streams.running.insert(run, Stream { goal: Arc::clone(&goal), stop: stop.clone(), as_whom });
@@ -103,17 +97,7 @@ impl Transfer {
         self.counts.from_origin += wrote.bytes;
         self.counts.under_lease += wrote.bytes;
         self.download.shared.metrics.add_bytes(Supplier::Origin, wrote.bytes);
-        for (piece, hash) in wrote.pieces {
-            let known = self.hashes.pieces[piece.as_usize()].replace(hash);
-            if known.is_some_and(|known| known != hash) {
-                return Err(self.changed());
-            }
-            self.take_piece(piece, &hash, None);
-            self.download.shared.turns.fetched(self.download.task, piece, self.layout.pieces());
-            if self.download.scheduled.lease.is_some() {
-                self.outbox.vouch(piece, &hash);
-            }
-        }
+        self.take_blocks(&wrote.blocks, None)?;
         self.outbox.progress(now, self.counts.held, self.counts.under_lease);
         Ok(())
     }
@@ -126,9 +110,10 @@ impl Transfer {
     ) -> Result<(), End> {
         let stream = self.streams.running.remove(&run);
         self.swarm.handle_run_ended(run);
-        if let Some((piece, rest)) = rest.and_then(|rest| Some((self.layout.piece_at(rest.offset)?, rest))) {
-            self.streams.rests.insert(piece, rest);
+        if let Some((block, rest)) = rest.and_then(|rest| Some((self.layout.block_at(rest.offset)?, rest))) {
+            self.streams.rests.insert(block, rest);
         }
+        self.note_blocks();
         let error = match result {
             Ok(()) => return Ok(()),
             Err(error) if self.bench.stop.is_cancelled() => {
