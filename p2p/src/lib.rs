@@ -7,7 +7,7 @@
 //! - `origin`: fetching from where the content comes from; `origins` that want to be left alone.
 //! - `peer`: fetching from other daemons, and serving them; whom it serves next says [`Uploads`].
 //! - `schedule`: the conversation with the scheduler.
-//! - `throttle`: how fast bytes move at most.
+//! - `throttle`: how fast bytes move at most. `ahead`: what is fetched ahead of who reads on in small ranges.
 //!
 //! [`Swarm`]: darter_swarm::Swarm
 //! [`Uploads`]: darter_swarm::Uploads
@@ -28,6 +28,11 @@
 //! A spare piece (asked of a second partner) is put together in memory before it is written: a copy more. What is
 //! read to be sent is read into memory that was zeroed once and is used again; so is what sendfile would have to wait for, because it is
 //! not in the page cache.
+//!
+//! A range goes the same ways, block by block (64 KiB): only the blocks that it touches are fetched, are kept, and make a piece
+//! when all others have come, without being read back: their hashes merge. For blocks of a piece, the partner that has the piece
+//! reads and hashes all of it once more, to say what its blocks hash to (32 bytes each); that goes beside the blocks and costs no
+//! turn of its own.
 //!
 //! This crate knows no HTTP grammar of a client: ranges are [`ByteRange`]s here, and what goes back is a [`Content`].
 

@@ -110,7 +110,7 @@ impl Node {
     ) -> Self {
         let pieces = layout.pieces();
         let mut swarm = Swarm::new(layout, PieceSet::empty(pieces), BlockSet::default(), limits);
-        swarm.set_wanted(BlockSet::from_iter([0..layout.blocks()]));
+        swarm.set_wanted(std::iter::once(0..layout.blocks()).collect());
         Self {
             no,
             id: host_id(no),

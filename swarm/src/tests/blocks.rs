@@ -7,12 +7,12 @@ use std::ops::Range;
 use std::time::Instant;
 
 /// A download of so many pieces, of which these blocks are wanted, by readers who wait for the first of each run.
-fn wants(pieces: u32, runs: &[Range<u32>]) -> Swarm {
+fn wants(pieces: u32, runs: &[(u32, u32)]) -> Swarm {
     let mut swarm = new(pieces, Limits::default());
     (0..pieces).for_each(|n| swarm.handle_hash(piece(n)));
     swarm.handle_promises_broken();
-    swarm.set_wanted(runs.iter().cloned().collect());
-    runs.iter().for_each(|run| swarm.handle_waiting(run.start, run.end));
+    swarm.set_wanted(runs.iter().map(|(start, end)| *start..*end).collect());
+    runs.iter().for_each(|(start, end)| swarm.handle_waiting(*start, *end));
     swarm
 }
 
@@ -31,7 +31,7 @@ fn part(n: u32, p: u32, blocks: Range<u32>) -> Action {
 #[test]
 fn readers_of_ranges_fetch_their_blocks_at_once_and_no_others() {
     let now = Instant::now();
-    let mut swarm = wants(100, &[100..101, 700..702, 1599..1600]);
+    let mut swarm = wants(100, &[(100, 101), (700, 702), (1599, 1600)]);
     swarm.handle_right(MayAsk::Now);
     let started = runs(&drain(&mut swarm, now));
     let ranges: Vec<_> = started.iter().map(|(_, blocks)| blocks.clone()).collect();
@@ -99,7 +99,7 @@ fn a_reader_is_not_kept_waiting_by_runs_that_nobody_waits_for() {
 #[test]
 fn blocks_of_a_piece_are_asked_of_its_holder_and_kept() {
     let now = Instant::now();
-    let mut swarm = wants(9, &[35..37]);
+    let mut swarm = wants(9, &[(35, 37)]);
     swarm.handle_have(&host(1), PieceSet::full(9));
     assert_eq!(drain(&mut swarm, now), vec![part(1, 2, 35..37)]);
     swarm.handle_blocks(now, 35..37, Some(&host(1)));
@@ -118,7 +118,7 @@ fn blocks_of_a_piece_are_asked_of_its_holder_and_kept() {
 
 #[test]
 fn every_reader_that_waits_comes_before_what_is_rare() {
-    let mut swarm = wants(9, &[16..20, 33..34, 40..42, 70..72]);
+    let mut swarm = wants(9, &[(16, 20), (33, 34), (40, 42), (70, 72)]);
     swarm.set_wanted(all_of(0..9));
     swarm.handle_have(&host(2), PieceSet::full(9));
     swarm.handle_have(&host(1), set(9, 0..8));
@@ -130,7 +130,7 @@ fn every_reader_that_waits_comes_before_what_is_rare() {
 
 #[test]
 fn within_a_piece_what_is_waited_for_comes_first() {
-    let mut swarm = wants(3, &[33..34, 40..42]);
+    let mut swarm = wants(3, &[(33, 34), (40, 42)]);
     swarm.handle_have(&host(1), PieceSet::full(3));
     assert_eq!(drain(&mut swarm, Instant::now()), vec![part(1, 2, 33..34)]);
 }
@@ -138,7 +138,7 @@ fn within_a_piece_what_is_waited_for_comes_first() {
 #[test]
 fn a_piece_is_never_brought_by_partners_and_the_origin_at_once() {
     let now = Instant::now();
-    let mut swarm = wants(2, &[3..4]);
+    let mut swarm = wants(2, &[(3, 4)]);
     swarm.handle_right(MayAsk::Now);
     let (run, blocks) = runs(&drain(&mut swarm, now))[0].clone();
     assert_eq!(blocks, 3..4);
