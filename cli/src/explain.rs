@@ -31,7 +31,7 @@ pub(crate) async fn run(args: args::Explain) -> exit::Result {
 
 /// Whom the policy takes for a task, as its scheduler says.
 async fn partners(task: TaskId, args: args::Explain) -> exit::Result {
-    let schedulers = status::schedulers(args.scheduler, args.config.as_deref())?;
+    let schedulers = status::schedulers(args.scheduler, args.config.as_deref()).await?;
     let ring = Ring::new(schedulers);
     let host = args.host.unwrap_or_default();
     let mut failures = Vec::new();

@@ -69,7 +69,7 @@ pub use darter_swarm::{Rate, Uploads};
 pub use download::Backoff;
 pub use engine::{Engine, EngineConfig, EngineError, HostConfig};
 pub use import::{ImportedFile, Told};
-pub use members::InvalidAddress;
+pub use members::{InvalidAddress, schedulers};
 pub use stat::{ClusterStat, LocalStat, TaskStat};
 pub use store::{Fault, Finding, StoreConfig, StoreError, StoreReport, check as check_store};
 pub use supplier::{Supplied, Supplier};

@@ -20,6 +20,14 @@ pub struct InvalidAddress {
     address: String,
 }
 
+/// The schedulers that stand behind what is written, as every daemon calls them now.
+///
+/// # Errors
+/// When something of it is no address.
+pub async fn schedulers(written: &[String], upstream: &Upstream) -> Result<Vec<String>, InvalidAddress> {
+    Ok(Names::parse(written)?.resolve(upstream).await.into_iter().collect())
+}
+
 /// Whoever knows names.
 pub(crate) trait Lookup {
     /// The addresses of a name; `None` when nobody knows now.

@@ -138,6 +138,9 @@ impl Schedulers {
     fn replace(&self, members: &BTreeSet<String>) -> Vec<Arc<Link>> {
         let before = self.known();
         let mut new = Vec::new();
+        if before.links.len() == members.len() && members.iter().all(|it| before.links.contains_key(it)) {
+            return new;
+        }
         let mut links = HashMap::new();
         for address in members {
             let link = before.links.get(address).cloned().or_else(|| {

@@ -70,7 +70,7 @@ fn the_examples_commented_keys_are_known_and_stand_where_they_belong() {
     std::fs::write(&login, "name:password").unwrap();
     let config = ok(&with_effect.replace("/etc/darter/registry-account", login.to_str().unwrap()));
     assert_eq!(config.proxy.accounts.len(), 1);
-    assert_eq!(config.schedulers, ["scheduler.example.org:8002"]);
+    assert_eq!(config.schedulers, ["scheduler.example.org:8002", "_darter._tcp.example.org"]);
     assert_eq!(config.proxy.trust.hosts.len(), 2);
     let loaded = parse(Path::new("f"), &without_effect).map_err(|report| report.to_string()).unwrap();
     assert!(loaded.report.warnings.len() > 30, "{}", loaded.report);
@@ -460,16 +460,24 @@ fn a_secret_never_shows() {
 }
 
 #[test]
-fn schedulers_are_hosts_with_ports() {
+fn schedulers_are_hosts_with_ports_or_services() {
     assert_eq!(
-        ok("scheduler: {netAddrs: [{addr: 'a:1'}, {type: tcp, addr: '[::1]:2'}]}").schedulers,
-        ["a:1", "[::1]:2"]
+        ok("scheduler: {netAddrs: [{addr: 'a:1'}, {type: tcp, addr: '[::1]:2'}, {type: srv, addr: _d._tcp.a}]}")
+            .schedulers,
+        ["a:1", "[::1]:2", "_d._tcp.a"]
+    );
+    assert_eq!(
+        errors("scheduler: {netAddrs: [{type: srv, addr: 'a:1'}, {type: srv}]}"),
+        [
+            "f:1:42: scheduler.netAddrs[0].addr: expected the name of a service like _darter._tcp.example.org, found `a:1`",
+            "f:1:51: scheduler.netAddrs[1].addr: needed: the name of a service like _darter._tcp.example.org",
+        ]
     );
     assert_eq!(
         errors("scheduler: {netAddrs: [{addr: a}, {type: udp, addr: 'a:1'}, {type: tcp}]}"),
         [
             "f:1:31: scheduler.netAddrs[0].addr: expected HOST:PORT, found `a`",
-            "f:1:42: scheduler.netAddrs[1].type: expected tcp, found `udp`",
+            "f:1:42: scheduler.netAddrs[1].type: expected tcp or srv, found `udp`",
             "f:1:62: scheduler.netAddrs[2].addr: needed: HOST:PORT of a scheduler",
         ]
     );

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use crate::config;
 use crate::exit::{self, Failure};
+use crate::upstream::upstream;
 
 /// Where a scheduler of this host listens when nobody says otherwise.
 const LOCAL: &str = "127.0.0.1:8002";
@@ -45,7 +46,7 @@ pub(crate) struct Status {
 
 /// Asks, and prints.
 pub(crate) async fn run(args: Status) -> exit::Result {
-    let schedulers = schedulers(args.scheduler.clone(), args.config.as_deref())?;
+    let schedulers = schedulers(args.scheduler.clone(), args.config.as_deref()).await?;
     let Some(seconds) = args.watch else { return once(&args, &schedulers).await };
     let clear = io::stdout().is_terminal() && !args.json;
     let mut ticks = tokio::time::interval(Duration::from_secs(seconds.into()));
@@ -82,16 +83,22 @@ async fn once(args: &Status, schedulers: &[String]) -> exit::Result {
 ///
 /// # Errors
 /// When the configuration cannot be used, or names none.
-pub(crate) fn schedulers(named: Vec<String>, config: Option<&Path>) -> exit::Result<Vec<String>> {
+pub(crate) async fn schedulers(named: Vec<String>, config: Option<&Path>) -> exit::Result<Vec<String>> {
     let Some(file) = config else {
         return Ok(if named.is_empty() { vec![LOCAL.to_owned()] } else { named });
     };
     let loaded = config::load(file).map_err(|report| Failure::configuration(report.to_string()))?;
+    let file = file.display();
     if loaded.config.schedulers.is_empty() {
-        let file = file.display();
         return Err(Failure::missing(format!("{file} names no scheduler: the node is a cluster of its own")));
     }
-    Ok(loaded.config.schedulers)
+    let found = darter_p2p::schedulers(&loaded.config.schedulers, &upstream(&loaded.config)).await;
+    match found.map_err(|error| Failure::configuration(error.to_string()))? {
+        none if none.is_empty() => {
+            Err(Failure::unavailable(format!("nothing stands behind the names of schedulers in {file}")))
+        }
+        found => Ok(found),
+    }
 }
 
 fn nobody(answers: &[ask::Answer]) -> Failure {

@@ -1,0 +1,132 @@
+//! `darter-bench scheduler`: one scheduler in a process of its own, and thousands of daemons that speak real gRPC with it from
+//! this one, each over a connection of its own. What they download is made up; what they say is what daemons say.
+
+mod crowd;
+mod hosts;
+mod policy;
+mod served;
+
+use crate::cpu::{Serves, Spending};
+use anyhow::{Context, Result, ensure};
+use hosts::Host;
+use served::Served;
+use std::time::{Duration, Instant};
+
+/// What to play
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Daemons that are connected
+    #[arg(long, default_value_t = 10_000)]
+    hosts: usize,
+    /// Contents that all of them want at once
+    #[arg(long, default_value_t = 20)]
+    layers: usize,
+    /// Seconds of each measurement over time
+    #[arg(long, default_value_t = 10)]
+    seconds: u64,
+    /// Of the daemons, those that join the crowd [default: all]
+    #[arg(long)]
+    crowd: Option<usize>,
+    /// Be the scheduler: for the measurement itself
+    #[arg(long, hide = true)]
+    serve: bool,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    if options.serve {
+        return runtime.block_on(served::serve());
+    }
+    ensure!(
+        options.hosts >= 100 && options.layers > 0 && options.seconds > 0,
+        "that is too little to measure"
+    );
+    println!("| what | unit | |\n|---|---|---|");
+    policy::measure(options.hosts)?;
+    runtime.block_on(play(options))
+}
+
+fn row(what: &str, unit: &str, value: impl std::fmt::Display) {
+    println!("| {what} | {unit} | {value} |");
+}
+
+/// The value below which so many of a hundred are, of sorted ones.
+fn percentile(sorted: &[Duration], of_hundred: usize) -> Duration {
+    sorted
+        .get((sorted.len() * of_hundred / 100).min(sorted.len().saturating_sub(1)))
+        .copied()
+        .unwrap_or_default()
+}
+
+async fn play(options: &Options) -> Result<()> {
+    let scheduler = Served::start()?;
+    let empty = scheduler.resident_kib()?;
+    let began = Instant::now();
+    let hosts = hosts::connect(&scheduler.address, options.hosts).await.context("connecting the daemons")?;
+    row("hosts connected", "hosts/s", (hosts.len() as f64 / began.elapsed().as_secs_f64()).round());
+    idle(options, &scheduler, empty, hosts.len()).await?;
+    small(options, &scheduler, &hosts).await?;
+    let crowd = &hosts[..options.crowd.unwrap_or(hosts.len()).min(hosts.len())];
+    let servers: [&dyn Serves; 1] = [&scheduler];
+    let spending = Spending::of(&servers)?;
+    let mut waited = crowd::flash(crowd, options.layers).await?;
+    waited.sort_unstable();
+    let what = format!("crowd of {} hosts x {} layers", crowd.len(), options.layers);
+    row(&format!("{what}: until each has partners, p50"), "ms", percentile(&waited, 50).as_millis());
+    row(&format!("{what}: p99"), "ms", percentile(&waited, 99).as_millis());
+    row(&format!("{what}: the last"), "ms", waited.last().copied().unwrap_or_default().as_millis());
+    row(&format!("{what}: CPU of the scheduler"), "s", format!("{:.2}", spending.so_far()?.as_secs_f64()));
+    row(&format!("{what}: resident at its end"), "MiB", scheduler.resident_kib()? / 1024);
+    Ok(())
+}
+
+async fn idle(options: &Options, scheduler: &Served, empty: u64, hosts: usize) -> Result<()> {
+    let servers: [&dyn Serves; 1] = [scheduler];
+    let spending = Spending::of(&servers)?;
+    tokio::time::sleep(Duration::from_secs(options.seconds)).await;
+    let resident = scheduler.resident_kib()?;
+    row(&format!("{hosts} idle hosts: resident"), "MiB", resident / 1024);
+    row("each", "KiB", format!("{:.1}", (resident - empty) as f64 / hosts as f64));
+    let part = spending.so_far()?.as_secs_f64() / options.seconds as f64;
+    row(&format!("{hosts} idle hosts: CPU"), "% of a core", format!("{:.2}", part * 100.0));
+    Ok(())
+}
+
+/// A thousand small contents, each held by somebody, are asked for by hosts in turn, 64 at a time.
+async fn small(options: &Options, scheduler: &Served, hosts: &[Host]) -> Result<()> {
+    const CONTENTS: usize = 1_000;
+    const AT_ONCE: usize = 64;
+    for (n, host) in hosts.iter().take(CONTENTS).enumerate() {
+        host.announce(n).await?;
+    }
+    let servers: [&dyn Serves; 1] = [scheduler];
+    let (spending, began) = (Spending::of(&servers)?, Instant::now());
+    let until = began + Duration::from_secs(options.seconds);
+    let callers = (0..AT_ONCE).map(|caller| async move {
+        let mut took = Vec::new();
+        for round in 0.. {
+            let now = Instant::now();
+            if now >= until {
+                break;
+            }
+            let number = round * AT_ONCE + caller;
+            let (host, content) = (&hosts[number % hosts.len()], number.wrapping_mul(7919) % CONTENTS);
+            let told = host.register(content).await?;
+            took.push(now.elapsed());
+            ensure!(told.content.is_some() && told.lease.is_none(), "somebody has it, and it was not said");
+            host.done(content).await?;
+        }
+        Ok(took)
+    });
+    let took: Vec<Vec<Duration>> =
+        futures_util::future::join_all(callers).await.into_iter().collect::<Result<_>>()?;
+    let elapsed = began.elapsed().as_secs_f64();
+    let mut took: Vec<Duration> = took.into_iter().flatten().collect();
+    took.sort_unstable();
+    row("small contents registered (and reported)", "1/s", (took.len() as f64 / elapsed).round());
+    row("registration, 64 at once: p50", "us", percentile(&took, 50).as_micros());
+    row("registration, 64 at once: p99", "us", percentile(&took, 99).as_micros());
+    let each = spending.so_far()?.as_secs_f64() * 1e6 / took.len() as f64;
+    row("scheduler's CPU for both calls", "us", format!("{each:.0}"));
+    Ok(())
+}
