@@ -9,6 +9,8 @@
 //! `darter-bench rules` measures decisions alone: how long one takes with 0, 100 and 10,000 rules, and what these cost in
 //! memory.
 //!
+//! `darter-bench scheduler` measures one scheduler with thousands of daemons that speak real gRPC.
+//!
 //! `darter-bench mesh` plays clusters of 10 to 5,000 daemons in virtual time, and prints how soon the last one is done.
 #![forbid(unsafe_code)]
 
@@ -19,6 +21,7 @@ mod mesh;
 mod report;
 mod rows;
 mod rules;
+mod scheduler;
 mod servers;
 mod stage;
 mod way;
@@ -59,6 +62,8 @@ enum Alone {
     },
     /// Thousands of peers in virtual time: how soon the last one is done
     Mesh(mesh::Options),
+    /// One scheduler and thousands of daemons that speak with it
+    Scheduler(scheduler::Options),
 }
 
 /// How much is measured.
@@ -75,6 +80,7 @@ fn main() -> Result<()> {
     match options.alone {
         Some(Alone::Rules { count }) => rules::run(count),
         Some(Alone::Mesh(options)) => mesh::run(&options),
+        Some(Alone::Scheduler(options)) => scheduler::run(&options),
         None => measure(&options),
     }
 }

@@ -23,7 +23,7 @@ use rand::rngs::StdRng;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-/// Hosts at once. A host without tasks costs about half a KiB (measured, as below).
+/// Hosts at once. A host without tasks costs about a KiB (measured by `darter-bench scheduler`, as below).
 const MAX_HOSTS: usize = 100_000;
 /// Tasks of one host, held or wanted. A task with one holder costs 0.9 KiB and its headers, each further holder 0.2 KiB: so
 /// one host that makes tasks up costs 200 MiB at most.

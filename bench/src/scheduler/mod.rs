@@ -12,6 +12,9 @@ use hosts::Host;
 use served::Served;
 use std::time::{Duration, Instant};
 
+/// Small contents, each held by one host.
+const CONTENTS: usize = 1_000;
+
 /// What to play
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -94,8 +97,9 @@ async fn idle(options: &Options, scheduler: &Served, empty: u64, hosts: usize) -
 
 /// A thousand small contents, each held by somebody, are asked for by hosts in turn, 64 at a time.
 async fn small(options: &Options, scheduler: &Served, hosts: &[Host]) -> Result<()> {
-    const CONTENTS: usize = 1_000;
     const AT_ONCE: usize = 64;
+    // Who holds one keeps it: others ask.
+    let asking = &hosts[CONTENTS..];
     for (n, host) in hosts.iter().take(CONTENTS).enumerate() {
         host.announce(n).await?;
     }
@@ -110,7 +114,7 @@ async fn small(options: &Options, scheduler: &Served, hosts: &[Host]) -> Result<
                 break;
             }
             let number = round * AT_ONCE + caller;
-            let (host, content) = (&hosts[number % hosts.len()], number.wrapping_mul(7919) % CONTENTS);
+            let (host, content) = (&asking[number % asking.len()], number.wrapping_mul(7919) % CONTENTS);
             let told = host.register(content).await?;
             took.push(now.elapsed());
             ensure!(told.content.is_some() && told.lease.is_none(), "somebody has it, and it was not said");
