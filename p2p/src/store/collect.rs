@@ -213,6 +213,8 @@ impl Store {
         // Whatever is entered from here on was not seen.
         let mut writer = self.packs.lock_writer();
         let _names = lock(&self.names);
+        self.untidy();
+        let catalog = self.catalog.open_inode();
         let (packed, own, mut lost) = self.entries()?;
         let extents: Vec<_> = packed.iter().map(|(_, place, length)| (*place, *length)).collect();
         let lost_places: HashSet<Place> = self.packs.load(&mut writer, &extents)?.into_iter().collect();
@@ -233,7 +235,13 @@ impl Store {
         let there = packed.iter().filter(|(_, place, _)| !lost_places.contains(place));
         let kept: u64 = there.map(|(_, _, length)| extent_length(*length)).sum();
         self.space.recount(kept + self.tidy_files(&known)?);
+        *lock(&self.tidied) = catalog;
         Ok(())
+    }
+
+    /// What is there is not known any more: it is counted anew before something small is packed again.
+    pub(super) fn untidy(&self) {
+        *lock(&self.tidied) = None;
     }
 
     /// What the catalog has: packed tasks, those with a file of their own, and what cannot be read.

@@ -19,11 +19,12 @@ impl Store {
     pub(super) fn forget_named(&self, tasks: &[TaskId]) -> io::Result<Vec<TaskId>> {
         let gone = match self.catalog.remove(tasks).map_err(io::Error::from) {
             Err(error) if is_full(&error) => self.forget_without_room(tasks)?,
-            removed => removed?,
+            // They may be gone all the same.
+            removed => removed.inspect_err(|_| self.untidy())?,
         };
         let own = gone.iter().filter(|gone| gone.packed.is_none());
         own.map(|gone| &gone.task).try_for_each(|task| self.unlink(task))?;
-        self.let_go(&gone);
+        self.let_go(&gone)?;
         Ok(gone.into_iter().map(|gone| gone.task).collect())
     }
 
@@ -47,14 +48,15 @@ impl Store {
     }
 
     /// Lets go of packed content that the catalog names no more.
-    fn let_go(&self, gone: &[Removed]) {
+    fn let_go(&self, gone: &[Removed]) -> io::Result<()> {
         gone.iter().for_each(|gone| self.opened.invalidate(&gone.task));
         // The cache lets go of what it forgets when it is asked to: only what nobody has open gives its space back.
         self.opened.run_pending_tasks();
         let packed: Vec<_> = gone.iter().filter_map(|gone| gone.packed).collect();
         packed.iter().for_each(|(_, length)| self.space.give(extent_length(*length)));
-        self.packs.step(Step::Forgotten);
+        self.packs.step(Step::Forgotten)?;
         self.packs.free(&packed);
+        Ok(())
     }
 
     /// Removes a task's files and gives back what they reserved. `names` is held.

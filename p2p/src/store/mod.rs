@@ -108,7 +108,7 @@ pub(crate) struct Store {
     /// eviction cannot unlink what a new download just made, and what a new download just made is not taken for complete.
     names: Mutex<()>,
     /// The catalog, by device and number, with which the folder was last tidied. Whoever needs the catalog opens it, and
-    /// nobody has counted then what is there.
+    /// nobody has counted then what is there; `None` also after a transaction of which nobody knows whether it was done.
     tidied: Mutex<Option<(u64, u64)>>,
 }
 
@@ -168,10 +168,7 @@ impl Store {
         std::fs::create_dir_all(self.config.dir.join("content"))?;
         self.take_folder()?;
         self.catalog.open()?;
-        let catalog = self.catalog.open_inode();
-        self.tidy()?;
-        *lock(&self.tidied) = catalog;
-        Ok(())
+        self.tidy()
     }
 
     fn take_folder(&self) -> io::Result<()> {

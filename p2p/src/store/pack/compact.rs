@@ -61,7 +61,7 @@ impl Store {
         let mut writer = lock(&self.packs.writer);
         let slices: Vec<&[u8]> = contents.iter().map(Vec::as_slice).collect();
         let places = writer.append(&self.packs, &slices)?;
-        self.packs.step(Step::Copied);
+        self.packs.step(Step::Copied)?;
         let _names = lock(&self.names);
         let moves: Vec<Move> = moving
             .iter()
@@ -71,13 +71,14 @@ impl Store {
         for (step, (_, (_, entry))) in moves.iter().zip(&moving) {
             lock(&self.packs.segments).take(step.to, entry.record.info.length);
         }
-        let moved = self.catalog.move_all(&moves);
-        self.packs.step(Step::Moved);
-        // Of one that was evicted meanwhile, the copy is nobody's.
-        let is_moved = |task: &TaskId| moved.as_ref().is_ok_and(|moved| moved.contains(task));
+        let moved = self.catalog.move_all(&moves).map_err(io::Error::from);
+        let moved = moved.and_then(|moved| self.packs.step(Step::Moved).map(|()| moved));
+        // The catalog may name the old places as well as the new ones.
+        let moved = moved.inspect_err(|_| self.untidy())?;
         let left = moves.iter().zip(moving.values()).map(|(step, (task, entry))| {
             let length = entry.record.info.length;
-            if is_moved(task) {
+            // Of one that was evicted meanwhile, the copy is nobody's.
+            if moved.contains(task) {
                 // It was opened where it had been.
                 self.opened.invalidate(task);
                 (step.from, length)
@@ -87,7 +88,7 @@ impl Store {
         });
         let left: Vec<_> = left.collect();
         self.packs.free(&left);
-        Ok(moved.map(drop)?)
+        Ok(())
     }
 
     fn read_packed(&self, place: Place, entry: &Entry) -> io::Result<Vec<u8>> {

@@ -147,12 +147,9 @@ impl Store {
                 claim.keep();
             }
         }
-        if let Err(error) = self.catalog.insert_all(&entries, SystemTime::now()) {
-            self.packs.free(&extents);
-            extents.iter().for_each(|(_, length)| self.space.give(super::extent_length(*length)));
-            return Err(error.into());
-        }
-        self.packs.step(Step::Entered);
+        let inserted = self.catalog.insert_all(&entries, SystemTime::now()).map_err(io::Error::from);
+        // The catalog may have it all the same: then it must not be cut.
+        inserted.and_then(|()| self.packs.step(Step::Entered)).inspect_err(|_| self.untidy())?;
         drop(writer);
         for (task, entry) in entries {
             self.entered(&task, entry);

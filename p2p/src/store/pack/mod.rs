@@ -175,12 +175,13 @@ impl Packs {
         Ok(lost)
     }
 
-    /// Tells who watches that a step was done.
-    pub(super) fn step(&self, _step: Step) {
+    /// Tells who watches that a step was done. He may let it fail.
+    pub(super) fn step(&self, _step: Step) -> io::Result<()> {
         #[cfg(test)]
         if let Some(watch) = lock(&self.watch).as_mut() {
-            (watch.0)(_step);
+            return (watch.0)(_step);
         }
+        Ok(())
     }
 }
 
@@ -226,7 +227,7 @@ impl Writer {
             places.push(self.next);
             self.next = self.next.after(content.len() as u64);
         }
-        packs.step(Step::Written);
+        packs.step(Step::Written)?;
         full.extend(self.open.as_ref().map(|newest| Arc::clone(&newest.file)));
         full.iter().try_for_each(|file| file.sync_data())?;
         if made {
@@ -234,7 +235,7 @@ impl Writer {
             sync_folder(&packs.dir)?;
             packs.dir.parent().map_or(Ok(()), sync_folder)?;
         }
-        packs.step(Step::Flushed);
+        packs.step(Step::Flushed)?;
         Ok(places)
     }
 

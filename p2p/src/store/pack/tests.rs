@@ -1,7 +1,7 @@
 //! Packed objects at every step of their life: the folder is copied there, as a crash would leave it, and opened.
 
 use super::super::check::check;
-use super::super::tests::{config, record, task};
+use super::super::tests::{config, record, store_complete, task};
 use super::super::{Partial, Record};
 use super::*;
 use darter_protocol::hash::PieceHasher;
@@ -15,7 +15,7 @@ const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 
 /// Sees every step.
-pub(in super::super) struct Watch(pub(in super::super) Box<dyn FnMut(Step) + Send>);
+pub(in super::super) struct Watch(pub(in super::super) Box<dyn FnMut(Step) -> io::Result<()> + Send>);
 
 impl std::fmt::Debug for Watch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -72,6 +72,19 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+fn watch(store: &Store, see: impl FnMut(Step) -> io::Result<()> + Send + 'static) {
+    *lock(&store.packs.watch) = Some(Watch(Box::new(see)));
+}
+
+/// The step that comes next of this kind fails.
+fn fail_once(store: &Store, at: Step, kind: io::ErrorKind) {
+    let mut failed = false;
+    watch(store, move |step| {
+        let fails = step == at && !std::mem::replace(&mut failed, true);
+        if fails { Err(kind.into()) } else { Ok(()) }
+    });
+}
+
 /// Copies the store's folder at every step of `work`.
 fn crashes(store: &Store, dir: &Path, work: impl FnOnce()) -> Vec<(Step, tempfile::TempDir)> {
     let (tell, told) = mpsc::channel();
@@ -80,8 +93,9 @@ fn crashes(store: &Store, dir: &Path, work: impl FnOnce()) -> Vec<(Step, tempfil
         let there = tempfile::tempdir().unwrap();
         copy(&dir, there.path());
         tell.send((step, there)).unwrap();
+        Ok(())
     };
-    *lock(&store.packs.watch) = Some(Watch(Box::new(see)));
+    watch(store, see);
     work();
     *lock(&store.packs.watch) = None;
     told.iter().collect()
@@ -376,6 +390,58 @@ fn sparse_segments_are_moved_and_a_crash_meanwhile_loses_nothing() {
     held.file.read_piece(PieceIndex::new(0), |part| got.extend_from_slice(part)).unwrap();
     assert!(got == bytes(5, 256 * KIB), "it is read where it was");
     stays.iter().for_each(|seed| assert_has(&store, *seed, 256 * KIB));
+}
+
+#[test]
+fn a_group_that_was_entered_although_that_failed_is_not_cut() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    put(&store, 1, 64 * KIB);
+    let (partial, hash) = fetched(&store, 2, 64 * KIB);
+    fail_once(&store, Step::Entered, io::ErrorKind::Other);
+    store.commit(&task(2), &partial, vec![hash]).unwrap_err();
+    store.discard(&task(2)).unwrap();
+    drop(partial);
+    assert!(!store.is_tidied(), "nobody knows what is there");
+    assert_has(&store, 2, 64 * KIB);
+    store.collect(std::time::SystemTime::now()).unwrap();
+    assert!(store.is_tidied());
+    (1..=2).for_each(|seed| assert_has(&store, seed, 64 * KIB));
+    assert_eq!(store.used(), 128 * KIB);
+}
+
+#[test]
+fn what_was_moved_although_that_failed_is_not_cut() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = sparse(dir.path());
+    let used = store.used();
+    fail_once(&store, Step::Moved, io::ErrorKind::Other);
+    store.compact().unwrap_err();
+    store.collect(std::time::SystemTime::now()).unwrap();
+    [5, 20, 32, 33, 34].iter().for_each(|seed| assert_has(&store, *seed, 256 * KIB));
+    assert_eq!((store.used(), segments(dir.path())), (used, 1));
+}
+
+#[test]
+fn what_comes_while_the_folder_is_looked_through_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    std::thread::scope(|scope| {
+        let coming = scope.spawn(|| {
+            for seed in 0..40 {
+                put(&store, seed, 5 * KIB);
+                store_complete(&store, &task(100 + seed), MIB + 1);
+            }
+        });
+        while !coming.is_finished() {
+            store.tidy().unwrap();
+        }
+    });
+    let used = store.used();
+    store.tidy().unwrap();
+    assert_eq!(store.used(), used);
+    (0..40).for_each(|seed| assert_has(&store, seed, 5 * KIB));
+    assert!((100..140).all(|seed| store.complete(&task(seed)).unwrap().is_some()));
 }
 
 #[derive(Debug, Clone)]
