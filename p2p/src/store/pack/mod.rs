@@ -164,12 +164,13 @@ impl Packs {
         lock(&self.writer)
     }
 
-    /// As the catalog has it: begins anew, with these extents. Removes segments in which there is nothing, and what is behind
-    /// the last object of the newest. Gives the places whose bytes are not there.
+    /// As the catalog has it: begins anew, with these extents. Removes segments in which there is nothing, gives back what lies
+    /// between and behind them, and leaves what somebody reads until he is done. Gives the places whose bytes are not there.
     pub(super) fn load(&self, writer: &mut Writer, extents: &[(Place, u64)]) -> io::Result<Vec<Place>> {
         let (mut segments, next, lost) = segments::load(&self.dir, extents, writer.next.segment)?;
         let mut current = lock(&self.segments);
         segments.follow(std::mem::take(&mut current));
+        segments.punch_gaps(&self.dir, extents);
         *current = segments;
         *writer = Writer { open: None, next };
         Ok(lost)

@@ -6,6 +6,7 @@ use rustix::io::Errno;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
@@ -25,6 +26,8 @@ pub(in super::super) struct Place {
 pub(in super::super) struct Extent {
     pub(in super::super) file: Arc<File>,
     pub(in super::super) offset: u64,
+    /// In bytes.
+    length: u64,
 }
 
 /// What is known of the segments.
@@ -155,7 +158,7 @@ impl Extent {
         if file.metadata()?.len() < u64::from(place.offset) + length {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        Ok(Self { file, offset: place.offset.into() })
+        Ok(Self { file, offset: place.offset.into(), length })
     }
 }
 
@@ -224,6 +227,27 @@ impl Segments {
         self.earlier.retain(|(_, extent)| extent.strong_count() > 0);
     }
 
+    /// Gives back what no entry names: a crash came before it was punched out, or before it was entered.
+    pub(super) fn punch_gaps(&mut self, dir: &Path, named: &[(Place, u64)]) {
+        let extents = self.earlier.iter();
+        let mut read: HashMap<Place, u64> =
+            extents.filter_map(|(place, extent)| Some((*place, extent.upgrade()?.length))).collect();
+        named.iter().for_each(|(place, _)| _ = read.remove(place));
+        let mut taken = named.to_vec();
+        taken.extend(read.iter().map(|(place, length)| (*place, *length)));
+        taken.sort_unstable();
+        self.graveyard.extend(read);
+        for taken in taken.chunk_by(|(one, _), (other, _)| one.segment == other.segment) {
+            let number = taken[0].0.segment;
+            let live = self.all.get(&number).map_or(0, |segment| segment.live);
+            let Ok(found) = std::fs::metadata(path(dir, number)) else { continue };
+            // Mostly there is nothing to be given back.
+            if found.blocks().saturating_mul(512) > live {
+                gaps(number, found.len(), taken).into_iter().for_each(|gap| self.punch(dir, gap));
+            }
+        }
+    }
+
     /// Removes segments in which there is nothing, but for the newest, which is appended to.
     fn remove_empty(&mut self, dir: &Path, gone: &mut Vec<(Place, u64)>) {
         let newest = self.all.last_key_value().map(|(number, _)| *number);
@@ -277,6 +301,19 @@ impl Segments {
         sparse.sort_by_key(|(_, live)| *live);
         sparse
     }
+}
+
+/// What lies between extents of a segment of so many bytes, and behind the last one. Must be sorted.
+fn gaps(segment: u32, length: u64, extents: &[(Place, u64)]) -> Vec<(Place, u64)> {
+    let mut start = Place { segment, offset: 0 };
+    let mut gaps = Vec::new();
+    for (place, length) in extents {
+        gaps.push((start, u64::from(place.offset.saturating_sub(start.offset))));
+        start = start.max(place.after(*length));
+    }
+    gaps.push((start, length.saturating_sub(start.offset.into())));
+    gaps.retain(|(_, length)| *length > 0);
+    gaps
 }
 
 /// Neighbours become one stretch, from block to block. Must be sorted.

@@ -202,6 +202,7 @@ fn a_crash_while_something_is_evicted_leaves_the_others() {
         assert!(get(&store, &task(2)).is_none());
         [1, 3].iter().for_each(|seed| assert_has(&store, *seed, 64 * KIB));
         assert_eq!(store.used(), 128 * KIB);
+        assert!(blocks(there.path()) <= 128 * KIB, "a start gives back what was not punched out yet");
     }
 }
 
@@ -420,6 +421,27 @@ fn what_was_moved_although_that_failed_is_not_cut() {
     store.collect(std::time::SystemTime::now()).unwrap();
     [5, 20, 32, 33, 34].iter().for_each(|seed| assert_has(&store, *seed, 256 * KIB));
     assert_eq!((store.used(), segments(dir.path())), (used, 1));
+}
+
+#[test]
+fn what_nobody_names_and_somebody_reads_goes_when_he_is_done() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    (1..=3).for_each(|seed| put(&store, seed, 512 * KIB));
+    let before = blocks(dir.path());
+    let held = store.complete(&task(2)).unwrap().unwrap();
+    // As a transaction of which nobody heard that it was done.
+    store.catalog.remove(&[task(2)]).unwrap();
+    store.opened.invalidate(&task(2));
+    store.opened.run_pending_tasks();
+    store.tidy().unwrap();
+    let mut got = Vec::new();
+    held.file.read_piece(PieceIndex::new(0), |part| got.extend_from_slice(part)).unwrap();
+    assert!(got == bytes(2, 512 * KIB));
+    drop(held);
+    store.collect(std::time::SystemTime::now()).unwrap();
+    assert_eq!((store.used(), before - blocks(dir.path())), (1024 * KIB, 512 * KIB));
+    [1, 3].iter().for_each(|seed| assert_has(&store, *seed, 512 * KIB));
 }
 
 #[test]
