@@ -19,7 +19,7 @@ use std::io::{self, IoSliceMut};
 use std::ops::{Range, RangeInclusive};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::{Arc, MutexGuard};
+use std::sync::{Arc, PoisonError, RwLockReadGuard};
 
 /// How much is read at once, in bytes.
 const READ_BYTES: u64 = buffers::LENGTH as u64;
@@ -81,10 +81,10 @@ impl TaskFile {
         matches!(self.bytes, Where::Memory(_))
     }
 
-    /// The bytes, if they are in memory. Nobody writes or reads until this is dropped.
-    pub(super) fn lock_staged(&self) -> Option<MutexGuard<'_, Box<[u8]>>> {
+    /// The bytes, if they are in memory. Nobody writes until this is dropped; others read meanwhile.
+    pub(super) fn lock_staged(&self) -> Option<RwLockReadGuard<'_, Box<[u8]>>> {
         match &self.bytes {
-            Where::Memory(staged) => Some(lock(&staged.bytes)),
+            Where::Memory(staged) => Some(staged.read()),
             Where::Own(_) | Where::Packed(_) => None,
         }
     }
@@ -180,7 +180,7 @@ impl TaskFile {
             Where::Memory(staged) => {
                 let start = usize::try_from(offset).map_err(io::Error::other)?;
                 let end = start.saturating_add(bytes.len());
-                let mut there = lock(&staged.bytes);
+                let mut there = staged.bytes.write().unwrap_or_else(PoisonError::into_inner);
                 there.get_mut(start..end).ok_or(io::ErrorKind::InvalidInput)?.copy_from_slice(bytes);
                 Ok(())
             }
@@ -194,7 +194,7 @@ impl TaskFile {
             Where::Packed(extent) => extent.file.read_exact_at(part, extent.offset + offset),
             Where::Memory(staged) => {
                 let start = usize::try_from(offset).map_err(io::Error::other)?;
-                let there = lock(&staged.bytes);
+                let there = staged.read();
                 let there = there.get(start..start.saturating_add(part.len()));
                 part.copy_from_slice(there.ok_or(io::ErrorKind::UnexpectedEof)?);
                 Ok(())

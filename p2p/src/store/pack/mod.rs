@@ -24,7 +24,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 pub(super) use group::Waiting;
 pub(super) use segments::{Extent, Place, extent_length, list, path};
@@ -72,10 +72,17 @@ struct Newest {
 /// A small object in memory: it is being fetched, or waits to be packed.
 #[derive(Debug)]
 pub(super) struct Staged {
-    pub(super) bytes: Mutex<Box<[u8]>>,
+    /// Read by many while they are written to a segment.
+    pub(super) bytes: RwLock<Box<[u8]>>,
     /// Taken when it is packed.
     pub(super) claim: Mutex<Option<Claim>>,
     _memory: Memory,
+}
+
+impl Staged {
+    pub(super) fn read(&self) -> RwLockReadGuard<'_, Box<[u8]>> {
+        self.bytes.read().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A share of [`STAGED_BYTES`].
@@ -124,7 +131,7 @@ impl Packs {
             return Err(claim);
         }
         let staged = Staged {
-            bytes: Mutex::new(vec![0; bytes as usize].into()),
+            bytes: RwLock::new(vec![0; bytes as usize].into()),
             claim: Mutex::new(Some(claim)),
             _memory: Memory { staged: Arc::clone(&self.staged), bytes },
         };

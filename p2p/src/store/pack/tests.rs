@@ -394,6 +394,29 @@ fn sparse_segments_are_moved_and_a_crash_meanwhile_loses_nothing() {
 }
 
 #[test]
+fn what_is_being_packed_is_read_meanwhile() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let (partial, hash) = fetched(&store, 1, 10 * KIB);
+    let file = Arc::clone(&partial.file);
+    let (tell, told) = mpsc::channel();
+    watch(&store, move |step| {
+        if step == Step::Written {
+            let (say, said) = mpsc::channel();
+            let file = Arc::clone(&file);
+            std::thread::spawn(move || {
+                file.read_piece(PieceIndex::new(0), |part| say.send(part.to_vec()).unwrap())
+            });
+            // Whoever had to wait for the end of this step would wait for ever.
+            tell.send(said.recv_timeout(std::time::Duration::from_secs(10))).unwrap();
+        }
+        Ok(())
+    });
+    store.commit(&task(1), &partial, vec![hash]).unwrap();
+    assert!(told.recv().unwrap() == Ok(bytes(1, 10 * KIB)));
+}
+
+#[test]
 fn a_group_that_was_entered_although_that_failed_is_not_cut() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
