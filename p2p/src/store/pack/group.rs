@@ -150,14 +150,12 @@ impl Store {
         let inserted = self.catalog.insert_all(&entries, SystemTime::now()).map_err(io::Error::from);
         // The catalog may have it all the same: then it must not be cut.
         inserted.and_then(|()| self.packs.step(Step::Entered)).inspect_err(|_| self.untidy())?;
-        drop(writer);
-        for (task, entry) in entries {
-            self.entered(&task, entry);
-        }
+        // Still the writer: nobody moves it before this is done.
+        entries.into_iter().for_each(|(task, entry)| self.entered(&task, entry));
         Ok(())
     }
 
-    /// A task is complete. Whoever has just asked for it will not be the last.
+    /// A task is complete. Whoever has just asked for it will not be the last. The writer is held.
     fn entered(&self, task: &TaskId, entry: Entry) {
         let _names = lock(&self.names);
         lock(&self.partials).remove(task);

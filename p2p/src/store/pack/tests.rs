@@ -417,6 +417,35 @@ fn what_is_being_packed_is_read_meanwhile() {
 }
 
 #[test]
+fn nobody_moves_what_was_entered_before_it_is_kept_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(open(dir.path()));
+    let waiting: Vec<_> = (0..250)
+        .map(|seed| {
+            let (partial, hash) = fetched(&store, seed, KIB);
+            let (_, told) = store.pack(&task(seed), &partial, vec![hash], false);
+            (partial, told)
+        })
+        .collect();
+    let (tell, told) = mpsc::channel();
+    let next = Arc::clone(&store);
+    watch(&store, move |step| {
+        if step == Step::Written {
+            let (tell, next) = (tell.clone(), Arc::clone(&next));
+            std::thread::spawn(move || {
+                let _writer = next.packs.lock_writer();
+                tell.send(next.opened.contains_key(&task(249))).unwrap();
+            });
+        }
+        Ok(())
+    });
+    store.write_groups();
+    assert!(told.recv().unwrap(), "the next writer finds it kept open, where it is");
+    *lock(&store.packs.watch) = None;
+    drop(waiting);
+}
+
+#[test]
 fn a_group_that_was_entered_although_that_failed_is_not_cut() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
