@@ -95,7 +95,7 @@ impl From<io::Error> for CatalogError {
 from_redb!(DatabaseError, TransactionError, TableError, StorageError, CommitError);
 
 /// A complete task as the catalog has it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(crate) record: Record,
     pub(crate) hashes: Vec<PieceHash>,

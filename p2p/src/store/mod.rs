@@ -213,23 +213,37 @@ impl Store {
 
     /// The task, if it is complete. Counts as a use of it.
     pub(crate) fn complete(&self, task: &TaskId) -> io::Result<Option<Complete>> {
-        let Some((Entry { record, hashes, place }, file)) = self.open_complete(task)? else {
+        let Some((entry, file)) = self.open_complete(task)? else {
             return Ok(None);
         };
         // Many objects share a segment, and the catalog alone says which is where.
-        if place.is_some() && !matches(&file, &hashes)? {
+        if entry.place.is_some() && !matches(&file, &entry.hashes)? {
             tracing::warn!(%task, "a stored task is not what it was; it will be fetched again");
-            self.forget(&[*task])?;
+            let _names = lock(&self.names);
+            if self.is_still(task, &entry)? {
+                self.forget_named(&[*task])?;
+            }
             return Ok(None);
         }
         lock(&self.touched).insert(*task, SystemTime::now());
-        let complete = Complete { record, hashes: hashes.into(), file: Arc::new(file) };
-        self.opened.insert(*task, complete.clone());
-        if self.is_absent(task) {
-            // It was evicted in between.
-            self.opened.invalidate(task);
+        Ok(Some(self.keep_opened(task, entry, file)))
+    }
+
+    /// A task that was found complete, for the next one, too: unless it was evicted, moved or replaced meanwhile.
+    fn keep_opened(&self, task: &TaskId, entry: Entry, file: TaskFile) -> Complete {
+        let _names = lock(&self.names);
+        // What was found right can be served, whatever becomes of the catalog.
+        let is_still = self.is_still(task, &entry).unwrap_or(false);
+        let complete = Complete { record: entry.record, hashes: entry.hashes.into(), file: Arc::new(file) };
+        if is_still {
+            self.opened.insert(*task, complete.clone());
         }
-        Ok(Some(complete))
+        complete
+    }
+
+    /// Whether the catalog says of a task what it said before. `names` is held.
+    fn is_still(&self, task: &TaskId, entry: &Entry) -> io::Result<bool> {
+        Ok(self.catalog.get(task)?.as_ref() == Some(entry))
     }
 
     /// The entry of a complete task, and its content as it is found.

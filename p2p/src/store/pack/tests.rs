@@ -446,6 +446,22 @@ fn nobody_moves_what_was_entered_before_it_is_kept_open() {
 }
 
 #[test]
+fn what_was_replaced_meanwhile_is_not_kept_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    put(&store, 1, 10 * KIB);
+    let (entry, file) = store.open_complete(&task(1)).unwrap().unwrap();
+    store.forget(&[task(1)]).unwrap();
+    put(&store, 1, 10 * KIB);
+    let old = store.keep_opened(&task(1), entry, file);
+    let kept = store.opened(&task(1)).unwrap();
+    assert!(!Arc::ptr_eq(&kept.file, &old.file));
+    let (entry, file) = store.open_complete(&task(1)).unwrap().unwrap();
+    let now = store.keep_opened(&task(1), entry, file);
+    assert!(Arc::ptr_eq(&store.opened(&task(1)).unwrap().file, &now.file));
+}
+
+#[test]
 fn a_group_that_was_entered_although_that_failed_is_not_cut() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
