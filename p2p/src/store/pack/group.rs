@@ -7,7 +7,7 @@
 use super::{Packs, Step};
 use crate::store::catalog::Entry;
 use crate::store::file::TaskFile;
-use crate::store::{Complete, InUse, Store, lock};
+use crate::store::{Complete, InUse, Store, is_full, lock};
 use darter_protocol::TaskId;
 use std::io;
 use std::sync::{Arc, PoisonError};
@@ -112,7 +112,13 @@ impl Store {
     pub(crate) fn write_groups(&self) {
         let lead = Lead(&self.packs);
         while let Some(group) = self.packs.next_group() {
-            let written = self.write_group(&group);
+            let written = match self.write_group(&group) {
+                // Others use this disk, too.
+                Err(error) if is_full(&error) && self.free_up(bytes_of(&group)).unwrap_or(false) => {
+                    self.write_group(&group)
+                }
+                written => written,
+            };
             if let Err(error) = &written {
                 self.judge(error);
             }
@@ -170,6 +176,10 @@ impl Store {
             self.opened.insert(*task, Complete { record, hashes: hashes.into(), file: Arc::new(file) });
         }
     }
+}
+
+fn bytes_of(group: &[Waiting]) -> u64 {
+    group.iter().map(|waiting| super::extent_length(waiting.file.layout().length())).sum()
 }
 
 /// The same error, for another one.

@@ -492,6 +492,20 @@ fn what_was_moved_although_that_failed_is_not_cut() {
 }
 
 #[test]
+fn a_group_for_which_there_was_no_room_is_written_when_there_is() {
+    for at in [Step::Written, Step::Flushed, Step::Entered] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        fail_once(&store, at, io::ErrorKind::StorageFull);
+        put(&store, 1, 64 * KIB);
+        assert_has(&store, 1, 64 * KIB);
+        store.collect(std::time::SystemTime::now()).unwrap();
+        assert_eq!(store.used(), 64 * KIB, "{at:?}");
+        assert!(blocks(dir.path()) <= 64 * KIB, "{at:?}: the first try keeps nothing");
+    }
+}
+
+#[test]
 fn what_nobody_names_and_somebody_reads_goes_when_he_is_done() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
