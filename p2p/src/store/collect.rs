@@ -10,13 +10,19 @@ use super::{Store, extent_length, grows_stale, is_full, layout, lock, matches};
 use darter_protocol::TaskId;
 use std::collections::HashSet;
 use std::io::{self, Write as _};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// Eviction goes on to this share of the limit that was passed, so that it does not run for every new task.
 const LOW_WATER_PERCENT: u64 = 90;
 
 /// What a disk that others fill is to have left beside the content that room is made for: for the catalog, and folders.
 pub(super) const SPARE_BYTES: u64 = 1 << 20;
+
+/// So many tasks leave the store in one transaction, at most: nobody opens or begins another one meanwhile.
+const EVICT_TASKS: usize = if cfg!(test) { 16 } else { 1000 };
+
+/// What whoever waits for them gets in between.
+const BETWEEN_EVICTIONS: Duration = Duration::from_millis(1);
 
 /// What is written to find out whether the disk takes anything, in bytes.
 const PROBE_BYTES: usize = 64 << 10;
@@ -140,10 +146,16 @@ impl Store {
         if complete.is_empty() && idle.is_empty() {
             return Ok(());
         }
-        let mut gone = self.forget(&complete)?;
-        gone.extend(self.forget_idle(&idle)?);
-        tracing::info!(tasks = gone.len(), used_bytes = self.used(), "evicted content");
-        lock(&self.evicted).extend(gone);
+        let complete = complete.chunks(EVICT_TASKS).map(|tasks| self.forget(tasks));
+        let mut tasks = 0;
+        for gone in complete.chain(idle.chunks(EVICT_TASKS).map(|tasks| self.forget_idle(tasks))) {
+            let gone = gone?;
+            tasks += gone.len();
+            lock(&self.evicted).extend(gone);
+            // A lock is not fair: whoever waits for `names` gets it only if nobody takes it at once.
+            std::thread::sleep(BETWEEN_EVICTIONS);
+        }
+        tracing::info!(tasks, used_bytes = self.used(), "evicted content");
         Ok(())
     }
 
@@ -341,7 +353,6 @@ mod tests {
     use super::super::Stored;
     use super::super::tests::{config, record, store_complete, task, write_piece};
     use super::*;
-    use std::time::Duration;
 
     const MIB: u64 = 1 << 20;
 

@@ -548,6 +548,16 @@ fn what_comes_while_the_folder_is_looked_through_stays() {
     assert!((100..140).all(|seed| store.complete(&task(seed)).unwrap().is_some()));
 }
 
+#[test]
+fn many_that_are_evicted_leave_in_several_steps() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    (0..40).for_each(|seed| put(&store, seed, KIB));
+    let evict = || store.evict(std::time::SystemTime::now(), 40 * 4 * KIB).unwrap();
+    assert_eq!(steps(&crashes(&store, dir.path(), evict)), [Step::Forgotten; 3]);
+    assert_eq!((store.take_evicted().len(), store.used()), (40, 0));
+}
+
 #[derive(Debug, Clone)]
 enum Act {
     Put(u8, u64),
