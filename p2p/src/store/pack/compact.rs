@@ -34,7 +34,13 @@ impl Store {
         };
         let chosen: HashSet<u32> = sparse.iter().take_while(fits).map(|(number, _)| *number).collect();
         // A catalog that is looked through for one of a few files costs more than that is worth.
-        if chosen.len() < 2 { Ok(()) } else { self.move_segments(&chosen) }
+        if chosen.len() < 2 {
+            return Ok(());
+        }
+        self.move_segments(&chosen)?;
+        // Otherwise the catalog would be looked through for the same ones each time.
+        lock(&self.packs.segments).leave(&chosen);
+        Ok(())
     }
 
     fn move_segments(&self, chosen: &HashSet<u32>) -> io::Result<()> {

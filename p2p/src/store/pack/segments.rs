@@ -54,6 +54,8 @@ struct Segment {
     /// Bytes of objects that the catalog names or is about to.
     live: u64,
     file: Weak<File>,
+    /// Something of it could not be moved: it stays until it is empty.
+    stays: bool,
 }
 
 /// What an object of so many bytes takes.
@@ -248,6 +250,12 @@ impl Segments {
         }
     }
 
+    /// Notes that nothing more can be moved out of what is left of these segments.
+    pub(super) fn leave(&mut self, numbers: &HashSet<u32>) {
+        let left = self.all.iter_mut().filter(|(number, _)| numbers.contains(number));
+        left.for_each(|(_, segment)| segment.stays = true);
+    }
+
     /// Removes segments in which there is nothing, but for the newest, which is appended to.
     fn remove_empty(&mut self, dir: &Path, gone: &mut Vec<(Place, u64)>) {
         let newest = self.all.last_key_value().map(|(number, _)| *number);
@@ -289,13 +297,15 @@ impl Segments {
         }
     }
 
-    /// The segments, but for the newest, of whose bytes at most one in `one_in` is an object's; the emptiest first.
+    /// The segments, but for the newest, of whose bytes at most one in `one_in` is an object's, the emptiest first; but for those
+    /// out of which nothing can be moved.
     pub(super) fn sparse(&self, segment_bytes: u64, one_in: u64) -> Vec<(u32, u64)> {
         let newest = self.all.last_key_value().map(|(number, _)| *number);
         let mut sparse: Vec<_> = self
             .all
             .iter()
-            .filter(|(number, segment)| Some(**number) != newest && segment.live <= segment_bytes / one_in)
+            .filter(|(number, segment)| Some(**number) != newest && segment.live > 0 && !segment.stays)
+            .filter(|(_, segment)| segment.live <= segment_bytes / one_in)
             .map(|(number, segment)| (*number, segment.live))
             .collect();
         sparse.sort_by_key(|(_, live)| *live);

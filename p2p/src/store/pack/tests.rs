@@ -558,6 +558,36 @@ fn many_that_are_evicted_leave_in_several_steps() {
     assert_eq!((store.take_evicted().len(), store.used()), (40, 0));
 }
 
+#[test]
+fn segments_out_of_which_nothing_can_be_moved_are_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = sparse(dir.path());
+    for number in 1..=2 {
+        let segment = path(&dir.path().join("packs"), number);
+        OpenOptions::new().write(true).open(segment).unwrap().set_len(0).unwrap();
+    }
+    let tried = crashes(&store, dir.path(), || store.compact().unwrap());
+    assert!(!tried.is_empty());
+    assert_eq!(steps(&crashes(&store, dir.path(), || store.compact().unwrap())), []);
+}
+
+#[test]
+fn segments_that_are_empty_and_stay_are_not_looked_for_in_the_catalog() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    (0..35).for_each(|seed| put(&store, seed, 256 * KIB));
+    for number in 1..=2 {
+        let segment = path(&dir.path().join("packs"), number);
+        std::fs::remove_file(&segment).unwrap();
+        std::fs::create_dir(&segment).unwrap();
+    }
+    store.forget(&(0..32).map(task).collect::<Vec<_>>()).unwrap();
+    assert_eq!(segments(dir.path()), 3, "they cannot be removed");
+    let collect = || store.collect(std::time::SystemTime::now()).unwrap();
+    assert_eq!(steps(&crashes(&store, dir.path(), collect)), []);
+    (32..35).for_each(|seed| assert_has(&store, seed, 256 * KIB));
+}
+
 #[derive(Debug, Clone)]
 enum Act {
     Put(u8, u64),
