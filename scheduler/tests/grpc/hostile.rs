@@ -113,25 +113,29 @@ async fn it_says_that_it_has_what_it_has_not_and_is_out_once_enough_were_deceive
     let _line = evil.announce().await;
     let held = |n| proto::HeldTask { task_id: task(n).into(), content: Some(whole(LENGTH)) };
     announce(&evil, (0..20).map(held).collect()).await.unwrap();
-    let a = Daemon::connect(&server, "a").await;
-    let _a_line = a.announce().await;
+    let [a, b, c] = ["a", "b", "c"].map(|name| Daemon::connect(&server, name));
+    let (a, b, c) = (a.await, b.await, c.await);
+    let _lines = (a.announce().await, b.announce().await, c.announce().await);
     let mut deceived = 0;
-    while state(&a, "evil").await.0 == proto::HostState::Good {
-        let task_id = bytes(task(deceived));
-        let request =
-            proto::RegisterPeerTaskRequest { host_id: "a".into(), task_id: task_id.clone(), held_bytes: 0 };
-        let told = a.client.clone().register_peer_task(request).await.unwrap().into_inner();
+    for victim in [&a, &b, &c].into_iter().cycle() {
+        if state(&a, "evil").await.0 != proto::HostState::Good {
+            break;
+        }
+        let (host_id, task_id) = (victim.name.to_owned(), bytes(task(deceived)));
+        let request = proto::RegisterPeerTaskRequest { host_id, task_id: task_id.clone(), held_bytes: 0 };
+        let told = victim.client.clone().register_peer_task(request).await.unwrap().into_inner();
         assert_eq!((told.partners.len(), told.lease), (1, None), "{deceived}");
         let failed = vec![proto::PartnerFailed {
             host_id: "evil".into(),
             reason: proto::FailureReason::NotHeld.into(),
         }];
-        let mut talk = a.talk_about(task_id, proto::PieceResult { failed, ..Default::default() }).await;
+        let mut talk = victim.talk_about(task_id, proto::PieceResult { failed, ..Default::default() }).await;
         assert!(
             talk.down.message().await.unwrap().unwrap().lease.is_some(),
             "{deceived}: to the origin at once"
         );
         deceived += 1;
+        assert!(deceived <= 10, "it is shut out");
     }
     assert_eq!(deceived, 10);
     assert_eq!(state(&a, "evil").await, (proto::HostState::Quarantined, "failing".to_owned()));
