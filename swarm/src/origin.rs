@@ -117,18 +117,27 @@ impl Swarm {
         if self.may_ask != MayAsk::Now || self.pieces.runs.len() >= RUNS {
             return None;
         }
+        let mut blocks = self.next_run()?;
+        self.begin(self.pieces.layout.piece_of(blocks.start));
+        if self.limits.whole_pieces {
+            let piece = self.pieces.layout.blocks_of(self.pieces.layout.piece_of(blocks.start));
+            blocks = self.pieces.next_at_origin(blocks.start..blocks.end.max(piece.end))?;
+        }
+        Some(Action::FetchOrigin { run: self.start_run(blocks.clone()), blocks })
+    }
+
+    fn next_run(&self) -> Option<Range<u32>> {
         let pieces = &self.pieces;
         // For a reader that waits no further than it reads; what others want is fetched in its turn. Beside a run, another
         // one is started only for such a reader.
         let for_readers = self.waiting.iter().filter_map(|(block, until)| {
             pieces.next_at_origin(*block..*until).filter(|blocks| blocks.start == *block)
         });
-        let blocks = { for_readers }.next().or_else(|| {
+        { for_readers }.next().or_else(|| {
             let parts = [self.cursor..pieces.layout.blocks(), 0..self.cursor];
             let parts = parts.into_iter().filter(|_| pieces.runs.is_empty());
             { parts }.find_map(|part| pieces.next_at_origin(part))
-        })?;
-        Some(Action::FetchOrigin { run: self.start_run(blocks.clone()), blocks })
+        })
     }
 
     fn start_run(&mut self, blocks: Range<u32>) -> RunId {

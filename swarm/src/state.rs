@@ -19,13 +19,16 @@ pub struct Limits {
     pub spares: usize,
     /// How many pieces from a reader's position are taken in order rather than by rarity.
     pub window: usize,
+    /// Whether the pieces that the origin has begun with become whole, whoever still wants them. Others are told of whole
+    /// pieces alone, and would ask the origin again for what somebody has of a part.
+    pub whole_pieces: bool,
 }
 
 impl Default for Limits {
     /// As many fetches as a partner has places, which keep a link busy when some of them are slow; see
     /// [`Uploads::PLACES`](crate::Uploads::PLACES). Up to four spares are 4 MiB at 1 MiB a piece.
     fn default() -> Self {
-        Self { fetches: 6, spares: 4, window: 2 }
+        Self { fetches: 6, spares: 4, window: 2, whole_pieces: false }
     }
 }
 
@@ -34,6 +37,10 @@ impl Default for Limits {
 pub struct Swarm {
     pub(crate) limits: Limits,
     pub(crate) pieces: Pieces,
+    /// What somebody wants.
+    wished: BlockSet,
+    /// The pieces that the origin has begun with and that are to be whole.
+    begun: BlockSet,
     pub(crate) partners: BTreeMap<HostId, Partner>,
     pub(crate) fetches: Vec<Fetch>,
     pub(crate) next_run: u64,
@@ -56,6 +63,8 @@ impl Swarm {
         Self {
             limits,
             pieces: Pieces::new(layout, have, blocks),
+            wished: BlockSet::default(),
+            begun: BlockSet::default(),
             partners: BTreeMap::new(),
             fetches: Vec::new(),
             next_run: 0,
@@ -113,11 +122,27 @@ impl Swarm {
     /// client that reads from an open-ended range and goes away must not cost the rest of the content.
     pub fn set_wanted(&mut self, wanted: BlockSet) {
         debug_assert!(wanted.last_before(u32::MAX).is_none_or(|last| last < self.pieces.layout.blocks()));
-        if wanted != self.pieces.wanted {
-            self.pieces.set_wanted(wanted);
+        if wanted != self.wished {
+            self.wished = wanted;
+            self.want();
             self.shorten_runs();
-            self.idle = false;
         }
+    }
+
+    /// The origin begins with `piece`.
+    pub(crate) fn begin(&mut self, piece: PieceIndex) {
+        let blocks = self.pieces.layout.blocks_of(piece);
+        if self.limits.whole_pieces && !self.begun.contains_all(&blocks) {
+            self.begun.insert(blocks);
+            self.want();
+        }
+    }
+
+    fn want(&mut self) {
+        let mut wanted = self.wished.clone();
+        wanted.extend(self.begun.runs());
+        self.pieces.set_wanted(wanted);
+        self.idle = false;
     }
 
     /// A reader waits for `block`, and reads on to the one before `until`, if that comes.
@@ -208,6 +233,8 @@ impl Swarm {
         if let Some(partner) = partner {
             self.delivered(now, partner, piece);
             self.cancel_others(now, piece);
+        } else {
+            self.begin(piece);
         }
         self.pieces.apply(Change::Came(blocks));
         self.idle = false;

@@ -165,3 +165,51 @@ fn what_was_there_before_is_not_fetched() {
     assert_eq!(runs(&drain(&mut swarm, now))[0].1, 8..20);
     assert_eq!(swarm.adopt_run(blocks(0..2)), None);
 }
+
+#[test]
+fn a_piece_that_the_origin_has_begun_with_becomes_whole_where_others_need_it() {
+    let now = Instant::now();
+    let mut swarm = new(100, Limits { whole_pieces: true, ..Limits::default() });
+    swarm.set_wanted(std::iter::once(100..101).collect());
+    swarm.handle_waiting(100, 101);
+    swarm.handle_right(MayAsk::Now);
+    let (run, blocks) = runs(&drain(&mut swarm, now))[0].clone();
+    assert_eq!(blocks, 100..112, "to its end in one request");
+    swarm.handle_blocks(now, 100..101, None);
+    swarm.set_wanted(BlockSet::default());
+    assert_eq!(drain(&mut swarm, now), vec![], "its reader has what it wanted");
+    swarm.handle_blocks(now, 101..112, None);
+    swarm.handle_run_ended(run);
+    assert!(!swarm.is_satisfied());
+    assert_eq!(runs(&drain(&mut swarm, now))[0].1, 96..100);
+}
+
+#[test]
+fn a_reader_that_leaves_costs_the_piece_that_is_arriving_where_others_need_it_and_no_more() {
+    let now = Instant::now();
+    let mut swarm = new(100, Limits { whole_pieces: true, ..Limits::default() });
+    swarm.set_wanted(all_of(0..100));
+    waits(&mut swarm, 0);
+    swarm.handle_right(MayAsk::Now);
+    let (run, blocks) = runs(&drain(&mut swarm, now))[0].clone();
+    assert_eq!(blocks, 0..1600);
+    swarm.handle_blocks(now, 0..16, None);
+    swarm.handle_blocks(now, 16..20, None);
+    swarm.set_wanted(BlockSet::default());
+    assert_eq!(drain(&mut swarm, now), [Action::ShortenOrigin { run, end: 32 }]);
+}
+
+#[test]
+fn what_a_partner_has_whole_is_not_completed() {
+    let now = Instant::now();
+    let mut swarm = new(100, Limits { whole_pieces: true, ..Limits::default() });
+    swarm.handle_hash(piece(6));
+    swarm.handle_have(&host(1), set(100, 6..7));
+    swarm.set_wanted(std::iter::once(100..101).collect());
+    swarm.handle_waiting(100, 101);
+    swarm.handle_right(MayAsk::Now);
+    assert_eq!(drain(&mut swarm, now), [part(1, 6, 100..101)]);
+    swarm.handle_blocks(now, 100..101, Some(&host(1)));
+    assert!(swarm.is_satisfied());
+    assert_eq!(drain(&mut swarm, now), vec![]);
+}

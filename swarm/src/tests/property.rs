@@ -1,12 +1,12 @@
 //! Whatever happens: a block is in one state, no two write it at once, it comes once, and while somebody has what is
 //! missing there is progress.
 
-use super::{BLOCKS, blocks, host, piece, rng, set, wants_all};
-use crate::{Action, MayAsk, RunId, Swarm};
+use super::{BLOCKS, blocks, host, new, piece, rng, set, wants_all};
+use crate::{Action, Limits, MayAsk, RunId, Swarm};
 use darter_protocol::{BlockSet, HostId, PieceIndex};
 use proptest::prelude::*;
 use rand::rngs::SmallRng;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -49,6 +49,8 @@ struct Crew {
     runs: BTreeMap<RunId, Going>,
     /// Everything that came.
     came: BlockSet,
+    /// Pieces of which something came from the origin.
+    begun: BTreeSet<PieceIndex>,
 }
 
 /// What was asked of a partner.
@@ -157,6 +159,7 @@ impl Crew {
             let whole = blocks(piece.get()..piece.get() + 1);
             let part = rest.start..rest.end.min(whole.end);
             rest.start = part.end;
+            self.begun.extend(Some(piece).filter(|_| partner.is_none()));
             match partner {
                 Some(partner) if part == whole => swarm.handle_piece(self.now, piece, Some(partner)),
                 _ => {
@@ -237,7 +240,7 @@ fn all() -> Step {
 
 fn crew() -> Crew {
     let (fetches, runs, came) = (Vec::new(), BTreeMap::new(), BlockSet::default());
-    Crew { now: Instant::now(), rng: rng(), fetches, runs, came }
+    Crew { now: Instant::now(), rng: rng(), fetches, runs, came, begun: BTreeSet::new() }
 }
 
 proptest! {
@@ -247,8 +250,9 @@ proptest! {
         steps in prop::collection::vec(step(), 0..80),
         last in prop::collection::vec((0..24 * BLOCKS, 1..40u32), 1..5),
         partner: bool,
+        whole_pieces: bool,
     ) {
-        let (mut swarm, mut crew) = (wants_all(24), crew());
+        let (mut swarm, mut crew) = (new(24, Limits { whole_pieces, ..Limits::default() }), crew());
         play(&mut swarm, &mut crew, steps)?;
         let mut end = vec![Step::Wanted(last.clone()), Step::Gone(4)];
         end.extend(last.iter().map(|(start, more)| Step::Waiting(*start, start + more)));
@@ -261,6 +265,8 @@ proptest! {
         play(&mut swarm, &mut crew, end)?;
         crew.finish(&mut swarm)?;
         prop_assert!(swarm.is_satisfied(), "{swarm:?}");
+        let whole = |piece: &PieceIndex| swarm.there().contains_all(&blocks(piece.get()..piece.get() + 1));
+        prop_assert!(!whole_pieces || crew.begun.iter().all(whole), "{:?}", crew.begun);
     }
 
     /// With the right to ask the origin and no failures at the end, the download completes.

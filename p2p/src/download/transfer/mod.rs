@@ -127,7 +127,7 @@ impl Transfer {
                 held: have.iter().map(|piece| layout.range(piece).len()).sum(),
                 ..Counts::default()
             },
-            swarm: Swarm::new(layout, have, there, limits(&layout)),
+            swarm: Swarm::new(layout, have, there, limits(&layout, !shared.config.schedulers.is_empty())),
             rng: rand::make_rng(),
             hashes: Hashes { pieces, blocks, ..Hashes::default() },
             verifier,
@@ -435,11 +435,11 @@ impl Transfer {
     }
 }
 
-/// How much a download of this content may have under way.
-fn limits(layout: &PieceLayout) -> Limits {
+/// How much a download of this content may have under way, and what it owes to others.
+fn limits(layout: &PieceLayout, in_cluster: bool) -> Limits {
     let limits = Limits::default();
     let spares = usize::try_from(SPARE_BYTES / layout.piece_size()).unwrap_or(usize::MAX);
-    Limits { spares: limits.spares.min(spares), ..limits }
+    Limits { spares: limits.spares.min(spares), whole_pieces: in_cluster, ..limits }
 }
 
 async fn next_packet(talk: &mut Option<Conversation>) -> Option<PeerPacket> {
