@@ -200,6 +200,7 @@ impl Node {
             Action::FetchOrigin { run, blocks } => {
                 self.out.push(Out::Run { run, first: self.layout.piece_of(blocks.start) });
                 self.runs.insert(run, (StreamNo::NONE, self.layout.piece_of(blocks.end - 1).get() + 1));
+                self.uploads.handle_coming(self.task, self.layout.pieces(), true);
             }
             Action::ShortenOrigin { run, end } => {
                 if let Some((_, until)) = self.runs.get_mut(&run) {
@@ -212,9 +213,15 @@ impl Node {
                 if let Some((stream, _)) = self.runs.remove(&run) {
                     self.out.push(Out::End(stream));
                 }
-                self.swarm.handle_run_ended(run);
+                self.handle_run_ended(run);
             }
         }
+    }
+
+    /// A run from the origin is over.
+    pub(crate) fn handle_run_ended(&mut self, run: RunId) {
+        self.swarm.handle_run_ended(run);
+        self.uploads.handle_coming(self.task, self.layout.pieces(), self.swarm.asks_origin());
     }
 
     pub(crate) fn invite(&mut self, now: Instant) {

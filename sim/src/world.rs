@@ -354,7 +354,7 @@ impl World {
                     node.handle_origin_piece(now, piece, right(piece));
                     if !goes_on {
                         node.runs.remove(&run);
-                        node.swarm.handle_run_ended(run);
+                        node.handle_run_ended(run);
                     }
                 });
             }

@@ -12,11 +12,13 @@ pub(crate) struct Fresh {
     fresh: PieceSet,
     /// Of these, on their way to somebody, or offered to him.
     offered: PieceSet,
+    /// More of them are coming.
+    pub(crate) coming: bool,
 }
 
 impl Fresh {
     pub(crate) fn new(pieces: u32) -> Self {
-        Self { fresh: PieceSet::empty(pieces), offered: PieceSet::empty(pieces) }
+        Self { fresh: PieceSet::empty(pieces), offered: PieceSet::empty(pieces), coming: false }
     }
 
     pub(crate) fn add(&mut self, piece: PieceIndex) {

@@ -143,7 +143,7 @@ impl Uploads {
         let first = peer.is_some_and(|peer| self.line.front().is_some_and(|(t, p)| (t, p) == (&task, peer)));
         let invited = kept.is_some_and(|(_, late)| !late.0 || self.has_late_room());
         let may = invited
-            || self.has_room(bytes, self.backlog(&task).filter(|_| self.is_fresh(&task, piece)))
+            || self.has_room(&task, bytes, self.backlog(&task).filter(|_| self.is_fresh(&task, piece)))
                 && (self.line.is_empty() || first)
                 && self.is_due(&task, piece);
         if !may {
@@ -179,6 +179,17 @@ impl Uploads {
         }
     }
 
+    /// Pieces of `task`, which has `pieces` pieces, are coming from the origin, or not any more. While they are, repeats take
+    /// few places: what comes next is to leave at once. With one piece, all who wait would be sent that one, and be served for
+    /// as long as fourteen others take to come (fifteen peers, equal rates: the last was done a twentieth later).
+    pub fn handle_coming(&mut self, task: TaskId, pieces: u32, coming: bool) {
+        if coming {
+            self.fresh.entry(task).or_insert_with(|| Fresh::new(pieces)).coming = true;
+        } else if let Some(fresh) = self.fresh.get_mut(&task) {
+            fresh.coming = false;
+        }
+    }
+
     /// A piece of `task`, which has `pieces` pieces, came from the origin.
     pub fn handle_fetched(&mut self, task: TaskId, piece: PieceIndex, pieces: u32) {
         self.fresh.entry(task).or_insert_with(|| Fresh::new(pieces)).add(piece);
@@ -187,6 +198,7 @@ impl Uploads {
     /// The task's download has ended. What it brought and nobody has yet is still given first, for as long as there is
     /// room to remember it.
     pub fn handle_task_ended(&mut self, task: TaskId) {
+        self.handle_coming(task, 0, false);
         if self.fresh.get(&task).is_some_and(|fresh| !fresh.is_empty()) {
             self.ended.push_back(task);
         } else {
@@ -214,7 +226,7 @@ impl Uploads {
         let at = (0..self.line.len()).find(|at| {
             let (task, _) = &self.line[*at];
             let fresh = self.fresh.get(task);
-            self.may_invite(self.backlog(task)) && fresh.is_none_or(|fresh| self.may_give(fresh))
+            self.may_invite(task, self.backlog(task)) && fresh.is_none_or(|fresh| self.may_give(fresh))
         })?;
         let (task, peer) = self.line.remove(at)?;
         let fresh = self.fresh.get_mut(&task);
@@ -295,10 +307,13 @@ impl Uploads {
     }
 
     /// Whether somebody is to be invited: a place is free, or will be by the time when he comes.
-    fn may_invite(&self, backlog: Option<usize>) -> bool {
+    fn may_invite(&self, task: &TaskId, backlog: Option<usize>) -> bool {
         let on_their_way = self.kept.iter().filter(|kept| !kept.late).count() as u64;
-        self.has_room(PLACE_BYTES, backlog)
-            || backlog.is_none() && on_their_way < self.ahead() && self.used() <= self.places * PLACE_BYTES
+        self.has_room(task, PLACE_BYTES, backlog)
+            || backlog.is_none()
+                && !self.is_coming(task)
+                && on_their_way < self.ahead()
+                && self.used() <= self.places * PLACE_BYTES
     }
 
     /// How many are to be on their way when all places are taken: as many as places become free while one of them comes
@@ -311,15 +326,29 @@ impl Uploads {
 
     /// Whether there is a place for so many bytes. For what nobody else has, `backlog` says how much of it waits: a little is
     /// given away by few uploads, which are quick; when it becomes more, the receivers are what is slow, and one more helps.
-    fn has_room(&self, bytes: u64, backlog: Option<usize>) -> bool {
-        let used = self.used();
-        let kept = self.kept.iter().filter(|kept| !kept.late).count() as u64 * PLACE_BYTES;
-        let places = match backlog {
-            None => self.places,
-            Some(1..BACKLOG) => self.places.min(FEW),
-            Some(_) => self.places + 1,
+    fn has_room(&self, task: &TaskId, bytes: u64, backlog: Option<usize>) -> bool {
+        let (all, of_task) = self.taken(task);
+        let (places, few) = match backlog {
+            None => (self.places, self.is_coming(task)),
+            Some(backlog) if backlog < BACKLOG => (self.places, true),
+            Some(_) => (self.places + 1, false),
         };
-        used + kept == 0 || used + kept + weight(bytes) <= places * PLACE_BYTES
+        let fits = |taken: u64, places: u64| taken == 0 || taken + weight(bytes) <= places * PLACE_BYTES;
+        fits(all, places) && (!few || fits(of_task, places.min(FEW)))
+    }
+
+    /// What is sent and kept: of all, and of one task.
+    fn taken(&self, task: &TaskId) -> (u64, u64) {
+        let sending = self.sending.values().map(|sending| (&sending.task, weight(sending.bytes)));
+        let kept = self.kept.iter().filter(|kept| !kept.late).map(|kept| (&kept.task, PLACE_BYTES));
+        let add = |(all, of_task): (u64, u64), (other, bytes): (&TaskId, u64)| {
+            (all + bytes, of_task + if other == task { bytes } else { 0 })
+        };
+        sending.chain(kept).fold((0, 0), add)
+    }
+
+    fn is_coming(&self, task: &TaskId) -> bool {
+        self.fresh.get(task).is_some_and(|fresh| fresh.coming)
     }
 
     fn is_fresh(&self, task: &TaskId, piece: PieceIndex) -> bool {

@@ -62,6 +62,11 @@ pub(crate) enum Served {
 /// little of a piece is still here, and no sooner.
 const FRAME_BYTES: u64 = 128 << 10;
 
+/// How much the kernel takes of a connection beyond what is on the wire, in bytes (`TCP_NOTSENT_LOWAT`). It would take megabytes,
+/// and a whole piece would count as sent that has not begun to leave: more pieces than there are places would share the line,
+/// and each would be passed on later (sixteen daemons, 80 Mbit/s each: the last was done at 1.36 times one copy, not 1.42).
+const UNSENT_BYTES: u32 = 128 << 10;
+
 type Body = UnsyncBoxBody<Bytes, io::Error>;
 
 /// The piece server's state.
@@ -104,6 +109,8 @@ where
             () = shutdown.cancelled() => break,
             (stream, _) = darter_listen::accept(&listener) => stream,
         };
+        // Where that cannot be set, places become free too soon: no reason not to serve.
+        let _ = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES);
         let (server, shutdown) = (Arc::clone(&server), shutdown.clone());
         connections.spawn(async move {
             let service = service_fn(|request| async { Ok::<_, Infallible>(server.answer(request).await) });

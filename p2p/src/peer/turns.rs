@@ -104,6 +104,13 @@ impl Turns {
         self.call(&mut state);
     }
 
+    /// Pieces are coming from the origin, or not any more.
+    pub(crate) fn coming(&self, task: TaskId, pieces: u32, coming: bool) {
+        let mut state = self.lock();
+        state.uploads.handle_coming(task, pieces, coming);
+        self.call(&mut state);
+    }
+
     /// A piece came from the origin.
     pub(crate) fn fetched(&self, task: TaskId, piece: PieceIndex, pieces: u32) {
         let mut state = self.lock();

@@ -122,6 +122,26 @@ fn a_new_piece_that_did_not_arrive_is_new_again() {
 }
 
 #[test]
+fn while_more_is_coming_repeats_take_few_places() {
+    let now = Instant::now();
+    let mut uploads = Uploads::new(6);
+    uploads.handle_coming(task(), 9, true);
+    uploads.handle_fetched(task(), piece(0), 9);
+    let first = ask(&mut uploads, now, 0, 0).unwrap();
+    uploads.handle_sent(now, first, true);
+    let served = |uploads: &mut Uploads, of: std::ops::Range<u32>| {
+        of.filter(|n| ask(uploads, now, *n, 0).is_some()).count()
+    };
+    assert_eq!(served(&mut uploads, 1..9), 2, "all that wait want the same");
+    assert_eq!(invited(&mut uploads, now), []);
+    let other = TaskId::from([2; 32]);
+    assert_eq!(uploads.handle_asked(now, other, Some(&host(20)), (piece(0), SIZE)), Verdict::Wait);
+    assert_eq!(invited(&mut uploads, now), [(20, None)], "the other places are for other tasks");
+    uploads.handle_coming(task(), 9, false);
+    assert_eq!(invited(&mut uploads, now).len(), 3);
+}
+
+#[test]
 fn with_nothing_else_to_do_a_repeat_is_given() {
     let now = Instant::now();
     let mut uploads = Uploads::new(5);

@@ -77,6 +77,7 @@ impl Transfer {
         let stop = self.bench.stop.child_token();
         let (as_whom, source) = self.download.active.source();
         self.streams.running.insert(run, Stream { goal: Arc::clone(&goal), stop: stop.clone(), as_whom });
+        self.download.shared.turns.coming(self.download.task, self.layout.pieces(), true);
         let job = Run {
             id: run,
             source,
@@ -109,6 +110,9 @@ impl Transfer {
         result: Result<(), RunError>,
     ) -> Result<(), End> {
         let stream = self.streams.running.remove(&run);
+        if self.streams.running.is_empty() {
+            self.download.shared.turns.coming(self.download.task, self.layout.pieces(), false);
+        }
         self.swarm.handle_run_ended(run);
         if let Some((block, rest)) = rest.and_then(|rest| Some((self.layout.block_at(rest.offset)?, rest))) {
             self.streams.rests.insert(block, rest);
