@@ -127,6 +127,9 @@ pub(crate) struct Environment {
 /// What `darter scheduler` takes.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Scheduler {
+    /// What the cluster may fetch from origins, and how much at once: see scheduler.example.yaml. Read again on SIGHUP
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
     /// Where daemons reach it
     #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:8002")]
     pub(crate) listen: SocketAddr,

@@ -251,6 +251,7 @@ async fn engine(
         store: config.store.clone(),
         host,
         schedulers: config.schedulers.clone(),
+        only_with_scheduler: config.only_with_scheduler,
         backoff: config.download.backoff,
         idle_timeout: config.download.idle_timeout,
         prefetch: config.download.prefetch,

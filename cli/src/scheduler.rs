@@ -1,12 +1,15 @@
 //! `darter scheduler`: the scheduler alone.
 
-use darter_scheduler::Scheduler;
+use std::io;
+use std::path::Path;
+
+use darter_scheduler::{Access, Scheduler};
 use prometheus_client::registry::Registry;
 
 use crate::args;
 use crate::components::{self, Components};
-use crate::config::Listen;
-use crate::exit;
+use crate::config::{self, Listen};
+use crate::exit::{self, Failure};
 use crate::health::{self, Health, Metrics};
 use crate::listen;
 use crate::process_metrics;
@@ -15,6 +18,7 @@ use crate::process_metrics;
 pub(crate) async fn run(args: args::Scheduler) -> exit::Result {
     // From here on a SIGHUP does not end the process: whoever reloads all of a node's services sends one here, too.
     let mut hangups = components::hangups()?;
+    let access = args.config.as_deref().map(load).transpose()?;
     let health = Health::default();
     let mut components = Components::new(health.clone())?;
     let probes = listen::bind("health", &Listen::at(args.health_listen), "--health-listen").await?;
@@ -26,15 +30,34 @@ pub(crate) async fn run(args: args::Scheduler) -> exit::Result {
     process_metrics::register(&mut registry);
     let scheduler = Scheduler::new(&mut registry);
     metrics.publish(registry);
+    access.into_iter().for_each(|access| scheduler.set_access(access));
+    let rules = scheduler.clone();
     components.probe(async move {
         loop {
             let _ = hangups.recv().await;
-            tracing::info!(
-                "SIGHUP: a scheduler has no configuration file, so there is nothing to read again"
-            );
+            match args.config.as_deref().map(load) {
+                None => tracing::info!("SIGHUP: there is no --config, so there is nothing to read again"),
+                Some(Ok(access)) => {
+                    rules.set_access(access);
+                    tracing::info!("SIGHUP: the rules about origins are read again");
+                }
+                Some(Err(failure)) => {
+                    tracing::error!("what was changed is refused, and the old stays: {failure}")
+                }
+            }
         }
     });
     let shutdown = components.shutdown();
     components.serve("scheduler", darter_scheduler::run(daemons.listener, scheduler, shutdown));
     components.run(args.drain.drain_timeout).await
+}
+
+/// Reads the operator's rules.
+fn load(file: &Path) -> exit::Result<Access> {
+    let (access, report) =
+        config::load_access(file).map_err(|report| Failure::configuration(report.to_string()))?;
+    for line in report.warning_lines() {
+        exit::say(io::stderr(), &line);
+    }
+    Ok(access)
 }

@@ -3,7 +3,7 @@
 use crate::Supplied;
 use crate::reader::Reader;
 use bytes::Bytes;
-use darter_protocol::{ByteRange, Digest, TaskId};
+use darter_protocol::{ByteRange, Digest, Priority, TaskId};
 use http::HeaderMap;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Empty};
@@ -29,6 +29,8 @@ pub struct OpenRequest {
     pub headers: HeaderMap,
     /// Which part.
     pub want: Want,
+    /// How urgent it is to whom it may concern: the scheduler of the task.
+    pub priority: Priority,
 }
 
 /// Which part of the content a caller wants.
@@ -193,6 +195,14 @@ pub enum OpenError {
     /// The content could be had from nobody: what was tried is in the text.
     #[error("{0}")]
     Unavailable(String),
+    /// The operator does not want it to be fetched. The caller must not fetch it past the engine either.
+    #[error("{reason}")]
+    Refused {
+        /// Whoever has it, this caller may not. Otherwise it may later, when somebody has it.
+        for_good: bool,
+        /// A sentence for people.
+        reason: String,
+    },
 }
 
 /// Why a body that was under way ends short.

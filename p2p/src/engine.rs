@@ -41,6 +41,8 @@ pub struct EngineConfig {
     /// Addresses of the schedulers: `HOST:PORT`, where a name stands for all its addresses, or the name of a service (SRV) like
     /// `_darter._tcp.example.org`. Empty: this daemon is its own cluster.
     pub schedulers: Vec<String>,
+    /// Without the word of a scheduler nothing is fetched from an origin (`scheduler.disableAutoBackSource`).
+    pub only_with_scheduler: bool,
     /// How failures of an origin are retried.
     pub backoff: Backoff,
     /// How long a stream of content may be silent (`download.pieceDownloadTimeout`).

@@ -4,6 +4,7 @@
 //! scheduler is there or not. A download asks the first scheduler of its task's ring order whose link is up; when none is,
 //! it goes on alone, and joins when one appears. Which schedulers there are, `members.rs` finds out.
 
+use crate::OpenRequest;
 use crate::members::{InvalidAddress, Names};
 use crate::metrics::Metrics;
 use crate::store::{Record, Store};
@@ -12,9 +13,9 @@ use darter_protocol::scheduler::scheduler_client::SchedulerClient;
 use darter_protocol::scheduler::{
     AnnounceHostRequest, AnnounceTaskRequest, Content, DeleteTaskRequest, Header, HeldTask, Host,
     LeaveHostRequest, LeaveTaskRequest, MAX_MESSAGE_BYTES, PeerPacket, PieceResult, RegisterPeerTaskRequest,
-    ReportPeerResultRequest, StatTaskRequest, StatTaskResponse,
+    RegisterPeerTaskResponse, ReportPeerResultRequest, StatTaskRequest, StatTaskResponse,
 };
-use darter_protocol::{PieceHash, Ring, Root, TaskId};
+use darter_protocol::{PieceHash, Ring, Root, TaskId, UrlPrefix};
 use darter_upstream::Upstream;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
@@ -399,10 +400,20 @@ impl Link {
         self: Arc<Self>,
         task: TaskId,
         held_bytes: u64,
-    ) -> Result<(Conversation, PeerPacket), Status> {
-        let task_id = task.as_bytes().to_vec().into();
-        let request = RegisterPeerTaskRequest { host_id: self.host_id.clone(), task_id, held_bytes };
+        claim: Claim,
+    ) -> Result<Joined, Status> {
+        let request = RegisterPeerTaskRequest {
+            host_id: self.host_id.clone(),
+            task_id: task.as_bytes().to_vec().into(),
+            held_bytes,
+            origin: claim.origin,
+            url_prefixes: claim.url_prefixes,
+            priority: claim.priority,
+        };
         let answer = in_time(self.client.clone().register_peer_task(request)).await?.into_inner();
+        if let Some(refused) = answer.refused.as_ref().filter(|refused| refused.for_good) {
+            return Ok(Joined::Refused(refused.reason.clone()));
+        }
         let (up, outgoing) = mpsc::channel(QUEUE);
         let (packets, down) = mpsc::channel(QUEUE);
         let hello = PieceResult {
@@ -422,14 +433,9 @@ impl Link {
                 }
             }
         }]);
-        let first = PeerPacket {
-            content: answer.content,
-            partners: answer.partners,
-            hashes: answer.hashes,
-            lease: answer.lease,
-            ..PeerPacket::default()
-        };
-        Ok((Conversation { link: self, task, up: Some(up), down, _listening: listening }, first))
+        let barred = answer.barred;
+        let talk = Conversation { link: self, task, up: Some(up), down, barred, _listening: listening };
+        Ok(Joined::Talking(talk, Box::new(first_packet(answer))))
     }
 
     /// Tells that tasks are complete here now, outside of a conversation.
@@ -460,6 +466,51 @@ impl Life {
     }
 }
 
+// === impl Claim ===
+
+/// What a scheduler is told of a download besides its task: what its operator's rules go by.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Claim {
+    origin: String,
+    url_prefixes: Vec<bytes::Bytes>,
+    priority: u32,
+}
+
+impl Claim {
+    pub(crate) fn of(request: &OpenRequest) -> Self {
+        let priority = request.priority.number();
+        // Content that was put into the network has no origin.
+        let Some(host) = request.url.host_str().filter(|_| request.url.scheme().starts_with("http")) else {
+            return Self { priority, ..Self::default() };
+        };
+        let port = request.url.port().map(|port| format!(":{port}"));
+        let origin = format!("{host}{}", port.unwrap_or_default());
+        let prefixes = UrlPrefix::all(&origin, request.url.path());
+        let url_prefixes = prefixes.iter().map(|prefix| prefix.as_bytes().to_vec().into()).collect();
+        Self { origin, url_prefixes, priority }
+    }
+}
+
+/// The answer to a registration.
+pub(crate) enum Joined {
+    /// The conversation, and its first packet.
+    Talking(Conversation, Box<PeerPacket>),
+    /// The operator's rules refuse it, for this reason.
+    Refused(String),
+}
+
+fn first_packet(answer: RegisterPeerTaskResponse) -> PeerPacket {
+    PeerPacket {
+        content: answer.content,
+        partners: answer.partners,
+        hashes: answer.hashes,
+        lease: answer.lease,
+        share: answer.share,
+        refused: answer.refused,
+        ..PeerPacket::default()
+    }
+}
+
 // === impl Conversation ===
 
 /// The conversation about one task. Dropping it ends it.
@@ -469,6 +520,8 @@ pub(crate) struct Conversation {
     /// `None` once there is no more to report.
     up: Option<mpsc::Sender<PieceResult>>,
     down: mpsc::Receiver<PeerPacket>,
+    /// The operator's rules keep this download from the origin.
+    barred: bool,
     _listening: tokio::task::JoinSet<()>,
 }
 
@@ -479,6 +532,11 @@ impl Conversation {
     /// No packet is lost.
     pub(crate) async fn next(&mut self) -> Option<PeerPacket> {
         self.down.recv().await
+    }
+
+    /// Whether the download may never go to the origin, while this lasts.
+    pub(crate) fn is_barred(&self) -> bool {
+        self.barred
     }
 
     /// Whether it is held with this scheduler.

@@ -5,6 +5,7 @@
 //! - [`PieceLayout`], [`PieceIndex`], [`PieceSet`]: how content is cut into pieces and these into blocks, and sets of pieces; [`BlockSet`]:
 //!   sets of blocks.
 //! - [`hash`]: the BLAKE3 tree that gives every block and every piece its hash and the whole its root.
+//! - [`Priority`], [`UrlPrefix`]: what a daemon says of a download besides its task.
 //! - [`Ring`]: which of several schedulers a task belongs to.
 //! - [`scheduler`]: the messages and the gRPC service, generated from `proto/scheduler.proto`.
 //! - [`daemon`]: the same of the daemon's socket for the command line, from `proto/daemon.proto`.
@@ -16,7 +17,9 @@ mod digest;
 pub mod hash;
 mod id;
 mod layout;
+mod origin;
 mod piece_set;
+mod priority;
 mod range;
 mod ring;
 
@@ -25,7 +28,9 @@ pub use digest::{Algorithm, Digest, InvalidDigest};
 pub use hash::{BlockHash, PieceHash, Root};
 pub use id::{HostId, InvalidId, TaskId};
 pub use layout::{PieceIndex, PieceLayout};
+pub use origin::{InvalidPrefix, UrlPrefix};
 pub use piece_set::PieceSet;
+pub use priority::Priority;
 pub use range::ByteRange;
 pub use ring::Ring;
 

@@ -5,6 +5,7 @@
 //! which section 10.1.4 asks for in HTTP/1.1: which version the origin will speak is not known here, and gRPC needs the wish
 //! in HTTP/2, from which everything that Connection names is taken away.
 
+use darter_protocol::Priority;
 use http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
     COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH,
@@ -61,6 +62,13 @@ const NO_SWITCH: [&str; 4] = ["h2", "h2c", "http", "tls"];
 
 /// The headers that clients steer this proxy with. No origin is to see them.
 const OURS: &str = "x-dragonfly-";
+
+/// How urgent a request is: Dragonfly's levels. What is none of them says nothing.
+pub(crate) fn priority(headers: &HeaderMap) -> Priority {
+    let level =
+        headers.get("x-dragonfly-priority").and_then(|level| level.to_str().ok()?.trim().parse().ok());
+    level.and_then(Priority::level).unwrap_or_default()
+}
 
 /// Leaves in a request's headers what is meant for the origin.
 pub(crate) fn keep_for_origin(headers: &mut HeaderMap) {

@@ -203,6 +203,7 @@ impl Peers {
                 .map_err(|_| Refusal::unsupported("the request's URL is malformed"))?,
             headers,
             want: asked.first(),
+            priority: headers::priority(request),
         };
         Ok(Wish { engine, open, headers: request, asked })
     }

@@ -304,6 +304,12 @@ impl From<OpenError> for Refusal {
                 Self::new(StatusCode::INSUFFICIENT_STORAGE, "proxy_internal_error", sentence)
             }
             OpenError::NotShareable => Self::new(StatusCode::BAD_GATEWAY, "proxy_internal_error", sentence),
+            OpenError::Refused { for_good: true, .. } => {
+                Self::new(StatusCode::FORBIDDEN, "http_request_denied", sentence)
+            }
+            OpenError::Refused { .. } => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "destination_unavailable", sentence)
+            }
             OpenError::Unavailable(_) => {
                 Self::new(StatusCode::BAD_GATEWAY, "destination_unavailable", sentence)
             }

@@ -4,12 +4,13 @@ use crate::bag::Bag;
 use crate::cluster::Cluster;
 use crate::conduct::State;
 use crate::host::{HostKey, Hosts, Regard};
-use crate::peer::{Listed, Role, Standing};
+use crate::peer::{Download, Listed, Role, Standing};
 use crate::stream::Line;
 use crate::task::Task;
 use crate::world::Timer;
 use darter_protocol::TaskId;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Instant;
 
 impl Cluster {
@@ -31,6 +32,7 @@ impl Cluster {
             );
         }
         assert!(self.world.judged.is_empty(), "a judgement that was not carried out");
+        self.check_budgets();
         let suspects: Vec<HostKey> = self.world.hosts.suspects().map(|(key, _)| key).collect();
         let mut timers = BTreeSet::new();
         for (key, life) in self.world.hosts.lives() {
@@ -66,6 +68,22 @@ impl Cluster {
         self.check_counts();
     }
 
+    fn check_budgets(&self) {
+        let mut users = BTreeSet::new();
+        let mut places = BTreeSet::new();
+        for (id, task) in &self.tasks {
+            places.extend(task.places.iter().map(|(origin, place)| (Arc::clone(origin), *place)));
+            for (key, download) in task.downloads().filter(|(_, download)| download.uses) {
+                assert!(
+                    matches!(download.standing, Standing::Leased | Standing::Alone),
+                    "it uses what it may not"
+                );
+                users.insert((Arc::clone(&download.origin), *id, key));
+            }
+        }
+        self.world.budgets.check(&users, &places);
+    }
+
     fn check_streams(&self, id: TaskId, task: &Task) {
         for (host, download) in task.downloads() {
             assert!(download.stream.is_none() || download.silent_until.is_none());
@@ -99,6 +117,8 @@ impl Task {
         for key in self.peers.keys() {
             self.check_links(hosts, *key);
         }
+        let is_barred = |d: &Download| matches!(d.standing, Standing::Barred { .. });
+        assert_eq!(self.barred, self.downloads().filter(|(_, d)| is_barred(d)).count(), "who is barred");
         self.check_lease(now);
     }
 
@@ -176,8 +196,9 @@ impl Task {
         assert_eq!(leased.collect::<Vec<_>>(), Vec::from_iter(holder), "who holds the lease");
         assert!(holder.is_none() || !self.unshareable, "a lease where everybody goes alone");
         if self.is_free(now) {
-            let forgotten =
-                self.downloads().find(|(key, d)| d.stream.is_some() && self.ticket_of(*key).is_some());
+            let forgotten = self.downloads().find(|(key, d)| {
+                d.stream.is_some() && self.ticket_of(*key).is_some() && !self.places.contains_key(&d.origin)
+            });
             assert!(forgotten.is_none(), "the lease is free, and a peer waits for it");
         }
     }

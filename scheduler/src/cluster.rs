@@ -11,8 +11,9 @@
 //! Invariants: a host is here exactly while its life line is open; a task exactly while it has a peer or is marked as not
 //! shareable. Everything else is each task's own (`task.rs`).
 
+use crate::access::{Access, Verdict};
 use crate::host::HostKey;
-use crate::message::{Content, Held, Host, Report};
+use crate::message::{Content, Held, Host, Registration, Report};
 use crate::refusal::Refusal;
 use crate::stream::{Line, StreamId};
 use crate::task::Task;
@@ -160,14 +161,52 @@ impl Cluster {
             self.world.timers.remove(&(at, Timer::Conduct(key)));
         }
         self.world.hosts.remove(now, key);
+        self.carry_out(now);
     }
 
-    /// The tasks of hosts whose standing has changed act on it.
+    /// The operator's rules from now on. Who goes to an origin already goes on.
+    pub fn set_access(&mut self, now: Instant, access: Access) {
+        self.world.budgets.set_access(access);
+        self.carry_out(now);
+    }
+
+    /// The tasks of hosts whose standing has changed act on it, and what origins may give is handed out.
     fn carry_out(&mut self, now: Instant) {
         while let Some(key) = self.world.judged.pop() {
             let tasks = self.world.hosts.life(key).map(|life| life.tasks.clone()).unwrap_or_default();
             for task in tasks {
                 self.on_task(now, task, |task, cx| task.reconsider(cx, key));
+            }
+        }
+        self.hand_out(now);
+    }
+
+    /// Where origins have room, those who wait for it go there; and everybody hears of another share.
+    fn hand_out(&mut self, now: Instant) {
+        loop {
+            let overdue = self.world.budgets.poll_overdue();
+            if let Some(task) = overdue {
+                self.on_task(now, task, |task, cx| task.overdue(cx));
+            }
+            let next = self.world.budgets.poll_next();
+            if let Some((origin, task)) = &next {
+                self.on_task(now, *task, |task, cx| task.its_turn(cx, origin));
+            }
+            // Behind the one for whom it had to go.
+            if let Some(task) = overdue {
+                self.on_task(now, task, |task, cx| task.pass_on(cx));
+            }
+            if next.is_none() && overdue.is_none() {
+                break;
+            }
+        }
+        loop {
+            let users = self.world.budgets.poll_reshared();
+            if users.is_empty() && !self.world.budgets.has_reshared() {
+                break;
+            }
+            for (task, key) in users {
+                self.on_task(now, task, |task, cx| task.reshared(cx, key));
             }
         }
     }
@@ -200,11 +239,12 @@ impl Cluster {
                 self.world.counts.ignored += 1;
             }
         }
+        self.carry_out(now);
         Ok(())
     }
 
-    /// A host wants a task; `held` bytes of it it has. What it is told at once: the content, partners and hashes that are
-    /// known, and a lease if it may go to the origin now.
+    /// A host wants a task. What it is told at once: the content, partners and hashes that are known, and a lease if it may
+    /// go to the origin now; or that it is refused for good, and then it is not registered.
     ///
     /// # Errors
     /// [`Refusal::UnknownHost`], [`Refusal::TooMany`].
@@ -213,7 +253,7 @@ impl Cluster {
         now: Instant,
         host: &HostId,
         task: TaskId,
-        held: u64,
+        registration: &Registration,
     ) -> Result<proto::RegisterPeerTaskResponse, Refusal> {
         let key = self.alive(host)?;
         self.check_room(key, std::iter::once(&task))?;
@@ -221,12 +261,29 @@ impl Cluster {
             return Err(Refusal::TooMany("downloads of one host"));
         }
         self.world.counts.registrations += 1;
-        let packet = self.on_task_or_new(now, task, |task, cx| task.register(cx, key, held));
+        let barred =
+            match self.world.budgets.access().judge(&task, registration, self.world.hosts.is_seed(key)) {
+                Verdict::Free => None,
+                Verdict::FromPeers(why) => Some(why),
+                Verdict::Refused(reason) => {
+                    self.world.counts.refused += 1;
+                    // An earlier download of the host is over all the same: it began anew.
+                    self.on_task(now, task, |task, cx| task.replaced(cx, key));
+                    self.carry_out(now);
+                    let refused = Some(proto::Refused { for_good: true, reason });
+                    return Ok(proto::RegisterPeerTaskResponse { refused, ..Default::default() });
+                }
+            };
+        let packet = self.on_task_or_new(now, task, |task, cx| task.register(cx, key, registration, barred));
+        self.carry_out(now);
         Ok(proto::RegisterPeerTaskResponse {
             content: packet.content,
             partners: packet.partners,
             hashes: packet.hashes,
             lease: packet.lease,
+            share: packet.share,
+            refused: packet.refused,
+            barred: barred.is_some(),
         })
     }
 
@@ -269,6 +326,7 @@ impl Cluster {
             self.world.streams.remove(stream);
             return Err(refusal);
         }
+        self.carry_out(now);
         Ok(stream)
     }
 
@@ -314,6 +372,7 @@ impl Cluster {
         let counts = &mut self.world.counts;
         counts.bytes_from_origin = counts.bytes_from_origin.saturating_add(bytes.from_origin);
         counts.bytes_from_peers = counts.bytes_from_peers.saturating_add(bytes.from_peers);
+        self.carry_out(now);
         Ok(())
     }
 
@@ -323,6 +382,7 @@ impl Cluster {
             for task in tasks {
                 self.on_task(now, task, |task, cx| task.dropped(cx, key));
             }
+            self.carry_out(now);
         }
     }
 
@@ -370,6 +430,7 @@ impl Cluster {
         let task = self.tasks.get_mut(&id)?;
         let result = event(task, &mut self.world.cx(now, id));
         if task.tidy() {
+            task.take_places().for_each(|(origin, place)| self.world.budgets.give_up(&origin, place));
             self.tasks.remove(&id);
         }
         Some(result)
@@ -395,6 +456,7 @@ impl Cluster {
             Some(Line::Lifeline { host }) => self.host_gone(now, host),
             Some(Line::Conversation { task, host }) => {
                 self.on_task(now, task, |task, cx| task.closed(cx, host, stream));
+                self.carry_out(now);
             }
             Some(Line::Ended(_)) | None => {}
         }
@@ -459,6 +521,7 @@ impl Cluster {
             tasks: self.tasks.len(),
             quarantined,
             on_probation: suspects - quarantined,
+            waiting_for_room: self.world.budgets.waiting(),
             ..self.world.counts
         }
     }

@@ -54,6 +54,10 @@ fn standing(hosts: &Hosts, task: &Task, asking: Option<HostKey>) -> String {
                 "the origin refused it or failed it too often: it downloads from partners alone".to_owned()
             }
             Standing::Alone => "it goes to the origin for itself: what it gets cannot be shared".to_owned(),
+            Standing::Barred { why, .. } => format!("it downloads from partners alone: {why}"),
+            Standing::Waiting { .. } if task.places.contains_key(&download.origin) => {
+                "it waits: the budget of its origin is used up".to_owned()
+            }
             Standing::Waiting { .. } => match holder {
                 Some(holder) => format!("it downloads from partners; {} may go to the origin", holder.id),
                 None => "it downloads from partners, one of which holds everything".to_owned(),

@@ -2,8 +2,8 @@
 //!
 //! The rule: whoever downloads, lacks bytes, and has no usable source (`Task::has_source`) waits in line, seeds first, then in the
 //! order of their tickets. While the lease is free, the first in line whose stream is open has it; a peer that registers
-//! may have it with the answer. A lease is free when there is none, or when its holder made no progress for too long and
-//! somebody else waits: taken from the only one who wants it, it would only break off an origin that is slow.
+//! may have it with the answer. Its origin must have room for it (`share.rs`). A lease is free when there is none, or when its holder made no progress for too long and
+//! somebody else waits, in this task or for the origin: taken from the only one who wants it, it would only break off an origin that is slow.
 //!
 //! Events that make a peer eligible call [`Task::consider`] for that peer; events that end a lease or lose a source call
 //! [`Task::pass_on`] for everybody. So at any moment outside an event, the lease is not free or nobody waits.
@@ -49,7 +49,12 @@ impl Task {
 
     /// The peer may have become eligible: if the lease is free, it gets it.
     pub(crate) fn consider(&mut self, cx: &mut Cx<'_>, key: HostKey) {
-        if self.is_free(cx.now) && self.ticket_of(key).is_some() && !self.next_turn(cx, key) {
+        if !self.is_free(cx.now) || self.ticket_of(key).is_none() {
+            return;
+        }
+        let revoked = self.revoke(cx);
+        let has_it = self.enter_origin(cx, key).then(|| self.next_turn(cx, key));
+        if has_it == Some(false) || has_it.is_none() && revoked {
             self.pass_on(cx);
         }
     }
@@ -59,18 +64,40 @@ impl Task {
         if !self.is_free(cx.now) {
             return;
         }
-        loop {
-            let mut line: Vec<(bool, u64, HostKey)> = self
-                .downloads()
-                .filter(|(_, download)| download.stream.is_some())
-                .filter_map(|(key, _)| Some((!cx.world.hosts.is_seed(key), self.ticket_of(key)?, key)))
-                .collect();
-            line.sort_unstable();
-            // One that goes alone may have been another's source: then the line is longer than it was.
-            if line.is_empty() || line.into_iter().any(|(_, _, key)| self.next_turn(cx, key)) {
-                return;
-            }
+        let mut line = self.line(cx);
+        if !line.is_empty() && self.revoke(cx) {
+            line = self.line(cx);
         }
+        loop {
+            let mut went_alone = false;
+            for key in line {
+                if self.enter_origin(cx, key) {
+                    if self.next_turn(cx, key) {
+                        return;
+                    }
+                    went_alone = true;
+                }
+            }
+            if !went_alone {
+                break;
+            }
+            // It may have been another's source: then the line is longer than it was.
+            line = self.line(cx);
+        }
+        self.tell_barred(cx);
+    }
+
+    /// Those who wait and can be told: seeds first, then the most urgent, then the first to come.
+    fn line(&self, cx: &Cx<'_>) -> Vec<HostKey> {
+        let mut line: Vec<(bool, u8, u64, HostKey)> = self
+            .downloads()
+            .filter(|(_, download)| download.stream.is_some())
+            .filter_map(|(key, download)| {
+                Some((!cx.world.hosts.is_seed(key), download.rank, self.ticket_of(key)?, key))
+            })
+            .collect();
+        line.sort_unstable();
+        line.into_iter().map(|(_, _, _, key)| key).collect()
     }
 
     /// It is this peer's turn. Returns whether it has the lease now: where it could share nothing, it goes alone.
@@ -79,7 +106,6 @@ impl Task {
             self.go_alone(cx, key);
             return false;
         }
-        self.revoke(cx);
         self.grant(cx, key);
         true
     }
@@ -114,9 +140,13 @@ impl Task {
         if let Some(lease) = self.lease.as_mut().filter(|lease| lease.holder == key) {
             lease.deadline = cx.now + LEASE_STALL;
             self.stalls = 0;
+            let stood_still = lease.timer.is_none();
             // A timer that is armed comes too early and is armed again then: no need to move it at every message.
             if lease.timer.is_none_or(|at| at > lease.deadline) {
                 self.arm(cx);
+            }
+            if let Some(download) = self.download(key).filter(|_| stood_still) {
+                cx.world.budgets.moves(&download.origin, cx.task);
             }
         }
     }
@@ -138,13 +168,18 @@ impl Task {
         if cx.now < lease.deadline {
             self.arm(cx);
         } else {
+            let holder = lease.holder;
             self.pass_on(cx);
+            let stalled = self.download(holder).filter(|download| download.uses && self.is_free(cx.now));
+            if stalled.is_some_and(|download| cx.world.budgets.stalled(&download.origin, cx.task)) {
+                cx.world.budgets.note_overdue(cx.task);
+            }
         }
     }
 
-    /// Takes the lease from a holder that stalled. It waits on, last in line.
-    fn revoke(&mut self, cx: &mut Cx<'_>) {
-        let Some(lease) = &self.lease else { return };
+    /// Takes the lease from a holder that stalled. It waits on, last in line. Returns whether there was one.
+    pub(crate) fn revoke(&mut self, cx: &mut Cx<'_>) -> bool {
+        let Some(lease) = &self.lease else { return false };
         let (id, holder) = (lease.id, lease.holder);
         let unsent = self.download(holder).is_some_and(|download| download.news.lease == Some(id));
         let ticket = self.ticket();
@@ -155,6 +190,7 @@ impl Task {
             download.news.revoked = !unsent;
         }
         self.wake(cx, holder);
+        true
     }
 
     /// Ends the lease; its holder stands as `standing` from now on.
@@ -164,6 +200,10 @@ impl Task {
             cx.world.timers.remove(&(at, Timer::Lease(cx.task)));
         }
         self.abandoned = standing != Standing::Satisfied;
+        // Who goes on alone uses the origin on.
+        if standing != Standing::Alone {
+            self.leave_origin(cx, lease.holder);
+        }
         if let Some(download) = self.download_mut(lease.holder) {
             download.standing = standing;
             download.news.lease = None;

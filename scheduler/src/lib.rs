@@ -3,6 +3,8 @@
 //! - `cluster.rs`: the whole state, as events in and packets out. It does no IO and knows no clock.
 //! - `task.rs`, `report.rs`, `packet.rs`, `mesh.rs`, `lease.rs`: one task. Its peers; what they say and are told; who is named
 //!   to whom; whose turn it is.
+//! - `access.rs`: what the operator lets the cluster fetch from origins. `budgets.rs`: who uses how much of an origin, and who
+//!   waits; `share.rs`: a task's part in that.
 //! - `policy.rs`: whom a peer gets as partners, as a pure function.
 //! - `conduct.rs`: how a host serves others, and who is quarantined for it.
 //! - `message.rs`: what a daemon's message must look like before the state sees it.
@@ -11,11 +13,13 @@
 //!   `metrics.rs`: its numbers. `view.rs`, `explain.rs`: what it shows to people.
 //!
 //! All state is soft and in memory: after a restart the daemons connect again and announce what they hold. The scheduler
-//! sees ids, lengths, hashes and counts, and no URL and no credential.
+//! sees ids, lengths, hashes, counts and the names of origins' hosts, and no URL and no credential.
 
 #![forbid(unsafe_code)]
 
+mod access;
 mod bag;
+mod budgets;
 mod cluster;
 mod conduct;
 mod explain;
@@ -32,6 +36,7 @@ mod refusal;
 mod report;
 mod server;
 mod service;
+mod share;
 mod shared;
 mod speakers;
 mod stream;
@@ -45,6 +50,7 @@ mod check;
 #[cfg(test)]
 mod tests;
 
+pub use access::{Access, Block, Blocked, Budget, HostPattern};
 pub use cluster::{Cluster, Sources, Taken};
 pub use conduct::Why;
 pub use refusal::Refusal;

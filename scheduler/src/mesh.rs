@@ -235,6 +235,7 @@ impl Task {
         if self.ticket_of(key).is_some() || self.ticket_of(partner).is_some() {
             self.pass_on(cx);
         }
+        self.tell_barred(cx);
     }
 
     /// How a peer may be named in this task.

@@ -4,13 +4,15 @@
 //! alive, does the piece exist) is checked there.
 
 use darter_protocol::scheduler as proto;
-use darter_protocol::{HostId, PieceHash, PieceLayout, Root, TaskId};
+use darter_protocol::{HostId, PieceHash, PieceLayout, Priority, Root, TaskId, UrlPrefix};
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
 /// Bytes of a hostname, an idc or a location: what DNS allows a name to have (RFC 1035, section 2.3.4).
 const MAX_TEXT: usize = 255;
+/// Bytes of an origin's host with its port.
+const MAX_ORIGIN: usize = MAX_TEXT + 6;
 /// Bytes of a version.
 const MAX_VERSION: usize = 64;
 /// Headers that belong to content, and the bytes of their names and values together.
@@ -219,6 +221,36 @@ pub fn inventory(tasks: Vec<proto::HeldTask>) -> Result<Vec<Held>, Invalid> {
         .into_iter()
         .map(|held| Ok(Held { task: task_id(&held.task_id)?, content: Content::complete(held.content)? }))
         .collect()
+}
+
+/// What a host says when it wants a task.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Registration {
+    /// Bytes of it that the host holds, verified.
+    pub held: u64,
+    /// The origin's host in lower case, with its port where that is not the scheme's own; empty: unknown.
+    pub origin: Arc<str>,
+    /// The beginnings of its URL.
+    pub url_prefixes: Vec<UrlPrefix>,
+    /// How urgent it is.
+    pub priority: Priority,
+}
+
+impl TryFrom<&proto::RegisterPeerTaskRequest> for Registration {
+    type Error = Invalid;
+
+    fn try_from(request: &proto::RegisterPeerTaskRequest) -> Result<Self, Invalid> {
+        bounded("origin", request.origin.len(), MAX_ORIGIN)?;
+        bounded("url_prefixes", request.url_prefixes.len(), UrlPrefix::MAX)?;
+        let prefix =
+            |bytes: &[u8]| UrlPrefix::try_from(bytes).or(invalid("url_prefixes", "each must have 16 bytes"));
+        Ok(Self {
+            held: request.held_bytes,
+            origin: request.origin.to_ascii_lowercase().into(),
+            url_prefixes: request.url_prefixes.iter().map(|bytes| prefix(bytes)).collect::<Result<_, _>>()?,
+            priority: Priority::level(request.priority).unwrap_or_default(),
+        })
+    }
 }
 
 /// What a peer says of its download since its last message.

@@ -40,6 +40,11 @@ fn gauges(counts: &Counts, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
             "Hosts that are named to nobody because of how they served",
             counts.quarantined,
         ),
+        (
+            "leases_waiting",
+            "Tasks for which somebody would go to the origin, and its budget is used up",
+            counts.waiting_for_room,
+        ),
         ("hosts_on_probation", "Hosts that have to prove themselves after a quarantine", counts.on_probation),
     ] {
         let name = format!("darter_scheduler_{name}");
@@ -65,6 +70,8 @@ fn counters(counts: &Counts, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result
         ("packets", "Packets sent to peers", counts.packets),
         ("reports_ignored", "Hashes, failures and inventory that could not be used", counts.ignored),
         ("quarantine_releases", "Hosts that proved themselves on probation", counts.releases),
+        ("refused", "Registrations that the operator's rules refuse", counts.refused),
+        ("barred", "Downloads that nobody could bring what they may not fetch", counts.hopeless),
         ("nonsense", "Messages that no honest daemon sends", counts.nonsense),
         ("origin_bytes", "Bytes of ended downloads that came from origins", counts.bytes_from_origin),
         ("peer_bytes", "Bytes of ended downloads that came from peers", counts.bytes_from_peers),

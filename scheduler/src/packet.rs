@@ -22,6 +22,8 @@ impl Task {
             gone: std::mem::take(&mut download.gone).iter().map(ToString::to_string).collect(),
             lease_revoked: std::mem::take(&mut download.news.revoked),
             unshareable: std::mem::take(&mut download.news.unshareable),
+            share: std::mem::take(&mut download.news.share).then_some(download.share),
+            refused: std::mem::take(&mut download.news.refused).then(|| download.refusal()),
             ..Default::default()
         };
         if !packet.lease_revoked {

@@ -4,9 +4,12 @@
 
 use crate::bag::Bag;
 use crate::host::{HostKey, Regard};
+use crate::message::Registration;
 use crate::stream::StreamId;
 use darter_protocol::HostId;
+use darter_protocol::scheduler::{Refused, Share};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Instant;
 
 #[derive(Debug)]
@@ -47,6 +50,12 @@ pub(crate) struct Download {
     pub(crate) stream: Option<StreamId>,
     pub(crate) silent_until: Option<Instant>,
     pub(crate) held: u64,
+    /// The origin to which it would go, and its rank in that origin's line.
+    pub(crate) origin: Arc<str>,
+    pub(crate) rank: u8,
+    /// It uses some of what its origin may give, and so much.
+    pub(crate) uses: bool,
+    pub(crate) share: Share,
     /// Its partners. When two peers download, either both name each other or neither does.
     pub(crate) partners: BTreeMap<HostKey, Named>,
     /// Partners that it was told of and must be told to drop: never one of `partners`.
@@ -61,12 +70,16 @@ pub(crate) struct Download {
 }
 
 impl Download {
-    pub(crate) fn new(held: u64, ticket: u64) -> Self {
+    pub(crate) fn new(registration: &Registration, ticket: u64) -> Self {
         Self {
             standing: Standing::Waiting { ticket },
             stream: None,
             silent_until: None,
-            held,
+            held: registration.held,
+            origin: Arc::clone(&registration.origin),
+            rank: registration.priority.rank(),
+            uses: false,
+            share: Share::default(),
             partners: BTreeMap::new(),
             gone: BTreeSet::new(),
             failed: BTreeSet::new(),
@@ -81,13 +94,23 @@ impl Download {
         self.standing != Standing::Alone
     }
 
+    /// Why it gets no further.
+    pub(crate) fn refusal(&self) -> Refused {
+        let why = match self.standing {
+            Standing::Barred { why, .. } => why,
+            _ => "this download may not go to the origin",
+        };
+        Refused { for_good: false, reason: format!("no other host has what is missing, and {why}") }
+    }
+
     /// Everything is to be said again: the stream that heard it is gone, and with it what the daemon knew.
     pub(crate) fn repeat_all(&mut self, lease: Option<u64>) {
         self.partners.values_mut().for_each(|named| *named = Named::Unsent);
         self.gone.clear();
         self.hashes_sent = 0;
         let unshareable = self.standing == Standing::Alone;
-        self.news = News { content: true, lease, revoked: false, unshareable };
+        let refused = matches!(self.standing, Standing::Barred { told: true, .. });
+        self.news = News { content: true, lease, revoked: false, unshareable, share: self.uses, refused };
     }
 }
 
@@ -104,6 +127,8 @@ pub(crate) enum Standing {
     Out,
     /// It goes to the origin for itself and takes no part in the mesh.
     Alone,
+    /// The operator's rules keep it from the origin: why, and whether it was told that nobody else could bring the rest.
+    Barred { why: &'static str, told: bool },
 }
 
 /// What a peer knows of a partner.
@@ -123,4 +148,8 @@ pub(crate) struct News {
     pub(crate) lease: Option<u64>,
     pub(crate) revoked: bool,
     pub(crate) unshareable: bool,
+    /// Its share of the origin.
+    pub(crate) share: bool,
+    /// That nobody can bring what it lacks.
+    pub(crate) refused: bool,
 }

@@ -1,5 +1,6 @@
 //! [`run`]: serves a scheduler on a listener until it is told to stop.
 
+use crate::access::Access;
 use crate::cluster::Cluster;
 use crate::metrics::Metrics;
 use crate::service::{MAX_STREAMS, Service};
@@ -43,6 +44,11 @@ impl Scheduler {
         let shared = Arc::new(Shared::new(Cluster::new(epoch, StdRng::from_rng(&mut rng))));
         registry.register_collector(Box::new(Metrics(Arc::clone(&shared))));
         Self(shared)
+    }
+
+    /// The operator's rules about origins, from now on.
+    pub fn set_access(&self, access: Access) {
+        self.0.with(|cluster, now| cluster.set_access(now, access));
     }
 }
 

@@ -1,7 +1,7 @@
 //! The gRPC service: takes messages, checks them, hands them to the cluster, and says what it answered.
 
 use crate::cluster::{MAX_DOWNLOADS_PER_HOST, Sources};
-use crate::message::{self, Content, Invalid};
+use crate::message::{self, Content, Invalid, Registration};
 use crate::refusal::Refusal;
 use crate::shared::Shared;
 use crate::speakers::Usurper;
@@ -70,10 +70,12 @@ impl Rpc for Service {
     ) -> Result<Response<proto::RegisterPeerTaskResponse>, Status> {
         let remote = remote(&request)?;
         let request = request.into_inner();
+        let registration = Registration::try_from(&request);
         let host = self.speaker(request.host_id, remote)?;
+        let registration = registration.map_err(|invalid| self.nonsense(&host, invalid))?;
         let task = message::task_id(&request.task_id).map_err(malformed)?;
         let registered =
-            self.0.with(|cluster, now| cluster.handle_registered(now, &host, task, request.held_bytes));
+            self.0.with(|cluster, now| cluster.handle_registered(now, &host, task, &registration));
         let answer = registered.map_err(refused)?;
         let (partners, lease) = (answer.partners.len(), answer.lease.is_some());
         tracing::debug!(%host, %task, partners, lease, "registered");

@@ -189,7 +189,7 @@ impl Drop for Attached {
 mod tests {
     use super::*;
     use crate::lease::LEASE_STALL;
-    use crate::message::Host;
+    use crate::message::{Host, Registration};
     use darter_protocol::scheduler as proto;
     use darter_protocol::{HostId, TaskId};
     use rand::SeedableRng;
@@ -205,7 +205,7 @@ mod tests {
         let life = shared.with(|cluster, now| cluster.handle_host_announced(now, host(id)).unwrap());
         let talk = shared.with(|cluster, now| {
             let id: HostId = id.parse().unwrap();
-            cluster.handle_registered(now, &id, task, 0).unwrap();
+            cluster.handle_registered(now, &id, task, &Registration::default()).unwrap();
             cluster.handle_conversation_opened(now, &id, task).unwrap()
         });
         (Attached::new(Arc::clone(shared), life), Attached::new(Arc::clone(shared), talk))

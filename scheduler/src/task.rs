@@ -9,16 +9,18 @@
 //!   probation no source.
 //! - A peer that downloads and has no partner exists only where no supplier with room for it does, but for those on
 //!   probation.
-//! - At most one lease. While no lease lives, no peer that could be told waits for one without a source (`lease.rs`).
+//! - At most one lease. While no lease lives, no peer that could be told waits for one without a source (`lease.rs`), but
+//!   where the origins of all of them have no room; then the task stands in their lines (`share.rs`).
 //!
 //! The parts: here, how peers come, go and change their roles; `report.rs`, what they say; `packet.rs`, what they are told;
-//! `mesh.rs`, who is named to whom; `lease.rs`, who may go to the origin.
+//! `mesh.rs`, who is named to whom; `lease.rs`, who may go to the origin; `share.rs`, how much the origin may give.
 
 use crate::bag::Bag;
+use crate::budgets::Place;
 use crate::hashes::Hashes;
 use crate::host::{ByHost, HostKey, Regard};
 use crate::lease::Lease;
-use crate::message::Content;
+use crate::message::{Content, Registration};
 use crate::peer::{Download, Listed, Peer, Role, Standing};
 use crate::policy::PARTNERS;
 use crate::refusal::Refusal;
@@ -26,7 +28,8 @@ use crate::stream::StreamId;
 use crate::world::{Cx, Timer};
 use darter_protocol::HostId;
 use darter_protocol::scheduler as proto;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long a peer may be registered without a stream. It opens one right after it registered, or needs none because the
@@ -51,6 +54,10 @@ pub(crate) struct Task {
     /// Hosts that sent corrupt bytes of this task. By name, so that a new life does not wash them clean.
     pub(crate) struck: BTreeSet<HostId>,
     pub(crate) lease: Option<Lease>,
+    /// The origins that have no room for its peers now, and its places in their lines.
+    pub(crate) places: BTreeMap<Arc<str>, Place>,
+    /// Downloads that may not go to the origin.
+    pub(crate) barred: usize,
     /// The last lease ended before its holder was done: whoever gets the next one takes over.
     pub(crate) abandoned: bool,
     /// Leases in a row that ended without any progress.
@@ -66,23 +73,34 @@ pub(crate) struct Task {
 
 impl Task {
     /// The host wants the task: it begins anew, whatever it was before. Returns what it is told at once.
-    pub(crate) fn register(&mut self, cx: &mut Cx<'_>, key: HostKey, held: u64) -> proto::PeerPacket {
+    /// With `barred` it may not go to the origin, for that reason.
+    pub(crate) fn register(
+        &mut self,
+        cx: &mut Cx<'_>,
+        key: HostKey,
+        registration: &Registration,
+        barred: Option<&'static str>,
+    ) -> proto::PeerPacket {
         self.leave(cx, key, Some(Refusal::Replaced));
         let ticket = self.ticket();
         let silent_until = cx.now + SILENCE;
-        let mut download = Download::new(held, ticket);
+        let mut download = Download::new(registration, ticket);
+        if let Some(why) = barred {
+            download.standing = Standing::Barred { why, told: false };
+        }
         download.silent_until = Some(silent_until);
         cx.world.timers.insert((silent_until, Timer::Silent(cx.task, key)));
         self.set_role(cx, key, Some(Role::Downloading(Box::new(download))));
-        if self.unshareable {
-            self.go_alone(cx, key);
-        } else {
+        if !self.unshareable {
             self.consider(cx, key);
+        } else if barred.is_none() && self.enter_origin(cx, key) {
+            self.go_alone(cx, key);
         }
         self.connect(cx, key);
         if self.supplies(key) {
             self.offer(cx, key);
         }
+        self.tell_barred(cx);
         let mut packet = self.take(&cx.world.hosts, key).unwrap_or_default();
         // The answer to a registration has one way to say "go to the origin": a lease, though nobody waits for it.
         if packet.unshareable {
@@ -179,6 +197,14 @@ impl Task {
         if had_lease || was_source || wanted_again {
             self.pass_on(cx);
         }
+        self.tell_barred(cx);
+    }
+
+    /// The host downloads it no more: it asked anew, and is refused now.
+    pub(crate) fn replaced(&mut self, cx: &mut Cx<'_>, key: HostKey) {
+        if self.download(key).is_some() {
+            self.leave(cx, key, Some(Refusal::Replaced));
+        }
     }
 
     /// The task is tried as a shared one again.
@@ -226,7 +252,8 @@ impl Task {
         match role {
             Role::Complete => (self.complete, counts.complete) = (self.complete + 1, counts.complete + 1),
             Role::Partial => counts.partial += 1,
-            Role::Downloading(_) => {
+            Role::Downloading(download) => {
+                self.barred += usize::from(matches!(download.standing, Standing::Barred { .. }));
                 (self.downloading, counts.downloading) = (self.downloading + 1, counts.downloading + 1);
             }
         }
@@ -242,6 +269,10 @@ impl Task {
             Role::Complete => (self.complete, counts.complete) = (self.complete - 1, counts.complete - 1),
             Role::Partial => counts.partial -= 1,
             Role::Downloading(download) => {
+                self.barred -= usize::from(matches!(download.standing, Standing::Barred { .. }));
+                if download.uses {
+                    cx.world.budgets.leave(&download.origin, cx.task, key);
+                }
                 (self.downloading, counts.downloading) = (self.downloading - 1, counts.downloading - 1);
                 if let Some(at) = download.silent_until {
                     cx.world.timers.remove(&(at, Timer::Silent(cx.task, key)));
@@ -327,6 +358,7 @@ impl Task {
         if had_lease || was_source {
             self.pass_on(cx);
         }
+        self.tell_barred(cx);
     }
 
     pub(crate) fn ticket(&mut self) -> u64 {

@@ -1,5 +1,6 @@
 //! The cluster, event by event, in virtual time.
 
+mod budgets;
 mod content;
 mod lab;
 mod leases;

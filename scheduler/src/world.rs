@@ -1,5 +1,6 @@
 //! [`World`]: what all tasks share, and [`Cx`], the view of it in which one task handles one event.
 
+use crate::budgets::Budgets;
 use crate::conduct::{Fault, State, Why};
 use crate::host::{HostKey, Hosts};
 use crate::stream::Streams;
@@ -20,6 +21,7 @@ pub(crate) struct World {
     pub(crate) next_lease: u64,
     /// Hosts whose standing has changed, and whose tasks have not been told.
     pub(crate) judged: Vec<HostKey>,
+    pub(crate) budgets: Budgets,
 }
 
 impl World {
@@ -32,6 +34,7 @@ impl World {
             rng,
             next_lease: 1,
             judged: Vec::new(),
+            budgets: Budgets::default(),
         }
     }
 
@@ -173,6 +176,12 @@ pub struct Counts {
     pub releases: u64,
     /// Messages that no honest daemon sends.
     pub nonsense: u64,
+    /// Tasks that wait until their origin has room.
+    pub waiting_for_room: usize,
+    /// Registrations that were refused by the operator's rules.
+    pub refused: u64,
+    /// Downloads that were told that nobody has what they lack, and that they may not fetch it.
+    pub hopeless: u64,
 }
 
 /// Every reason, in the order of its number.

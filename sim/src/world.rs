@@ -10,7 +10,7 @@ use crate::talk::ToScheduler;
 use crate::tree;
 use darter_protocol::scheduler::PeerPacket;
 use darter_protocol::{PieceHash, PieceIndex, PieceLayout, TaskId};
-use darter_scheduler::message::{Content, Host, Report};
+use darter_scheduler::message::{Content, Host, Registration, Report};
 use darter_scheduler::{Cluster, Sources, StreamId, Taken};
 use darter_swarm::Limits;
 use rand::rngs::{SmallRng, StdRng};
@@ -470,7 +470,14 @@ impl World {
 
     fn register(&mut self, now: Instant, from: HostNo, held: u64) {
         let id = host_id(from);
-        let Ok(answer) = self.cluster.handle_registered(now, &id, self.task, held) else { return };
+        let Ok(answer) = self.cluster.handle_registered(
+            now,
+            &id,
+            self.task,
+            &Registration { held, ..Registration::default() },
+        ) else {
+            return;
+        };
         if let Some(before) = self.places[from].talk.take() {
             self.lines.remove(&before);
             self.cluster.handle_stream_closed(now, before);

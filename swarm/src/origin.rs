@@ -7,7 +7,7 @@ use darter_protocol::PieceLayout;
 use std::ops::Range;
 
 /// Runs at the same time: one that goes through the content, and some for readers elsewhere in it.
-const RUNS: usize = 4;
+pub(crate) const RUNS: usize = 4;
 /// A reader that waits for a byte at most so far ahead of a run waits for the run: at 20 MB/s, for a twentieth of a second,
 /// which a request of its own would take, too.
 const NEAR: u64 = 1 << 20;
@@ -32,6 +32,12 @@ impl Swarm {
                 self.due.push_front(Action::StopOrigin { run: *id });
             }
         }
+    }
+
+    /// So many runs at the same time are allowed from now on, at least one; `None`: as many as are of use. Those that are under way
+    /// go on.
+    pub fn set_most_runs(&mut self, most: Option<usize>) {
+        self.most_runs = most.map_or(RUNS, |most| most.clamp(1, RUNS));
     }
 
     /// The origin has already begun to send these blocks: the run of the first request, which `poll_action` did not start.
@@ -86,7 +92,7 @@ impl Swarm {
         if comes {
             return;
         }
-        if self.pieces.runs.len() >= RUNS {
+        if self.pieces.runs.len() >= self.most_runs {
             let idle = self.pieces.runs.keys().copied();
             let idle = { idle }.find(|run| !self.waiting.keys().any(|waited| self.is_near(*run, *waited)));
             let Some(idle) = idle else { return };
@@ -114,7 +120,7 @@ impl Swarm {
     }
 
     pub(crate) fn poll_origin(&mut self) -> Option<Action> {
-        if self.may_ask != MayAsk::Now || self.pieces.runs.len() >= RUNS {
+        if self.may_ask != MayAsk::Now || self.pieces.runs.len() >= self.most_runs {
             return None;
         }
         let mut blocks = self.next_run()?;

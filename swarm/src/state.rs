@@ -1,6 +1,7 @@
 //! [`Swarm`]: the state of one download, and what may happen to it.
 
 use crate::action::{Action, MayAsk};
+use crate::origin::RUNS;
 use crate::partner::{ASK_AGAIN, Fetch, Partner, Standing};
 use crate::pieces::{Change, Pieces};
 use crate::watch::Typical;
@@ -44,6 +45,8 @@ pub struct Swarm {
     pub(crate) partners: BTreeMap<HostId, Partner>,
     pub(crate) fetches: Vec<Fetch>,
     pub(crate) next_run: u64,
+    /// Runs from the origin at the same time, at most.
+    pub(crate) most_runs: usize,
     pub(crate) may_ask: MayAsk,
     /// The block that a reader waited for last.
     pub(crate) cursor: u32,
@@ -68,6 +71,7 @@ impl Swarm {
             partners: BTreeMap::new(),
             fetches: Vec::new(),
             next_run: 0,
+            most_runs: RUNS,
             may_ask: MayAsk::No,
             cursor: 0,
             waiting: BTreeMap::new(),

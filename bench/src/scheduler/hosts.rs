@@ -66,8 +66,12 @@ impl Host {
 
     /// It wants that content.
     pub(super) async fn register(&self, n: usize) -> Result<proto::RegisterPeerTaskResponse> {
-        let request =
-            proto::RegisterPeerTaskRequest { host_id: self.id.clone(), task_id: task(n), held_bytes: 0 };
+        let request = proto::RegisterPeerTaskRequest {
+            host_id: self.id.clone(),
+            task_id: task(n),
+            held_bytes: 0,
+            ..Default::default()
+        };
         Ok(self.client.clone().register_peer_task(request).await?.into_inner())
     }
 

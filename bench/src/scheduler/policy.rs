@@ -5,7 +5,7 @@ use super::{percentile, row};
 use anyhow::{Context, Result};
 use darter_protocol::scheduler as proto;
 use darter_protocol::{HostId, TaskId};
-use darter_scheduler::message::{Content, Held, Host, Report};
+use darter_scheduler::message::{Content, Held, Host, Registration, Report};
 use darter_scheduler::{Cluster, Taken};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -91,7 +91,7 @@ impl Player {
     }
 
     fn register(&mut self, host: &HostId, task: TaskId) -> Result<proto::RegisterPeerTaskResponse> {
-        Ok(self.cluster.handle_registered(self.now, host, task, 0)?)
+        Ok(self.cluster.handle_registered(self.now, host, task, &Registration::default())?)
     }
 
     /// Downloads, and has its first bytes.

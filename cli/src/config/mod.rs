@@ -9,6 +9,7 @@
 //!   `tracing`, `directories`: one section each, with its defaults.
 //! - `environment`: the same from the variables of docker-registry-proxy instead of a file.
 
+mod access;
 mod accounts;
 mod clients;
 pub(crate) mod directories;
@@ -35,6 +36,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub(crate) use access::load_access;
 pub(crate) use download::Download;
 pub(crate) use entrances::{Entrance, Kind, Security};
 pub(crate) use environment::Place;
@@ -92,6 +94,8 @@ pub(crate) struct Config {
     pub(crate) drain_timeout: Duration,
     /// `host:port` of each scheduler; empty: a cluster of one.
     pub(crate) schedulers: Vec<String>,
+    /// Nothing is fetched from an origin without the word of one of them.
+    pub(crate) only_with_scheduler: bool,
     pub(crate) host: Host,
     pub(crate) download: Download,
     /// How fast content moves between this host, other daemons and origins.
@@ -217,6 +221,7 @@ fn config(top: &mut Section<'_>) -> Config {
         tracing: tracing::tracing(&mut top.section("tracing"), service),
         seed: top.value("seed", value::boolean).or(seed_of_manager).unwrap_or(false),
         drain_timeout: top.value("drainTimeout", value::duration).unwrap_or(DRAIN_TIMEOUT),
+        only_with_scheduler: scheduler.value("disableAutoBackSource", value::boolean).unwrap_or(false),
         schedulers: schedulers(&mut scheduler),
         host: host::host(&mut top.section("host")),
         rates: rates::rates(&mut download, &mut upload),
@@ -318,8 +323,6 @@ fn schedulers(section: &mut Section<'_>) -> Vec<String> {
         value::duration,
         "a scheduler that does not answer at once delays nothing",
     );
-    let always = "when no scheduler answers, content comes from its origin";
-    section.always("disableAutoBackSource", false, value::boolean, always);
     section.sections("netAddrs").iter_mut().filter_map(scheduler).collect()
 }
 

@@ -5,6 +5,7 @@ use std::io;
 use darter_p2p::{
     ClusterStat, Engine, LocalStat, OpenError, OpenRequest, Opened, TaskId, TaskStat, Told, Want,
 };
+use darter_protocol::Priority;
 use darter_protocol::daemon as proto;
 use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderValue};
@@ -98,7 +99,14 @@ pub(super) async fn export(
         return Err(Status::not_found(format!("it is not on this host: {why}")));
     }
     let url = NOWHERE.parse().map_err(|_| Status::internal("the place of imported content is no URL"))?;
-    let open = OpenRequest { task, digest: None, url, headers: HeaderMap::new(), want: Want::All };
+    let open = OpenRequest {
+        task,
+        digest: None,
+        url,
+        headers: HeaderMap::new(),
+        want: Want::All,
+        priority: Priority::default(),
+    };
     match engine.open(open).await {
         Ok(Opened::Content(content)) => {
             let mut headers = HeaderMap::new();

@@ -3,7 +3,7 @@
 use super::{Download, Ended, Known, Start};
 use crate::origin::{self, Answer, Ask, OriginError, Part};
 use crate::progress::Progress;
-use crate::schedule;
+use crate::schedule::{self, Conversation, Joined};
 use crate::store::{Held, Partial, Record};
 use crate::{ContentInfo, OpenError, Opened, Want};
 use darter_protocol::scheduler::{LeaseOutcome, LeaseReturned, PieceResult};
@@ -17,6 +17,9 @@ use tokio::sync::watch;
 /// ones give up. Then it gets the origin's own word.
 const FIRST_WAIT: Duration = Duration::from_secs(5);
 
+/// Why a daemon that has no scheduler fetches nothing, where it is told so.
+pub(super) const NOT_ALONE: &str = "no scheduler answers, and scheduler.disableAutoBackSource lets this host go to the origin only with its word";
+
 impl Download {
     /// Learns length and headers of the content: from an earlier try on this disk, from the scheduler, or from the origin
     /// as soon as this daemon may ask it. Then makes room for it.
@@ -27,7 +30,7 @@ impl Download {
         }
         let resumed = self.resume().await.map_err(store_failed)?;
         let held_bytes = resumed.as_ref().map_or(0, |(partial, held)| bytes_of(partial, held));
-        self.join(held_bytes).await;
+        self.join(held_bytes).await?;
         if let Some((partial, held)) = resumed {
             return Ok(self.start(partial, held, None));
         }
@@ -39,7 +42,7 @@ impl Download {
             Ok(partial) => (partial, Held::default()),
             Err(error) => {
                 self.return_lease(LeaseOutcome::Failed);
-                return Err(store_failed(error));
+                return Err(self.not_past_the_engine(error));
             }
         };
         Ok(self.start(partial, held, body))
@@ -68,12 +71,13 @@ impl Download {
     }
 
     /// Registers with the task's scheduler, if one is up.
-    async fn join(&mut self, held_bytes: u64) {
+    async fn join(&mut self, held_bytes: u64) -> Result<(), Ended> {
         if let Some(link) = self.shared.schedulers.of(&self.task) {
-            match link.join(self.task, held_bytes).await {
-                Ok((talk, first)) => {
+            match link.join(self.task, held_bytes, self.claim.clone()).await {
+                Ok(Joined::Refused(reason)) => return Err(refused(true, reason)),
+                Ok(Joined::Talking(talk, first)) => {
                     self.scheduled.lease = first.lease.map(|lease| lease.id);
-                    self.scheduled.early.push(first);
+                    self.scheduled.early.push(*first);
                     self.scheduled.talk = Some(talk);
                 }
                 Err(status) => {
@@ -81,6 +85,7 @@ impl Download {
                 }
             }
         }
+        Ok(())
     }
 
     /// Waits until somebody else has learned what the content is; `None` when this daemon may ask the origin itself.
@@ -95,7 +100,16 @@ impl Download {
                     headers: origin::content_headers_from(headers),
                 }));
             }
-            let Some(talk) = self.scheduled.talk.as_mut() else { return Ok(None) };
+            if let Some(refusal) = self.scheduled.early.iter().find_map(|packet| packet.refused.clone()) {
+                return Err(refused(false, refusal.reason));
+            }
+            let Some(talk) = self.scheduled.talk.as_mut() else {
+                return if self.shared.config.only_with_scheduler {
+                    Err(refused(false, NOT_ALONE.to_owned()))
+                } else {
+                    Ok(None)
+                };
+            };
             if self.scheduled.lease.is_some() || self.scheduled.unshareable {
                 return Ok(None);
             }
@@ -115,7 +129,7 @@ impl Download {
                 None => {
                     self.scheduled.talk = None;
                     tokio::time::sleep(schedule::rejoin_pause()).await;
-                    self.join(0).await;
+                    self.join(0).await?;
                 }
             }
         }
@@ -159,6 +173,17 @@ impl Download {
                 Err(Ended::failed(OpenError::Origin(invalid.to_string())))
             }
         }
+    }
+
+    /// What cannot be stored the caller streams from the origin; but not where the operator's rules keep it from there.
+    fn not_past_the_engine(&self, error: io::Error) -> Ended {
+        if self.scheduled.talk.as_ref().is_some_and(Conversation::is_barred) {
+            return refused(
+                false,
+                format!("this host cannot store the content, and may not go to its origin: {error}"),
+            );
+        }
+        store_failed(error)
     }
 
     fn return_lease(&mut self, outcome: LeaseOutcome) {
@@ -207,6 +232,10 @@ fn bytes_of(partial: &Partial, held: &Held) -> u64 {
 
 fn stopping() -> Ended {
     Ended::failed(OpenError::Unavailable("the daemon is stopping".to_owned()))
+}
+
+fn refused(for_good: bool, reason: String) -> Ended {
+    Ended::failed(OpenError::Refused { for_good, reason })
 }
 
 fn store_failed(error: io::Error) -> Ended {

@@ -14,7 +14,7 @@ mod transfer;
 use crate::engine::Shared;
 use crate::origin::{Part, Source};
 use crate::progress::{Demand, Demands, Progress};
-use crate::schedule::Conversation;
+use crate::schedule::{Claim, Conversation};
 use crate::store::{Held, Partial, TaskFile};
 use crate::{ContentInfo, OpenError, OpenRequest, Opened, Want};
 use darter_protocol::scheduler::PeerPacket;
@@ -80,6 +80,8 @@ pub(crate) struct Download {
     active: Arc<Active>,
     /// The first caller's way: what the origin answers to it is this caller's answer.
     first: Source,
+    /// What the scheduler is told of the first caller's request.
+    claim: Claim,
     /// Pieces of an earlier download that were checked by it.
     checked: Held,
     phase: watch::Sender<Phase>,
@@ -96,6 +98,8 @@ struct Scheduled {
     unshareable: bool,
     /// The lease was given back because nobody wanted more.
     done: bool,
+    /// Nobody can bring what others do not have, and this daemon may not fetch it: the scheduler's sentence.
+    refused: Option<String>,
 }
 
 /// The content, and what there is of it.
@@ -121,6 +125,7 @@ impl Active {
             digest: request.digest,
             active: Arc::clone(&active),
             first: source_of(request),
+            claim: Claim::of(request),
             checked,
             phase,
             scheduled: Scheduled::default(),
@@ -240,6 +245,7 @@ impl Ended {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use darter_protocol::Priority;
     use http::HeaderValue;
 
     fn request(token: &'static str) -> OpenRequest {
@@ -251,6 +257,7 @@ mod tests {
             url: "http://example.org/".parse().unwrap(),
             headers,
             want: Want::All,
+            priority: Priority::default(),
         }
     }
 

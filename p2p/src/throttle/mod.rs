@@ -25,6 +25,7 @@ pub(crate) use way::Way;
 
 use crate::metrics::Metrics;
 use darter_protocol::{HostId, TaskId};
+use darter_swarm::Rate;
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -56,6 +57,9 @@ struct Each<K> {
 pub(crate) struct TaskThrottles {
     all: Arc<Throttles>,
     task: Arc<Throttle>,
+    /// What the scheduler lets this download take from the origin.
+    share: Arc<watch::Sender<Rates>>,
+    origin: Arc<Throttle>,
     /// Whether some reader lacks something; `None`: nothing is fetched ahead.
     lacking: Option<watch::Receiver<bool>>,
 }
@@ -90,7 +94,9 @@ impl Throttles {
         task: TaskId,
         lacking: Option<watch::Receiver<bool>>,
     ) -> TaskThrottles {
-        TaskThrottles { all: Arc::clone(self), task: self.tasks.get(&task), lacking }
+        let share = Arc::new(watch::Sender::default());
+        let origin = Arc::new(Throttle::new(Limit::Origin, share.subscribe(), self.tasks.metrics.clone()));
+        TaskThrottles { all: Arc::clone(self), task: self.tasks.get(&task), share, origin, lacking }
     }
 
     /// What a byte passes that is sent to `partner`.
@@ -110,10 +116,16 @@ impl TaskThrottles {
 
     /// What a byte passes that comes from the origin.
     pub(crate) fn of_origin(&self) -> Way {
-        self.way([Arc::clone(&self.task), Arc::clone(&self.all.origin), Arc::clone(&self.all.total)])
+        let own = [Arc::clone(&self.origin), Arc::clone(&self.task)];
+        self.way(own.into_iter().chain([Arc::clone(&self.all.origin), Arc::clone(&self.all.total)]))
     }
 
-    fn way(&self, throttles: [Arc<Throttle>; 3]) -> Way {
+    /// So much this download may take from the origin from now on, also by what is under way.
+    pub(crate) fn set_share(&self, rate: Option<Rate>) {
+        self.share.send_replace(Rates { origin: rate, ..Rates::default() });
+    }
+
+    fn way(&self, throttles: impl IntoIterator<Item = Arc<Throttle>>) -> Way {
         let way = Way::through(throttles);
         match &self.lacking {
             Some(lacking) => way.prefetching(Arc::clone(&self.all.prefetch), lacking.clone()),

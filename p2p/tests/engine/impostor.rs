@@ -71,7 +71,7 @@ impl Impostor {
         let have = format!("have {list}\n");
         let mut this = Self::start(scheduler, task, data, honest, Some(have)).await;
         let (host_id, task_id) = ("impostor".to_owned(), task.as_bytes().to_vec().into());
-        let register = RegisterPeerTaskRequest { host_id, task_id, held_bytes: 0 };
+        let register = RegisterPeerTaskRequest { host_id, task_id, held_bytes: 0, ..Default::default() };
         let first = this.client.register_peer_task(register).await.unwrap().into_inner();
         let vouched = |index: &u32| HashMessage {
             index: *index,

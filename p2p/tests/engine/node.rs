@@ -5,6 +5,8 @@ use darter_p2p::{
     Backoff, Content, Digest, Engine, EngineConfig, HostConfig, OpenError, OpenRequest, Opened, Rates,
     ReadError, StoreConfig, TaskId, Want,
 };
+use darter_protocol::Priority;
+use darter_scheduler::Access;
 use darter_upstream::{Dns, Pool, Route, Timeouts, Upstream, UpstreamConfig};
 use http::{HeaderMap, HeaderValue, header};
 use http_body_util::BodyExt;
@@ -40,6 +42,14 @@ impl Node {
     pub(crate) async fn limited(name: &str, schedulers: &[SocketAddr], rates: Rates, prefetch: bool) -> Self {
         let temp = tempfile::tempdir().unwrap();
         let change = |config: &mut EngineConfig| (config.rates, config.prefetch) = (rates, prefetch);
+        let node = Self::start_with(temp.path(), name, schedulers, change).await;
+        Self { _temp: Some(temp), ..node }
+    }
+
+    /// One that goes to origins only with a scheduler's word.
+    pub(crate) async fn obedient(name: &str, schedulers: &[SocketAddr]) -> Self {
+        let temp = tempfile::tempdir().unwrap();
+        let change = |config: &mut EngineConfig| config.only_with_scheduler = true;
         let node = Self::start_with(temp.path(), name, schedulers, change).await;
         Self { _temp: Some(temp), ..node }
     }
@@ -100,6 +110,7 @@ impl Node {
                 upload_slots: 16,
             },
             schedulers: schedulers.iter().map(ToString::to_string).collect(),
+            only_with_scheduler: false,
             backoff: Backoff { first: Duration::from_millis(1), most: Duration::from_millis(5), attempts: 3 },
             idle_timeout: Duration::from_secs(30),
             prefetch: false,
@@ -175,12 +186,22 @@ impl Scheduler {
         Self::start_at("127.0.0.1:0".parse().unwrap()).await
     }
 
+    /// One whose operator has these rules.
+    pub(crate) async fn ruled(access: Access) -> Self {
+        Self::start_with("127.0.0.1:0".parse().unwrap(), access).await
+    }
+
     pub(crate) async fn start_at(address: SocketAddr) -> Self {
+        Self::start_with(address, Access::default()).await
+    }
+
+    async fn start_with(address: SocketAddr, access: Access) -> Self {
         let listener = std::net::TcpListener::bind(address).unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let scheduler = darter_scheduler::Scheduler::new(&mut Registry::default());
+        scheduler.set_access(access);
         runtime.spawn(async move {
             let listener = TcpListener::from_std(listener).unwrap();
             darter_scheduler::run(listener, scheduler, CancellationToken::new()).await.unwrap();
@@ -221,6 +242,7 @@ pub(crate) fn blob(origin: SocketAddr, content: &[u8]) -> OpenRequest {
         url: format!("http://{origin}/v2/a/blobs/{digest}").parse().unwrap(),
         headers: HeaderMap::new(),
         want: Want::All,
+        priority: Priority::default(),
     }
 }
 

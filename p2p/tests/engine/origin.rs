@@ -60,6 +60,9 @@ struct Shared {
     behaviour: Behaviour,
     sent: AtomicU64,
     answered: AtomicUsize,
+    /// Answers that are being sent, and the most at once so far.
+    sending: AtomicUsize,
+    most: AtomicUsize,
     requests: Mutex<Vec<Request>>,
 }
 
@@ -78,6 +81,8 @@ impl Origin {
             behaviour,
             sent: AtomicU64::new(0),
             answered: AtomicUsize::new(0),
+            sending: AtomicUsize::new(0),
+            most: AtomicUsize::new(0),
             requests: Mutex::default(),
         });
         let serving = Arc::clone(&shared);
@@ -95,6 +100,11 @@ impl Origin {
     /// Bytes of bodies that were sent.
     pub(crate) fn sent(&self) -> u64 {
         self.shared.sent.load(Ordering::SeqCst)
+    }
+
+    /// Answers that were sent at the same time, at most.
+    pub(crate) fn most_at_once(&self) -> usize {
+        self.shared.most.load(Ordering::SeqCst)
     }
 
     pub(crate) fn requests(&self) -> Vec<Request> {
@@ -130,7 +140,11 @@ impl Shared {
                 }
             }
             self.requests.lock().unwrap().push(request.clone());
-            self.answer(&request, &mut write).await?;
+            let sending = self.sending.fetch_add(1, Ordering::SeqCst) + 1;
+            self.most.fetch_max(sending, Ordering::SeqCst);
+            let answered = self.answer(&request, &mut write).await;
+            self.sending.fetch_sub(1, Ordering::SeqCst);
+            answered?;
         }
     }
 

@@ -263,6 +263,7 @@ async fn engine(upstream: &Upstream, folder: &Path) -> Engine {
             upload_slots: 1,
         },
         schedulers: Vec::new(),
+        only_with_scheduler: false,
         backoff: Backoff { first: Duration::ZERO, most: Duration::ZERO, attempts: 3 },
         idle_timeout: Duration::from_secs(30),
         prefetch: false,

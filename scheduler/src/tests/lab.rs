@@ -2,13 +2,14 @@
 //! hear. After every event the invariants are checked, and that what each daemon was told adds up to what the cluster
 //! means.
 
+use crate::access::Access;
 use crate::cluster::{Cluster, Sources, Taken};
-use crate::message::{Content, Held, Host, Report};
+use crate::message::{Content, Held, Host, Registration, Report};
 use crate::refusal::Refusal;
 use crate::stream::StreamId;
 use darter_protocol::scheduler as proto;
 use darter_protocol::scheduler::{FailureReason, LeaseOutcome};
-use darter_protocol::{HostId, PieceHash, PieceLayout, Root, TaskId};
+use darter_protocol::{HostId, PieceHash, PieceLayout, Priority, Root, TaskId};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,6 +36,8 @@ pub(super) struct Talk {
     pub(super) lease: Option<u64>,
     pub(super) revoked: usize,
     pub(super) unshareable: bool,
+    pub(super) share: Option<proto::Share>,
+    pub(super) refused: Option<proto::Refused>,
     pub(super) ended: Option<Option<Refusal>>,
     /// It does not read its stream.
     pub(super) deaf: bool,
@@ -71,6 +74,8 @@ impl Talk {
         if let Some(lease) = packet.lease {
             assert_eq!(self.lease.replace(lease.id), None, "two leases at once");
         }
+        self.share = packet.share.or(self.share);
+        self.refused = packet.refused.or(self.refused.take());
         if packet.unshareable {
             // It drops everything and goes by itself.
             (self.unshareable, self.lease) = (true, None);
@@ -186,7 +191,38 @@ impl Lab {
     }
 
     pub(super) fn try_register(&mut self, name: &str, n: u8, held: u64) -> Result<Talk, Refusal> {
-        let answer = self.cluster.handle_registered(self.now, &id(name), task(n), held)?;
+        self.try_register_at(name, n, Registration { held, ..Registration::default() })
+    }
+
+    /// Registers with an origin and a priority, and opens the conversation if it is not refused for good.
+    pub(super) fn join_at(&mut self, name: &str, n: u8, origin: &str, level: u32) -> Talk {
+        let priority = Priority::level(level).unwrap();
+        let talk = self
+            .try_register_at(
+                name,
+                n,
+                Registration { origin: origin.into(), priority, ..Registration::default() },
+            )
+            .unwrap();
+        if talk.refused.as_ref().is_none_or(|refused| !refused.for_good) {
+            self.open(name, n);
+        }
+        talk
+    }
+
+    /// The operator's rules from now on.
+    pub(super) fn rule(&mut self, access: Access) {
+        self.cluster.set_access(self.now, access);
+        self.settle();
+    }
+
+    pub(super) fn try_register_at(
+        &mut self,
+        name: &str,
+        n: u8,
+        registration: Registration,
+    ) -> Result<Talk, Refusal> {
+        let answer = self.cluster.handle_registered(self.now, &id(name), task(n), &registration)?;
         let before = self.talks.remove(&(name.to_owned(), n)).and_then(|talk| talk.stream);
         if let Some(before) = before {
             self.cluster.handle_stream_closed(self.now, before);
@@ -197,6 +233,8 @@ impl Lab {
             partners: answer.partners,
             hashes: answer.hashes,
             lease: answer.lease,
+            share: answer.share,
+            refused: answer.refused,
             ..Default::default()
         });
         self.talks.insert((name.to_owned(), n), talk.clone());

@@ -2,7 +2,7 @@
 
 use super::lab::{LENGTH, Lab, content, id, task, whole};
 use crate::cluster::{MAX_DOWNLOADS_PER_HOST, Taken};
-use crate::message::Content;
+use crate::message::{Content, Registration};
 use crate::refusal::Refusal;
 use crate::task::SILENCE;
 use darter_protocol::{Root, TaskId};
@@ -101,7 +101,7 @@ fn a_second_registration_replaces_the_first_and_its_stream() {
     let mut lab = Lab::with(&["a"]);
     lab.join("a", 1);
     let first = lab.talk("a", 1).stream.unwrap();
-    lab.cluster.handle_registered(lab.now, &id("a"), task(1), 0).unwrap();
+    lab.cluster.handle_registered(lab.now, &id("a"), task(1), &Registration::default()).unwrap();
     assert_eq!(lab.cluster.take(first), Taken::Ended(Some(Refusal::Replaced)));
     // The end of the first stream, which comes after the second registration, ends nothing.
     lab.join("a", 1);
@@ -249,9 +249,14 @@ fn one_host_has_a_bounded_number_of_downloads() {
     let mut lab = Lab::with(&["a"]);
     let task = |n: usize| TaskId::of_url(&n.to_string(), "", "");
     for n in 0..MAX_DOWNLOADS_PER_HOST {
-        lab.cluster.handle_registered(lab.now, &id("a"), task(n), 0).unwrap();
+        lab.cluster.handle_registered(lab.now, &id("a"), task(n), &Registration::default()).unwrap();
     }
-    let more = lab.cluster.handle_registered(lab.now, &id("a"), task(MAX_DOWNLOADS_PER_HOST), 0);
+    let more = lab.cluster.handle_registered(
+        lab.now,
+        &id("a"),
+        task(MAX_DOWNLOADS_PER_HOST),
+        &Registration::default(),
+    );
     assert_eq!(more, Err(Refusal::TooMany("downloads of one host")));
     lab.die("a");
     assert_eq!(lab.cluster.counts().downloading, 0);

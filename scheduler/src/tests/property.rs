@@ -1,9 +1,12 @@
 //! Any sequence of events, from honest and confused daemons: the lab checks the invariants after each.
 
 use super::lab::{LENGTH, Lab, content, hash, id, task, whole};
-use crate::message::{Report, Served};
+use crate::access::{Access, Budget, HostPattern};
+use crate::message::{Registration, Report, Served};
+use darter_protocol::Priority;
 use darter_protocol::scheduler::{FailureReason, LeaseOutcome};
 use proptest::prelude::*;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::time::Duration;
 
 const HOSTS: [&str; 6] = ["a", "b", "c", "d", "seed-1", "seed-2"];
@@ -18,7 +21,8 @@ enum Event {
     Announce,
     Die,
     Leave,
-    Register { held: u64 },
+    Register { held: u64, origin: &'static str, level: u32 },
+    Rule { connections: u32 },
     Open,
     Close,
     Deaf { deaf: bool },
@@ -57,7 +61,9 @@ fn event() -> impl Strategy<Value = Event> {
         3 => Just(Event::Announce),
         2 => Just(Event::Die),
         1 => Just(Event::Leave),
-        8 => bytes.clone().prop_map(|held| Event::Register { held: held % LENGTH }),
+        8 => (bytes.clone(), prop_oneof![Just("x"), Just("y"), Just("free")], prop_oneof![5 => Just(0u32), 3 => 0..7u32])
+            .prop_map(|(held, origin, level)| Event::Register { held: held % LENGTH, origin, level }),
+        1 => (0u32..4).prop_map(|connections| Event::Rule { connections }),
         10 => Just(Event::Open),
         3 => Just(Event::Close),
         4 => any::<bool>().prop_map(|deaf| Event::Deaf { deaf }),
@@ -89,7 +95,12 @@ fn apply(lab: &mut Lab, host: &str, n: u8, event: Event) {
             lab.cluster.handle_host_left(lab.now, &id(host));
             lab.die(host);
         }
-        Event::Register { held } => assert_eq!(lab.try_register(host, n, held).is_ok(), alive),
+        Event::Register { held, origin, level } => {
+            let priority = Priority::level(level).unwrap();
+            let registration = Registration { held, origin: origin.into(), priority, ..Default::default() };
+            assert_eq!(lab.try_register_at(host, n, registration).is_ok(), alive);
+        }
+        Event::Rule { connections } => lab.rule(rules(connections)),
         Event::Open if alive && lab.cluster.stat(&task(n)).downloading > 0 && lab.is_registered(host, n) => {
             lab.try_open(host, n).ok();
         }
@@ -121,6 +132,17 @@ fn apply(lab: &mut Lab, host: &str, n: u8, event: Event) {
         Event::Drop if alive => lab.drop_task(host, n),
         Event::Pass { millis } => lab.pass(Duration::from_millis(millis)),
         _ => {}
+    }
+}
+
+/// So many connections to two origins, and as many to the third as one likes; none: only seeds go there.
+fn rules(connections: u32) -> Access {
+    let budget =
+        Budget { connections: NonZeroU32::new(connections), bytes_per_second: NonZeroU64::new(1 << 20) };
+    Access {
+        disable_back_source: connections == 0,
+        origins: ["x", "y"].map(|host| (HostPattern::parse(host).unwrap(), budget)).into(),
+        ..Access::default()
     }
 }
 

@@ -122,7 +122,12 @@ async fn it_says_that_it_has_what_it_has_not_and_is_out_once_enough_were_deceive
             break;
         }
         let (host_id, task_id) = (victim.name.to_owned(), bytes(task(deceived)));
-        let request = proto::RegisterPeerTaskRequest { host_id, task_id: task_id.clone(), held_bytes: 0 };
+        let request = proto::RegisterPeerTaskRequest {
+            host_id,
+            task_id: task_id.clone(),
+            held_bytes: 0,
+            ..Default::default()
+        };
         let told = victim.client.clone().register_peer_task(request).await.unwrap().into_inner();
         assert_eq!((told.partners.len(), told.lease), (1, None), "{deceived}");
         let failed = vec![proto::PartnerFailed {
@@ -139,8 +144,12 @@ async fn it_says_that_it_has_what_it_has_not_and_is_out_once_enough_were_deceive
     }
     assert_eq!(deceived, 10);
     assert_eq!(state(&a, "evil").await, (proto::HostState::Quarantined, "failing".to_owned()));
-    let request =
-        proto::RegisterPeerTaskRequest { host_id: "a".into(), task_id: task(15).into(), held_bytes: 0 };
+    let request = proto::RegisterPeerTaskRequest {
+        host_id: "a".into(),
+        task_id: task(15).into(),
+        held_bytes: 0,
+        ..Default::default()
+    };
     let told = a.client.clone().register_peer_task(request).await.unwrap().into_inner();
     assert!(told.partners.is_empty() && told.lease.is_some());
 }

@@ -95,6 +95,7 @@ impl Daemon {
             host_id: self.name.to_owned(),
             task_id: vec![1; 32].into(),
             held_bytes: 0,
+            ..Default::default()
         };
         self.client.clone().register_peer_task(request).await.map(tonic::Response::into_inner)
     }

@@ -165,8 +165,12 @@ async fn a_scheduler_of_the_version_before_understands_a_daemon_of_this_one() {
     let hello = tokio_stream::once(proto::AnnounceHostRequest { host: Some(host) });
     let answer = daemon.announce_host(hello).await.unwrap().into_inner().message().await.unwrap().unwrap();
     assert_eq!((answer.epoch, answer.protocol), (5, 0), "from before there were numbers");
-    let request =
-        proto::RegisterPeerTaskRequest { host_id: "new".into(), task_id: vec![1; 32].into(), held_bytes: 0 };
+    let request = proto::RegisterPeerTaskRequest {
+        host_id: "new".into(),
+        task_id: vec![1; 32].into(),
+        held_bytes: 0,
+        ..Default::default()
+    };
     assert!(daemon.register_peer_task(request).await.unwrap().into_inner().lease.is_some());
     let served = vec![proto::PartnerServed { host_id: "a".into(), pieces: 1, bytes: 1 }];
     let report = proto::PieceResult { held_bytes: 7, served, free_uploads: Some(1), ..Default::default() };

@@ -21,7 +21,7 @@ use super::{Download, Known, Start};
 use crate::ReadError;
 use crate::peer::PeerError;
 use crate::progress::{State, Wanted};
-use crate::schedule::Conversation;
+use crate::schedule::{Conversation, Joined};
 use crate::store::Partial;
 use crate::verify::Verifier;
 use darter_protocol::scheduler::PeerPacket;
@@ -64,10 +64,12 @@ pub(super) struct Transfer {
     right: Right,
     /// Until when it is waited for those who have what is promised.
     promise: Option<Instant>,
+    /// Until when it is waited for those who have what this download may not fetch.
+    hope: Option<Instant>,
     /// Whether some reader lacks something.
     lacking: watch::Sender<bool>,
     outbox: Outbox,
-    joining: Option<BoxFuture<'static, Result<(Conversation, PeerPacket), Status>>>,
+    joining: Option<BoxFuture<'static, Result<Joined, Status>>>,
     counts: Counts,
     jobs: JoinSet<()>,
     /// Jobs of content in memory, which never block: to hand them to other threads, and hear from there, would cost more than
@@ -122,6 +124,7 @@ impl Transfer {
         Self {
             right: Right::new(shared.config.backoff),
             promise: None,
+            hope: None,
             lacking,
             counts: Counts {
                 held: have.iter().map(|piece| layout.range(piece).len()).sum(),
@@ -200,6 +203,9 @@ impl Transfer {
             self.follow_demand();
             self.update_promise(now);
             self.update_right(now);
+            if let Some(end) = self.update_hope(now) {
+                return end;
+            }
             self.look_after_fetches(now);
             while let Some(action) = self.swarm.poll_action(now.into_std(), &mut self.rng) {
                 self.perform(action);
@@ -220,8 +226,13 @@ impl Transfer {
             }
             let report_due = self.outbox.due().filter(|_| scheduled.talk.is_some());
             let look = self.swarm.poll_timeout().map(Instant::from_std);
-            let wake =
-                report_due.into_iter().chain(self.right.due_at(now)).chain(self.promise).chain(look).min();
+            let wake = report_due
+                .into_iter()
+                .chain(self.right.due_at(now))
+                .chain(self.promise)
+                .chain(self.hope)
+                .chain(look)
+                .min();
             let alone = scheduled.talk.is_none() && self.joining.is_none();
             let ended = tokio::select! {
                 Some(event) = self.events.recv() => self.handle_event(event),

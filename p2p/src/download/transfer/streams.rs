@@ -3,6 +3,7 @@
 use super::{End, Transfer};
 use crate::download::SourceId;
 use crate::download::jobs::{Rest, Run, RunError};
+use crate::download::learn::NOT_ALONE;
 use crate::origin::Part;
 use crate::sink::{Goal, Wrote};
 use crate::{Supplier, TRACE};
@@ -19,6 +20,9 @@ use tracing::Instrument as _;
 
 /// How long it takes at most until somebody who has a piece shows: he is named, connected to, and says so.
 const PATIENCE: Duration = Duration::from_millis(500);
+
+/// How long it takes at most until somebody who has a piece is found, after a scheduler came back or a partner was lost.
+const HOPE: Duration = Duration::from_secs(5);
 
 /// Streams from the origin.
 #[derive(Default)]
@@ -53,6 +57,7 @@ impl Transfer {
         let scheduled = &self.download.scheduled;
         let allowed = match scheduled.talk {
             Some(_) => scheduled.lease.is_some() || scheduled.unshareable,
+            None if self.download.shared.config.only_with_scheduler => false,
             None => self.joining.is_none() || self.swarm.asks_origin(),
         };
         self.swarm.handle_right(match (allowed, self.right.is_due(now)) {
@@ -66,6 +71,19 @@ impl Transfer {
             // The lease was given back when nobody wanted more. Now somebody does.
             self.register_again();
         }
+    }
+
+    /// A download that may not go to the origin ends when what is missing has been with nobody for a while.
+    pub(super) fn update_hope(&mut self, now: Instant) -> Option<End> {
+        let scheduled = &self.download.scheduled;
+        let alone = scheduled.talk.is_none() && self.download.shared.config.only_with_scheduler;
+        let why = scheduled.refused.as_deref().or(alone.then_some(NOT_ALONE));
+        let Some(why) = why.filter(|_| scheduled.lease.is_none() && self.swarm.needs_origin()) else {
+            self.hope = None;
+            return None;
+        };
+        (*self.hope.get_or_insert(now + HOPE) <= now)
+            .then(|| End::unavailable(why.to_owned(), LeaseOutcome::Refused))
     }
 
     pub(super) fn start_run(&mut self, run: RunId, blocks: Range<u32>) {

@@ -2,9 +2,10 @@
 
 use super::{End, Transfer};
 use crate::download::Scheduled;
-use crate::schedule::{self, Conversation};
-use darter_protocol::scheduler::{LeaseOutcome, PeerPacket};
+use crate::schedule::{self, Joined};
+use darter_protocol::scheduler::{LeaseOutcome, PeerPacket, Share};
 use darter_protocol::{HostId, PieceHash, Root};
+use darter_swarm::Rate;
 use rand::RngExt;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -23,10 +24,17 @@ impl Transfer {
         if packet.lease_revoked {
             scheduled.lease = None;
         }
+        if let Some(refused) = packet.refused {
+            scheduled.refused = Some(refused.reason);
+        }
         if let Some(lease) = packet.lease {
             scheduled.lease = Some(lease.id);
             scheduled.done = false;
+            scheduled.refused = None;
             self.vouch(Instant::now());
+        }
+        if let Some(share) = packet.share {
+            self.take_share(share);
         }
         if let Some(content) = packet.content {
             if content.length != self.layout.length() {
@@ -46,6 +54,12 @@ impl Transfer {
         packet.partners.iter().for_each(|partner| self.add_partner(partner));
         self.ask_hashes();
         Ok(())
+    }
+
+    /// So much of the origin is this download's.
+    fn take_share(&mut self, share: Share) {
+        self.bench.throttles.set_share(Rate::new(share.bytes_per_second));
+        self.swarm.set_most_runs((share.connections > 0).then_some(share.connections as usize));
     }
 
     /// As the holder of the lease: says what the content is and which pieces it knows.
@@ -142,7 +156,7 @@ impl Transfer {
         if self.joining.is_none()
             && let Some(link) = self.download.shared.schedulers.of(&self.download.task)
         {
-            let join = link.join(self.download.task, self.counts.held);
+            let join = link.join(self.download.task, self.counts.held, self.download.claim.clone());
             self.joining = Some(Box::pin(async move {
                 first.await;
                 join.await
@@ -150,15 +164,15 @@ impl Transfer {
         }
     }
 
-    pub(super) fn handle_joined(
-        &mut self,
-        joined: Result<(Conversation, PeerPacket), Status>,
-    ) -> Result<(), End> {
+    pub(super) fn handle_joined(&mut self, joined: Result<Joined, Status>) -> Result<(), End> {
         match joined {
-            Ok((talk, first)) => {
+            Ok(Joined::Refused(reason)) => Err(End::unavailable(reason, LeaseOutcome::Refused)),
+            Ok(Joined::Talking(talk, first)) => {
                 self.download.scheduled = Scheduled { talk: Some(talk), ..Scheduled::default() };
                 self.outbox.clear();
-                self.handle_packet(first)
+                // What another scheduler said of this is not this one's word.
+                self.take_share(Share::default());
+                self.handle_packet(*first)
             }
             Err(status) => {
                 tracing::debug!(task = %self.download.task, reason = status.message(), "cannot register; going on alone");
