@@ -19,7 +19,7 @@ use darter_protocol::{PieceHash, Ring, Root, TaskId, UrlPrefix};
 use darter_upstream::Upstream;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use rand::RngExt;
+use rand::{Rng, RngExt};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -43,6 +43,10 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 /// daemons do not come back in step.
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LAST_RETRY: Duration = Duration::from_secs(5);
+/// Daemons that lose a scheduler together come back spread over this time, each with all that it holds: a scheduler that was
+/// restarted would otherwise have ten thousand inventories to take in at one moment. Shorter than a download waits before it
+/// goes on without one (`ALONE_AFTER`).
+const SPREAD: Duration = Duration::from_millis(800);
 /// The pause before a download whose conversation ended registers anew, at most. A scheduler that answers, and ends every
 /// conversation, must not be asked without end.
 const REJOIN_PAUSE: Duration = Duration::from_millis(200);
@@ -252,7 +256,7 @@ impl Link {
     /// Keeps the life line up until shutdown, or until this is no scheduler any more, then says goodbye. Calls `came_up`
     /// whenever it came up, and `lost` whenever it could not be reached.
     async fn keep_up(&self, life: &Life, came_up: impl Fn(), lost: impl Fn()) {
-        let (mut pause, mut told) = (FIRST_RETRY, false);
+        let (mut pause, mut told, mut spread) = (FIRST_RETRY, false, Duration::ZERO);
         while !life.shutdown.is_cancelled() && !self.removed.is_cancelled() {
             let ended = tokio::select! {
                 ended = self.live(life, &came_up) => ended,
@@ -264,6 +268,7 @@ impl Link {
                 life.metrics.scheduler_up.dec();
                 tracing::warn!(scheduler = self.address, reason = ended.message(), "lost the scheduler");
                 (pause, told) = (FIRST_RETRY, true);
+                spread = SPREAD;
             } else if !std::mem::replace(&mut told, true) {
                 let reason = ended.message();
                 tracing::warn!(
@@ -272,9 +277,9 @@ impl Link {
                     "cannot reach the scheduler; serving without it"
                 );
             }
-            let jitter = rand::rng().random_range(0.5..1.0);
+            let wait = retry_after(pause, std::mem::take(&mut spread), &mut rand::rng());
             tokio::select! {
-                () = tokio::time::sleep(pause.mul_f64(jitter)) => pause = (pause * 2).min(LAST_RETRY),
+                () = tokio::time::sleep(wait) => pause = (pause * 2).min(LAST_RETRY),
                 () = life.shutdown.cancelled() => {}
                 () = self.removed.cancelled() => {}
             }
@@ -594,6 +599,11 @@ impl Conversation {
     }
 }
 
+/// When a link is tried again. With `spread`, anywhere in that time behind the pause.
+fn retry_after(pause: Duration, spread: Duration, rng: &mut impl Rng) -> Duration {
+    pause.mul_f64(rng.random_range(0.5..1.0)) + spread.mul_f64(rng.random_range(0.0..1.0))
+}
+
 /// How long a download whose conversation has ended waits before it registers anew.
 pub(crate) fn rejoin_pause() -> Duration {
     REJOIN_PAUSE.mul_f64(rand::rng().random_range(0.5..1.0))
@@ -619,5 +629,24 @@ pub(crate) fn content(record: &Record, root: Option<Root>) -> Content {
         length: record.info.length,
         headers: record.info.headers.iter().map(header).collect(),
         root: root.map(|root| root.as_bytes().to_vec()).unwrap_or_default().into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::SeedableRng;
+    use rand::rngs::SmallRng;
+
+    #[test]
+    fn those_who_lose_a_scheduler_together_do_not_come_back_together() {
+        let mut rng = SmallRng::seed_from_u64(1);
+        let mut tenths = [0; 10];
+        for _ in 0..10_000 {
+            let wait = retry_after(FIRST_RETRY, SPREAD, &mut rng);
+            assert!((FIRST_RETRY / 2..FIRST_RETRY + SPREAD).contains(&wait));
+            tenths[(wait.as_millis() / 100) as usize] += 1;
+        }
+        assert!(tenths.iter().all(|came| *came < 1_600), "{tenths:?}");
     }
 }

@@ -28,7 +28,7 @@ use std::time::Instant;
 const MAX_HOSTS: usize = 100_000;
 /// Tasks of one host, held or wanted. A task with one holder costs 0.9 KiB and its headers, each further holder 0.2 KiB: so
 /// one host that makes tasks up costs 200 MiB at most.
-const MAX_TASKS_PER_HOST: usize = 200_000;
+pub(crate) const MAX_TASKS_PER_HOST: usize = 200_000;
 /// Tasks of all hosts together: 5 GiB.
 const MAX_TASKS: usize = 5_000_000;
 /// Downloads of one host at once, 0.6 KiB each. Below the streams that a connection may have (`service.rs`), so that a daemon
@@ -233,7 +233,7 @@ impl Cluster {
     /// [`Refusal::UnknownHost`], [`Refusal::TooMany`]; none of the tasks has been taken then.
     pub fn handle_inventory(&mut self, now: Instant, host: &HostId, tasks: Vec<Held>) -> Result<(), Refusal> {
         let key = self.alive(host)?;
-        self.check_room(key, tasks.iter().map(|held| &held.task))?;
+        self.check_room(key, MAX_TASKS_PER_HOST, tasks.iter().map(|held| &held.task))?;
         for Held { task, content } in tasks {
             if self.on_task_or_new(now, task, |task, cx| task.holds(cx, key, content)).is_err() {
                 self.world.counts.ignored += 1;
@@ -256,7 +256,8 @@ impl Cluster {
         registration: &Registration,
     ) -> Result<proto::RegisterPeerTaskResponse, Refusal> {
         let key = self.alive(host)?;
-        self.check_room(key, std::iter::once(&task))?;
+        // What it downloads it may lack room to announce, and gets from others all the same.
+        self.check_room(key, MAX_TASKS_PER_HOST + MAX_DOWNLOADS_PER_HOST, std::iter::once(&task))?;
         if self.world.hosts.life(key).is_some_and(|life| life.downloads >= MAX_DOWNLOADS_PER_HOST) {
             return Err(Refusal::TooMany("downloads of one host"));
         }
@@ -287,15 +288,27 @@ impl Cluster {
         })
     }
 
+    /// Whether there is room for one more that the host holds. One that it downloads is among its tasks already, and was
+    /// perhaps beyond what it may announce.
+    fn check_holds(&self, key: HostKey, task: &TaskId) -> Result<(), Refusal> {
+        let downloads = self.tasks.get(task).is_some_and(|task| task.download(key).is_some());
+        let tasks = self.world.hosts.life(key).map_or(0, |life| life.tasks.len());
+        if downloads && tasks > MAX_TASKS_PER_HOST {
+            return Err(Refusal::TooMany("tasks of one host"));
+        }
+        self.check_room(key, MAX_TASKS_PER_HOST, std::iter::once(task))
+    }
+
     /// Whether there is room for these tasks. What is there already takes none: a host that says again what it has, or joins
     /// others in a download, is welcome in a cluster that is full.
     fn check_room<'a>(
         &self,
         key: HostKey,
+        most: usize,
         wanted: impl ExactSizeIterator<Item = &'a TaskId> + Clone,
     ) -> Result<(), Refusal> {
         if let Some(tasks) = self.world.hosts.life(key).map(|life| &life.tasks)
-            && !fits(tasks.len(), MAX_TASKS_PER_HOST, wanted.clone(), |task| tasks.contains(task))
+            && !fits(tasks.len(), most, wanted.clone(), |task| tasks.contains(task))
         {
             return Err(Refusal::TooMany("tasks of one host"));
         }
@@ -364,7 +377,11 @@ impl Cluster {
     ) -> Result<(), Refusal> {
         let key = self.alive(host)?;
         if let Some(content) = complete {
-            self.check_room(key, std::iter::once(&task))?;
+            if let Err(refusal) = self.check_holds(key, &task) {
+                self.on_task(now, task, |task, cx| task.replaced(cx, key));
+                self.carry_out(now);
+                return Err(refusal);
+            }
             self.on_task_or_new(now, task, |task, cx| task.holds(cx, key, content))?;
         } else {
             self.on_task(now, task, |task, cx| task.gave_up(cx, key));
@@ -534,8 +551,12 @@ fn fits<'a>(
     wanted: impl ExactSizeIterator<Item = &'a TaskId>,
     is_there: impl Fn(&TaskId) -> bool,
 ) -> bool {
+    if there + wanted.len() <= most {
+        return true;
+    }
     // Only near the limit is it worth looking for each.
-    there + wanted.len() <= most || there + wanted.filter(|task| !is_there(task)).count() <= most
+    let new = wanted.filter(|task| !is_there(task)).count();
+    new == 0 || there + new <= most
 }
 
 #[cfg(test)]
@@ -547,7 +568,7 @@ mod tests {
         let tasks = [0, 1, 2].map(|n| TaskId::from([n; 32]));
         let there = &tasks[..2];
         let fits = |wanted: &[TaskId], most| fits(2, most, wanted.iter(), |task| there.contains(task));
-        assert!(fits(there, 2) && fits(&tasks, 3));
+        assert!(fits(there, 2) && fits(there, 1) && fits(&tasks, 3));
         assert!(!fits(&tasks, 2) && !fits(&tasks[2..], 2));
     }
 }

@@ -110,8 +110,13 @@ pub(crate) struct Conduct(Option<Box<Record>>);
 struct Record {
     state: State,
     score: f32,
-    /// When `score` was that much, and when the last bad word came or the last quarantine ended.
+    /// When `score` was that much.
     scored: Instant,
+    /// Of the score, what its own words gave it (nonsense, accusations beyond measure), and when it was that much.
+    own: f32,
+    own_since: Instant,
+    /// When the last bad word came or the last quarantine ended.
+    spoken: Instant,
     /// Quarantines, each twice as long as the one before.
     times: u32,
     /// As a reporter: whom it accused lately.
@@ -159,6 +164,7 @@ impl Conduct {
         self.0.as_ref().is_some_and(|record| {
             record.state != State::Good
                 || record.times_at(now) > 0
+                || record.own_at(now) >= NOT_HELD
                 || record.believed > 0 && now < record.believed_since + LATELY
                 || record.accused.iter().any(|accused| now < accused.last + LATELY)
         })
@@ -194,18 +200,24 @@ impl Conduct {
 
     /// It accused one more of corrupt bytes than its word is good for.
     pub(crate) fn overdid(&mut self, now: Instant) -> Option<Why> {
-        self.charge(now, FAILURE, Why::Accuser)
+        self.charge_own(now, FAILURE, Why::Accuser)
     }
 
     /// It sent what no honest daemon sends.
     pub(crate) fn talked_nonsense(&mut self, now: Instant) -> Option<Why> {
-        self.charge(now, NONSENSE, Why::Nonsense)
+        self.charge_own(now, NONSENSE, Why::Nonsense)
+    }
+
+    fn charge_own(&mut self, now: Instant, points: f32, why: Why) -> Option<Why> {
+        let record = self.record(now);
+        (record.own, record.own_since) = (record.own_at(now) + points, now);
+        self.charge(now, points, why)
     }
 
     fn charge(&mut self, now: Instant, points: f32, why: Why) -> Option<Why> {
         let record = self.record(now);
-        record.score = record.score_at(now) + points;
-        record.scored = now;
+        record.set_score(now, record.score_at(now) + points);
+        record.spoken = now;
         let limit = match record.state {
             State::Good => THRESHOLD,
             // Half a failure is enough: it has to prove itself.
@@ -223,7 +235,8 @@ impl Conduct {
         let before = if let State::Quarantined { until, .. } = record.state { Some(until) } else { None };
         let until = before.map_or(now + lasts, |before| before.max(now + lasts));
         record.state = State::Quarantined { until, why };
-        (record.score, record.scored) = (0.0, now);
+        record.set_score(now, 0.0);
+        (record.own, record.spoken) = (0.0, now);
         record.times += 1;
         until
     }
@@ -234,7 +247,7 @@ impl Conduct {
         let State::Quarantined { until, why } = record.state else { return false };
         let over = now >= until;
         if over {
-            (record.score, record.scored) = (record.score_at(now), now);
+            record.spoken = now;
             record.state = State::Probation { missing: PROOF, why };
         }
         over
@@ -243,7 +256,7 @@ impl Conduct {
     /// It served verified pieces. Returns whether it is trusted again by that.
     pub(crate) fn proven(&mut self, now: Instant, pieces: u32) -> bool {
         let Some(record) = &mut self.0 else { return false };
-        record.score = (record.score_at(now) - SERVED * pieces as f32).max(0.0);
+        record.set_score(now, (record.score_at(now) - SERVED * pieces as f32).max(0.0));
         let State::Probation { missing, why } = record.state else { return false };
         let missing = missing.saturating_sub(pieces);
         record.state = if missing == 0 { State::Good } else { State::Probation { missing, why } };
@@ -251,10 +264,12 @@ impl Conduct {
     }
 
     /// A new life of the host begins. What failed may have been repaired: the first quarantine for failures is forgiven,
-    /// later ones become probation. Corrupt bytes and nonsense are not forgotten by reconnecting, nor what it said of others.
+    /// later ones become probation; and so are failures that were not enough for one. Corrupt bytes and nonsense are not forgotten
+    /// by reconnecting, nor what it said of others.
     pub(crate) fn restarted(&mut self, now: Instant) {
         self.due(now);
         let Some(record) = &mut self.0 else { return };
+        record.set_score(now, record.own_at(now).min(record.score_at(now)));
         if let State::Quarantined { why: why @ Why::Failing, .. } = record.state {
             record.state =
                 if record.times <= 1 { State::Good } else { State::Probation { missing: PROOF, why } };
@@ -272,6 +287,9 @@ impl Conduct {
                 state: State::Good,
                 score: 0.0,
                 scored: now,
+                own: 0.0,
+                own_since: now,
+                spoken: now,
                 times: 0,
                 accused: Vec::new(),
                 believed: 0,
@@ -288,9 +306,17 @@ impl Record {
         faded(self.score, self.scored, now)
     }
 
+    fn own_at(&self, now: Instant) -> f32 {
+        faded(self.own, self.own_since, now)
+    }
+
+    fn set_score(&mut self, now: Instant, score: f32) {
+        (self.score, self.scored) = (score, now);
+    }
+
     /// The quarantines that are not forgiven.
     fn times_at(&self, now: Instant) -> u32 {
-        if self.state == State::Good && now >= self.scored + FORGIVEN { 0 } else { self.times }
+        if self.state == State::Good && now >= self.spoken + FORGIVEN { 0 } else { self.times }
     }
 
     /// As a reporter, it finds a fault with `host`. Returns for how many points that counts where it is no proof.
@@ -336,6 +362,44 @@ mod tests {
 
     fn host(n: u64) -> HostKey {
         HostKey::for_test(n)
+    }
+
+    #[test]
+    fn praise_takes_off_what_it_is_worth_and_makes_nothing_fade_sooner() {
+        let (mut conduct, mut now) = start();
+        for _ in 0..4 {
+            conduct.blamed(now, Fault::Failed, ALL);
+        }
+        now += HALF_LIFE;
+        conduct.proven(now, 5);
+        assert!((conduct.score(now).0 - 1.0).abs() < 1e-3, "{}", conduct.score(now).0);
+        // Nor does it put off that old quarantines are forgiven.
+        conduct.condemn(now, Why::Failing);
+        now += FIRST_FAILING;
+        assert!(conduct.due(now) && conduct.proven(now, PROOF));
+        for _ in 0..25 {
+            now += FORGIVEN / 24;
+            conduct.proven(now, 1);
+        }
+        assert_eq!(conduct.score(now).1, 0);
+    }
+
+    #[test]
+    fn nonsense_is_remembered_when_its_host_connects_again_and_failures_are_not() {
+        let (mut conduct, now) = start();
+        for _ in 0..4 {
+            conduct.blamed(now, Fault::Failed, ALL);
+        }
+        assert!(!conduct.is_worth_remembering(now));
+        conduct.restarted(now);
+        assert_eq!(conduct.score(now).0, 0.0);
+        for _ in 0..4 {
+            assert_eq!(conduct.talked_nonsense(now), None);
+            assert!(conduct.is_worth_remembering(now));
+            conduct.restarted(now);
+        }
+        assert_eq!(conduct.talked_nonsense(now), Some(Why::Nonsense));
+        assert!(!conduct.0.unwrap().own_at(now + HALF_LIFE * 5).ge(&NOT_HELD), "not for ever");
     }
 
     #[test]

@@ -200,7 +200,7 @@ impl Task {
         self.tell_barred(cx);
     }
 
-    /// The host downloads it no more: it asked anew, and is refused now.
+    /// The host downloads it no more, and is not to be named as one that has it: it is refused now.
     pub(crate) fn replaced(&mut self, cx: &mut Cx<'_>, key: HostKey) {
         if self.download(key).is_some() {
             self.leave(cx, key, Some(Refusal::Replaced));

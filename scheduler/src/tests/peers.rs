@@ -1,8 +1,8 @@
 //! Hosts and peers: who is here, and how that begins and ends.
 
 use super::lab::{LENGTH, Lab, content, id, task, whole};
-use crate::cluster::{MAX_DOWNLOADS_PER_HOST, Taken};
-use crate::message::{Content, Registration};
+use crate::cluster::{MAX_DOWNLOADS_PER_HOST, MAX_TASKS_PER_HOST, Sources, Taken};
+use crate::message::{Content, Held, Registration};
 use crate::refusal::Refusal;
 use crate::task::SILENCE;
 use darter_protocol::{Root, TaskId};
@@ -272,4 +272,27 @@ fn a_stream_opened_anew_is_not_told_of_those_who_left_before() {
     // The lab fails where a daemon is told to drop a partner that it was not given.
     lab.open("b", 1);
     assert_eq!(lab.talk("b", 1).partners(), [""; 0]);
+}
+
+#[test]
+fn a_host_that_may_announce_no_more_still_downloads_from_others() {
+    let mut lab = Lab::with(&["a", "b"]);
+    let task = |n: usize| {
+        let mut id = [0xcc; 32];
+        id[..8].copy_from_slice(&n.to_le_bytes());
+        TaskId::from(id)
+    };
+    let held = |n: usize| Held { task: task(n), content: whole(LENGTH) };
+    lab.cluster.handle_inventory(lab.now, &id("a"), (0..MAX_TASKS_PER_HOST).map(held).collect()).unwrap();
+    let new = task(MAX_TASKS_PER_HOST);
+    lab.cluster.handle_inventory(lab.now, &id("b"), vec![held(MAX_TASKS_PER_HOST)]).unwrap();
+    let answer = lab.cluster.handle_registered(lab.now, &id("a"), new, &Registration::default()).unwrap();
+    assert_eq!((answer.partners.len(), answer.lease), (1, None));
+    // Nor does it have more than it may by completing what it downloads.
+    let ended =
+        lab.cluster.handle_peer_result(lab.now, (&id("a"), new), Some(whole(LENGTH)), Sources::default());
+    assert_eq!(ended, Err(Refusal::TooMany("tasks of one host")));
+    assert_eq!((lab.cluster.stat(&new).complete, lab.cluster.stat(&new).downloading), (1, 0));
+    // What it has it may say again.
+    lab.cluster.handle_inventory(lab.now, &id("a"), vec![held(0)]).unwrap();
 }
