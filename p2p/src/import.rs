@@ -105,15 +105,14 @@ impl Shared {
             self.schedulers.leave(vec![task]).await;
         }
         let Imported { record, hashes, unchanged, shared } = imported?;
-        if let Some(link) = self.schedulers.of(&task) {
-            link.announce_one(&task, &record, &hashes).await;
-        }
+        self.schedulers.announce_one(&task, &record, &hashes).await;
         Ok(ImportedFile { length: record.info.length, unchanged, shared })
     }
 
     /// Throws a task away here. Blocks.
     pub(crate) fn forget(&self, task: &TaskId) -> io::Result<bool> {
         let here = self.store.delete(task)?;
+        self.schedulers.note(*task, None, None);
         Ok(self.unsuspend(task) || here)
     }
 }

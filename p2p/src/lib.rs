@@ -50,6 +50,7 @@ mod import;
 mod intake;
 mod members;
 mod metrics;
+mod news;
 mod origin;
 mod origins;
 mod peer;

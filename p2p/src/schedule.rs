@@ -7,6 +7,7 @@
 use crate::OpenRequest;
 use crate::members::{InvalidAddress, Names};
 use crate::metrics::Metrics;
+use crate::news::News;
 use crate::store::{Record, Store};
 use darter_protocol::hash;
 use darter_protocol::scheduler::scheduler_client::SchedulerClient;
@@ -85,6 +86,8 @@ pub(crate) struct Link {
     host_id: String,
     client: SchedulerClient<Channel>,
     up: AtomicBool,
+    /// What it was not told of yet.
+    news: News,
     /// It is no scheduler of ours any more.
     removed: CancellationToken,
 }
@@ -126,13 +129,14 @@ impl Schedulers {
 
     /// The scheduler to ask about `task` now.
     pub(crate) fn of(&self, task: &TaskId) -> Option<Arc<Link>> {
+        self.up(task).into_iter().next()
+    }
+
+    /// Those to ask about `task`, one after the other where one does not answer.
+    pub(crate) fn up(&self, task: &TaskId) -> Vec<Arc<Link>> {
         let known = self.known();
-        known
-            .ring
-            .order(task)
-            .filter_map(|address| known.links.get(address))
-            .find(|link| link.is_up())
-            .cloned()
+        let links = known.ring.order(task).filter_map(|address| known.links.get(address));
+        links.filter(|link| link.is_up()).cloned().collect()
     }
 
     fn known(&self) -> Arc<Known> {
@@ -165,8 +169,29 @@ impl Schedulers {
         new
     }
 
+    /// Tells the task's own scheduler at once that all of it is here, and the others soon.
+    pub(crate) async fn announce_one(&self, task: &TaskId, record: &Record, hashes: &[PieceHash]) {
+        let own = self.of(task);
+        if let Some(held) = held(task, record, hashes) {
+            self.note(*task, Some(held), own.as_deref().map(Link::address));
+        }
+        if let Some(own) = own {
+            own.announce_one(task, record, hashes).await;
+        }
+    }
+
+    /// All schedulers but the one at `told` hear soon that the task is here, or with `None` not here any more.
+    pub(crate) fn note(&self, task: TaskId, held: Option<HeldTask>, told: Option<&str>) {
+        for (_, link) in self.known().links.iter().filter(|(address, _)| Some(address.as_str()) != told) {
+            link.news.note(task, held.clone());
+        }
+    }
+
     /// Tells that tasks are not here any more.
     pub(crate) async fn leave(&self, tasks: Vec<TaskId>) {
+        for task in &tasks {
+            self.note(*task, None, self.of(task).as_deref().map(Link::address));
+        }
         let mut by_link: HashMap<String, (Arc<Link>, Vec<TaskId>)> = HashMap::new();
         for task in tasks {
             if let Some(link) = self.of(&task) {
@@ -229,7 +254,7 @@ impl Link {
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let (address, host_id) = (address.to_owned(), host_id.to_owned());
         let (up, removed) = (AtomicBool::new(false), CancellationToken::new());
-        Some(Arc::new(Self { address, host_id, client, up, removed }))
+        Some(Arc::new(Self { address, host_id, client, up, news: News::default(), removed }))
     }
 
     fn is_up(&self) -> bool {
@@ -302,6 +327,8 @@ impl Link {
             let mut incoming =
                 in_time(client.announce_host(ReceiverStream::new(outgoing))).await?.into_inner();
             in_time(incoming.message()).await?;
+            // All of it is in the inventory, which is looked through from now on.
+            drop(self.news.take());
             let told = self.announce_all(&life.store, HashSet::new()).await?;
             Ok((hold, incoming, told))
         };
@@ -327,7 +354,11 @@ impl Link {
                     Ok(None) => return Status::unavailable("it closed the connection"),
                     Err(status) => return status,
                 },
-                _ = looks.tick() => {}
+                _ = looks.tick() => {
+                    if let Err(status) = self.tell_news().await {
+                        return status;
+                    }
+                }
                 Ok(()) = draining.changed() => {}
             }
             let host = life.host_now();
@@ -336,6 +367,21 @@ impl Link {
                 last = host;
             }
         }
+    }
+
+    /// Tells what came and went since the last time. What it has no room for it goes without, as with the inventory.
+    async fn tell_news(&self) -> Result<(), Status> {
+        let (came, went) = self.news.take();
+        for batch in went.chunks(INVENTORY_BATCH) {
+            self.leave(batch).await;
+        }
+        for batch in came.chunks(INVENTORY_BATCH) {
+            match self.announce(batch.to_vec()).await {
+                Err(status) if status.code() == Code::ResourceExhausted => break,
+                announced => announced?,
+            }
+        }
+        Ok(())
     }
 
     /// Throws away what the scheduler says somebody has deleted, and tells it so.
@@ -539,6 +585,11 @@ impl Conversation {
         self.down.recv().await
     }
 
+    /// The scheduler's address.
+    pub(crate) fn address(&self) -> String {
+        self.link.address.clone()
+    }
+
     /// Whether the download may never go to the origin, while this lasts.
     pub(crate) fn is_barred(&self) -> bool {
         self.barred
@@ -602,6 +653,14 @@ impl Conversation {
 /// When a link is tried again. With `spread`, anywhere in that time behind the pause.
 fn retry_after(pause: Duration, spread: Duration, rng: &mut impl Rng) -> Duration {
     pause.mul_f64(rng.random_range(0.5..1.0)) + spread.mul_f64(rng.random_range(0.0..1.0))
+}
+
+/// Whether a call failed because the scheduler is gone, or is no more what it was: another one may answer.
+pub(crate) fn is_lost(status: &Status) -> bool {
+    matches!(
+        status.code(),
+        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown | Code::Internal
+    )
 }
 
 /// How long a download whose conversation has ended waits before it registers anew.

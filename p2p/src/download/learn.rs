@@ -70,18 +70,23 @@ impl Download {
         tokio::task::spawn_blocking(move || store.create(&task, record)).await.map_err(io::Error::other)?
     }
 
-    /// Registers with the task's scheduler, if one is up.
+    /// Registers with the task's scheduler, if one is up, or with the next where that has just been lost.
     async fn join(&mut self, held_bytes: u64) -> Result<(), Ended> {
-        if let Some(link) = self.shared.schedulers.of(&self.task) {
+        for link in self.shared.schedulers.up(&self.task) {
             match link.join(self.task, held_bytes, self.claim.clone()).await {
                 Ok(Joined::Refused(reason)) => return Err(refused(true, reason)),
                 Ok(Joined::Talking(talk, first)) => {
                     self.scheduled.lease = first.lease.map(|lease| lease.id);
                     self.scheduled.early.push(*first);
                     self.scheduled.talk = Some(talk);
+                    break;
+                }
+                Err(status) if schedule::is_lost(&status) => {
+                    tracing::debug!(task = %self.task, reason = status.message(), "cannot register; asking the next scheduler");
                 }
                 Err(status) => {
                     tracing::debug!(task = %self.task, reason = status.message(), "cannot register; going on alone");
+                    break;
                 }
             }
         }

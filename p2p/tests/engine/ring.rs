@@ -85,6 +85,41 @@ async fn a_scheduler_that_comes_gets_the_downloads_that_are_its_own() {
     assert!(first.unwrap() == data && second.unwrap() == data);
 }
 
+/// Waits until the scheduler knows so many hosts that hold all of the task.
+async fn holders(scheduler: SocketAddr, task: TaskId, hosts: u32) {
+    let asked = async {
+        let mut client = SchedulerClient::connect(format!("http://{scheduler}")).await.unwrap();
+        let task_id = || task.as_bytes().to_vec().into();
+        while client.stat_task(StatTaskRequest { task_id: task_id() }).await.unwrap().into_inner().complete
+            != hosts
+        {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), asked).await.expect("it is told");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_came_and_went_since_it_joined_a_scheduler_knows_when_it_takes_over() {
+    let (home, other) = (Scheduler::start().await, Scheduler::start().await);
+    let all = [home.address, other.address];
+    let (a, b) = (Node::start("a", &all).await, Node::start("b", &all).await);
+    joined_all(&a, 2).await;
+    joined_all(&b, 2).await;
+    let data = bytes(2 * MIB);
+    let origin = Origin::start(Behaviour::good(data.clone())).await;
+    let request = blob(origin.address, &data);
+    assert!(a.get(&request).await.unwrap() == data);
+    let ring = Ring::new(all.iter().map(ToString::to_string));
+    let first: SocketAddr = ring.order(&request.task).next().unwrap().parse().unwrap();
+    let (first, next) = if first == home.address { (home, other) } else { (other, home) };
+    holders(next.address, request.task, 1).await;
+    first.kill();
+    assert!(b.get(&request).await.unwrap() == data);
+    assert_eq!(origin.sent(), data.len() as u64, "the second scheduler did not know of the first copy");
+    holders(next.address, request.task, 2).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_stands_behind_a_name_is_asked_again_when_a_scheduler_is_lost() {
     let (first, second) = (Scheduler::start().await, Scheduler::start().await);

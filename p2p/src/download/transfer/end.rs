@@ -6,7 +6,7 @@ use crate::download::jobs::Event;
 use crate::engine::Suspended;
 use crate::schedule;
 use crate::store::Held;
-use darter_protocol::scheduler::{Content, LeaseOutcome};
+use darter_protocol::scheduler::{Content, HeldTask, LeaseOutcome};
 use darter_protocol::{PieceHash, hash};
 use futures_util::StreamExt as _;
 use std::io;
@@ -146,7 +146,13 @@ impl Transfer {
         self.download.over(None);
         let Counts { from_origin, from_peers, .. } = self.counts;
         let heard = match self.download.scheduled.talk.take() {
-            Some(talk) => talk.finish(Some(content), from_origin, from_peers).await,
+            Some(talk) => {
+                let (task, told) = (self.download.task, talk.address());
+                let held =
+                    HeldTask { task_id: task.as_bytes().to_vec().into(), content: Some(content.clone()) };
+                self.download.shared.schedulers.note(task, Some(held), Some(&told));
+                talk.finish(Some(content), from_origin, from_peers).await
+            }
             None => false,
         };
         if !heard {
@@ -209,9 +215,9 @@ impl Transfer {
     /// Tells whichever scheduler is up by now that everything is here.
     async fn announce(&mut self) {
         let hashes: Option<Vec<PieceHash>> = self.hashes.pieces.iter().copied().collect();
-        let link = self.download.shared.schedulers.of(&self.download.task);
-        if let Some((link, hashes)) = link.zip(hashes) {
-            link.announce_one(&self.download.task, &self.partial.record, &hashes).await;
+        if let Some(hashes) = hashes {
+            let schedulers = &self.download.shared.schedulers;
+            schedulers.announce_one(&self.download.task, &self.partial.record, &hashes).await;
         }
     }
 }

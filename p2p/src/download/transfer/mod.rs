@@ -70,6 +70,8 @@ pub(super) struct Transfer {
     lacking: watch::Sender<bool>,
     outbox: Outbox,
     joining: Option<BoxFuture<'static, Result<Joined, Status>>>,
+    /// Registrations in a row that did not reach a scheduler.
+    vain_joins: u32,
     counts: Counts,
     jobs: JoinSet<()>,
     /// Jobs of content in memory, which never block: to hand them to other threads, and hear from there, would cost more than
@@ -140,6 +142,7 @@ impl Transfer {
             streams: Streams { first: body, ..Streams::default() },
             outbox: Outbox::default(),
             joining: None,
+            vain_joins: 0,
             jobs: JoinSet::new(),
             near: FuturesUnordered::new(),
             at_work: 0,

@@ -15,6 +15,9 @@ use tonic::Status;
 /// half of it is left to chance.
 const ALONE_AFTER: Duration = Duration::from_secs(2);
 
+/// As often in a row a download tries to register again with schedulers that seem to be there. Then it goes on without.
+const MAX_VAIN_JOINS: u32 = 5;
+
 impl Transfer {
     pub(super) fn handle_packet(&mut self, packet: PeerPacket) -> Result<(), End> {
         if packet.unshareable {
@@ -168,6 +171,7 @@ impl Transfer {
         match joined {
             Ok(Joined::Refused(reason)) => Err(End::unavailable(reason, LeaseOutcome::Refused)),
             Ok(Joined::Talking(talk, first)) => {
+                self.vain_joins = 0;
                 self.download.scheduled = Scheduled { talk: Some(talk), ..Scheduled::default() };
                 self.outbox.clear();
                 // What another scheduler said of this is not this one's word.
@@ -175,8 +179,13 @@ impl Transfer {
                 self.handle_packet(*first)
             }
             Err(status) => {
-                tracing::debug!(task = %self.download.task, reason = status.message(), "cannot register; going on alone");
+                tracing::debug!(task = %self.download.task, reason = status.message(), "cannot register");
                 self.download.scheduled = Scheduled::default();
+                // A scheduler that was lost a moment ago seems to be there still.
+                if schedule::is_lost(&status) && self.vain_joins < MAX_VAIN_JOINS {
+                    self.vain_joins += 1;
+                    self.rejoin(schedule::rejoin_pause());
+                }
                 Ok(())
             }
         }
