@@ -387,6 +387,7 @@ mod tests {
         "download: {transportOption: {dialTimeout: 1s}}",
         "download: {transportOption: {maxIdleConns: 1}}",
         "upstream: {ipv6: false}",
+        "download: {transportOption: {maxConnsPerHost: 1}}",
         "upstream: {hosts: [{regx: a, insecure: true}]}",
         "upstream: {hosts: [{regx: a, dnsServers: [192.0.2.53]}]}",
         "proxy: {defaultFilter: a}",

@@ -24,6 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
@@ -196,7 +197,7 @@ impl Engine {
     /// # Cancel safety
     /// A caller that goes away before its answer leaves a download that others may have joined.
     pub async fn open(&self, request: OpenRequest) -> Result<Opened, OpenError> {
-        let shared = &self.0;
+        let (shared, began) = (&self.0, Instant::now());
         // Each turn ends, or somebody else's download has ended meanwhile: there are as many turns as callers, at most.
         loop {
             if let Some(complete) = shared.complete(request.task).await? {
@@ -206,7 +207,7 @@ impl Engine {
                 Joined::First(answer) => match answer.await {
                     Ok(First::Answer(answer)) => return answer,
                     Ok(First::Content { known, range, demand }) => {
-                        return Ok(shared.open_running(&known, range, demand));
+                        return Ok(shared.open_running(&known, range, demand).queued_since(began, &known));
                     }
                     Err(_) => return Err(OpenError::Unavailable("the daemon is stopping".to_owned())),
                 },
@@ -219,7 +220,7 @@ impl Engine {
                     match known.map(|phase| phase.clone()) {
                         Ok(Phase::Known(known)) => {
                             if let Some(opened) = shared.join_known(&request, &active, &known)? {
-                                return Ok(opened);
+                                return Ok(opened.queued_since(began, &known));
                             }
                             // It is ending, and what it leaves is not in its place yet.
                             let _ = phase.wait_for(|phase| matches!(phase, Phase::Over(_))).await;
@@ -267,6 +268,16 @@ impl Engine {
         if let Err(error) = closed.map_err(io::Error::other).and_then(|closed| closed) {
             tracing::warn!(%error, "the content store is looked through at the next start");
         }
+    }
+}
+
+impl Opened {
+    /// Its caller, who came at `began`, waited with its first request for a turn at the origin; who comes later did not.
+    fn queued_since(self, began: Instant, known: &Known) -> Self {
+        if let Self::Content(content) = &self {
+            content.body.supplied().set_queued(known.queued.min(began.elapsed()));
+        }
+        self
     }
 }
 

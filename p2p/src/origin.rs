@@ -6,10 +6,10 @@
 use crate::ContentInfo;
 use crate::http_range::{ContentRange, number, parse_content_range, range_header};
 use darter_protocol::{ByteRange, PieceLayout};
-use darter_upstream::{Incoming, Upstream, UpstreamError, empty_body};
+use darter_upstream::{InTurn, Incoming, Upstream, UpstreamError, empty_body};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use url::Url;
 
 /// Redirects that are followed, as browsers and Go's client do in the main.
@@ -64,6 +64,8 @@ pub(crate) struct Part {
     pub(crate) start: u64,
     pub(crate) end: u64,
     pub(crate) body: Incoming,
+    /// How long the request, and those that led to it, waited for their turns at their origins.
+    pub(crate) queued: Duration,
 }
 
 /// What the origin answered.
@@ -75,6 +77,13 @@ pub(crate) enum Answer {
     /// The origin's own word, or a success that cannot be cut into pieces or is not for all. `elsewhere`: it is the word of
     /// another origin than the one that was asked, to which that led.
     Other { response: Response<Incoming>, refused: bool, elsewhere: bool },
+}
+
+impl Answer {
+    /// What may be passed on to a client, who takes as long as he likes.
+    fn other(response: Response<Incoming>, refused: bool) -> Self {
+        Self::Other { response: response.map(Incoming::out_of_turn), refused, elsewhere: false }
+    }
 }
 
 /// Why there is no answer that can be used.
@@ -96,9 +105,10 @@ pub(crate) enum OriginError {
 pub(crate) async fn fetch(
     upstream: &Upstream,
     source: &Source,
-    ask: Ask,
-    etag: Option<&HeaderValue>,
+    (ask, etag): (Ask, Option<&HeaderValue>),
+    turn: InTurn,
 ) -> Result<Answer, OriginError> {
+    let mut queued = Duration::ZERO;
     let mut url = source.url.clone();
     if !matches!(url.scheme(), "http" | "https") {
         // Imported content: see `OpenRequest::url`.
@@ -109,7 +119,8 @@ pub(crate) async fn fetch(
     }
     for _ in 0..=MAX_REDIRECTS {
         let request = request(source, &url, ask, etag)?;
-        let response = upstream.send(request).await.map_err(Arc::new)?;
+        let response = upstream.send_in_turn(request, turn).await.map_err(Arc::new)?;
+        queued += response.body().waited();
         match redirect(&response, &url, source.verified)? {
             Some(next) => url = next,
             // What has a digest is the same for all.
@@ -117,13 +128,14 @@ pub(crate) async fn fetch(
                 && !source.verified
                 && !is_for_all(&source.headers, response.headers()) =>
             {
-                return Ok(Answer::Other { response, refused: false, elsewhere: false });
+                return Ok(Answer::other(response, false));
             }
             None => {
                 let elsewhere = url.origin() != source.url.origin();
                 return Ok(match classify(response, ask, &url)? {
                     Answer::Other { response, refused, .. } => Answer::Other { response, refused, elsewhere },
-                    content => content,
+                    Answer::Content { info, part } => Answer::Content { info, part: Part { queued, ..part } },
+                    outside @ Answer::Outside { .. } => outside,
                 });
             }
         }
@@ -222,7 +234,7 @@ fn classify(response: Response<Incoming>, ask: Ask, url: &Url) -> Result<Answer,
         (StatusCode::OK, _) => {
             match content_length(response.headers()).filter(|_| !is_coded(response.headers())) {
                 Some(length) => Ok(content(response, length, (0, length))),
-                None => Ok(Answer::Other { response, refused: false, elsewhere: false }),
+                None => Ok(Answer::other(response, false)),
             }
         }
         (StatusCode::PARTIAL_CONTENT, Ask::From(_) | Ask::Range(_)) => {
@@ -232,13 +244,11 @@ fn classify(response: Response<Incoming>, ask: Ask, url: &Url) -> Result<Answer,
         (StatusCode::RANGE_NOT_SATISFIABLE, Ask::From(_) | Ask::Range(_)) => {
             match content_range(response.headers()) {
                 Some(ContentRange::Outside { total }) => Ok(Answer::Outside { length: total }),
-                _ => Ok(Answer::Other { response, refused: true, elsewhere: false }),
+                _ => Ok(Answer::other(response, true)),
             }
         }
-        (status, _) if status.is_success() => {
-            Ok(Answer::Other { response, refused: false, elsewhere: false })
-        }
-        _ => Ok(Answer::Other { response, refused: true, elsewhere: false }),
+        (status, _) if status.is_success() => Ok(Answer::other(response, false)),
+        _ => Ok(Answer::other(response, true)),
     }
 }
 
@@ -296,7 +306,7 @@ fn content(response: Response<Incoming>, length: u64, (start, end): (u64, u64)) 
     if let Ok(now) = HeaderValue::try_from(httpdate::fmt_http_date(SystemTime::now())) {
         info.headers.entry(header::DATE).or_insert(now);
     }
-    Answer::Content { info, part: Part { start, end, body } }
+    Answer::Content { info, part: Part { start, end, body, queued: Duration::ZERO } }
 }
 
 /// The headers that belong to the content itself.

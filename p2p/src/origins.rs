@@ -5,7 +5,7 @@
 
 use crate::Backoff;
 use crate::origin::{self, Answer, Ask, OriginError, Source};
-use darter_upstream::Upstream;
+use darter_upstream::{InTurn, Upstream};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,6 +18,15 @@ pub(crate) const LONGEST: Duration = Duration::from_secs(60);
 
 /// Origins that are remembered. More fail at once only when the network does.
 const MAX_ORIGINS: usize = 1024;
+
+/// How long somebody waits until an origin is asked.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience {
+    /// For an origin that wants to be left alone.
+    pub(crate) pause: Duration,
+    /// For one that has as many requests as it may have.
+    pub(crate) turn: InTurn,
+}
 
 /// Which origins want to be left alone.
 #[derive(Debug)]
@@ -39,17 +48,17 @@ impl Origins {
         Self { backoff, pauses: Mutex::default() }
     }
 
-    /// Asks for content when its origin may be asked, or after `most` at the latest.
+    /// Asks for content when its origin may be asked, or when patience ends.
     pub(crate) async fn fetch(
         &self,
         upstream: &Upstream,
         source: &Source,
         asks: (Ask, Option<&HeaderValue>),
-        most: Duration,
+        patience: Patience,
     ) -> Result<Answer, OriginError> {
-        self.wait(&source.url, most).await;
+        self.wait(&source.url, patience.pause).await;
         let asked = Instant::now();
-        let answer = origin::fetch(upstream, source, asks.0, asks.1).await?;
+        let answer = origin::fetch(upstream, source, asks, patience.turn).await?;
         let times = (asked, Instant::now());
         match &answer {
             // Another origin's word: the next time this one may lead to another.

@@ -3,6 +3,7 @@
 use prometheus_client::encoding::{EncodeLabelValue, LabelValueEncoder};
 use std::fmt::{self, Write as _};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// Where a byte of content came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -35,17 +36,29 @@ impl EncodeLabelValue for Supplier {
     }
 }
 
-/// How many bytes one reader got from each source so far. The sum is what has left its body.
+/// How many bytes one reader got from each source so far, the sum of which is what has left its body; and what it waited for.
 #[derive(Debug, Default)]
-pub struct Supplied([AtomicU64; 3]);
+pub struct Supplied {
+    bytes: [AtomicU64; 3],
+    queued_ms: AtomicU64,
+}
 
 impl Supplied {
     /// Bytes from this one.
     pub fn bytes(&self, supplier: Supplier) -> u64 {
-        self.0[supplier as usize].load(Ordering::Relaxed)
+        self.bytes[supplier as usize].load(Ordering::Relaxed)
+    }
+
+    /// How long the reader waited because the origin had as many requests as it may have, in whole milliseconds.
+    pub fn queued(&self) -> Duration {
+        Duration::from_millis(self.queued_ms.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn set_queued(&self, queued: Duration) {
+        self.queued_ms.store(queued.as_millis().try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     pub(crate) fn add(&self, supplier: Supplier, bytes: u64) {
-        self.0[supplier as usize].fetch_add(bytes, Ordering::Relaxed);
+        self.bytes[supplier as usize].fetch_add(bytes, Ordering::Relaxed);
     }
 }

@@ -276,6 +276,7 @@ impl Record {
             upstream = address.map(tracing::field::display),
             parent,
             upstream_first_byte_ms = upstream.and_then(Upstream::first_byte_ms),
+            queued_ms = trail.queued().map(milliseconds),
             first_byte_ms = traffic.first_byte.map(milliseconds),
             duration_ms = milliseconds(record.begun.elapsed()),
             task = trail.task().map(tracing::field::display),

@@ -81,6 +81,13 @@ impl Trail {
         supplied.iter().map(|it| it.bytes(supplier)).sum()
     }
 
+    /// How long it waited for its turn at an origin, if it did.
+    pub(crate) fn queued(&self) -> Option<Duration> {
+        let supplied = self.supplied.lock().unwrap_or_else(PoisonError::into_inner);
+        let queued = supplied.iter().map(|it| it.queued()).max();
+        queued.filter(|queued| !queued.is_zero())
+    }
+
     pub(crate) fn upstream_class(&self) -> UpstreamClass {
         let is_served = !self.supplied.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
         match self.upstream() {

@@ -1,11 +1,13 @@
 //! [`Body`]: what a request to an origin carries; [`Incoming`]: what its answer does.
 
+use crate::turns::Turn;
 use crate::uses::Exchange;
 use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::sync::oneshot;
 
 /// Any error, for bodies that come from elsewhere.
@@ -65,20 +67,49 @@ impl http_body::Body for Watched {
 pub struct Incoming {
     body: hyper::body::Incoming,
     exchange: Option<Exchange>,
+    /// Where it was asked for in turn.
+    turn: Option<Turn>,
+    waited: Duration,
 }
 
 impl Incoming {
     pub(crate) fn new(body: hyper::body::Incoming, exchange: Option<Exchange>) -> Self {
-        let mut incoming = Self { body, exchange };
+        let mut incoming = Self { body, exchange, turn: None, waited: Duration::ZERO };
         incoming.release_at_end();
         incoming
+    }
+
+    /// Its end is the end of `turn`, too.
+    pub(crate) fn in_turn(mut self, turn: Turn) -> Self {
+        self.waited = turn.waited;
+        self.turn = Some(turn);
+        self.release_at_end();
+        self
+    }
+
+    /// From now on it does not count among those that its origin may have at once: how long it takes is somebody else's
+    /// affair.
+    #[must_use]
+    pub fn out_of_turn(mut self) -> Self {
+        self.turn = None;
+        self
+    }
+
+    /// How long its request waited for its turn.
+    pub fn waited(&self) -> Duration {
+        self.waited
     }
 
     /// Whoever knows the length does not ask for the end.
     fn release_at_end(&mut self) {
         if self.body.is_end_stream() {
-            self.exchange = None;
+            self.release();
         }
+    }
+
+    fn release(&mut self) {
+        self.exchange = None;
+        self.turn = None;
     }
 }
 
@@ -94,7 +125,7 @@ impl http_body::Body for Incoming {
         let frame = std::task::ready!(Pin::new(&mut this.body).poll_frame(cx));
         match frame {
             Some(Ok(_)) => this.release_at_end(),
-            _ => this.exchange = None,
+            _ => this.release(),
         }
         Poll::Ready(frame)
     }

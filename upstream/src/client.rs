@@ -10,6 +10,7 @@ use crate::metrics::{Counted, Metrics, Protocol, Purpose};
 use crate::ready::Ready;
 use crate::resolve::Resolver;
 use crate::route::{HttpVersion, Route};
+use crate::turns::Turns;
 use crate::uses::{Connection, Exchange, Open};
 use arc_swap::ArcSwap;
 use futures_util::FutureExt as _;
@@ -41,7 +42,17 @@ const MAX_HEADERS: usize = 256;
 #[derive(Clone)]
 pub struct Upstream {
     current: Arc<ArcSwap<Generation>>,
+    turns: Turns,
     metrics: Metrics,
+}
+
+/// A request that waits for its turn: see [`Upstream::send_in_turn`].
+#[derive(Debug, Clone, Copy)]
+pub struct InTurn {
+    /// Requests of the same number have their turns together: what one wants does not keep out what another wants.
+    pub whose: u64,
+    /// Whether it waits no longer than an answer may take. Otherwise it waits for as long as it must.
+    pub hurries: bool,
 }
 
 /// One configuration, with the connections that were made under it. Whatever changes how a host is reached or whom to
@@ -66,8 +77,9 @@ impl Upstream {
     /// An empty pool. Must be used within a tokio runtime.
     pub fn new(config: UpstreamConfig) -> Self {
         let metrics = Metrics::default();
+        let turns = Turns::new(config.pool.max_per_host, metrics.clone());
         let generation = Generation::new(config, metrics.clone());
-        Self { current: Arc::new(ArcSwap::from_pointee(generation)), metrics }
+        Self { current: Arc::new(ArcSwap::from_pointee(generation)), turns, metrics }
     }
 
     /// Shows its metrics under `upstream_`.
@@ -78,6 +90,7 @@ impl Upstream {
     /// From now on goes by `config`, in all clones. Requests and tunnels under way finish as they began; no idle connection
     /// is used again.
     pub fn replace(&self, config: UpstreamConfig) {
+        self.turns.resize(config.pool.max_per_host);
         self.current.store(Arc::new(Generation::new(config, self.metrics.clone())));
     }
 
@@ -113,6 +126,31 @@ impl Upstream {
             }
             _ => Ok(response),
         }
+    }
+
+    /// Sends a request when its origin has fewer of those than it may have at once ([`crate::Pool::max_per_host`]): of all
+    /// redirects each origin for itself. Until the answer's body has ended, or is dropped, it counts as one of them.
+    ///
+    /// # Errors
+    /// As [`Self::send`], and when one that hurries had no turn in time.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives the request up.
+    pub async fn send_in_turn(
+        &self,
+        request: Request<Body>,
+        InTurn { whose, hurries }: InTurn,
+    ) -> Result<Response<Incoming>, UpstreamError> {
+        let target = Target::of(request.uri())?;
+        let turn = self.turns.take(&target, whose);
+        let turn = if hurries {
+            let after = self.current.load().ways.config.timeouts.response_header;
+            let late = |_| target.error(Kind::Timeout { stage: Stage::Turn, after });
+            tokio::time::timeout(after, turn).await.map_err(late)?
+        } else {
+            turn.await
+        };
+        Ok(self.send(request).await?.map(|body| body.in_turn(turn)))
     }
 
     /// The addresses of a name, asked as those of an origin are; never none.

@@ -2,6 +2,7 @@
 
 use crate::route::Route;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ pub struct UpstreamConfig {
     pub dns: Dns,
     /// How long each stage may take.
     pub timeouts: Timeouts,
-    /// How many idle connections are kept, and how long.
+    /// How many connections there are, and how long idle ones are kept.
     pub pool: Pool,
     /// The mark that connections bear (SO_MARK), by which a packet filter that turns other connections to us knows ours.
     /// Setting one takes CAP_NET_ADMIN: without it no connection can be made.
@@ -75,9 +76,12 @@ impl Default for Timeouts {
     }
 }
 
-/// Which connections are kept when they are idle.
+/// How many connections there are, and which are kept when they are idle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pool {
+    /// Requests that one host and port gets in turn ([`crate::Upstream::send_in_turn`]) at once (`maxConnsPerHost`); more wait.
+    /// Over HTTP/1.1 each of them is a connection. `None`: any number.
+    pub max_per_host: Option<NonZeroUsize>,
     /// How many to one host and port (`maxIdleConns`).
     pub max_idle_per_host: usize,
     /// How long one may stay idle (`idleConnTimeout`).
@@ -87,6 +91,6 @@ pub struct Pool {
 impl Default for Pool {
     fn default() -> Self {
         // Go's numbers, to which registries' own idle timeouts are tuned.
-        Self { max_idle_per_host: 100, idle_timeout: Duration::from_secs(90) }
+        Self { max_per_host: None, max_idle_per_host: 100, idle_timeout: Duration::from_secs(90) }
     }
 }

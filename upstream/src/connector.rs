@@ -110,7 +110,7 @@ fn judge(target: &Target, ways: &Ways) -> Result<(), Kind> {
 // === Target ===
 
 /// Where a URL points.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Target {
     /// A name in lower case, or an IP literal without brackets.
     pub(crate) host: String,

@@ -117,6 +117,8 @@ pub enum Stage {
     TlsHandshake,
     /// Waiting for a parent proxy to open a tunnel.
     Tunnel,
+    /// Waiting while this host's other requests have all that the origin may have of it at once.
+    Turn,
     /// Waiting for the head of the answer.
     ResponseHeader,
 }
@@ -186,11 +188,15 @@ fn verdict(kind: &Kind) -> Verdict {
         Kind::Tls { .. } => verdict(Origin, false, StatusCode::BAD_GATEWAY, "tls_certificate_error"),
         // One that only hangs up may be starting.
         Kind::NoTls { silent, .. } => verdict(Origin, *silent, StatusCode::BAD_GATEWAY, "tls_protocol_error"),
+        // Ours to mend, and it passes as downloads end.
+        Kind::Timeout { stage: Stage::Turn, .. } => {
+            verdict(Policy, true, StatusCode::SERVICE_UNAVAILABLE, "connection_limit_reached")
+        }
         Kind::Timeout { stage, .. } => {
             let word = match stage {
                 Stage::Resolve => "dns_timeout",
                 Stage::Connect | Stage::TlsHandshake | Stage::Tunnel => "connection_timeout",
-                Stage::ResponseHeader => "http_response_timeout",
+                Stage::Turn | Stage::ResponseHeader => "http_response_timeout",
             };
             verdict(Origin, true, StatusCode::GATEWAY_TIMEOUT, word)
         }
@@ -253,6 +259,10 @@ fn describe(kind: &Kind, at: Authority<'_>, f: &mut fmt::Formatter<'_>) -> fmt::
             Stage::Connect => write!(f, "connecting to {at} took longer than {after:?}"),
             Stage::TlsHandshake => write!(f, "the TLS handshake with {at} took longer than {after:?}"),
             Stage::Tunnel => write!(f, "{at} opened no tunnel within {after:?}"),
+            Stage::Turn => write!(
+                f,
+                "{at} has as many requests of this host as it may have at once, and none ended within {after:?}"
+            ),
             Stage::ResponseHeader => write!(f, "{at} sent no answer within {after:?}"),
         },
         Kind::Closed { reason } => write!(f, "{at} closed the connection without an answer: {reason}"),

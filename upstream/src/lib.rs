@@ -28,10 +28,11 @@ mod ready;
 mod resolve;
 mod route;
 mod tls;
+mod turns;
 mod uses;
 
 pub use body::{Body, BoxError, Incoming, empty_body};
-pub use client::Upstream;
+pub use client::{InTurn, Upstream};
 pub use config::{Dns, Permit, Pool, Routes, Timeouts, UpstreamConfig};
 pub use error::{Attempt, Fault, Kind, Stage, UpstreamError, Verdict};
 pub use link::{Link, Reached};

@@ -107,6 +107,8 @@ pub(crate) struct Metrics {
     dial: Histogram,
     pub(crate) requests: Counter,
     pub(crate) waiting: Gauge,
+    pub(crate) queued: Gauge,
+    pub(crate) turn_wait: Histogram,
 }
 
 impl Default for Metrics {
@@ -119,6 +121,9 @@ impl Default for Metrics {
             dial: Histogram::new(std::iter::successors(Some(0.0005), |bound| Some(bound * 4.0)).take(9)),
             requests: Counter::default(),
             waiting: Gauge::default(),
+            queued: Gauge::default(),
+            // 1 ms to 66 s in steps of four.
+            turn_wait: Histogram::new(std::iter::successors(Some(0.001), |bound| Some(bound * 4.0)).take(9)),
         }
     }
 }
@@ -138,6 +143,10 @@ impl Metrics {
         upstream.register("requests", help, self.requests.clone());
         let help = "Requests to origins whose answer has not begun";
         upstream.register("requests_waiting", help, self.waiting.clone());
+        let help = "Requests for content that wait because their origin has as many as it may have at once";
+        upstream.register("requests_queued", help, self.queued.clone());
+        let help = "How long requests for content waited for their turn at an origin; those that did not wait are not counted";
+        upstream.register_with_unit("turn_wait", help, Unit::Seconds, self.turn_wait.clone());
     }
 
     /// Runs an attempt to connect.

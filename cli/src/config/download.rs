@@ -1,5 +1,6 @@
 //! `download`: how content is fetched, from origins and from other daemons.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -102,7 +103,7 @@ fn attempts(text: &str) -> Read<u32> {
 
 fn transport(section: &mut Section<'_>) -> (Timeouts, Pool) {
     let Timeouts { dial, tls_handshake, response_header, keep_alive } = Timeouts::default();
-    let Pool { max_idle_per_host, idle_timeout } = Pool::default();
+    let Pool { max_per_host, max_idle_per_host, idle_timeout } = Pool::default();
     section.unused(
         "expectContinueTimeout",
         value::duration,
@@ -115,6 +116,7 @@ fn transport(section: &mut Section<'_>) -> (Timeouts, Pool) {
         keep_alive: section.value("keepAlive", value::some_time).unwrap_or(keep_alive),
     };
     let pool = Pool {
+        max_per_host: section.value("maxConnsPerHost", value::count).map_or(max_per_host, NonZeroUsize::new),
         max_idle_per_host: section.value("maxIdleConns", value::count).unwrap_or(max_idle_per_host),
         idle_timeout: section.value("idleConnTimeout", value::some_time).unwrap_or(idle_timeout),
     };

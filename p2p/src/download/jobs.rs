@@ -4,7 +4,7 @@
 use crate::Supplier;
 use crate::intake::Heard;
 use crate::origin::{self, Answer, Ask, OriginError, Part, Source};
-use crate::origins::{self, Origins};
+use crate::origins::{self, Origins, Patience};
 use crate::peer::{PeerError, Peers, Said};
 use crate::progress::Progress;
 use crate::sink::{Blocks, Goal, Limits, PumpError, Report, Sink, Wrote, pump};
@@ -187,7 +187,8 @@ impl Bench {
         };
         let etag = run.version.as_ref().and_then(|known| known.get(header::ETAG));
         let same = |answer| run.version.as_ref().is_none_or(|known| origin::same_version(known, answer));
-        let fetched = self.origins.fetch(&self.upstream, &run.source, (ask, etag), origins::LONGEST);
+        let patience = Patience { pause: origins::LONGEST, turn: super::in_turn(&self.task, false) };
+        let fetched = self.origins.fetch(&self.upstream, &run.source, (ask, etag), patience);
         match fetched.await? {
             Answer::Content { info, part }
                 if info.length == length && part.start <= run.start && same(&info.headers) =>

@@ -1,7 +1,8 @@
 //! Finding out what the content is.
 
-use super::{Download, Ended, Known, Start};
+use super::{Download, Ended, Known, Start, in_turn};
 use crate::origin::{self, Answer, Ask, OriginError, Part};
+use crate::origins::Patience;
 use crate::progress::Progress;
 use crate::schedule::{self, Conversation, Joined};
 use crate::store::{Held, Partial, Record};
@@ -144,8 +145,9 @@ impl Download {
     async fn ask_origin(&mut self, want: Want) -> Result<(ContentInfo, Option<Part>), Ended> {
         let ask = first_ask(want);
         let shared = Arc::clone(&self.shared);
+        let patience = Patience { pause: FIRST_WAIT, turn: in_turn(&self.task, true) };
         let asked = tokio::select! {
-            asked = shared.origins.fetch(&shared.upstream, &self.first, (ask, None), FIRST_WAIT) => asked,
+            asked = shared.origins.fetch(&shared.upstream, &self.first, (ask, None), patience) => asked,
             () = self.shared.shutdown.cancelled() => return Err(stopping()),
         };
         match asked {
@@ -205,11 +207,13 @@ impl Download {
         have.extend(held.pieces.iter().map(|(piece, _)| *piece));
         let there = held.blocks.iter().map(|(block, _)| *block..block + 1).collect();
         let (progress, watched) = watch::channel(Progress::new(layout, have, there));
+        let queued = body.as_ref().map(|part| part.queued).unwrap_or_default();
         let known = Arc::new(Known {
             info: partial.record.info.clone(),
             digest: self.digest,
             file: Arc::clone(&partial.file),
             progress: watched,
+            queued,
         });
         Start { known, partial, held, progress, body }
     }

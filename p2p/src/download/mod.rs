@@ -19,7 +19,9 @@ use crate::store::{Held, Partial, TaskFile};
 use crate::{ContentInfo, OpenError, OpenRequest, Opened, Want};
 use darter_protocol::scheduler::PeerPacket;
 use darter_protocol::{ByteRange, Digest, TaskId};
+use darter_upstream::InTurn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 
 pub use right::Backoff;
@@ -62,6 +64,8 @@ pub(crate) struct Known {
     pub(crate) digest: Option<Digest>,
     pub(crate) file: Arc<TaskFile>,
     pub(crate) progress: watch::Receiver<Progress>,
+    /// How long its first request waited for its turn at the origin.
+    pub(crate) queued: Duration,
 }
 
 /// What the first caller gets.
@@ -222,6 +226,12 @@ impl Drop for Download {
 
 fn source_of(request: &OpenRequest) -> Source {
     Source { url: request.url.clone(), headers: request.headers.clone(), verified: request.digest.is_some() }
+}
+
+/// The requests of one task have their turns together; one of which nothing is known yet hurries.
+fn in_turn(task: &TaskId, hurries: bool) -> InTurn {
+    let [a, b, c, d, e, f, g, h, ..] = *task.as_bytes();
+    InTurn { whose: u64::from_le_bytes([a, b, c, d, e, f, g, h]), hurries }
 }
 
 /// A download that ended before its content was known.

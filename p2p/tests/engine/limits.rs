@@ -4,11 +4,12 @@
 use super::node::{MIB, Node, Scheduler, blob, bytes, content, read};
 use super::origin::{Behaviour, Origin};
 use super::{part, settled};
-use darter_p2p::{ByteRange, Content, OpenRequest, Rate, Rates, Want};
+use darter_p2p::{ByteRange, Content, OpenRequest, Rate, Rates, TaskId, Want};
 use http_body_util::BodyExt;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 
 /// Bytes per second of a limit that is to be felt.
 const SOME: u64 = 128 << 10;
@@ -243,4 +244,35 @@ async fn who_waits_for_something_does_not_wait_for_what_is_fetched_ahead() {
     }
     let last = content(node.engine.open(part(&request, Want::Suffix(1000))).await);
     assert!(soon(read(last)).await.unwrap() == data[data.len() - 1000..]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_origin_that_has_all_that_it_may_have_is_waited_for() {
+    let data = bytes(LENGTH);
+    let behaviour = Behaviour { gate: Some(Semaphore::new(0)), ..Behaviour::good(data.clone()) };
+    let origin = Origin::start(behaviour).await;
+    let request = |name: &str| OpenRequest {
+        task: TaskId::of_url(name, "", ""),
+        digest: None,
+        ..blob(origin.address, &data)
+    };
+    let node = Node::in_turn("a", 1).await;
+    let first = content(node.engine.open(request("first")).await);
+    let (engine, second) = (node.engine.clone(), request("second"));
+    let second = tokio::spawn(async move { content(engine.open(second).await) });
+    let queued = async {
+        while node.metric("upstream_requests_queued") == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    soon(queued).await;
+    assert_eq!(origin.requests().len(), 1, "the other one waits");
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    origin.let_through(100);
+    let second = soon(second).await.unwrap();
+    assert_eq!(origin.requests().len(), 2);
+    let waits = [&first, &second].map(|content| content.body.supplied().queued());
+    assert!(waits[0].is_zero() && !waits[1].is_zero(), "{waits:?}");
+    assert!(read(first).await.unwrap() == data && read(second).await.unwrap() == data);
+    assert_eq!(node.metric("upstream_turn_wait_seconds_count"), 1);
 }

@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderValue, header};
 use http_body_util::BodyExt;
 use prometheus_client::registry::Registry;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,7 +73,15 @@ impl Node {
         schedulers: &[SocketAddr],
         change: impl FnOnce(&mut EngineConfig),
     ) -> Self {
-        Self::start_asking(dir, name, schedulers, Dns::default(), change).await
+        Self::start_asking(dir, name, schedulers, (Dns::default(), Pool::default()), change).await
+    }
+
+    /// Alone, and with so many requests at once for an origin.
+    pub(crate) async fn in_turn(name: &str, most: usize) -> Self {
+        let temp = tempfile::tempdir().unwrap();
+        let pool = Pool { max_per_host: NonZeroUsize::new(most), ..Pool::default() };
+        let node = Self::start_asking(temp.path(), name, &[], (Dns::default(), pool), |_| {}).await;
+        Self { _temp: Some(temp), ..node }
     }
 
     /// One that finds its schedulers by these names, which it asks of that name server.
@@ -80,8 +89,10 @@ impl Node {
         let temp = tempfile::tempdir().unwrap();
         let written = schedulers.iter().map(ToString::to_string).collect();
         let dns = Dns { servers: vec![server], ..Dns::default() };
-        let node =
-            Self::start_asking(temp.path(), name, &[], dns, |config| config.schedulers = written).await;
+        let node = Self::start_asking(temp.path(), name, &[], (dns, Pool::default()), |config| {
+            config.schedulers = written
+        })
+        .await;
         Self { _temp: Some(temp), ..node }
     }
 
@@ -89,7 +100,7 @@ impl Node {
         dir: &Path,
         name: &str,
         schedulers: &[SocketAddr],
-        dns: Dns,
+        (dns, pool): (Dns, Pool),
         change: impl FnOnce(&mut EngineConfig),
     ) -> Self {
         let store = StoreConfig {
@@ -121,7 +132,8 @@ impl Node {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let pieces = listener.local_addr().unwrap();
         let mut registry = Registry::default();
-        let upstream = upstream(config.idle_timeout, dns);
+        let upstream = upstream(config.idle_timeout, dns, pool);
+        upstream.register(&mut registry);
         let engine = Engine::start(config, upstream, listener, &mut registry).unwrap();
         Self { engine, dir: dir.to_owned(), pieces, registry, _temp: None }
     }
@@ -155,7 +167,7 @@ impl Node {
     }
 }
 
-fn upstream(response_header: Duration, dns: Dns) -> Upstream {
+fn upstream(response_header: Duration, dns: Dns, pool: Pool) -> Upstream {
     let roots = rustls::RootCertStore::empty();
     let tls =
         rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
@@ -169,7 +181,7 @@ fn upstream(response_header: Duration, dns: Dns) -> Upstream {
         routes: Arc::new(move |_, _| Route::straight(Arc::clone(&tls))),
         dns,
         timeouts: Timeouts { response_header, ..Timeouts::default() },
-        pool: Pool::default(),
+        pool,
         mark: None,
     })
 }
