@@ -4,14 +4,6 @@ use crate::credential::Caller;
 use crate::recent::Recent;
 use std::time::{Duration, Instant};
 
-/// How long a proof that somebody may read a repository is believed. Short, because it is also how long a revoked
-/// credential goes on to work on what is cached; long enough for a pull to begin all of its layers.
-const READER_FRESH: Duration = Duration::from_secs(60);
-/// How long a proof that anybody may read a repository is believed. A public repository rarely turns private, and its
-/// layers were there for all to copy until it did.
-const PUBLIC_FRESH: Duration = Duration::from_secs(300);
-/// How long the same proofs are believed while the registry does not answer: the design's grace period.
-const GRACE: Duration = Duration::from_secs(3600);
 /// How long a repository is believed to contain a digest. It is content's name: only a deletion makes this wrong, and a
 /// reader of the repository could have had it before that.
 const MEMBER_FRESH: Duration = Duration::from_secs(24 * 3600);
@@ -20,6 +12,20 @@ const MEMBER_FRESH: Duration = Duration::from_secs(24 * 3600);
 const MAX_MEMBERS: usize = 100_000;
 const MAX_READERS: usize = 100_000;
 const MAX_PUBLIC: usize = 20_000;
+const MAX_PAUSES: usize = 10_000;
+
+/// How long proofs are believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ages {
+    /// That somebody may read a repository. Short, because it is also how long a revoked credential goes on to work on what
+    /// is cached; long enough for a pull to begin all of its layers.
+    pub reader: Duration,
+    /// That anybody may read a repository. A public repository rarely turns private, and its layers were there for all to
+    /// copy until it did.
+    pub public: Duration,
+    /// Both, while the registry does not answer.
+    pub grace: Duration,
+}
 
 /// A repository of a registry, both in their canonical spelling; for content that is no registry's, the origin's host and
 /// the path.
@@ -40,12 +46,24 @@ pub enum Verdict {
     Ask,
 }
 
+/// A registry wants to be asked nothing by somebody for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pause {
+    /// With which HTTP status it said so.
+    pub status: u16,
+    /// Until when.
+    pub until: Instant,
+}
+
 /// The facts. See the crate's documentation.
 #[derive(Debug)]
 pub struct Facts {
     members: Recent<(Place, String), Instant>,
     readers: Recent<(Place, Caller), Proof>,
     public: Recent<Place, Instant>,
+    /// By registry and caller: how much somebody asked is no reason to answer another one less.
+    pauses: Recent<(String, Caller), Pause>,
+    ages: Ages,
 }
 
 /// When somebody was seen to read a repository, and when his credential itself ends.
@@ -55,19 +73,36 @@ struct Proof {
     ends: Option<Instant>,
 }
 
+impl Default for Ages {
+    fn default() -> Self {
+        Self {
+            reader: Duration::from_secs(60),
+            public: Duration::from_secs(300),
+            grace: Duration::from_secs(3600),
+        }
+    }
+}
+
 impl Default for Facts {
     fn default() -> Self {
         Self {
             members: Recent::new(MAX_MEMBERS),
             readers: Recent::new(MAX_READERS),
             public: Recent::new(MAX_PUBLIC),
+            pauses: Recent::new(MAX_PAUSES),
+            ages: Ages::default(),
         }
     }
 }
 
 impl Facts {
-    /// The repository contains the digest: it was named in a manifest of that repository, or the registry served it from
-    /// there.
+    /// Proofs are believed for so long from now on, also those that are there.
+    pub fn believe_for(&mut self, ages: Ages) {
+        self.ages = ages;
+    }
+
+    /// The repository contains the digest: it was named in a manifest of that repository, the registry served it from there,
+    /// or took it in there.
     pub fn learn_member(&mut self, now: Instant, place: &Place, digest: &str) {
         self.members.insert((place.clone(), digest.to_owned()), now);
     }
@@ -92,14 +127,14 @@ impl Facts {
     /// The registry says to this caller that the repository does not contain the digest. It says the same to those who may
     /// not know: what a stranger is told is nothing that others have to ask about.
     pub fn forget_member(&mut self, now: Instant, place: &Place, digest: &str, caller: Caller) {
-        if self.reads(now, place, caller, [GRACE, GRACE]) {
+        if self.reads(now, place, caller, self.in_grace()) {
             self.members.remove(&(place.clone(), digest.to_owned()));
         }
     }
 
     /// Whether this caller may have this content, as far as is known.
     pub fn verdict(&mut self, now: Instant, place: &Place, digest: &str, caller: Caller) -> Verdict {
-        self.judge(now, (place, digest), caller, [READER_FRESH, PUBLIC_FRESH])
+        self.judge(now, (place, digest), caller, [self.ages.reader, self.ages.public])
     }
 
     /// The same while the registry cannot be asked: older proofs count, but a credential that has ended does not.
@@ -110,7 +145,22 @@ impl Facts {
         digest: &str,
         caller: Caller,
     ) -> Verdict {
-        self.judge(now, (place, digest), caller, [GRACE, GRACE])
+        self.judge(now, (place, digest), caller, self.in_grace())
+    }
+
+    /// The registry wants to be left alone by this caller.
+    pub fn learn_pause(&mut self, registry: &str, caller: Caller, pause: Pause) {
+        self.pauses.insert((registry.to_owned(), caller), pause);
+    }
+
+    /// Whether the registry wants to be left alone by this caller now.
+    pub fn paused(&mut self, now: Instant, registry: &str, caller: Caller) -> Option<Pause> {
+        self.pauses.get(&(registry.to_owned(), caller)).filter(|pause| now < pause.until).copied()
+    }
+
+    /// A proof that is fresh is never too old for the grace period.
+    fn in_grace(&self) -> [Duration; 2] {
+        [self.ages.reader, self.ages.public].map(|fresh| fresh.max(self.ages.grace))
     }
 
     fn judge(
@@ -202,8 +252,9 @@ mod tests {
         let (mut facts, now) = known();
         let ask =
             |facts: &mut Facts, later| facts.verdict(now + later, &place("private"), LAYER, caller("right"));
-        assert_eq!(ask(&mut facts, READER_FRESH - Duration::from_secs(1)), Verdict::Allowed);
-        assert_eq!(ask(&mut facts, READER_FRESH), Verdict::Ask);
+        let fresh = Ages::default().reader;
+        assert_eq!(ask(&mut facts, fresh - Duration::from_secs(1)), Verdict::Allowed);
+        assert_eq!(ask(&mut facts, fresh), Verdict::Ask);
         facts.learn_reader(now, &place("private"), caller("right"), Some(now + Duration::from_secs(5)));
         assert_eq!(ask(&mut facts, Duration::from_secs(4)), Verdict::Allowed);
         assert_eq!(ask(&mut facts, Duration::from_secs(5)), Verdict::Ask);
@@ -229,13 +280,43 @@ mod tests {
     fn while_the_registry_is_down_older_proofs_count_but_ended_credentials_do_not() {
         let (mut facts, now) = known();
         facts.learn_reader(now, &place("private"), caller("short"), Some(now + Duration::from_secs(300)));
-        let half = GRACE / 2;
+        let grace = Ages::default().grace;
+        let half = grace / 2;
         let ask = |facts: &mut Facts, later, who| {
             facts.verdict_without_registry(now + later, &place("private"), LAYER, caller(who))
         };
         assert_eq!(ask(&mut facts, half, "right"), Verdict::Allowed);
         assert_eq!(ask(&mut facts, half, "short"), Verdict::Ask);
         assert_eq!(ask(&mut facts, half, "never seen"), Verdict::Ask);
-        assert_eq!(ask(&mut facts, GRACE, "right"), Verdict::Ask);
+        assert_eq!(ask(&mut facts, grace, "right"), Verdict::Ask);
+    }
+
+    #[test]
+    fn how_long_proofs_are_believed_is_the_operators_choice() {
+        let (mut facts, now) = known();
+        let second = Duration::from_secs(1);
+        facts.believe_for(Ages { reader: Duration::ZERO, grace: 2 * second, ..Ages::default() });
+        let right = caller("right");
+        assert_eq!(facts.verdict(now, &place("private"), LAYER, right), Verdict::Ask);
+        for (later, verdict) in [(second, Verdict::Allowed), (2 * second, Verdict::Ask)] {
+            let said = facts.verdict_without_registry(now + later, &place("private"), LAYER, right);
+            assert_eq!(said, verdict, "{later:?}");
+        }
+        // What may be had while the registry answers may be had while it does not.
+        facts.believe_for(Ages { grace: Duration::ZERO, ..Ages::default() });
+        let said = facts.verdict_without_registry(now + second, &place("private"), LAYER, right);
+        assert_eq!(said, Verdict::Allowed);
+    }
+
+    #[test]
+    fn a_registry_that_has_had_enough_of_one_caller_is_asked_by_others() {
+        let (mut facts, now) = known();
+        let pause = Pause { status: 429, until: now + Duration::from_secs(5) };
+        facts.learn_pause("https://a:443", caller("right"), pause);
+        let mut ask = |later, registry, who| facts.paused(now + Duration::from_secs(later), registry, who);
+        assert_eq!(ask(4, "https://a:443", caller("right")), Some(pause));
+        assert_eq!(ask(5, "https://a:443", caller("right")), None);
+        assert_eq!(ask(0, "https://a:443", caller("other")), None);
+        assert_eq!(ask(0, "https://b:443", caller("right")), None);
     }
 }

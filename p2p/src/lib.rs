@@ -71,6 +71,7 @@ pub use download::Backoff;
 pub use engine::{Engine, EngineConfig, EngineError, HostConfig};
 pub use import::{ImportedFile, Told};
 pub use members::{InvalidAddress, schedulers};
+pub use origins::retry_after;
 pub use stat::{ClusterStat, LocalStat, TaskStat};
 pub use store::{Fault, Finding, StoreConfig, StoreError, StoreReport, check as check_store};
 pub use supplier::{Supplied, Supplier};

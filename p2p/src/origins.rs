@@ -138,8 +138,8 @@ fn is_busy(status: StatusCode) -> bool {
     )
 }
 
-/// Seconds, or a date (RFC 9110 section 10.2.3).
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+/// How long an origin wants to be left alone, by its answer's headers: seconds, or a date (RFC 9110 section 10.2.3).
+pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let value = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
     if let Some(seconds) = crate::http_range::number(value) {
         return Some(Duration::from_secs(seconds));

@@ -10,6 +10,7 @@
 //! pulling from repositories of the account now: no token that gets other tokens. Credentials go to a token service only when
 //! the registry has named it, whose certificate was verified, and never in the clear on behalf of a registry that speaks TLS.
 
+use crate::realms::{Judge, Judges};
 use darter_rules::oci::{self, Resource};
 use darter_rules::{Scheme, Target};
 use darter_upstream::{Body, Incoming, Upstream, empty_body};
@@ -182,7 +183,7 @@ impl Accounts {
     /// request goes on without, and the registry says what it thinks of that.
     pub(crate) async fn lend(
         &self,
-        upstream: &Upstream,
+        judges: Judges<'_>,
         target: &Target,
         method: &Method,
         headers: &mut HeaderMap,
@@ -190,7 +191,7 @@ impl Accounts {
         if self.accounts.is_empty() || !takes(method, headers) {
             return Lent::Nothing;
         }
-        match self.credentials(upstream, target).await {
+        match self.credentials(judges, target).await {
             Ok(Meant::Credentials(credentials)) => {
                 headers.insert(header::AUTHORIZATION, credentials);
                 Lent::Credentials
@@ -236,15 +237,15 @@ impl Accounts {
         let _ = self.tokens.invalidate_entries_if(move |key, _| key.repository == repository);
     }
 
-    async fn credentials(&self, upstream: &Upstream, target: &Target) -> Result<Meant, Arc<str>> {
+    async fn credentials(&self, judges: Judges<'_>, target: &Target) -> Result<Meant, Arc<str>> {
         let Some(repository) = repository(target) else {
-            let credentials = self.for_others(upstream, target).await?;
+            let credentials = self.for_others(judges.upstream, target).await?;
             return Ok(credentials.map_or(Meant::Nothing, Meant::Credentials));
         };
         let Some((index, account)) = self.account(&Place::of(target), repository) else {
             return Ok(Meant::Nothing);
         };
-        match self.challenge(upstream, target).await? {
+        match self.challenge(judges.upstream, target).await? {
             Challenge::Open => Ok(Meant::Needless),
             Challenge::Basic => Ok(Meant::Credentials(account.login.0.clone())),
             Challenge::Bearer { realm, service } => {
@@ -254,7 +255,7 @@ impl Accounts {
                     service: service.clone(),
                     repository: oci::repository_identity(target.host(), repository),
                 };
-                let fetched = fetch_token(upstream, account, (realm, service), repository);
+                let fetched = fetch_token(judges, account, (realm, service), repository);
                 self.tokens.get_with(key, fetched).await.value.map(Meant::Credentials)
             }
         }
@@ -438,14 +439,18 @@ fn parse_challenges(text: &str, secure: bool) -> Vec<Challenge> {
 }
 
 async fn fetch_token(
-    upstream: &Upstream,
+    judges: Judges<'_>,
     account: &Account,
     (realm, service): (Url, Option<String>),
     repository: &str,
 ) -> Known<HeaderValue> {
     let of = realm.host_str().unwrap_or_default().to_owned();
-    let asked =
-        tokio::time::timeout(TOKEN_TIMEOUT, ask_token(upstream, account, (realm, service), repository));
+    let _turn = match Target::parse(realm.as_str()) {
+        Ok(service) => judges.turn(Judge::TokenService, &service).await,
+        Err(_) => None,
+    };
+    let asked = ask_token(judges.upstream, account, (realm, service), repository);
+    let asked = tokio::time::timeout(TOKEN_TIMEOUT, asked);
     let late = |_| Err(format!("the token service {of} does not answer within {TOKEN_TIMEOUT:?}"));
     match asked.await.unwrap_or_else(late) {
         Ok((token, lives)) => Known { value: Ok(token), lives },

@@ -18,17 +18,17 @@
 
 use crate::accounts::Login;
 use crate::probe::{Said, probe};
-use crate::realms::{Judge, Realms};
+use crate::realms::{Judge, Judges, Realms};
 use crate::together::Together;
 use crate::watched::{Proof, Watched};
-use darter_entitle::{Caller, Credentials, Facts, Place, Verdict, bearer_lifetime};
+use darter_entitle::{Ages, Caller, Credentials, Facts, Pause, Place, Verdict, bearer_lifetime};
 use darter_rules::oci::{self, Kind, Resource};
 use darter_rules::{Identity, Target};
-use darter_upstream::{Incoming, Upstream, UpstreamError};
+use darter_upstream::{Incoming, UpstreamError};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::Semaphore;
 
 const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
@@ -84,6 +84,10 @@ const HARMLESS_PREFIXES: [&str; 5] = ["if-", "pacote-", "sec-ch-", "sec-fetch-",
 const SIGNED: [&str; 8] = ["sig", "token", "key", "credential", "auth", "policy", "verify", "expires"];
 /// A longer URL is not worth a fact.
 const MAX_URL: usize = 2048;
+/// How long a registry that has had enough of a caller's questions is left alone, where it does not say itself; and at most,
+/// whatever it says: clients wait.
+const PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// Manifests that are read at once while they pass, each of up to 4 MiB. More pass by unread, and prove less.
 const MAX_READ: usize = 64;
 
@@ -115,6 +119,8 @@ pub(crate) enum Entitled {
     No,
     /// The origin could not be asked.
     Unknown(UpstreamError),
+    /// The origin wants to be asked nothing by him for now.
+    Paused(Pause),
 }
 
 /// What a caller wants to know of an origin.
@@ -141,8 +147,10 @@ enum Answered {
     /// He may have it, if it is so long.
     Granted(u64),
     Refused,
-    /// It has other troubles: too many requests, an error of its own.
+    /// It has other troubles: an error of its own.
     Troubled,
+    /// It has had enough of this caller.
+    Paused(Pause),
     Unreachable(UpstreamError),
 }
 
@@ -159,11 +167,16 @@ impl Gate {
         }
     }
 
-    /// Whether the caller may have this content from the engine. An origin is asked so many questions at once. Content that is named by its URL and asked for with a
+    /// Proofs are believed for so long from now on.
+    pub(crate) fn believe_for(&self, ages: Ages) {
+        self.lock().believe_for(ages);
+    }
+
+    /// Whether the caller may have this content from the engine. Content that is named by its URL and asked for with a
     /// credential gets a name of its own in `identity`.
     pub(crate) async fn check(
         &self,
-        (upstream, at_once): (&Upstream, usize),
+        judges: Judges<'_>,
         target: &Target,
         identity: &mut Identity,
         asker: Asker<'_>,
@@ -178,15 +191,20 @@ impl Gate {
             return Entitled::Yes;
         }
         let answered = self.asking.ask(&question, async {
-            let _turn = self.realms.turn(Judge::Registry, target, at_once).await;
-            self.ask_origin(upstream, target, asker, &question).await
+            let _turn = judges.turn(Judge::Registry, target).await;
+            // What was said to others who waited, or before.
+            let pause = self.lock().paused(Instant::now(), &place.registry, *caller);
+            match pause {
+                Some(pause) => Answered::Paused(pause),
+                None => self.ask_origin(judges, target, asker, &question).await,
+            }
         });
         match answered.await {
             Answered::Granted(length) => Entitled::IfLong(length),
             Answered::Refused => Entitled::No,
-            Answered::Troubled if self.in_grace(&question) => Entitled::Yes,
+            _ if self.in_grace(&question) => Entitled::Yes,
             Answered::Troubled => Entitled::No,
-            Answered::Unreachable(_) if self.in_grace(&question) => Entitled::Yes,
+            Answered::Paused(pause) => Entitled::Paused(pause),
             Answered::Unreachable(error) => Entitled::Unknown(error),
         }
     }
@@ -217,7 +235,7 @@ impl Gate {
     }
 
     /// What an origin's answer to a caller proves. The body of a manifest is read on its way. A blob's answer proves nothing:
-    /// its bytes are looked at by nobody here.
+    /// its bytes are looked at by nobody here. What it took in, it has; whoever may write need not be one who may read.
     pub(crate) fn watch(
         self: &Arc<Self>,
         target: &Target,
@@ -226,6 +244,9 @@ impl Gate {
         answer: Response<Incoming>,
     ) -> Response<Watched> {
         self.realms.learn(target, &answer);
+        if let Some((name, digest)) = pushed(target, method, &answer) {
+            self.lock().learn_member(Instant::now(), &place(target, name), &digest);
+        }
         let resource = Resource::parse(target.path());
         let (Some(resource), true) = (resource, matches!(*method, Method::GET | Method::HEAD)) else {
             return answer.map(Watched::unwatched);
@@ -321,7 +342,7 @@ impl Gate {
 
     async fn ask_origin(
         &self,
-        upstream: &Upstream,
+        judges: Judges<'_>,
         target: &Target,
         asker: Asker<'_>,
         question: &Question,
@@ -330,7 +351,8 @@ impl Gate {
         // A signature in a query may be for GET alone.
         let signed = target.query().is_some() && Resource::parse(target.path()).is_none();
         let method = if digest.is_empty() || signed { Method::GET } else { Method::HEAD };
-        let Said { status, length, .. } = match probe(upstream, target, asker.headers, method).await {
+        let said = probe(judges.upstream, target, asker.headers, method).await;
+        let Said { status, length, headers, .. } = match said {
             Ok(said) => said,
             Err(error) => return Answered::Unreachable(error),
         };
@@ -338,8 +360,12 @@ impl Gate {
             // Believed when the content has this length; whoever has content that can be shared says it.
             return length.map_or(Answered::Refused, Answered::Granted);
         }
+        if let Some(pause) = pause(status, &headers) {
+            self.lock().learn_pause(&place.registry, *caller, pause);
+            return Answered::Paused(pause);
+        }
         let ours = status == StatusCode::UNAUTHORIZED && !asker.is_himself();
-        if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS || ours {
+        if status.is_server_error() || ours {
             return Answered::Troubled;
         }
         let mut facts = self.lock();
@@ -393,6 +419,47 @@ impl<'a> Asker<'a> {
         let authorization = self.headers.get(header::AUTHORIZATION).filter(|_| self.account.is_none())?;
         Instant::now().checked_add(bearer_lifetime(authorization.to_str().ok()?, unix)?)
     }
+}
+
+/// The pause that an answer asks for: too many requests, or too much to do.
+fn pause(status: StatusCode, headers: &HeaderMap) -> Option<Pause> {
+    let wait = darter_p2p::retry_after(headers);
+    let wait = match status {
+        StatusCode::TOO_MANY_REQUESTS => wait.unwrap_or(PAUSE),
+        StatusCode::SERVICE_UNAVAILABLE => wait?,
+        _ => return None,
+    };
+    let until = Instant::now() + wait.min(LONGEST_PAUSE);
+    Some(Pause { status: status.as_u16(), until })
+}
+
+/// What a registry has taken in, and into which repository (distribution-spec, "Pushing"). Where it and the request do not
+/// say the same, or the request says two things, nobody knows which of them it looked at.
+fn pushed<'a, B>(target: &'a Target, method: &Method, answer: &Response<B>) -> Option<(&'a str, String)> {
+    if answer.status() != StatusCode::CREATED || !matches!(*method, Method::PUT | Method::POST) {
+        return None;
+    }
+    let said = answer.headers().get(DOCKER_CONTENT_DIGEST).and_then(known_digest);
+    let (name, asked) = match Resource::parse(target.path()) {
+        Some(Resource { name, kind: Kind::Manifest(digest) }) => (name, digest.to_string()),
+        Some(Resource { name, kind: Kind::Tag(_) }) => (name, said.clone()?),
+        Some(Resource { kind: Kind::Blob(_), .. }) => return None,
+        None => {
+            let (name, _) = target.path().strip_prefix("/v2/")?.split_once("/blobs/uploads/")?;
+            (name, digest_asked(target.query()?)?)
+        }
+    };
+    let agreed = said.is_none_or(|said| said == asked) && oci::is_name(name);
+    agreed.then_some((name, asked))
+}
+
+/// The one digest in an upload's query: what was uploaded, or is to be taken from another repository.
+fn digest_asked(query: &str) -> Option<String> {
+    let all = url::form_urlencoded::parse(query.as_bytes());
+    let mut named = all.filter(|(name, _)| matches!(&**name, "digest" | "mount"));
+    let (_, only) = named.next()?;
+    let digest = oci::Digest::parse(&only)?.to_string();
+    named.next().is_none().then_some(digest)
 }
 
 /// Whether an answer calls itself a manifest, by the media types of OCI's image-spec and of Docker.

@@ -76,6 +76,7 @@ mod writes_to;
 pub use accounts::{Account, Accounts, Login};
 pub use auth::BasicAuth;
 pub use clients::{Clients, PerClient, Rate};
+pub use darter_entitle::Ages;
 pub use darter_rules::Step;
 pub use explain::Inquiry;
 pub use listen::{Entrance, Listener, Mode, run};

@@ -111,7 +111,8 @@ where
         Entitled::Yes => None,
         Entitled::IfLong(length) => Some(length),
         Entitled::No => return direct::answer(proxy, &peers.target, request, Outcome::Relayed).await,
-        Entitled::Unknown(error) => return Err(error.into()),
+        Entitled::Unknown(error) => return Err(Refusal::unproven(&error)),
+        Entitled::Paused(pause) => return Err(Refusal::paused(&peers.target, pause)),
     };
     let version = match peers.version(proxy, request.headers()).await {
         Ok(version) => version,

@@ -12,6 +12,7 @@ use crate::genuine::Genuine;
 use crate::line::Line;
 use crate::metrics::Metrics;
 use crate::port_tls::PortTls;
+use crate::realms::Judges;
 use crate::slots::{Slot, Slots};
 use crate::version::Versions;
 use crate::via::{Marks, Pseudonym};
@@ -19,6 +20,7 @@ use crate::visitors::Visitors;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use darter_certs::Leaves;
+use darter_entitle::Ages;
 use darter_p2p::Engine;
 use darter_rules::Rules;
 use darter_upstream::Upstream;
@@ -84,6 +86,8 @@ pub struct Limits {
     /// Questions about who a client is that one registry or token service gets at once (`proxy.maxAuthentications`); more
     /// wait. `None`: no limit.
     pub authentications: Option<NonZeroUsize>,
+    /// How long it is believed what an origin said of whom it lets have what (`proxy.entitlement`).
+    pub proofs: Ages,
     /// How long the head of a request may take, from the moment when one could begin: also how long a connection may be
     /// idle between two requests.
     pub header_timeout: Duration,
@@ -109,6 +113,7 @@ impl Default for Limits {
             p2p_requests: None,
             // Token services have quotas for seconds, and a question takes some ten milliseconds: a thousand a second.
             authentications: NonZeroUsize::new(16),
+            proofs: Ages::default(),
             // Long enough for the idle connections that clients keep (Go: 30 to 90 s), short enough for slowloris.
             header_timeout: Duration::from_secs(60),
             // What Go's clients give their own side of it.
@@ -148,6 +153,8 @@ impl Proxy {
     /// A proxy that serves nobody yet: see [`crate::run`]. Its metrics are registered under `proxy_`.
     pub fn new(config: ProxyConfig, registry: &mut Registry) -> Self {
         let ProxyConfig { settings, upstream, engine, adopt } = config;
+        let gate = Gate::new();
+        gate.believe_for(settings.limits.proofs);
         Self {
             connection_slots: Slots::new(settings.limits.connections),
             p2p_slots: Slots::new(settings.limits.p2p_slots()),
@@ -156,7 +163,7 @@ impl Proxy {
             settings: ArcSwap::from_pointee(settings),
             upstream,
             engine,
-            gate: Arc::new(Gate::new()),
+            gate: Arc::new(gate),
             versions: Versions::new(),
             genuine: Genuine::new(),
             metrics: Metrics::register(registry),
@@ -174,6 +181,7 @@ impl Proxy {
         self.p2p_slots.resize(settings.limits.p2p_slots());
         self.idle.resize(settings.limits.idle_http2.get());
         self.leaving.resize(settings.limits.leaving_http2());
+        self.gate.believe_for(settings.limits.proofs);
         self.settings.store(Arc::new(settings));
         // What is trusted upstream changes with them.
         self.genuine.forget_all();
@@ -184,9 +192,10 @@ impl Proxy {
         self.settings.load_full()
     }
 
-    /// The way to those who say what a caller may have, and how many questions each of them gets at once.
-    pub(crate) fn judges(&self) -> (&Upstream, usize) {
-        (&self.upstream, self.settings.load().limits.authentications())
+    /// The way to those who say who a caller is, and what it may have.
+    pub(crate) fn judges(&self) -> Judges<'_> {
+        let at_once = self.settings.load().limits.authentications();
+        Judges { upstream: &self.upstream, realms: &self.gate.realms, at_once }
     }
 
     /// Waits until there may be one more request through the engine.

@@ -8,7 +8,8 @@
 //! A token service is what a registry has named in a challenge, by its path; what else lies on that host is as any other. Anybody
 //! may run a registry, and name what is not his. So nothing is answered otherwise because it was named: a request with a body,
 //! a condition or a range goes as it comes, and an answer that is not short text, or that sets a cookie, is for the one who
-//! asked. Tokens that are fetched for `proxy.accounts` are asked for once each, and take no turn.
+//! asked. All of them take turns, and so do the tokens that are fetched for `proxy.accounts`: a form is read before its turn
+//! comes, so that nobody who sends slowly holds up others. What is too long for a form goes past them.
 
 use crate::accounts::{self, TOKEN_TIMEOUT};
 use crate::direct;
@@ -24,6 +25,7 @@ use bytes::Bytes;
 use darter_entitle::{Caller, Credentials};
 use darter_rules::oci::Resource;
 use darter_rules::{Scheme, Target};
+use darter_upstream::Upstream;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode, header};
@@ -40,6 +42,8 @@ const MAX_KNOWN: u64 = 10_000;
 const KNOWN_FOR: Duration = Duration::from_secs(3600);
 /// The longest answer that is shared, in bytes. Tokens reach tens of KiB.
 const MAX_ANSWER: usize = 256 << 10;
+/// The longest form that is read before its turn, in bytes. Refresh tokens reach some KiB.
+const MAX_FORM: u64 = 64 << 10;
 
 /// Token services, and the questions that are under way.
 pub(crate) struct Realms {
@@ -76,6 +80,22 @@ const OWN: [HeaderName; 4] = [header::CACHE_CONTROL, header::EXPECT, header::PRA
 pub(crate) enum Judge {
     Registry,
     TokenService,
+}
+
+/// The way to those who judge.
+#[derive(Clone, Copy)]
+pub(crate) struct Judges<'a> {
+    pub(crate) upstream: &'a Upstream,
+    pub(crate) realms: &'a Realms,
+    /// Questions that each of them gets at once.
+    pub(crate) at_once: usize,
+}
+
+impl Judges<'_> {
+    /// Waits for a turn to ask the host of `target`: see [`Realms::turn`].
+    pub(crate) async fn turn(self, judge: Judge, target: &Target) -> Option<Slot> {
+        self.realms.turn(judge, target, self.at_once).await
+    }
 }
 
 /// What is asked, and by whom.
@@ -158,7 +178,7 @@ impl Realms {
     {
         let settings = proxy.settings();
         if !may_share(&request) {
-            return direct::answer(proxy, target, request, Outcome::Direct).await;
+            return self.answer_one(proxy, target, request, settings.limits.authentications()).await;
         }
         let from = request.extensions().get::<Came>().map(|came| came.from.ip());
         let from = from.filter(|_| settings.marks.forwarded != Forwarded::Not);
@@ -189,6 +209,29 @@ impl Realms {
                 None => direct::answer(proxy, target, request, Outcome::Direct).await,
             },
         }
+    }
+
+    /// Answers a request whose answer is for nobody else.
+    async fn answer_one<B>(
+        &self,
+        proxy: &Proxy,
+        target: &Target,
+        request: Request<B>,
+        at_once: usize,
+    ) -> Result<Answer, Refusal>
+    where
+        B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Unpin + Send + 'static,
+    {
+        let is_form = request.body().size_hint().exact().is_some_and(|length| length <= MAX_FORM);
+        // Who asks first whether to send it, or for another protocol, is answered by the service.
+        if !is_form || request.headers().contains_key(header::EXPECT) || Switch::asked(&request).is_some() {
+            return direct::answer(proxy, target, request, Outcome::Direct).await;
+        }
+        let (parts, body) = request.into_parts();
+        let form = collect(body.map_err(Into::into).boxed_unsync()).await.ok_or_else(Refusal::no_form)?;
+        let request = Request::from_parts(parts, crate::full(form));
+        let _turn = self.turn(Judge::TokenService, target, at_once).await;
+        direct::answer(proxy, target, request, Outcome::Direct).await
     }
 
     fn said(&self, headers: &HeaderMap) -> Caller {
@@ -223,7 +266,7 @@ async fn hear(response: Response<crate::Body>) -> Heard {
     }
 }
 
-/// All of an answer that is not too long, and does not take too long. Boxed, because the compiler does not see through it from
+/// All of a body that is not too long, and does not take too long. Boxed, because the compiler does not see through it from
 /// further out.
 fn collect(body: crate::Body) -> BoxFuture<'static, Option<Bytes>> {
     let collected = tokio::time::timeout(TOKEN_TIMEOUT, Limited::new(body, MAX_ANSWER).collect());

@@ -4,6 +4,7 @@
 use crate::Body;
 use crate::idle::Quiet;
 use crate::request_id::{RequestId, X_REQUEST_ID};
+use darter_entitle::Pause;
 use darter_p2p::OpenError;
 use darter_rules::{DestinationRefused, InvalidTarget};
 use darter_upstream::{Fault, UpstreamError};
@@ -13,7 +14,7 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::ext::ReasonPhrase;
 use std::fmt;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A reason phrase that is longer than this is cut, in bytes: some clients read a status line into a small buffer.
 const MAX_REASON: usize = 400;
@@ -136,13 +137,44 @@ impl Refusal {
 
     /// The client asks faster than it may.
     pub(crate) fn too_fast(wait: Duration) -> Self {
-        // Retry-After has whole seconds (RFC 9110 section 10.2.3): rounded up, so that it is not too soon again.
-        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        let seconds = whole_seconds(wait);
         let sentence = format!(
             "this proxy takes no more requests from one client for now (proxy.perClient); try again in {seconds} s"
         );
-        let refusal = Self::new(StatusCode::TOO_MANY_REQUESTS, "http_request_denied", sentence);
-        Self { header: Some((header::RETRY_AFTER, HeaderValue::from(seconds))), ..refusal }
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "http_request_denied", sentence).after(seconds)
+    }
+
+    /// Content is here, but whether this client may have it is not known, and its origin cannot be asked.
+    pub(crate) fn unproven(error: &UpstreamError) -> Self {
+        let refusal = Self::from(error);
+        // Whoever only hangs up may be there again in a moment; what is forbidden, or is not who it says, is no better then.
+        if !error.is_retryable() {
+            return refusal;
+        }
+        let sentence = format!(
+            "{}, so it cannot say whether this caller may have this; only callers whom it has let in lately are served meanwhile",
+            refusal.sentence
+        );
+        Self { status: StatusCode::SERVICE_UNAVAILABLE, sentence, ..refusal }
+    }
+
+    /// The same while its origin has had enough of this caller's questions. Its own status, so that clients do what they do
+    /// without a proxy.
+    pub(crate) fn paused(target: &darter_rules::Target, pause: Pause) -> Self {
+        let seconds = whole_seconds(pause.until.saturating_duration_since(Instant::now())).max(1);
+        let sentence = format!(
+            "{} answered {} when it was asked whether this caller may have this; it is asked again in {seconds} s",
+            target.authority(),
+            pause.status
+        );
+        let status = StatusCode::from_u16(pause.status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+        Self::new(status, "http_request_denied", sentence).after(seconds)
+    }
+
+    /// A form did not come in time, or not in whole.
+    pub(crate) fn no_form() -> Self {
+        let sentence = "the request's body was not complete in time";
+        Self { last: true, ..Self::new(StatusCode::REQUEST_TIMEOUT, "http_request_error", sentence) }
     }
 
     /// The client has to say who it is.
@@ -164,6 +196,11 @@ impl Refusal {
 
     fn new(status: StatusCode, error: &'static str, sentence: impl Into<String>) -> Self {
         Self { status, error, sentence: sentence.into(), header: None, last: false }
+    }
+
+    /// The same, with when to come again.
+    fn after(self, seconds: u64) -> Self {
+        Self { header: Some((header::RETRY_AFTER, HeaderValue::from(seconds))), ..self }
     }
 
     /// Whether it is a failure of ours or of the origin's rather than a decision.
@@ -252,6 +289,11 @@ impl fmt::Display for Refusal {
 }
 
 pub(crate) const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+
+/// Retry-After has whole seconds (RFC 9110 section 10.2.3): rounded up, so that it is not too soon again.
+fn whole_seconds(wait: Duration) -> u64 {
+    wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
+}
 
 /// One line of printable ASCII, not too long.
 fn printable(text: &str) -> String {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use darter_certs::{Authority, CaSet, ExtraRoots, LeafOptions, PermittedName, PermittedNames, Verification};
-use darter_proxy::{Account, BasicAuth, Clients, Forwarded, Limits, Marks};
+use darter_proxy::{Account, Ages, BasicAuth, Clients, Forwarded, Limits, Marks};
 use darter_rules::{
     Destinations, HostPattern, Intercept, Mirror, Naming, QueryFilter, Rules, Target, WhiteListEntry,
 };
@@ -152,11 +152,22 @@ fn limits(section: &mut Section<'_>) -> Limits {
     };
     let idle_http2 = section.value("maxIdleHTTP2", positive);
     let authentications = section.value("maxAuthentications", value::count);
+    let proofs = proofs(&mut section.section("entitlement"));
     let limits = timeouts(&mut section.section("timeouts"));
     Limits {
+        proofs,
         idle_http2: idle_http2.unwrap_or(limits.idle_http2),
         authentications: authentications.map_or(limits.authentications, NonZeroUsize::new),
         ..limits
+    }
+}
+
+fn proofs(section: &mut Section<'_>) -> Ages {
+    let default = Ages::default();
+    Ages {
+        reader: section.value("fresh", value::duration).unwrap_or(default.reader),
+        grace: section.value("grace", value::duration).unwrap_or(default.grace),
+        ..default
     }
 }
 

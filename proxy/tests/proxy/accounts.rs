@@ -254,7 +254,7 @@ async fn what_the_account_reads_is_served_while_registry_and_token_service_are_d
     assert!(bytes(answer).await == LAYER);
     // That is the account's business alone.
     darter.proxy.replace(setup(port, Vec::new()).settings(&darter.leaves));
-    assert_eq!(ask(&darter, Method::GET, &blob, &[]).await.status(), 502);
+    assert_eq!(ask(&darter, Method::GET, &blob, &[]).await.status(), 503);
 }
 
 #[tokio::test]

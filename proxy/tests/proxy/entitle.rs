@@ -3,12 +3,13 @@
 use crate::lab::{Body, Darter, Origin, Setup, full};
 use crate::p2p::{ask, bytes, digest_of};
 use bytes::Bytes;
-use darter_proxy::Limits;
+use darter_proxy::{Ages, Limits};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Incoming;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 const RIGHT: (&str, &str) = ("authorization", "Bearer right");
 const WRONG: (&str, &str) = ("authorization", "Bearer wrong");
@@ -18,14 +19,22 @@ struct Registry {
     layer: Bytes,
     /// The token does not work any more.
     revoked: AtomicBool,
+    /// It answers everything with this status, and asks to be left alone for seven seconds; 0: it does not.
+    trouble: AtomicU16,
     /// Every request, as `METHOD path`.
     log: Mutex<Vec<String>>,
 }
 
 impl Registry {
     async fn start() -> (Arc<Self>, Origin, Darter) {
+        Self::believed(Ages::default()).await
+    }
+
+    /// What it said is believed for so long.
+    async fn believed(proofs: Ages) -> (Arc<Self>, Origin, Darter) {
         let layer: Bytes = (0..50_000u32).map(|at| (at * 13 + at / 251) as u8).collect();
-        let registry = Arc::new(Self { layer, revoked: AtomicBool::new(false), log: Mutex::default() });
+        let (revoked, trouble) = (AtomicBool::new(false), AtomicU16::new(0));
+        let registry = Arc::new(Self { layer, revoked, trouble, log: Mutex::default() });
         let answering = registry.clone();
         let origin = Origin::http(move |request: Request<Incoming>| {
             let response = answering.answer(&request);
@@ -33,7 +42,8 @@ impl Registry {
         })
         .await;
         let mirror = format!("http://127.0.0.1:{}", origin.port);
-        let darter = Darter::start(Setup { mirror, limits: Limits::default(), ..Setup::default() }).await;
+        let limits = Limits { proofs, ..Limits::default() };
+        let darter = Darter::start(Setup { mirror, limits, ..Setup::default() }).await;
         (registry, origin, darter)
     }
 
@@ -43,6 +53,17 @@ impl Registry {
         let token = request.headers().get("authorization").map(|value| value.to_str().unwrap());
         let allowed = token == Some("Bearer right") && !self.revoked.load(Ordering::SeqCst);
         let answer = Response::builder();
+        let trouble = self.trouble.load(Ordering::SeqCst);
+        if trouble != 0 {
+            return answer.status(trouble).header("retry-after", "7").body(full("enough")).unwrap();
+        }
+        if matches!(*request.method(), Method::PUT | Method::POST) {
+            let answer = answer.status(if path.contains("/begun") { 202 } else { 201 });
+            let said = request.headers().get("x-said");
+            let answer =
+                said.into_iter().fold(answer, |answer, said| answer.header("docker-content-digest", said));
+            return answer.body(full("")).unwrap();
+        }
         if path.starts_with("/v2/private/") && !allowed {
             return answer
                 .status(401)
@@ -307,8 +328,81 @@ async fn while_the_registry_is_down_only_those_it_knew_are_served() {
         registry.layer
     );
     let stranger = ask(&darter, Method::GET, &registry.blob("private"), &[WRONG]).await;
-    assert_eq!(stranger.status(), StatusCode::BAD_GATEWAY);
-    assert!(!bytes(stranger).await.is_empty());
+    assert_eq!(stranger.status(), StatusCode::SERVICE_UNAVAILABLE);
+    let said = String::from_utf8(bytes(stranger).await.to_vec()).unwrap();
+    assert!(
+        said.contains("connection refused, so it cannot say whether this caller may have this"),
+        "{said}"
+    );
+}
+
+#[tokio::test]
+async fn a_registry_that_has_had_enough_of_a_caller_is_left_alone_by_him() {
+    let (registry, _origin, darter) =
+        Registry::believed(Ages { reader: Duration::ZERO, ..Ages::default() }).await;
+    registry.warm(&darter).await;
+    for status in [429, 503] {
+        registry.trouble.store(status, Ordering::SeqCst);
+        let other = ("authorization", if status == 429 { "Bearer a" } else { "Bearer b" });
+        for _ in 0..3 {
+            let reader = ask(&darter, Method::GET, &registry.blob("private"), &[RIGHT]).await;
+            assert_eq!(bytes(reader).await, registry.layer, "he was let in lately");
+            let stranger = ask(&darter, Method::GET, &registry.blob("private"), &[other]).await;
+            let wait: u64 = stranger.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+            assert_eq!((stranger.status().as_u16(), (1..=7).contains(&wait)), (status, true));
+            let said = String::from_utf8(bytes(stranger).await.to_vec()).unwrap();
+            assert!(said.contains(&format!("answered {status} when it was asked whether")), "{said}");
+        }
+        // The reader's first question was heard by the registry in the first round.
+        let questions = if status == 429 { 2 } else { 1 };
+        assert_eq!(registry.asked(), vec![format!("HEAD {}", registry.blob("private")); questions]);
+    }
+}
+
+#[tokio::test]
+async fn what_was_pushed_into_a_repository_is_known_to_be_in_it() {
+    let (registry, _origin, darter) = Registry::start().await;
+    registry.warm(&darter).await;
+    let (layer, other) = (digest_of(&registry.layer), digest_of(b"other"));
+    let questions = async |repository: &str| {
+        // Whoever may write need not be one who may read.
+        bytes(ask(&darter, Method::GET, &format!("/v2/{repository}/manifests/latest"), &[RIGHT]).await).await;
+        registry.asked();
+        let answer = ask(&darter, Method::GET, &registry.blob(repository), &[RIGHT]).await;
+        (registry.asked().len(), bytes(answer).await == registry.layer)
+    };
+    let push = async |method, path: &str, said: &str| {
+        let said = [RIGHT, ("x-said", said)];
+        let said = if said[1].1.is_empty() { &said[..1] } else { &said[..] };
+        ask(&darter, method, path, said).await;
+    };
+    for (number, (method, path, said)) in [
+        (Method::PUT, format!("blobs/uploads/1?state=x&digest={}", layer.replace(':', "%3A")), ""),
+        (Method::POST, format!("blobs/uploads/?digest={layer}"), &*layer),
+        (Method::POST, format!("blobs/uploads/?mount={layer}&from=private"), ""),
+        (Method::PUT, format!("manifests/{layer}"), ""),
+        (Method::PUT, "manifests/1".to_owned(), &layer),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let repository = format!("open{number}");
+        push(method, &format!("/v2/{repository}/{path}"), said).await;
+        assert_eq!(questions(&repository).await, (0, true), "{path}");
+    }
+    for (method, path, said) in [
+        (Method::PUT, format!("blobs/uploads/1?digest={layer}&digest={other}"), &*layer),
+        (Method::POST, format!("blobs/uploads/?mount={layer}&digest={other}"), ""),
+        (Method::PUT, format!("blobs/uploads/1?digest={layer}"), &other),
+        (Method::PUT, format!("manifests/{layer}"), &other),
+        (Method::PUT, "manifests/1".to_owned(), ""),
+        (Method::POST, format!("blobs/uploads/begun?mount={layer}&from=private"), ""),
+        (Method::PUT, format!("blobs/{layer}"), &layer),
+        (Method::PUT, "blobs/uploads/1".to_owned(), &layer),
+    ] {
+        push(method, &format!("/v2/closed/{path}"), said).await;
+        assert_eq!(questions("closed").await, (2, false), "{path}");
+    }
 }
 
 #[tokio::test]

@@ -2,10 +2,11 @@
 
 use crate::lab::{Body, Darter, Origin, Setup, full, h1, settled, text};
 use crate::p2p::ask;
-use darter_proxy::Limits;
+use darter_proxy::{Account, Limits, Login};
 use http::header::{HeaderValue, SET_COOKIE};
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
+use regex::Regex;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -37,9 +38,12 @@ impl Service {
         self.most.fetch_max(now, Ordering::SeqCst);
         self.let_go.acquire().await.unwrap().forget();
         self.now.fetch_sub(1, Ordering::SeqCst);
-        let said = |name| request.headers().get(name).map_or("nothing", |it| it.to_str().unwrap());
-        let mut response = Response::new(full(format!("for {} {}", said("authorization"), said("x-more"))));
-        let set_cookie = request.uri().query() == Some("cookie");
+        let (request, form) = request.into_parts();
+        let form = text(Response::new(form)).await;
+        let said = |name| request.headers.get(name).map_or("nothing", |it| it.to_str().unwrap());
+        let told = format!("for {} {}{form}", said("authorization"), said("x-more"));
+        let mut response = Response::new(full(told));
+        let set_cookie = request.uri.query() == Some("cookie");
         response.headers_mut().extend(set_cookie.then(|| (SET_COOKIE, HeaderValue::from_static("a=b"))));
         response
     }
@@ -47,6 +51,11 @@ impl Service {
 
 impl Lab {
     async fn start() -> Self {
+        Self::with_account(false).await
+    }
+
+    /// Perhaps with an account for all of the registry.
+    async fn with_account(account: bool) -> Self {
         let service = Arc::new(Service {
             asked: AtomicUsize::new(0),
             now: AtomicUsize::new(0),
@@ -73,13 +82,31 @@ impl Lab {
         let registry = registry.await;
         let limits = Limits { authentications: NonZeroUsize::new(AT_ONCE), ..Limits::default() };
         let mirror = format!("http://127.0.0.1:{}", registry.port);
-        let darter = Darter::start(Setup { mirror, limits, ..Setup::default() }).await;
+        let lent = || Account {
+            hosts: Regex::new("").unwrap(),
+            repositories: Regex::new("").unwrap(),
+            login: Login::new("user", "secret").unwrap(),
+            insecure: true,
+        };
+        let accounts = account.then(lent).into_iter().collect();
+        let darter = Darter::start(Setup { mirror, limits, accounts, ..Setup::default() }).await;
         Self { service, darter: Arc::new(darter), tokens, _registry: registry }
     }
 
-    /// Clients ask, each with its own name; what they are told, in the order of the names.
+    /// Clients ask, each with its own name; what they are told.
     fn all_ask(
         &self,
+        path: &str,
+        names: impl Iterator<Item = String>,
+        more: (&'static str, &'static str),
+    ) -> JoinSet<(String, String)> {
+        self.all_send(Method::GET, path, names, more)
+    }
+
+    /// The same with another method, and the name as the form that is sent.
+    fn all_send(
+        &self,
+        method: Method,
         path: &str,
         names: impl Iterator<Item = String>,
         more: (&'static str, &'static str),
@@ -87,13 +114,14 @@ impl Lab {
         let url = format!("http://127.0.0.1:{}{path}", self.tokens.port);
         names
             .map(|name| {
-                let (darter, url) = (self.darter.clone(), url.clone());
+                let (darter, url, method) = (self.darter.clone(), url.clone(), method.clone());
                 async move {
                     let (mut client, mut tasks) = h1(darter.connect().await).await;
-                    let request =
-                        Request::get(&url).header("host", &url["http://".len()..url.rfind('/').unwrap()]);
+                    let form = if method == Method::POST { name.clone() } else { String::new() };
+                    let request = Request::builder().method(method).uri(&url);
+                    let request = request.header("host", &url["http://".len()..url.rfind('/').unwrap()]);
                     let request = request.header("authorization", &name).header(more.0, more.1);
-                    let request = request.body(full("")).unwrap();
+                    let request = request.body(full(form)).unwrap();
                     let answer = text(client.send_request(request).await.unwrap()).await;
                     tasks.detach_all();
                     (name, answer)
@@ -187,6 +215,68 @@ async fn others_get_their_own_a_few_at_a_time() {
     }
     assert_eq!(lab.service.asked.load(Ordering::SeqCst), CLIENTS);
     assert_eq!(lab.service.most.load(Ordering::SeqCst), AT_ONCE);
+}
+
+#[tokio::test]
+async fn forms_and_what_is_for_one_alone_wait_for_their_turn_too() {
+    for (method, more) in [
+        (Method::POST, NOTHING),
+        (Method::GET, ("range", "bytes=0-0")),
+        (Method::GET, ("cache-control", "no-cache")),
+    ] {
+        let lab = Lab::start().await;
+        assert_eq!(ask(&lab.darter, Method::GET, "/v2/", &[]).await.status(), 401);
+        let asking = lab.all_send(method.clone(), "/token", one(), more);
+        lab.all_wait().await;
+        lab.are_there(AT_ONCE).await;
+        lab.service.let_go.add_permits(CLIENTS);
+        let form = if method == Method::POST { "Basic one" } else { "" };
+        for (_, answer) in asking.join_all().await {
+            assert_eq!(answer, format!("for Basic one nothing{form}"));
+        }
+        assert_eq!(lab.service.asked.load(Ordering::SeqCst), CLIENTS, "{method} {more:?}");
+        assert_eq!(lab.service.most.load(Ordering::SeqCst), AT_ONCE, "{method} {more:?}");
+    }
+}
+
+#[tokio::test]
+async fn tokens_for_an_account_wait_for_their_turn_too() {
+    let lab = Lab::with_account(true).await;
+    let mut asking = JoinSet::new();
+    for number in 0..CLIENTS {
+        let darter = lab.darter.clone();
+        let path = format!("/v2/team/{number}/manifests/latest");
+        asking.spawn(async move { ask(&darter, Method::GET, &path, &[]).await.status() });
+    }
+    lab.all_wait().await;
+    lab.are_there(AT_ONCE).await;
+    lab.service.let_go.add_permits(CLIENTS);
+    // What the service says is no token, and the requests go on without.
+    assert!(asking.join_all().await.iter().all(|status| *status == 401));
+    assert_eq!(lab.service.asked.load(Ordering::SeqCst), CLIENTS);
+    assert_eq!(lab.service.most.load(Ordering::SeqCst), AT_ONCE);
+}
+
+#[tokio::test]
+async fn who_sends_a_form_slowly_holds_up_nobody() {
+    let lab = Lab::start().await;
+    assert_eq!(ask(&lab.darter, Method::GET, "/v2/", &[]).await.status(), 401);
+    let head = format!(
+        "POST http://127.0.0.1:{0}/token HTTP/1.1\r\nHost: 127.0.0.1:{0}\r\nContent-Length: 9\r\n\r\nB",
+        lab.tokens.port
+    );
+    let mut slow = Vec::new();
+    for _ in 0..2 * AT_ONCE {
+        let mut client = lab.darter.connect().await;
+        tokio::io::AsyncWriteExt::write_all(&mut client, head.as_bytes()).await.unwrap();
+        slow.push(client);
+    }
+    lab.darter.until("proxy_requests_in_flight", slow.len() as f64).await;
+    lab.service.let_go.add_permits(1);
+    let quick = lab.all_ask("/token", one().take(1), NOTHING).join_all().await;
+    assert_eq!(quick[0].1, "for Basic one nothing");
+    assert_eq!(lab.service.asked.load(Ordering::SeqCst), 1);
+    lab.darter.until("proxy_requests_in_flight", slow.len() as f64).await;
 }
 
 #[tokio::test]

@@ -103,7 +103,7 @@ async fn every_refusal_says_why_in_every_place_where_somebody_looks() {
             case(format!("CONNECT {at} HTTP/1.1\r\nHost: {at}\r\n\r\n"), 502, "connection_refused", REFUSED),
             case(
                 format!("GET {}?ns={at} HTTP/1.1\r\nHost: m\r\n\r\n", blob(b"x")),
-                502,
+                503,
                 "connection_refused",
                 "darter; fwd=miss",
             ),
