@@ -4,6 +4,7 @@ use crate::lab::{Body, Darter, Origin, Setup, full};
 use crate::p2p::{ask, bytes, digest_of};
 use bytes::Bytes;
 use darter_proxy::{Ages, Limits};
+use futures_util::StreamExt as _;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Incoming;
@@ -209,6 +210,36 @@ async fn a_cold_pull_after_its_manifest_asks_for_the_layer_once() {
         registry.asked(),
         ["GET /v2/private/manifests/latest".to_owned(), format!("GET {}", registry.blob("private"))]
     );
+}
+
+#[tokio::test]
+async fn a_manifest_is_understood_when_all_of_it_has_come_although_its_stream_has_not_ended() {
+    let log: Arc<Mutex<Vec<String>>> = Arc::default();
+    let (asked, setup) = (log.clone(), Setup::default());
+    let origin = Origin::https(&setup.origin_ca, move |request: Request<Incoming>| {
+        let path = request.uri().path().to_owned();
+        asked.lock().unwrap().push(format!("{} {path}", request.method()));
+        let manifest =
+            format!("{{\"schemaVersion\":2,\"layers\":[{{\"digest\":\"{}\"}}]}}", digest_of(b"layer"));
+        async move {
+            if path.contains("/blobs/") {
+                return Response::new(full("layer"));
+            }
+            let answer = Response::builder().header("content-length", manifest.len());
+            let all = http_body::Frame::data(Bytes::from(manifest));
+            let body = futures_util::stream::once(async { Ok(all) });
+            answer.body(StreamBody::new(body.chain(futures_util::stream::pending())).boxed_unsync()).unwrap()
+        }
+    })
+    .await;
+    let mirror = format!("https://localhost:{}", origin.port);
+    let darter = Darter::start(Setup { mirror, ..setup }).await;
+    let blob = format!("/v2/private/blobs/{}", digest_of(b"layer"));
+    for path in ["/v2/private/manifests/latest", &blob] {
+        bytes(ask(&darter, Method::GET, path, &[RIGHT]).await).await;
+    }
+    let expected = ["GET /v2/private/manifests/latest".to_owned(), format!("GET {blob}")];
+    assert_eq!(*log.lock().unwrap(), expected);
 }
 
 #[tokio::test]
