@@ -1,7 +1,7 @@
 //! [`Rules`]: every rule about a request's URL, and the one place where they are put together.
 
 use crate::destination::{DestinationRefused, Destinations};
-use crate::identity::{Identity, Naming, expected_digest};
+use crate::identity::{Identity, Naming, expected_digest, shown};
 use crate::immutable::{Immutable, Sure};
 use crate::intercept::Intercept;
 use crate::mirror::{InvalidRegistry, Mirror};
@@ -284,8 +284,8 @@ struct Routed {
 
 /// The URL in the form that rules see, with the names of its query parameters alone.
 fn described(target: &Target) -> String {
-    let names: Vec<String> =
-        target.query().into_iter().flat_map(query_parts).map(|(name, _)| name.into_owned()).collect();
+    let parts = target.query().into_iter().flat_map(query_parts);
+    let names: Vec<String> = parts.map(shown).collect();
     let canonical = target.canonical();
     let place = canonical.split('?').next().unwrap_or_default();
     if names.is_empty() {
@@ -571,7 +571,7 @@ mod tests {
             ProxyRule { redirect: Some(redirect), source, ..redirected },
         ]);
         let (method, headers) = (Method::GET, HeaderMap::new());
-        let uri = "http://OLD.example:80/pool/a_1_all.deb?Signature=hunter2&v=1".parse().unwrap();
+        let uri = "http://OLD.example:80/pool/a_1_all.deb?Signature=hunter2&v=1&hunter2".parse().unwrap();
         let request = Request { method: &method, way: Way::Forward, uri: &uri, headers: &headers };
         let explained = rules.explain(&request);
         assert_eq!(explained.decision, rules.decide(&request));
@@ -579,10 +579,10 @@ mod tests {
         let text = told.join("\n");
         for (at, expected) in [
             "request: GET to a forward proxy",
-            "url: http://old.example/pool/a_1_all.deb with the query parameters Signature, v",
+            "url: http://old.example/pool/a_1_all.deb with the query parameters Signature, v, *",
             "rule: (no file):1 (regx old) matches, but so does its unless",
             "rule: /etc/darter.yaml:7 (regx ^http://old.example/(.*)) matches",
-            "redirect: https://new.example/pool/a_1_all.deb with the query parameters Signature, v",
+            "redirect: https://new.example/pool/a_1_all.deb with the query parameters Signature, v, *",
             "destination: new.example at port 443 is allowed",
             "decision: through the peers",
             "name: https://new.example/pool/a_1_all.deb (tag \"\", application \"\"), without the query parameters Signature",

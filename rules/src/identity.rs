@@ -5,6 +5,7 @@ use crate::immutable::{Immutable, Sure};
 use crate::oci::{Kind, Resource};
 use crate::target::{Target, canonical_encoding, query_parts};
 use http::{HeaderMap, HeaderName};
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 
@@ -65,12 +66,19 @@ impl QueryFilter {
 
     fn left_out_of(&self, query: &str) -> Vec<String> {
         let out = query_parts(query).filter(|(name, _)| self.0.contains(&**name));
-        out.map(|(name, _)| name.into_owned()).collect()
+        out.map(shown).collect()
     }
 
     fn list(&self) -> String {
         self.0.iter().map(String::as_str).collect::<Vec<_>>().join("&")
     }
+}
+
+/// A query parameter as people may see it: its name. What has no value may be one.
+pub(crate) fn shown((name, part): (Cow<'_, str>, &str)) -> String {
+    /// As long as a name is that somebody chose for people.
+    const MAX_NAME: usize = 64;
+    if part.contains('=') && name.len() <= MAX_NAME { name.into_owned() } else { "*".to_owned() }
 }
 
 impl Default for QueryFilter {
@@ -115,9 +123,7 @@ impl Naming {
     ) -> Vec<String> {
         let Some(query) = target.query() else { return Vec::new() };
         match known.map(|known| &known.sure) {
-            Some(Sure::Digest(_) | Sure::Hash { signed: true }) => {
-                query_parts(query).map(|(name, _)| name.into_owned()).collect()
-            }
+            Some(Sure::Digest(_) | Sure::Hash { signed: true }) => query_parts(query).map(shown).collect(),
             _ => asked_filter(headers).as_ref().unwrap_or(&self.filter).left_out_of(query),
         }
     }
