@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
 /// Bytes per second of a limit that is to be felt.
 const SOME: u64 = 128 << 10;
@@ -259,7 +260,7 @@ async fn an_origin_that_has_all_that_it_may_have_is_waited_for() {
     let node = Node::in_turn("a", 1).await;
     let first = content(node.engine.open(request("first")).await);
     let (engine, second) = (node.engine.clone(), request("second"));
-    let second = tokio::spawn(async move { content(engine.open(second).await) });
+    let mut second = JoinSet::from_iter([async move { content(engine.open(second).await) }]);
     let queued = async {
         while node.metric("upstream_requests_queued") == 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -269,7 +270,7 @@ async fn an_origin_that_has_all_that_it_may_have_is_waited_for() {
     assert_eq!(origin.requests().len(), 1, "the other one waits");
     tokio::time::sleep(Duration::from_millis(2)).await;
     origin.let_through(100);
-    let second = soon(second).await.unwrap();
+    let second = soon(second.join_next()).await.unwrap().unwrap();
     assert_eq!(origin.requests().len(), 2);
     let waits = [&first, &second].map(|content| content.body.supplied().queued());
     assert!(waits[0].is_zero() && !waits[1].is_zero(), "{waits:?}");

@@ -128,7 +128,7 @@ fn bytes_per_second_are_shared_out_and_never_more_than_all() {
     for (n, host) in names.iter().enumerate() {
         assert!(lab.join_at(host, n as u8 + 1, "o", 0).lease.is_some());
         let all: u64 = (0..=n).map(|n| share(&lab, n)).sum();
-        assert!(all <= 100 * MIB && all >= 88 * MIB, "{n}: {all}");
+        assert!((88 * MIB..=100 * MIB).contains(&all), "{n}: {all}");
     }
     for (n, host) in names.iter().enumerate().take(39) {
         lab.close(host, n as u8 + 1);
