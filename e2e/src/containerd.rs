@@ -48,9 +48,15 @@ impl Containerd {
 
     /// Pulls, with the registries' `hosts.toml`. `ctr` itself talks to the registry, so that it runs on the host.
     pub fn pull(&self, reference: &str) -> Result<Output> {
+        self.pull_as(reference, None)
+    }
+
+    /// The same as somebody: `user:password`.
+    pub fn pull_as(&self, reference: &str, credentials: Option<&str>) -> Result<Output> {
         let mut command = self.ctr();
-        command.args(["images", "pull", "--hosts-dir"]).arg(self.folder.join("certs.d")).arg(reference);
-        run(&mut command, COMMAND_LIMIT)
+        command.args(["images", "pull", "--hosts-dir"]).arg(self.folder.join("certs.d"));
+        command.args(credentials.iter().flat_map(|credentials| ["--user", credentials]));
+        run(command.arg(reference), COMMAND_LIMIT)
     }
 
     /// The digest of an image's manifest.

@@ -27,3 +27,4 @@ pub mod process;
 pub mod registry;
 pub mod site;
 pub mod suite;
+pub mod tokens;

@@ -98,12 +98,16 @@ pub(crate) fn wait_port(host: &Host, port: u16) -> Result<()> {
     until(&format!("port {port} of {}", host.name()), START_LIMIT, || host.connect(address).ok().map(drop))
 }
 
-/// The password file of one user: `user:password`, as nginx and registries read it.
-pub(crate) fn password_file(credentials: &str, file: &Path) -> Result<()> {
-    let (user, password) = credentials.split_once(':').context("no user:password")?;
-    let mut command = std::process::Command::new("htpasswd");
-    let users = crate::process::run(command.args(["-nbB", user, password]), START_LIMIT)?.ok()?;
-    Ok(std::fs::write(file, users.stdout.trim())?)
+/// The password file of some users, each `user:password`, as nginx and registries read it.
+pub(crate) fn password_file(users: &[&str], file: &Path) -> Result<()> {
+    let line = |user: &&str| -> Result<String> {
+        let (user, password) = user.split_once(':').context("no user:password")?;
+        let mut command = std::process::Command::new("htpasswd");
+        let line = crate::process::run(command.args(["-nbB", user, password]), START_LIMIT)?.ok()?;
+        Ok(format!("{}\n", line.stdout.trim()))
+    };
+    let lines = users.iter().map(line).collect::<Result<String>>()?;
+    Ok(std::fs::write(file, lines)?)
 }
 
 fn parse(line: &str) -> Option<Hit> {

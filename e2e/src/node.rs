@@ -1,6 +1,6 @@
 //! [`Node`]: a host of a cluster, with a daemon that its clients use.
 
-use crate::darter::Daemon;
+use crate::darter::{Daemon, binary};
 use crate::docker::SYSTEM_TRUST;
 use crate::http;
 use crate::net::{Host, Launch};
@@ -21,11 +21,19 @@ pub struct Node {
 impl Node {
     /// Starts a daemon on `host`. `proxy` is what stands under `proxy:`, indented by two.
     pub fn start(host: Host, proxy: &str) -> Result<Self> {
+        let command = host.command(binary());
+        Self::start_by(host, proxy, command)
+    }
+
+    /// The same, by a command on `host` that ends with the binary.
+    pub fn start_by(host: Host, proxy: &str, command: Command) -> Result<Self> {
         let folder = host.folder();
+        // Who else fills this machine's disk is not what is tested.
         let config = format!(
             "host: {{ hostname: {name}, advertiseIP: {ip} }}
 workHome: {folder}/work
 dataDir: {folder}/content
+storage: {{ diskGCThresholdPercent: 0 }}
 scheduler:
   netAddrs: [{{ type: tcp, addr: 'scheduler:8002' }}]
 proxy:
@@ -34,7 +42,7 @@ proxy:
             ip = host.address(),
             folder = folder.display(),
         );
-        let daemon = Daemon::start_on(&host, folder, &config)?;
+        let daemon = Daemon::start_by(&host, folder, &config, command)?;
         let ca = folder.join("darter-ca").join("ca.crt");
         std::fs::create_dir(folder.join("darter-ca"))?;
         let request =

@@ -1,4 +1,5 @@
-//! [`Registry`]: two real registries behind one TLS front on one host: one open to all, one with a password.
+//! [`Registry`]: real registries behind one front on one host, with and without TLS: one open to all, one with a password, and
+//! one that wants tokens, where there is a service that gives them.
 //!
 //! The front is nginx, whose access log says how many bytes of each blob left.
 
@@ -7,9 +8,11 @@ use crate::image::{Access, Blob, Image};
 use crate::net::Host;
 use crate::nginx::{Hit, Nginx, password_file, wait_port};
 use crate::process::{Process, run};
+use crate::tokens::{SERVICE, TokenService};
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// The registry that is open to all.
@@ -20,6 +23,8 @@ pub const PRIVATE: &str = "private.example";
 pub const HUB: &str = "registry-1.docker.io";
 /// What [`PRIVATE`] asks for.
 pub const CREDENTIALS: &str = "somebody:correct-horse";
+/// Somebody else whom [`PRIVATE`] knows: see [`Registry::revoke_second`].
+pub const SECOND: &str = "nobody:battery-staple";
 
 /// How long a question to a registry may take.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -29,32 +34,50 @@ pub struct Registry {
     host: Host,
     folder: PathBuf,
     ca: Ca,
-    // The front goes first.
-    front: Nginx,
-    _open: Process,
-    _private: Process,
+    // The front goes first. `None`: it was stopped.
+    front: Mutex<Option<Nginx>>,
+    _all: Vec<Process>,
 }
 
 impl Registry {
     /// The names that the registry's host must have.
-    pub const NAMES: [&str; 3] = [OPEN, PRIVATE, HUB];
+    pub const NAMES: [&str; 4] = [OPEN, PRIVATE, HUB, SERVICE];
 
-    /// Starts both registries and their front on `host`.
+    /// Starts the first two registries and their front on `host`.
     pub fn start(host: &Host) -> Result<Self> {
+        Self::start_with(host, Ca::new("registry test authority")?, None)
+    }
+
+    /// Starts all three on `host`; `ca` signs for them.
+    pub fn start_with(host: &Host, ca: Ca, tokens: Option<&TokenService>) -> Result<Self> {
         let folder = host.new_folder("registry")?;
-        let ca = Ca::new("registry test authority")?;
         let trust = folder.join("trust");
         std::fs::create_dir(&trust)?;
         ca.write(&trust.join("ca.crt"))?;
         let identity = ca.issue(&Self::NAMES)?;
-        password_file(CREDENTIALS, &folder.join("users"))?;
+        password_file(&[CREDENTIALS, SECOND], &folder.join("users"))?;
 
         let open = start_registry(host, &folder, "open", 5001, "")?;
         let auth = format!("auth: {{htpasswd: {{realm: private, path: {}/users}}}}\n", folder.display());
         let private = start_registry(host, &folder, "private", 5002, &auth)?;
-        let servers = [server(&format!("{OPEN} {HUB}"), 5001), server(PRIVATE, 5002)].concat();
-        let front = Nginx::start(host, &folder, &identity, &servers)?;
-        Ok(Self { host: host.clone(), folder, ca, front, _open: open, _private: private })
+        let (mut all, mut servers) = (vec![open, private], server(&format!("{OPEN} {HUB}"), 5001));
+        servers.push_str(&server(PRIVATE, 5002));
+        if let Some(tokens) = tokens {
+            all.push(start_registry(host, &folder, "tokens", 5003, &tokens.settings(&folder)?)?);
+            servers.push_str(&server(SERVICE, 5003));
+        }
+        let front = Mutex::new(Some(Nginx::start(host, &folder, &identity, &servers)?));
+        Ok(Self { host: host.clone(), folder, ca, front, _all: all })
+    }
+
+    /// Forgets [`SECOND`]. [`PRIVATE`] reads its users anew when the file has changed.
+    pub fn revoke_second(&self) -> Result<()> {
+        password_file(&[CREDENTIALS], &self.folder.join("users"))
+    }
+
+    /// Nobody answers there any more.
+    pub fn stop(&self) {
+        drop(self.front.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
     /// The authority that signed its certificate: a file.
@@ -77,17 +100,20 @@ impl Registry {
         &self.host
     }
 
-    /// Builds an image and pushes it, straight. References of [`PRIVATE`] are pushed with its password.
+    /// Builds an image and pushes it, straight. References of [`PRIVATE`] and of the one that wants tokens are pushed with the
+    /// password.
     pub fn publish(&self, reference: &str, seed: u64, layers: u64, layer_size: u64) -> Result<Image> {
         let image = Image::build(&self.host.new_folder("image")?, seed, layers, layer_size)?;
-        let credentials = reference.starts_with(PRIVATE).then_some(CREDENTIALS);
+        let closed = [PRIVATE, SERVICE].iter().any(|name| reference.starts_with(name));
+        let credentials = closed.then_some(CREDENTIALS);
         image.push(&self.host, &Access { reference, certificates: &self.trust(), credentials })?;
         Ok(image)
     }
 
     /// All requests that have ended, once none is under way any more.
     pub fn log(&self) -> Result<Vec<Hit>> {
-        self.front.log()
+        let front = self.front.lock().unwrap_or_else(PoisonError::into_inner);
+        front.as_ref().context("the front was stopped")?.log()
     }
 
     /// Configuration and layers of what was pushed to [`OPEN`] under a name.
@@ -157,9 +183,9 @@ fn start_registry(host: &Host, folder: &Path, name: &str, port: u16, auth: &str)
 /// What of the front leads to the registry on `port`.
 fn server(names: &str, port: u16) -> String {
     format!(
-        "server {{ listen 443 ssl http2; server_name {names};
+        "server {{ listen 80; listen 443 ssl http2; server_name {names};
            proxy_buffering off; proxy_request_buffering off; proxy_http_version 1.1;
            location / {{ proxy_pass http://127.0.0.1:{port};
-             proxy_set_header Host $http_host; proxy_set_header X-Forwarded-Proto https; }} }}\n"
+             proxy_set_header Host $http_host; proxy_set_header X-Forwarded-Proto $scheme; }} }}\n"
     )
 }

@@ -52,7 +52,7 @@ impl Site {
         }
         let ca = Ca::new("site test authority")?;
         ca.write(&folder.join("ca.crt"))?;
-        password_file(CREDENTIALS, &folder.join("users"))?;
+        password_file(&[CREDENTIALS], &folder.join("users"))?;
         let git = start_git(host, &folder)?;
         let front = Nginx::start(host, &folder, &ca.issue(&Self::NAMES)?, &servers(&folder)?)?;
         Ok(Self { folder, ca, front, _git: git })
@@ -103,7 +103,7 @@ impl Site {
 }
 
 /// The path of a request target, percent-decoded: apt writes `%2b`, others `+`.
-fn decoded(target: &str) -> String {
+pub(crate) fn decoded(target: &str) -> String {
     let path = target.split('?').next().unwrap_or(target);
     let mut parts = path.split('%');
     let mut plain = parts.next().unwrap_or_default().as_bytes().to_vec();

@@ -1,0 +1,398 @@
+//! The cells: ways in, callers, and where the content is.
+
+use crate::secrets::basic;
+use crate::{LIMIT, Matrix, page};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use darter_e2e::ca::client_trusting;
+use darter_e2e::content::digest_of;
+use darter_e2e::darter::sum_of;
+use darter_e2e::http;
+use darter_e2e::node::Node;
+use darter_e2e::poll::until;
+use darter_e2e::registry::{CREDENTIALS, PRIVATE, SECOND};
+use darter_e2e::tokens::{PUBLIC, REALM, SERVICE};
+use std::fmt;
+use std::io::Read as _;
+use std::ops::Range;
+
+/// The repository whose layers are not for everybody, and another one that holds the same.
+pub(crate) const SECRET: &str = "team/secret";
+pub(crate) const MOUNTED: &str = "team/mounted";
+
+/// What clients take for a manifest.
+const MANIFESTS: (&str, &str) = ("Accept", "application/vnd.oci.image.manifest.v1+json");
+
+/// How a registry wants to know who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Token,
+    Basic,
+}
+
+/// How a request comes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    Intercepted,
+    Forward,
+    Mirror,
+    NsMirror,
+}
+
+/// Who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Caller {
+    /// With what opens this repository.
+    Right(&'static str),
+    Wrong,
+    Nobody,
+    /// What opened it until two minutes ago: registries take a token for a minute longer than it says.
+    Expired,
+    /// Whose password is going to be taken away.
+    Second,
+}
+
+/// Which layers of the image are for what.
+pub(crate) struct Layers;
+
+/// What came back.
+pub(crate) struct Got {
+    pub(crate) status: u16,
+    challenge: Option<String>,
+    cache: Option<String>,
+    body: Vec<u8>,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Self; 2] = [Self::Token, Self::Basic];
+
+    pub(crate) fn registry(self) -> &'static str {
+        match self {
+            Self::Token => SERVICE,
+            Self::Basic => PRIVATE,
+        }
+    }
+
+    /// The one that has things, and the one that has them not.
+    pub(crate) fn nodes(self, scene: &Matrix) -> [&Node; 2] {
+        let first = self as usize * 2;
+        [&scene.nodes[first], &scene.nodes[first + 1]]
+    }
+}
+
+impl Way {
+    pub(crate) const ALL: [Self; 4] = [Self::Intercepted, Self::Forward, Self::Mirror, Self::NsMirror];
+}
+
+impl Layers {
+    /// On the first node from the start, and never on the second.
+    const WARM: usize = 0;
+    /// On no node.
+    const COLD: usize = 1;
+    /// One for each way: fetched by the first node, when that is asked for.
+    const COLD_RIGHT: usize = 2;
+    const COLD_MOUNTED: usize = 6;
+    /// One for each way: on the first node from the start, fetched by the second when that is asked for.
+    const PEER_RIGHT: usize = 10;
+    const PEER_MOUNTED: usize = 14;
+    const PEER_DOWN: usize = 18;
+    pub(crate) const NUMBER: u64 = 22;
+
+    /// Those that are on the first node from the start.
+    pub(crate) fn warm() -> impl Iterator<Item = usize> {
+        let rest: Range<usize> = Self::PEER_RIGHT..Self::NUMBER as usize;
+        std::iter::once(Self::WARM).chain(rest)
+    }
+}
+
+impl Got {
+    pub(crate) fn is_hit(&self) -> bool {
+        self.status == 200 && self.cache.as_deref() == Some("darter; hit")
+    }
+
+    /// Bytes of content in it: what a registry says when it refuses is none.
+    fn content(&self) -> usize {
+        if (200..300).contains(&self.status) { self.body.len() } else { 0 }
+    }
+
+    fn of(mut answer: http::Answer) -> Result<Self> {
+        let header = |name| answer.header(name).map(str::to_owned);
+        let (status, challenge, cache) = (answer.status, header("www-authenticate"), header("cache-status"));
+        let mut body = Vec::new();
+        answer.read_to_end(&mut body)?;
+        Ok(Self { status, challenge, cache, body })
+    }
+}
+
+impl fmt::Debug for Got {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let said = String::from_utf8_lossy(&self.body[..self.body.len().min(200)]);
+        write!(f, "{} {:?} {:?}, {} bytes: {said}", self.status, self.challenge, self.cache, self.body.len())
+    }
+}
+
+impl Matrix {
+    pub(crate) fn blob(&self, kind: Kind, repository: &str, layer: usize) -> String {
+        format!("/v2/{repository}/blobs/{}", self.images[kind as usize].layers[layer])
+    }
+
+    /// What a caller sends; the same each time.
+    fn shown(&self, kind: Kind, caller: Caller) -> Result<Option<String>> {
+        let token = |signer: &darter_e2e::tokens::Signer, repository: &str, seconds| {
+            self.secrets.keep((caller, repository.to_owned()), || {
+                Ok(format!("Bearer {}", signer.token(repository, &["pull"], seconds)?))
+            })
+        };
+        Ok(Some(match (kind, caller) {
+            (_, Caller::Nobody) => return Ok(None),
+            (Kind::Token, Caller::Right(repository)) => token(self.tokens.signer(), repository, 3600)?,
+            (Kind::Token, Caller::Wrong) => token(&self.impostor, SECRET, 3600)?,
+            (Kind::Token, Caller::Expired) => token(self.tokens.signer(), SECRET, -120)?,
+            (Kind::Token, Caller::Second) => bail!("there is none"),
+            (Kind::Basic, Caller::Right(_)) => basic(CREDENTIALS),
+            (Kind::Basic, Caller::Wrong | Caller::Expired) => basic("somebody:wrong-horse"),
+            (Kind::Basic, Caller::Second) => basic(SECOND),
+        }))
+    }
+
+    /// Asks a node for a path of a registry.
+    pub(crate) fn ask(
+        &self,
+        node: &Node,
+        (way, kind): (Way, Kind),
+        path: &str,
+        caller: Caller,
+        more: &[(&str, &str)],
+    ) -> Result<Got> {
+        let (registry, own) = (kind.registry(), node.host.name());
+        let shown = self.shown(kind, caller)?;
+        let mut headers = [&[MANIFESTS], more].concat();
+        headers.extend(shown.as_deref().map(|shown| ("Authorization", shown)));
+        let proxy = node.host.connect(node.host.port(65001))?;
+        let (stream, target, host): (Box<dyn http::Stream>, _, _) = match way {
+            Way::Intercepted => (self.intercepted(node, registry)?, path.to_owned(), registry),
+            Way::Forward => (Box::new(proxy), format!("http://{registry}{path}"), registry),
+            Way::Mirror => (Box::new(proxy), path.to_owned(), own),
+            Way::NsMirror => (Box::new(proxy), format!("{path}?ns={registry}"), own),
+        };
+        let request = http::Request { method: "GET", target: &target, host, headers: &headers, body: None };
+        Got::of(http::send(stream, &request)?).with_context(|| format!("{way:?} {own} {target} {caller:?}"))
+    }
+
+    /// TLS with a host, which a node opens up.
+    pub(crate) fn intercepted(&self, node: &Node, host: &str) -> Result<Box<dyn http::Stream>> {
+        let stream = http::tunnel(node.host.connect(node.host.port(65001))?, &format!("{host}:443"))?;
+        let stream = stream.map_err(|answer| anyhow!("no tunnel: {} {}", answer.status, answer.reason))?;
+        http::tls(stream, host, client_trusting(&std::fs::read_to_string(&node.ca)?)?)
+    }
+
+    /// What the registry itself says to the same.
+    fn straight(&self, kind: Kind, path: &str, caller: Caller) -> Result<Got> {
+        let shown = self.shown(kind, caller)?;
+        let mut headers = vec![MANIFESTS];
+        headers.extend(shown.as_deref().map(|shown| ("Authorization", shown)));
+        let stream = self.stranger.connect(self.registry.host().port(443))?;
+        let stream = http::tls(stream, kind.registry(), client_trusting(self.registry.ca().pem())?)?;
+        let host = kind.registry();
+        let request = http::Request { method: "GET", target: path, host, headers: &headers, body: None };
+        Got::of(http::send(stream, &request)?)
+    }
+
+    /// Bytes that nodes have fetched or given to each other, and bytes of content that left the registries.
+    fn moved(&self, of: &[usize]) -> Result<(f64, u64)> {
+        let mut between = 0.0;
+        for node in &self.nodes {
+            let page = page(&node.host, 40901, "/metrics")?;
+            between += sum_of(&page, "darter_p2p_uploaded_bytes_total")?;
+            // A node that has fetched nothing has no such line.
+            between += sum_of(&page, "darter_p2p_content_bytes_total{from=\"origin\"}").unwrap_or(0.0);
+        }
+        let layers =
+            |kind: Kind| of.iter().map(move |layer| self.images[kind as usize].layers[*layer].clone());
+        let layers: Vec<String> = Kind::ALL.into_iter().flat_map(layers).collect();
+        let hits = self.registry.log()?;
+        let content = hits.iter().filter(|hit| (200..300).contains(&hit.status) && hit.method == "GET");
+        let left = content.filter(|hit| layers.iter().any(|layer| hit.path.contains(layer.as_str())));
+        Ok((between, left.map(|hit| hit.bytes).sum()))
+    }
+}
+
+/// Every way, for both kinds.
+fn ways() -> impl Iterator<Item = (Way, Kind)> {
+    Kind::ALL.into_iter().flat_map(|kind| Way::ALL.into_iter().map(move |way| (way, kind)))
+}
+
+pub(crate) fn who_may_have_a_private_layer_gets_it(scene: &Matrix) -> Result<()> {
+    for (way, kind) in ways() {
+        let [first, second] = kind.nodes(scene);
+        for (what, node, repository, layer, copies) in [
+            ("cold", first, SECRET, Layers::COLD_RIGHT + way as usize, 1),
+            ("cold, by another repository", first, MOUNTED, Layers::COLD_MOUNTED + way as usize, 1),
+            ("warm", first, SECRET, Layers::WARM, 0),
+            ("warm, by another repository", first, MOUNTED, Layers::WARM, 0),
+            ("at a peer", second, SECRET, Layers::PEER_RIGHT + way as usize, 0),
+            ("at a peer, by another repository", second, MOUNTED, Layers::PEER_MOUNTED + way as usize, 0),
+        ] {
+            let context = || format!("{kind:?} {way:?} {what}");
+            let (_, before) = scene.moved(&[layer])?;
+            let path = scene.blob(kind, repository, layer);
+            let got = scene.ask(node, (way, kind), &path, Caller::Right(repository), &[])?;
+            ensure!(got.status == 200, "{}: {}", context(), got.status);
+            ensure!(path.ends_with(&digest_of(got.body.as_slice())?), "{}: other bytes", context());
+            let (_, after) = scene.moved(&[layer])?;
+            ensure!(after - before == copies * got.body.len() as u64, "{}: {before} to {after}", context());
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn nobody_else_gets_a_byte_of_it(scene: &Matrix) -> Result<()> {
+    const LAYERS: [usize; 2] = [Layers::WARM, Layers::COLD];
+    let before = scene.moved(&LAYERS)?;
+    let mut cells = 0;
+    for (way, kind) in ways() {
+        let [first, second] = kind.nodes(scene);
+        // Those who may have been there just before.
+        for node in [first, second] {
+            for repository in [SECRET, PUBLIC] {
+                let path = format!("/v2/{repository}/manifests/1");
+                ensure!(scene.ask(node, (way, kind), &path, Caller::Right(repository), &[])?.status == 200);
+            }
+        }
+        let other = Kind::ALL.into_iter().find(|other| *other != kind).context("there are two")?;
+        for (node, layer) in [(first, Layers::COLD), (first, Layers::WARM), (second, Layers::WARM)] {
+            let secret = scene.blob(kind, SECRET, layer);
+            let elsewhere = scene.blob(kind, PUBLIC, layer);
+            let foreign = scene.blob(other, SECRET, layer);
+            let mut callers = vec![
+                (&secret, Caller::Wrong, 401),
+                (&secret, Caller::Nobody, 401),
+                (&secret, Caller::Expired, 401),
+                (&elsewhere, Caller::Right(PUBLIC), 404),
+                (&foreign, Caller::Right(SECRET), 404),
+            ];
+            // Whom a password lets in, it lets in everywhere.
+            callers.extend((kind == Kind::Token).then_some((&secret, Caller::Right(MOUNTED), 401)));
+            for (path, caller, status) in callers {
+                let said = scene.straight(kind, path, caller)?;
+                for range in [&[][..], &[("Range", "bytes=0-99")]] {
+                    let got = scene.ask(node, (way, kind), path, caller, range)?;
+                    let cell = || format!("{kind:?} {way:?} {caller:?} {} {path}: {got:?}", node.host.name());
+                    ensure!(got.status == status && got.content() == 0, "{}", cell());
+                    ensure!(
+                        (got.status, &got.challenge, &got.body) == (said.status, &said.challenge, &said.body),
+                        "{}: the registry says {said:?}",
+                        cell()
+                    );
+                    cells += 1;
+                }
+            }
+        }
+    }
+    let after = scene.moved(&LAYERS)?;
+    ensure!(before == after, "bytes moved: {before:?} to {after:?}");
+    ensure!(cells == 4 * 3 * 2 * (6 + 5), "{cells} cells");
+    Ok(())
+}
+
+/// As clients do it: a 401 says where tokens are, the service there gives one for the password, and that opens the layer.
+pub(crate) fn the_registrys_challenge_leads_to_a_token(scene: &Matrix) -> Result<()> {
+    let node = &scene.nodes[0];
+    for way in Way::ALL {
+        let path = scene.blob(Kind::Token, SECRET, Layers::WARM);
+        let got = scene.ask(node, (way, Kind::Token), &path, Caller::Nobody, &[])?;
+        let challenge = got.challenge.context("no challenge")?;
+        let named = |name: &str| {
+            let (_, rest) = challenge.split_once(&format!("{name}=\""))?;
+            Some(rest.split('"').next().unwrap_or_default().to_owned())
+        };
+        let realm = named("realm").context("no realm")?;
+        let (service, scope) = (named("service").context("no service")?, named("scope").context("no scope")?);
+        let path_of_realm = realm.strip_prefix(&format!("https://{REALM}")).context("another realm")?;
+        let target = format!("{path_of_realm}?service={service}&scope={scope}");
+        let shown = basic(CREDENTIALS);
+        let headers = [("Authorization", shown.as_str())];
+        let request =
+            http::Request { method: "GET", target: &target, host: REALM, headers: &headers, body: None };
+        let answer = http::send(scene.intercepted(node, REALM)?, &request)?.text()?;
+        let answer: serde_json::Value = serde_json::from_str(&answer)?;
+        let token = format!("Bearer {}", answer["token"].as_str().context("no token")?);
+        scene.secrets.note(&token);
+        let got = scene.ask(node, (way, Kind::Token), &path, Caller::Nobody, &[("Authorization", &token)])?;
+        ensure!(got.is_hit(), "{way:?}: {} {:?}", got.status, got.cache);
+    }
+    Ok(())
+}
+
+pub(crate) fn a_revoked_password(scene: &Matrix) -> Result<()> {
+    let kind = Kind::Basic;
+    let [first, second] = kind.nodes(scene);
+    let manifest = format!("/v2/{SECRET}/manifests/1");
+    let warm = scene.blob(kind, SECRET, Layers::WARM);
+    for way in Way::ALL {
+        let got = scene.ask(first, (way, kind), &warm, Caller::Second, &[])?;
+        ensure!(got.is_hit(), "{way:?}: {}", got.status);
+    }
+    scene.registry.revoke_second()?;
+    until("the registry to know", LIMIT, || {
+        scene.straight(kind, &manifest, Caller::Second).ok().filter(|got| got.status == 401)
+    })?;
+    let before = scene.moved(&[Layers::WARM, Layers::COLD])?;
+    for way in Way::ALL {
+        for (node, layer) in [(first, Layers::COLD), (first, Layers::WARM), (second, Layers::WARM)] {
+            // What a client asks first.
+            let got = scene.ask(node, (way, kind), &manifest, Caller::Second, &[])?;
+            ensure!(got.status == 401, "{way:?}: {}", got.status);
+            let path = scene.blob(kind, SECRET, layer);
+            let got = scene.ask(node, (way, kind), &path, Caller::Second, &[])?;
+            ensure!(got.status == 401 && got.content() == 0, "{way:?} {}: {got:?}", node.host.name());
+        }
+        // Nobody else's proof ends with it.
+        let got = scene.ask(first, (way, kind), &warm, Caller::Right(SECRET), &[])?;
+        ensure!(got.is_hit(), "{way:?}: {}", got.status);
+    }
+    let after = scene.moved(&[Layers::WARM, Layers::COLD])?;
+    ensure!(before == after, "bytes moved: {before:?} to {after:?}");
+    Ok(())
+}
+
+pub(crate) fn registries_are_down(scene: &Matrix) -> Result<()> {
+    for (way, kind) in ways() {
+        for node in kind.nodes(scene) {
+            let path = format!("/v2/{SECRET}/manifests/1");
+            ensure!(scene.ask(node, (way, kind), &path, Caller::Right(SECRET), &[])?.status == 200);
+        }
+    }
+    scene.registry.stop();
+    for (way, kind) in ways() {
+        let [first, second] = kind.nodes(scene);
+        for (node, layer) in [(first, Layers::WARM), (second, Layers::PEER_DOWN + way as usize)] {
+            let path = scene.blob(kind, SECRET, layer);
+            let got = scene.ask(node, (way, kind), &path, Caller::Right(SECRET), &[])?;
+            ensure!(got.status == 200, "{kind:?} {way:?} {}: {got:?}", node.host.name());
+            ensure!(path.ends_with(&digest_of(got.body.as_slice())?), "{kind:?} {way:?}: other bytes");
+        }
+        for (node, layer) in [(first, Layers::COLD), (first, Layers::WARM), (second, Layers::WARM)] {
+            for (repository, caller) in [
+                (SECRET, Caller::Wrong),
+                (SECRET, Caller::Nobody),
+                (SECRET, Caller::Expired),
+                (PUBLIC, Caller::Right(PUBLIC)),
+            ] {
+                let path = scene.blob(kind, repository, layer);
+                let got = scene.ask(node, (way, kind), &path, caller, &[])?;
+                let said = String::from_utf8_lossy(&got.body);
+                let why = "so it cannot say whether this caller may have this";
+                ensure!(
+                    got.status == 503 && said.contains(why) && got.content() == 0,
+                    "{kind:?} {way:?} {caller:?} {}: {got:?} {said}",
+                    node.host.name()
+                );
+            }
+        }
+        // What is nowhere, nobody can have.
+        let path = scene.blob(kind, SECRET, Layers::COLD);
+        let got = scene.ask(first, (way, kind), &path, Caller::Right(SECRET), &[])?;
+        ensure!(got.status >= 500 && got.content() == 0, "{kind:?} {way:?}: {got:?}");
+    }
+    Ok(())
+}
