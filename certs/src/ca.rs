@@ -43,6 +43,13 @@ pub struct Authority {
 #[error("cannot make a certificate: {0}")]
 pub struct SigningError(pub(crate) String);
 
+impl SigningError {
+    /// What is to be said.
+    pub fn because(why: impl Into<String>) -> Self {
+        Self(why.into())
+    }
+}
+
 impl From<rcgen::Error> for SigningError {
     fn from(error: rcgen::Error) -> Self {
         Self(error.to_string())
@@ -354,7 +361,7 @@ pub(crate) fn serial_number() -> Result<SerialNumber, SigningError> {
     Ok(SerialNumber::from_slice(&bytes))
 }
 
-fn sha256(bytes: &[u8]) -> [u8; 32] {
+pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
     let mut hash = [0; 32];
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
     hash.iter_mut().zip(digest.as_ref()).for_each(|(to, from)| *to = *from);

@@ -6,6 +6,7 @@
 //! - [`Leaves`]: leaf certificates, as ready TLS configurations.
 //! - [`Verification`] and [`client_config`]: how an upstream server is checked.
 //! - [`ClientIdentity`]: what we show to one that asks who we are; [`ClientAuth`]: whether it did.
+//! - [`MemberKey`], [`Order`], [`Named`], [`MemberRoots`]: certificates of a cluster's members.
 //! - [`server_config`]: a listener of our own, with the operator's certificate.
 //! - [`describe`] and its siblings: a failed handshake in words.
 //! - [`read_certificates`], [`read_private_key`]: PEM files, with errors that name the file.
@@ -22,6 +23,7 @@ mod date;
 mod describe;
 mod folder;
 mod leaf;
+mod member;
 mod pem;
 mod server;
 mod set;
@@ -37,6 +39,7 @@ pub use date::date_text;
 pub use describe::{NoTls, describe, describe_downstream, describe_io, is_refusal};
 pub use folder::{CaFolder, RotationError};
 pub use leaf::{InvalidLeafName, Leaf, LeafError, LeafName, LeafOptions, Leaves};
+pub use member::{MemberKey, MemberRoots, Named, Order, certificate_pem, crypto_provider, sha256};
 pub use pem::{FileError, FileProblem, read_certificates, read_private_key};
 pub use server::server_config;
 pub use set::{CaRole, CaSet, CaView};

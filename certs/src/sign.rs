@@ -27,7 +27,7 @@ impl Signer {
     pub(crate) fn sign(
         &self,
         params: &CertificateParams,
-        public_key: &KeyPair,
+        public_key: &impl PublicKeyData,
     ) -> Result<CertificateDer<'static>, SigningError> {
         let mut issuer = CertificateParams::default();
         if let Some(id) = &self.key_id {
