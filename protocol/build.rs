@@ -5,7 +5,8 @@ use std::path::Path;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let descriptors = protox::compile(["proto/scheduler.proto", "proto/daemon.proto"], ["proto"])?;
+    let descriptors =
+        protox::compile(["proto/scheduler.proto", "proto/daemon.proto", "proto/enrolment.proto"], ["proto"])?;
     let shown = protox::compile(["proto/scheduler.proto"], ["proto"])?;
     let folder = std::env::var_os("OUT_DIR").ok_or("cargo names a folder")?;
     std::fs::write(Path::new(&folder).join("descriptors.bin"), shown.encode_to_vec())?;

@@ -8,6 +8,7 @@
 //! - [`Priority`], [`UrlPrefix`]: what a daemon says of a download besides its task.
 //! - [`Ring`]: which of several schedulers a task belongs to.
 //! - [`scheduler`]: the messages and the gRPC service, generated from `proto/scheduler.proto`.
+//! - [`enrolment`]: how a host comes to its certificate, from `proto/enrolment.proto`.
 //! - [`daemon`]: the same of the daemon's socket for the command line, from `proto/daemon.proto`.
 //!
 //! Nothing here does IO or reads a clock.
@@ -67,4 +68,16 @@ pub mod scheduler {
 )]
 pub mod daemon {
     tonic::include_proto!("darter.daemon.v1");
+}
+
+/// Messages, client and server of the gRPC service that gives hosts their certificates.
+#[expect(
+    missing_docs,
+    unused_qualifications,
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    reason = "generated; the documentation is in the .proto file"
+)]
+pub mod enrolment {
+    tonic::include_proto!("darter.enrolment.v1");
 }

@@ -1,0 +1,114 @@
+//! [`Refused`]: why somebody is no member of the cluster.
+
+use rustls::{AlertDescription, CertificateError, Error};
+
+/// Why a connection was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// There was no TLS, or no handshake within its time.
+    #[error("it does not speak TLS 1.3 as members of a cluster do")]
+    NoTls,
+    /// It showed no certificate.
+    #[error("it shows no certificate of the cluster")]
+    NoCertificate,
+    /// Its certificate is of another CA, or none.
+    #[error("its certificate is not of this cluster's CA")]
+    Stranger,
+    /// Its certificate has ended, or does not hold yet.
+    #[error("its certificate does not hold at this time (by this host's clock)")]
+    Time,
+    /// It was expelled.
+    #[error("it was expelled from the cluster")]
+    Expelled,
+    /// It is a member, and not the one that was called, or not one who may come here.
+    #[error("it is a member of the cluster, and not one that belongs at this end")]
+    Other,
+    /// It says so of us.
+    #[error("{0}")]
+    ByThem(&'static str),
+}
+
+impl Refused {
+    /// All kinds, as they are counted.
+    pub(crate) const REASONS: [&'static str; 7] =
+        ["no_tls", "no_certificate", "stranger", "time", "expelled", "other", "by_them"];
+
+    /// What it is counted as.
+    pub(crate) const fn reason(&self) -> &'static str {
+        match self {
+            Self::NoTls => "no_tls",
+            Self::NoCertificate => "no_certificate",
+            Self::Stranger => "stranger",
+            Self::Time => "time",
+            Self::Expelled => "expelled",
+            Self::Other => "other",
+            Self::ByThem(_) => "by_them",
+        }
+    }
+
+    /// What came of a handshake.
+    pub(crate) fn of(error: &std::io::Error) -> Self {
+        let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
+        match inner {
+            Some(Error::NoCertificatesPresented) => Self::NoCertificate,
+            Some(Error::InvalidCertificate(error)) => Self::of_certificate(error),
+            Some(Error::AlertReceived(alert)) => Self::of_alert(*alert),
+            _ => Self::NoTls,
+        }
+    }
+
+    const fn of_certificate(error: &CertificateError) -> Self {
+        match error {
+            CertificateError::Expired
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. } => Self::Time,
+            CertificateError::Revoked => Self::Expelled,
+            CertificateError::ApplicationVerificationFailure => Self::Other,
+            _ => Self::Stranger,
+        }
+    }
+
+    const fn of_alert(alert: AlertDescription) -> Self {
+        match alert {
+            AlertDescription::CertificateRevoked => Self::ByThem("this node was expelled from the cluster"),
+            AlertDescription::CertificateExpired => Self::ByThem(
+                "the other side says that this node's certificate does not hold now: compare the clocks of both",
+            ),
+            AlertDescription::CertificateRequired => {
+                Self::ByThem("the other side asks for a certificate of its cluster, and there is none here")
+            }
+            AlertDescription::UnknownCA | AlertDescription::BadCertificate => {
+                Self::ByThem("the other side belongs to another cluster: its CA is not ours")
+            }
+            _ => Self::ByThem("the other side refused the TLS handshake"),
+        }
+    }
+
+    /// As the verdict of a handshake, so that the other side is told.
+    pub(crate) fn into_tls(self) -> Error {
+        Error::InvalidCertificate(match self {
+            Self::Expelled => CertificateError::Revoked,
+            Self::Time => CertificateError::Expired,
+            Self::Other => CertificateError::ApplicationVerificationFailure,
+            _ => CertificateError::UnknownIssuer,
+        })
+    }
+}
+
+/// What an error of a connection that was made means, where it is the other side's late verdict on our certificate: in TLS
+/// 1.3 it comes after the handshake is done for us (RFC 8446 section 4.4.2.4).
+pub fn explain(error: &(dyn std::error::Error + 'static)) -> Option<Refused> {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.into_iter().find_map(|cause| {
+        if let Some(refused) = cause.downcast_ref::<Refused>() {
+            return Some(refused.clone());
+        }
+        let io = cause.downcast_ref::<std::io::Error>()?;
+        let inner = io.get_ref()?;
+        if let Some(refused) = inner.downcast_ref::<Refused>() {
+            return Some(refused.clone());
+        }
+        inner.downcast_ref::<Error>().map(|_| Refused::of(io))
+    })
+}

@@ -1,0 +1,140 @@
+//! [`Enrolment`]: the gRPC service by which hosts join, and members renew their certificates. [`Caller`]: who calls.
+
+use crate::issuer::{Issued, Issuer, IssuerError};
+use crate::member::Member;
+use crate::tokens::TokenRefused;
+use darter_protocol::HostId;
+use darter_protocol::enrolment as proto;
+use darter_protocol::enrolment::enrolment_server::{Enrolment as Rpc, EnrolmentServer};
+use std::net::SocketAddr;
+use std::time::SystemTime;
+use tonic::{Request, Response, Status};
+
+/// Bytes of a request: a few hundred are one.
+const MAX_MESSAGE_BYTES: usize = 8 << 10;
+
+/// Who calls, and from where.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// The other end's address.
+    pub remote: SocketAddr,
+    /// What is known of him.
+    pub who: Who,
+}
+
+/// What is known of somebody at the other end.
+#[derive(Debug, Clone)]
+pub enum Who {
+    /// Nothing: nobody is asked here.
+    Anybody,
+    /// That he wants to join.
+    Joining,
+    /// That he is this member.
+    Member(Member),
+}
+
+impl Caller {
+    /// The member, where one was asked for.
+    pub fn member(&self) -> Option<&Member> {
+        match &self.who {
+            Who::Member(member) => Some(member),
+            Who::Anybody | Who::Joining => None,
+        }
+    }
+
+    /// Whether he may use what members use.
+    pub fn may_ask(&self) -> bool {
+        !matches!(self.who, Who::Joining)
+    }
+
+    /// Whether he may speak for this host: he is it, where anybody was asked.
+    pub fn may_speak_for(&self, host: &HostId) -> bool {
+        match &self.who {
+            Who::Anybody => true,
+            Who::Joining => false,
+            Who::Member(member) => member.role.is_daemon() && member.id == *host,
+        }
+    }
+}
+
+/// The service, as tonic serves it.
+#[derive(Debug, Clone)]
+pub struct Enrolment {
+    issuer: Issuer,
+}
+
+impl Enrolment {
+    pub(crate) fn new(issuer: Issuer) -> Self {
+        Self { issuer }
+    }
+
+    /// Ready to be added to a server whose connections are [`Secured`](crate::Secured).
+    pub fn into_server(self) -> EnrolmentServer<Self> {
+        EnrolmentServer::new(self).max_decoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    /// Asks the issuer where it may block for the disk.
+    async fn issued(
+        &self,
+        ask: impl FnOnce(&Issuer, SystemTime) -> Result<Issued, IssuerError> + Send + 'static,
+    ) -> Result<Response<proto::Enrolled>, Status> {
+        let issuer = self.issuer.clone();
+        let asked = tokio::task::spawn_blocking(move || {
+            let now = SystemTime::now();
+            let issued = ask(&issuer, now)?;
+            let expulsions = issuer.expulsions(now)?;
+            let roots = issuer.roots()?;
+            Ok((
+                issued,
+                proto::Enrolled {
+                    certificate: Vec::new().into(),
+                    authorities: roots.certificates().iter().map(|it| it.to_vec().into()).collect(),
+                    expulsions: expulsions.statements().map(|(_, it)| it.to_vec().into()).collect(),
+                },
+            ))
+        });
+        let asked = asked.await.map_err(|error| Status::internal(error.to_string()))?;
+        let (issued, enrolled) = asked.map_err(|error| refused(&error))?;
+        tracing::info!(host = %issued.id, "made a certificate");
+        Ok(Response::new(proto::Enrolled { certificate: issued.certificate.to_vec().into(), ..enrolled }))
+    }
+}
+
+#[tonic::async_trait]
+impl Rpc for Enrolment {
+    async fn enrol(
+        &self,
+        request: Request<proto::EnrolRequest>,
+    ) -> Result<Response<proto::Enrolled>, Status> {
+        let caller = request.extensions().get::<Caller>();
+        if !caller.is_some_and(|caller| matches!(caller.who, Who::Joining)) {
+            return Err(Status::permission_denied("this connection is not one to join by"));
+        }
+        let proto::EnrolRequest { token_id, secret, public_key, name } = request.into_inner();
+        self.issued(move |issuer, now| issuer.enrol((&token_id, &secret), &name, &public_key, now)).await
+    }
+
+    async fn renew(
+        &self,
+        request: Request<proto::RenewRequest>,
+    ) -> Result<Response<proto::Enrolled>, Status> {
+        let member = request.extensions().get::<Caller>().and_then(Caller::member).cloned();
+        let member = member.filter(|member| member.role.is_daemon());
+        let member = member.ok_or_else(|| Status::permission_denied("only members renew a certificate"))?;
+        self.issued(move |issuer, now| issuer.renew(&member, now)).await
+    }
+}
+
+/// What was refused, as a gRPC code: who is not told yes by the first three need not ask again.
+fn refused(error: &IssuerError) -> Status {
+    let text = error.to_string();
+    match error {
+        IssuerError::Token(TokenRefused::Unknown) => Status::unauthenticated(text),
+        IssuerError::Token(_) | IssuerError::Expelled => Status::permission_denied(text),
+        IssuerError::Nobody | IssuerError::Signing(_) => Status::invalid_argument(text),
+        IssuerError::File(_) | IssuerError::Authority(_) => {
+            tracing::error!(error = text, "cannot make certificates");
+            Status::internal("the scheduler cannot make certificates now: see its log")
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! [`Secured`]: a connection with another member, which ends when that one is expelled.
+
+use crate::service::{Caller, Who};
+use hyper_util::client::legacy::connect::{Connected, Connection};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use tokio::io::{AsyncRead, AsyncWrite, BufReader, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsStream;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+/// TLS over TCP, with what it reads of the socket at once in a buffer: the TLS library asks for 4 KiB at a time.
+pub(crate) type Tls = TlsStream<BufReader<TcpStream>>;
+
+/// A connection.
+pub struct Secured {
+    io: Io,
+    caller: Caller,
+    cut: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+}
+
+enum Io {
+    Plain(TcpStream),
+    Tls(Box<Tls>),
+}
+
+impl Secured {
+    pub(crate) fn plain(stream: TcpStream, remote: SocketAddr) -> Self {
+        Self { io: Io::Plain(stream), caller: Caller { remote, who: Who::Anybody }, cut: None }
+    }
+
+    pub(crate) fn tls(stream: Tls, caller: Caller, cut: Option<CancellationToken>) -> Self {
+        let cut = cut.map(|cut| Box::pin(cut.cancelled_owned()));
+        Self { io: Io::Tls(Box::new(stream)), caller, cut }
+    }
+
+    /// Who is at the other end.
+    pub fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
+    /// The TCP connection, where nobody encrypts.
+    ///
+    /// # Errors
+    /// This connection, where somebody does.
+    pub fn into_plain(self) -> Result<TcpStream, Self> {
+        match self.io {
+            Io::Plain(stream) => Ok(stream),
+            io @ Io::Tls(_) => Err(Self { io, ..self }),
+        }
+    }
+
+    /// An error, once the other end was expelled.
+    fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let cut = self.cut.as_mut().is_some_and(|cut| cut.as_mut().poll(cx).is_ready());
+        if cut {
+            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, crate::Refused::Expelled));
+        }
+        Ok(())
+    }
+}
+
+impl AsyncRead for Secured {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.check(cx)?;
+        match &mut self.io {
+            Io::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Io::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Secured {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.check(cx)?;
+        match &mut self.io {
+            Io::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Io::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.check(cx)?;
+        match &mut self.io {
+            Io::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Io::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check(cx)?;
+        match &mut self.io {
+            Io::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Io::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.io {
+            Io::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Io::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+impl Connection for Secured {
+    fn connected(&self) -> Connected {
+        Connected::new()
+    }
+}
+
+impl tonic::transport::server::Connected for Secured {
+    type ConnectInfo = Caller;
+
+    fn connect_info(&self) -> Caller {
+        self.caller.clone()
+    }
+}
