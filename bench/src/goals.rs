@@ -83,6 +83,8 @@ pub(crate) const PEER: Bulk = (
     figure("from a peer, no digest known", RATE),
     at_most("from a peer, no digest known; both ends", COST, 0.30),
 );
+pub(crate) const PEER_TLS: Bulk =
+    (figure("from a peer, mutual TLS", RATE), at_most("from a peer, mutual TLS; both ends", COST, 0.70));
 pub(crate) const PEER_NAMED: Bulk =
     (figure("from a peer, sha256 on top", RATE), figure("from a peer, sha256 on top; both ends", COST));
 

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use crate::exit::{self, Failure};
 use crate::logging::{self, Format, Level};
 use crate::{
-    ca, cache, check, config, daemon, explain, get, limits, scheduler, status, store, transparent, up,
+    ca, cache, check, config, daemon, explain, get, limits, scheduler, status, store, token, transparent, up,
 };
 
 /// A transparent proxy for registries: what is large and immutable is fetched once and then moves between nodes.
@@ -48,6 +48,11 @@ enum Command {
     Get(Box<get::Get>),
     /// Put files of this host into the cluster and take them out; also by the name dfcache
     Cache(Box<cache::Cache>),
+    /// Join tokens, by which nodes come into the cluster: on a scheduler's host
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Put a node out of the cluster, everywhere and for good: on a scheduler's host
+    Expel(Expel),
     /// The CA that signs for intercepted hosts
     #[command(subcommand)]
     Ca(CaCommand),
@@ -98,6 +103,10 @@ pub(crate) struct Daemon {
     /// The configuration, with the key names of Dragonfly's dfget.yaml
     #[arg(long, short, value_name = "FILE", required_unless_present = "from_environment")]
     pub(crate) config: Option<PathBuf>,
+    /// Join the cluster by this token of `darter token create`, if this node has no certificate yet. DARTER_JOIN_TOKEN says
+    /// it, too, and a file (security.joinTokenFile)
+    #[arg(long, value_name = "TOKEN")]
+    pub(crate) join: Option<String>,
     #[command(flatten)]
     pub(crate) environment: Environment,
 }
@@ -137,7 +146,80 @@ pub(crate) struct Scheduler {
     #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:8000")]
     pub(crate) health_listen: SocketAddr,
     #[command(flatten)]
+    pub(crate) cluster: ClusterPlace,
+    /// How long nodes' certificates hold; they renew them when a third of it is left. At most 90d
+    #[arg(long, value_name = "TIME", default_value = "7d", value_parser = token::lifetime)]
+    pub(crate) certificate_lifetime: Duration,
+    /// Ask nobody who he is, and encrypt nothing
+    #[arg(long)]
+    pub(crate) insecure: bool,
+    /// With --insecure: also where other hosts reach it
+    #[arg(long, requires = "insecure")]
+    pub(crate) insecure_on_networks: bool,
+    #[command(flatten)]
     pub(crate) drain: Drain,
+}
+
+/// Where the cluster's CA stands.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct ClusterPlace {
+    /// The folder of the scheduler, or of `darter up`: in it, cluster/ holds the cluster's CA, the join tokens, and who was
+    /// expelled [default: /var/lib/darter for root, otherwise ~/.local/share/darter]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+}
+
+impl ClusterPlace {
+    /// The folder of the CA.
+    pub(crate) fn folder(&self) -> PathBuf {
+        let work_home = self.data_dir.clone().unwrap_or_else(config::directories::work_home);
+        config::directories::cluster(&work_home)
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Make a token and print it, once
+    Create(CreateToken),
+    /// Say which tokens there are, and who came by them
+    List(ClusterPlace),
+    /// End a token
+    Revoke {
+        /// The token's ID, or all of it
+        #[arg(value_name = "ID")]
+        id: String,
+        #[command(flatten)]
+        place: ClusterPlace,
+    },
+}
+
+/// What `darter token create` takes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct CreateToken {
+    /// How long it may be used
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = ca::overlap)]
+    pub(crate) ttl: Duration,
+    /// By how many nodes
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..), conflicts_with = "unlimited")]
+    pub(crate) uses: u32,
+    /// By any number of nodes
+    #[arg(long)]
+    pub(crate) unlimited: bool,
+    /// The nodes that come by it are seeds
+    #[arg(long)]
+    pub(crate) seed: bool,
+    #[command(flatten)]
+    pub(crate) place: ClusterPlace,
+}
+
+/// What `darter expel` takes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Expel {
+    /// The node's id, as `darter status` shows it; or its host name, if one node of that name came by a token of this host
+    #[arg(value_name = "NODE")]
+    pub(crate) node: String,
+    #[command(flatten)]
+    pub(crate) place: ClusterPlace,
 }
 
 /// What `darter explain` takes.
@@ -156,6 +238,9 @@ pub(crate) struct Explain {
     /// With --task: the schedulers, as `darter status` takes them
     #[arg(long, value_name = "ADDR", value_delimiter = ',', requires = "task", conflicts_with = "config")]
     pub(crate) scheduler: Vec<String>,
+    /// With --task: the schedulers ask nobody who he is (--insecure there)
+    #[arg(long, requires = "task")]
+    pub(crate) insecure: bool,
     /// A header of the request, like 'Authorization: Bearer ..'; may be given more than once
     #[arg(long = "header", short = 'H', value_name = "HEADER", value_parser = header)]
     pub(crate) headers: Vec<(String, String)>,
@@ -307,6 +392,10 @@ impl Args {
     /// Runs the command to its end.
     pub(crate) fn run(self) -> exit::Result {
         match self.command {
+            Command::Token(TokenCommand::Create(args)) => token::create(&args),
+            Command::Token(TokenCommand::List(place)) => token::list(&place),
+            Command::Token(TokenCommand::Revoke { id, place }) => token::revoke(&id, &place),
+            Command::Expel(args) => token::expel(&args),
             Command::Ca(CaCommand::Show(place)) => ca::show(&place),
             Command::Ca(CaCommand::Rotate(args)) => ca::rotate(&args),
             Command::Config(Config::Check { file }) => check::run(&file),

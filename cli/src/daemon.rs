@@ -8,6 +8,7 @@ use crate::config::{Loaded, Place, Source, directories};
 use crate::exit::{self, Failure};
 use crate::health::{self, Health, Metrics};
 use crate::logging;
+use crate::membership::Entry;
 use crate::node::{self, Keys, Sockets};
 use crate::reload::{self, Reload};
 use crate::traces::Traces;
@@ -32,6 +33,7 @@ fn source(args: args::Daemon) -> Source {
 
 /// Runs until a signal or a failure.
 pub(crate) async fn run(args: args::Daemon, wish: args::Logging) -> exit::Result {
+    let join = args.join.clone();
     let source = source(args);
     let Loaded { config, report, written, sources } = source.load().map_err(|report| {
         // What is wrong is what matters now; `config check` also tells what has no effect.
@@ -71,7 +73,9 @@ pub(crate) async fn run(args: args::Daemon, wish: args::Logging) -> exit::Result
         );
     }
     let interval = config.reload_interval;
-    let node = node::start(config, ca.as_ref(), sockets, &mut components, &mut registry).await?;
+    let enrol = darter_enrol::Metrics::register(registry.sub_registry_with_prefix("darter"));
+    let entry = (Entry::Configured { join }, enrol);
+    let node = node::start(config, ca.as_ref(), sockets, entry, &mut components, &mut registry).await?;
     let mut sources = sources;
     sources.push(node.ca_folder());
     let reloads = reload::Metrics::register(registry.sub_registry_with_prefix("darter"));

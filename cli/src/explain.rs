@@ -31,12 +31,13 @@ pub(crate) async fn run(args: args::Explain) -> exit::Result {
 
 /// Whom the policy takes for a task, as its scheduler says.
 async fn partners(task: TaskId, args: args::Explain) -> exit::Result {
-    let schedulers = status::schedulers(args.scheduler, args.config.as_deref()).await?;
-    let ring = Ring::new(schedulers);
+    let (config, work_home) = (args.config.as_deref(), args.work_home.as_deref());
+    let asked = status::schedulers(args.scheduler, config, work_home, args.insecure).await?;
+    let ring = Ring::new(asked.schedulers);
     let host = args.host.unwrap_or_default();
     let mut failures = Vec::new();
     for address in ring.order(&task) {
-        match status::explain(address, &task, &host).await {
+        match status::explain(&asked.membership, address, &task, &host).await {
             Ok(explained) => {
                 exit::say(io::stdout(), explained.show(args.json)?.trim_end());
                 return Ok(());

@@ -6,6 +6,7 @@
 //! - `up`, `daemon`, `scheduler`, `check`, `ca`: one command each. `node`: what `up` and `daemon` share.
 //! - `reload`: the configuration, read again; `started`: what of it stays. `transparent`: the packet filter's rules.
 //! - `listen`: sockets, bound before anything starts. `components`: what runs, and its end.
+//! - `membership`: who this process is in its cluster. `token`: who may join it, and who is expelled.
 //! - `status`: what the schedulers know.
 //! - `control`: the daemon's own socket. `explain`: what it tells about a request.
 //! - `socket`: the socket for every user's commands. `get`, `cache`: what comes and goes by it.
@@ -30,6 +31,7 @@ mod identity;
 mod limits;
 mod listen;
 mod logging;
+mod membership;
 mod node;
 mod process_metrics;
 mod reload;
@@ -38,6 +40,7 @@ mod socket;
 mod started;
 mod status;
 mod store;
+mod token;
 mod traces;
 mod transparent;
 mod up;

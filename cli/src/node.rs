@@ -22,6 +22,7 @@ use crate::control;
 use crate::exit::{self, Failure};
 use crate::identity;
 use crate::listen::{self, Bound};
+use crate::membership::{self, Entry, Place};
 use crate::socket;
 use crate::started::Started;
 use crate::traces::Traces;
@@ -147,13 +148,15 @@ pub(crate) async fn start(
     config: Config,
     ca: Option<&Ca>,
     sockets: Sockets,
+    (entry, enrol): (Entry, darter_enrol::Metrics),
     components: &mut Components,
     registry: &mut Registry,
 ) -> exit::Result<Node> {
     let registry = registry.sub_registry_with_prefix("darter");
     let upstream = upstream(&config);
     upstream.register(registry);
-    let engine = engine(&config, &upstream, sockets.pieces, registry).await?;
+    let place = membership::of_node(&config, entry, &upstream, enrol, components).await?;
+    let engine = engine(&config, place, &upstream, sockets.pieces, registry).await?;
     let leaves = ca.map(|ca| ca::leaves(ca, &config.proxy.signing)).transpose()?;
     let listeners = listeners(&config, sockets.proxy, sockets.listeners);
     let settings = settings(&config, leaves.clone());
@@ -231,6 +234,7 @@ fn port_tls(security: &Security, host: &Host) -> PortTls {
 
 async fn engine(
     config: &Config,
+    place: Place,
     upstream: &Upstream,
     pieces: Bound,
     registry: &mut Registry,
@@ -239,7 +243,7 @@ async fn engine(
     let Host { hostname, idc, location, .. } = config.host.clone();
     let hostname = hostname.unwrap_or_else(identity::hostname);
     let host = HostConfig {
-        id: identity::host_id(&config.work_home, &hostname)?,
+        id: place.id,
         ip: advertised(config, pieces.addr, &hostname).await,
         hostname,
         idc,
@@ -257,6 +261,7 @@ async fn engine(
         prefetch: config.download.prefetch,
         rates: config.rates,
         gc_interval: config.gc_interval,
+        membership: place.membership,
     };
     Engine::start(config, upstream.clone(), pieces.listener, registry).map_err(|error| match error {
         EngineError::Store(_) => Failure::own_files(error.to_string()),

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::Path;
 
+use darter_enrol::{Issuer, Metrics};
 use darter_scheduler::{Access, Scheduler};
 use prometheus_client::registry::Registry;
 
@@ -10,25 +11,36 @@ use crate::args;
 use crate::components::{self, Components};
 use crate::config::{self, Listen};
 use crate::exit::{self, Failure};
-use crate::health::{self, Health, Metrics};
+use crate::health::{self, Health};
 use crate::listen;
+use crate::membership;
 use crate::process_metrics;
+use crate::token::failed;
 
 /// Runs until a signal or a failure.
 pub(crate) async fn run(args: args::Scheduler) -> exit::Result {
     // From here on a SIGHUP does not end the process: whoever reloads all of a node's services sends one here, too.
     let mut hangups = components::hangups()?;
     let access = args.config.as_deref().map(load).transpose()?;
+    let args::Scheduler { listen, insecure, insecure_on_networks, .. } = args;
+    membership::check_insecure(listen, insecure, insecure_on_networks)?;
     let health = Health::default();
     let mut components = Components::new(health.clone())?;
     let probes = listen::bind("health", &Listen::at(args.health_listen), "--health-listen").await?;
     let daemons = listen::bind("scheduler", &Listen::at(args.listen), "--listen").await?;
 
-    let metrics = Metrics::default();
+    let metrics = health::Metrics::default();
     components.probe(health::run(probes.listener, health, metrics.clone()));
     let mut registry = Registry::default();
     process_metrics::register(&mut registry);
-    let scheduler = Scheduler::new(&mut registry);
+    let enrol = Metrics::register(registry.sub_registry_with_prefix("darter"));
+    let membership = if insecure {
+        membership::insecure(enrol, "--insecure", &mut components)
+    } else {
+        let issuer = Issuer::open_or_make(&args.cluster.folder()).map_err(failed)?;
+        membership::of_scheduler(&issuer.lasting(args.certificate_lifetime), enrol, &mut components)?
+    };
+    let scheduler = Scheduler::new(membership, &mut registry);
     metrics.publish(registry);
     access.into_iter().for_each(|access| scheduler.set_access(access));
     let rules = scheduler.clone();

@@ -2,16 +2,19 @@
 
 use std::net::SocketAddr;
 
+use darter_enrol::Issuer;
 use darter_scheduler::Scheduler;
 use prometheus_client::registry::Registry;
 
 use crate::args;
 use crate::components::{self, Components};
-use crate::config::{self, Config, HEALTH_PORT, Listen, PIECE_PORT, PROXY_PORT};
+use crate::config::{self, Config, HEALTH_PORT, Listen, PIECE_PORT, PROXY_PORT, directories};
 use crate::exit::{self, Failure};
 use crate::health::{self, Health, Metrics};
 use crate::listen::local;
+use crate::membership::{self, Entry};
 use crate::node::{self, Keys, Sockets};
+use crate::token::failed;
 use crate::welcome::Welcome;
 use crate::{ca, control, identity, listen, process_metrics};
 
@@ -55,10 +58,15 @@ pub(crate) async fn run(args: args::Up) -> exit::Result {
     }
     .to_string();
 
-    let scheduler = Scheduler::new(&mut registry);
+    let issuer = Issuer::open_or_make(&directories::cluster(&config.work_home)).map_err(failed)?;
+    let enrol = darter_enrol::Metrics::register(registry.sub_registry_with_prefix("darter"));
+    let membership = membership::of_scheduler(&issuer, enrol.clone(), &mut components)?;
+    let scheduler = Scheduler::new(membership, &mut registry);
     let shutdown = components.shutdown();
     components.serve("scheduler", darter_scheduler::run(daemons.listener, scheduler, shutdown));
-    let mut node = node::start(config.clone(), Some(&ca), sockets, &mut components, &mut registry).await?;
+    let entry = (Entry::Beside(issuer), enrol);
+    let mut node =
+        node::start(config.clone(), Some(&ca), sockets, entry, &mut components, &mut registry).await?;
     let mut hangups = components::hangups()?;
     components.probe(async move {
         loop {

@@ -178,25 +178,50 @@ pub struct Scheduler {
     pub address: SocketAddr,
     /// Its health port.
     pub health: SocketAddr,
+    /// Where its CA stands, if it has one.
+    data: Option<PathBuf>,
 }
 
 impl Scheduler {
     /// Starts a scheduler on loopback, on `port`.
     pub fn start(folder: &Path, port: u16) -> Result<Self> {
-        Self::start_with(Command::new(binary()), folder, &format!("127.0.0.1:{port}"), "127.0.0.1:0")
+        Self::start_with(Command::new(binary()), folder, &format!("127.0.0.1:{port}"), "127.0.0.1:0", None)
+    }
+
+    /// Starts one on loopback that has a CA, in `folder`, and takes members of its cluster only.
+    pub fn start_secured(folder: &Path) -> Result<Self> {
+        Self::start_with(Command::new(binary()), folder, "127.0.0.1:0", "127.0.0.1:0", Some(folder))
+    }
+
+    /// A join token for one daemon; none, if nobody is asked for one.
+    pub fn token(&self) -> Result<Option<String>> {
+        let Some(data) = &self.data else { return Ok(None) };
+        let mut command = Command::new(binary());
+        command.args(["token", "create", "--data-dir"]).arg(data);
+        Ok(Some(crate::process::run(&mut command, START_LIMIT)?.ok()?.stdout.trim().to_owned()))
     }
 
     /// Starts a scheduler on `host`, on the usual ports.
     pub fn start_on(host: &Host) -> Result<Self> {
-        Self::start_with(host.command(binary()), host.folder(), "0.0.0.0:8002", "0.0.0.0:40901")
+        Self::start_with(host.command(binary()), host.folder(), "0.0.0.0:8002", "0.0.0.0:40901", None)
     }
 
-    fn start_with(mut command: Command, folder: &Path, listen: &str, health: &str) -> Result<Self> {
+    fn start_with(
+        mut command: Command,
+        folder: &Path,
+        listen: &str,
+        health: &str,
+        data: Option<&Path>,
+    ) -> Result<Self> {
         command.args(["scheduler", "--listen", listen, "--health-listen", health]);
+        match data {
+            Some(data) => command.arg("--data-dir").arg(data),
+            None => command.args(["--insecure", "--insecure-on-networks"]),
+        };
         command.env("RUST_LOG", std::env::var_os("RUST_LOG").unwrap_or_else(|| "info".into()));
         let process = Process::start("scheduler", &mut command, &folder.join("scheduler.log"))?;
         let (address, health) = (listening(&process, "scheduler")?, listening(&process, "health")?);
-        Ok(Self { process, address, health })
+        Ok(Self { process, address, health, data: data.map(Path::to_owned) })
     }
 
     /// As [`Daemon::metric`].

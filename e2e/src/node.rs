@@ -36,6 +36,7 @@ dataDir: {folder}/content
 storage: {{ diskGCThresholdPercent: 0 }}
 scheduler:
   netAddrs: [{{ type: tcp, addr: 'scheduler:8002' }}]
+security: {{ insecure: true, insecureOnNetworks: true }}
 proxy:
 {proxy}",
             name = host.name(),

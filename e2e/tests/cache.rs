@@ -37,6 +37,7 @@ impl Node {
         );
         if let Some(scheduler) = scheduler {
             config.push_str(&format!("scheduler: {{ netAddrs: [{{ addr: '{}' }}] }}\n", scheduler.address));
+            config.push_str("security: { insecure: true }\n");
         }
         let daemon = Daemon::start("daemon", folder.path(), &config).unwrap();
         // Where nobody can run it.

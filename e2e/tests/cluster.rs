@@ -138,5 +138,7 @@ impl Cluster {
 }
 
 fn scheduled_by(address: &str) -> String {
-    format!("scheduler: {{ netAddrs: [{{ type: tcp, addr: '{address}' }}] }}\n")
+    format!(
+        "scheduler: {{ netAddrs: [{{ type: tcp, addr: '{address}' }}] }}\nsecurity: {{ insecure: true }}\n"
+    )
 }

@@ -2,7 +2,7 @@
 
 use crate::home::{Home, Papers};
 use crate::membership::{Expected, Membership};
-use crate::refused::{Refused, explain};
+use crate::refused::{Refused, explain, reason};
 use crate::stream::{Secured, Tls};
 use crate::tls;
 use crate::token::Token;
@@ -12,6 +12,7 @@ use darter_protocol::enrolment::enrolment_client::EnrolmentClient;
 use hyper_util::rt::TokioIo;
 use rand::RngExt as _;
 use rustls_pki_types::{CertificateDer, ServerName};
+use std::convert::Infallible;
 use std::io;
 use std::time::{Duration, SystemTime};
 use tokio::io::BufReader;
@@ -103,12 +104,15 @@ async fn renew(membership: &Membership, home: &Home, schedulers: &[String]) -> R
 
 /// Keeps this host's certificate from ending: renews it when a third of its time is left, and joins with `token` where there
 /// is none that holds. `schedulers` says where to ask. Never returns.
-pub async fn keep_renewed(
+pub async fn keep_renewed<F>(
     membership: Membership,
     home: Home,
     token: Option<(Token, String)>,
-    schedulers: impl AsyncFn() -> Vec<String>,
-) {
+    schedulers: impl Fn() -> F,
+) -> Infallible
+where
+    F: Future<Output = Vec<String>>,
+{
     let mut pause = FIRST_RETRY;
     loop {
         let now = SystemTime::now();
@@ -133,7 +137,8 @@ pub async fn keep_renewed(
             Ok(()) => pause = FIRST_RETRY,
             Err(error) => {
                 tracing::warn!(%error, "this node has no new certificate yet");
-                tokio::time::sleep(pause.mul_f64(rand::rng().random_range(0.5..1.0))).await;
+                let jitter = rand::rng().random_range(0.5..1.0);
+                tokio::time::sleep(pause.mul_f64(jitter)).await;
                 pause = (pause * 2).min(LAST_RETRY);
             }
         }
@@ -177,13 +182,7 @@ fn explained(address: &str, status: &Status) -> String {
         Some(Refused::NoTls) => {
             format!("scheduler {address}: it does not speak TLS there: is it one with --insecure?")
         }
-        Some(refused) => format!("scheduler {address}: {refused}"),
-        None => {
-            let causes = std::iter::successors(Some(status as &dyn std::error::Error), |it| it.source());
-            let last = causes.filter(|it| it.downcast_ref::<Status>().is_none()).last();
-            let text = last.map_or_else(|| status.message().to_owned(), ToString::to_string);
-            format!("scheduler {address}: {text}")
-        }
+        _ => format!("scheduler {address}: {}", reason(status)),
     }
 }
 

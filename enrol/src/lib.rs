@@ -41,7 +41,7 @@ pub use issuer::{Issuer, IssuerError};
 pub use member::{Member, Role};
 pub use membership::{Expected, Membership};
 pub use metrics::Metrics;
-pub use refused::{Refused, explain};
+pub use refused::{Refused, explain, reason};
 pub use service::{Caller, Enrolment, Who};
 pub use stream::Secured;
 pub use token::{InvalidToken, Token};

@@ -19,6 +19,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, CommonState, HandshakeKind, ServerConfig};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -196,6 +197,19 @@ impl Membership {
         secure.show(Own { shown, member, from: named.from, roots: papers.roots })
     }
 
+    /// Gives a host its certificate, in the process of the issuer.
+    ///
+    /// # Errors
+    /// When it cannot be signed or kept.
+    pub fn issue_to(&self, home: &Home, issuer: &Issuer, role: Role, name: &str) -> Result<(), IssuerError> {
+        let because = |why: String| darter_certs::SigningError::because(why);
+        let certificate = issuer.own(role, name, home.key(), SystemTime::now())?;
+        let papers = Papers { certificate, roots: issuer.roots()? };
+        home.keep(&papers)?;
+        self.take(home.key(), papers).map_err(because)?;
+        Ok(())
+    }
+
     fn issue(&self, issuer: &Issuer, role: Role, name: &str) -> Result<(), IssuerError> {
         let Some(secure) = &self.secure else { return Ok(()) };
         let because = |why: String| darter_certs::SigningError::because(why);
@@ -210,7 +224,7 @@ impl Membership {
     }
 
     /// Keeps a scheduler's certificate from ending, and looks whether an operator has expelled somebody. Never returns.
-    pub async fn keep_issued(&self, name: String) {
+    pub async fn keep_issued(&self, name: String) -> Infallible {
         let Some(issuer) = self.secure.as_ref().and_then(|secure| secure.issuer.clone()) else {
             return std::future::pending().await;
         };

@@ -2,6 +2,14 @@
 
 use rustls::{AlertDescription, CertificateError, Error};
 
+/// What the other side says of us.
+const THEY_EXPELLED: &str = "this node was expelled from the cluster";
+const THEIR_CLOCK: &str =
+    "the other side says that this node's certificate does not hold now: compare the clocks of both";
+const THEY_ASK: &str = "the other side asks for a certificate of its cluster, and there is none here";
+const THEIR_CA: &str = "the other side belongs to another cluster: its CA is not ours";
+const THEIR_REFUSAL: &str = "the other side refused the TLS handshake";
+
 /// Why a connection was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
@@ -70,19 +78,13 @@ impl Refused {
     }
 
     const fn of_alert(alert: AlertDescription) -> Self {
-        match alert {
-            AlertDescription::CertificateRevoked => Self::ByThem("this node was expelled from the cluster"),
-            AlertDescription::CertificateExpired => Self::ByThem(
-                "the other side says that this node's certificate does not hold now: compare the clocks of both",
-            ),
-            AlertDescription::CertificateRequired => {
-                Self::ByThem("the other side asks for a certificate of its cluster, and there is none here")
-            }
-            AlertDescription::UnknownCA | AlertDescription::BadCertificate => {
-                Self::ByThem("the other side belongs to another cluster: its CA is not ours")
-            }
-            _ => Self::ByThem("the other side refused the TLS handshake"),
-        }
+        Self::ByThem(match alert {
+            AlertDescription::CertificateRevoked => THEY_EXPELLED,
+            AlertDescription::CertificateExpired => THEIR_CLOCK,
+            AlertDescription::CertificateRequired => THEY_ASK,
+            AlertDescription::UnknownCA | AlertDescription::BadCertificate => THEIR_CA,
+            _ => THEIR_REFUSAL,
+        })
     }
 
     /// As the verdict of a handshake, so that the other side is told.
@@ -99,16 +101,30 @@ impl Refused {
 /// What an error of a connection that was made means, where it is the other side's late verdict on our certificate: in TLS
 /// 1.3 it comes after the handshake is done for us (RFC 8446 section 4.4.2.4).
 pub fn explain(error: &(dyn std::error::Error + 'static)) -> Option<Refused> {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.into_iter().find_map(|cause| {
-        if let Some(refused) = cause.downcast_ref::<Refused>() {
-            return Some(refused.clone());
-        }
-        let io = cause.downcast_ref::<std::io::Error>()?;
-        let inner = io.get_ref()?;
-        if let Some(refused) = inner.downcast_ref::<Refused>() {
-            return Some(refused.clone());
-        }
-        inner.downcast_ref::<Error>().map(|_| Refused::of(io))
+    causes(error).find_map(|cause| {
+        let inner = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        let refused = cause.downcast_ref().or_else(|| inner?.downcast_ref());
+        refused.cloned().or_else(|| {
+            // HTTP/2 keeps the words alone.
+            let said = cause.to_string();
+            let words = [THEY_EXPELLED, THEIR_CLOCK, THEY_ASK, THEIR_CA, THEIR_REFUSAL];
+            words.into_iter().find(|words| said.contains(words)).map(Refused::ByThem)
+        })
     })
+}
+
+/// Why a call failed, for people: what [`explain`] says, or the last of its causes ("connection refused" and not
+/// "transport error").
+pub fn reason(status: &tonic::Status) -> String {
+    if let Some(refused) = explain(status) {
+        return refused.to_string();
+    }
+    let last = causes(status).skip(1).last();
+    last.map_or_else(|| status.message().to_owned(), ToString::to_string)
+}
+
+fn causes<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |error| error.source())
 }

@@ -1,5 +1,6 @@
 //! [`Secured`]: a connection with another member, which ends when that one is expelled.
 
+use crate::refused::Refused;
 use crate::service::{Caller, Who};
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use std::io;
@@ -56,7 +57,7 @@ impl Secured {
     fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         let cut = self.cut.as_mut().is_some_and(|cut| cut.as_mut().poll(cx).is_ready());
         if cut {
-            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, crate::Refused::Expelled));
+            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, Refused::Expelled));
         }
         Ok(())
     }
@@ -71,7 +72,11 @@ impl AsyncRead for Secured {
         self.check(cx)?;
         match &mut self.io {
             Io::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Io::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+            // Said in words: whoever reads through HTTP gets no more.
+            Io::Tls(stream) => Pin::new(stream).poll_read(cx, buf).map_err(|error| {
+                let by_them = Some(Refused::of(&error)).filter(|it| matches!(it, Refused::ByThem(_)));
+                by_them.map_or(error, |refused| io::Error::new(io::ErrorKind::ConnectionAborted, refused))
+            }),
         }
     }
 }

@@ -13,6 +13,7 @@ use crate::schedule::{Life, Schedulers};
 use crate::store::{Complete, Held, Store, StoreConfig, StoreError, TaskFile};
 use crate::throttle::{Rates, Throttles};
 use crate::{Content, ContentBody, ContentInfo, OpenError, OpenRequest, Opened, Served, TRACE, Want};
+use darter_enrol::Membership;
 use darter_protocol::scheduler::{Host, PROTOCOL};
 use darter_protocol::{ByteRange, HostId, PieceSet, TaskId};
 use darter_upstream::Upstream;
@@ -54,6 +55,8 @@ pub struct EngineConfig {
     pub rates: Rates,
     /// How often the store is looked through (`gcInterval`).
     pub gc_interval: Duration,
+    /// What this host is in its cluster: how it speaks with schedulers and other daemons.
+    pub membership: Membership,
 }
 
 /// A host, as others are told of it.
@@ -147,13 +150,13 @@ impl Engine {
     ) -> Result<Self, EngineError> {
         let piece_port = listener.local_addr()?.port();
         let store = Arc::new(Store::open(config.store.clone())?);
-        let schedulers = Schedulers::new(&config.schedulers, config.host.id.as_str())?;
+        let schedulers = Schedulers::new(&config.schedulers, config.host.id.as_str(), &config.membership)?;
         let metrics = Metrics::register(registry, store.alarm().gauge());
         let shared = Arc::new(Shared {
             store,
             upstream,
             origins: Arc::new(Origins::new(config.backoff)),
-            peers: Peers::new(&config.host.id),
+            peers: Peers::new(&config.host.id, &config.membership),
             turns: Turns::new(config.host.upload_slots),
             throttles: Arc::new(Throttles::new(config.rates, &metrics)),
             schedulers,
@@ -179,6 +182,7 @@ impl Engine {
             quick: Quick::default(),
             throttles: Arc::clone(&shared.throttles),
             metrics: shared.metrics.clone(),
+            membership: shared.config.membership.clone(),
             shutdown: shared.shutdown.clone(),
         };
         shared.tracker.spawn(peer::run(listener, server));

@@ -9,6 +9,7 @@ use crate::members::{InvalidAddress, Names};
 use crate::metrics::Metrics;
 use crate::news::News;
 use crate::store::{Record, Store};
+use darter_enrol::Membership;
 use darter_protocol::hash;
 use darter_protocol::scheduler::scheduler_client::SchedulerClient;
 use darter_protocol::scheduler::{
@@ -21,6 +22,7 @@ use darter_upstream::Upstream;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use rand::{Rng, RngExt};
+use rustls_pki_types::CertificateDer;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -65,6 +67,7 @@ const QUEUE: usize = 64;
 /// All schedulers.
 pub(crate) struct Schedulers {
     host_id: String,
+    membership: Membership,
     written: Vec<String>,
     known: Mutex<Arc<Known>>,
     /// Bumped whenever a link comes up, or another scheduler is a task's own.
@@ -85,6 +88,7 @@ pub(crate) struct Link {
     address: String,
     host_id: String,
     client: SchedulerClient<Channel>,
+    membership: Membership,
     up: AtomicBool,
     /// What it was not told of yet.
     news: News,
@@ -115,9 +119,14 @@ pub(crate) type Forget = dyn Fn(&TaskId) -> io::Result<bool> + Send + Sync;
 // === impl Schedulers ===
 
 impl Schedulers {
-    pub(crate) fn new(addresses: &[String], host_id: &str) -> Result<Self, InvalidAddress> {
+    pub(crate) fn new(
+        addresses: &[String],
+        host_id: &str,
+        membership: &Membership,
+    ) -> Result<Self, InvalidAddress> {
         let schedulers = Self {
             host_id: host_id.to_owned(),
+            membership: membership.clone(),
             written: addresses.to_vec(),
             known: Mutex::default(),
             came_up: watch::Sender::new(0),
@@ -153,7 +162,7 @@ impl Schedulers {
         let mut links = HashMap::new();
         for address in members {
             let link = before.links.get(address).cloned().or_else(|| {
-                let link = Link::new(address, &self.host_id)?;
+                let link = Link::new(address, &self.host_id, &self.membership)?;
                 new.push(Arc::clone(&link));
                 Some(link)
             });
@@ -241,20 +250,22 @@ impl Schedulers {
 // === impl Link ===
 
 impl Link {
-    fn new(address: &str, host_id: &str) -> Option<Arc<Self>> {
-        let endpoint = Endpoint::from_shared(format!("http://{address}")).ok()?;
-        let endpoint = endpoint
-            .connect_timeout(DIAL_TIMEOUT)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(PROBE_INTERVAL)
-            .keep_alive_timeout(PROBE_TIMEOUT)
-            .keep_alive_while_idle(true);
-        let client = SchedulerClient::new(endpoint.connect_lazy())
+    fn new(address: &str, host_id: &str, membership: &Membership) -> Option<Arc<Self>> {
+        let shape = |endpoint: Endpoint| {
+            endpoint
+                .connect_timeout(DIAL_TIMEOUT)
+                .http2_keep_alive_interval(PROBE_INTERVAL)
+                .keep_alive_timeout(PROBE_TIMEOUT)
+                .keep_alive_while_idle(true)
+        };
+        let channel = darter_enrol::channel(membership, address, shape).ok()?;
+        let client = SchedulerClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let (address, host_id) = (address.to_owned(), host_id.to_owned());
         let (up, removed) = (AtomicBool::new(false), CancellationToken::new());
-        Some(Arc::new(Self { address, host_id, client, up, news: News::default(), removed }))
+        let (membership, news) = (membership.clone(), News::default());
+        Some(Arc::new(Self { address, host_id, client, membership, up, news, removed }))
     }
 
     fn is_up(&self) -> bool {
@@ -281,7 +292,9 @@ impl Link {
     /// Keeps the life line up until shutdown, or until this is no scheduler any more, then says goodbye. Calls `came_up`
     /// whenever it came up, and `lost` whenever it could not be reached.
     async fn keep_up(&self, life: &Life, came_up: impl Fn(), lost: impl Fn()) {
-        let (mut pause, mut told, mut spread) = (FIRST_RETRY, false, Duration::ZERO);
+        // Of being refused it is told each time that the reason is another.
+        let (mut told, mut verdict) = (false, None);
+        let (mut pause, mut spread) = (FIRST_RETRY, Duration::ZERO);
         while !life.shutdown.is_cancelled() && !self.removed.is_cancelled() {
             let ended = tokio::select! {
                 ended = self.live(life, &came_up) => ended,
@@ -289,19 +302,25 @@ impl Link {
                 () = self.removed.cancelled() => break,
             };
             lost();
+            let refused = darter_enrol::explain(&ended);
             if self.up.swap(false, Ordering::AcqRel) {
                 life.metrics.scheduler_up.dec();
-                tracing::warn!(scheduler = self.address, reason = ended.message(), "lost the scheduler");
+                tracing::warn!(
+                    scheduler = self.address,
+                    reason = darter_enrol::reason(&ended),
+                    "lost the scheduler"
+                );
                 (pause, told) = (FIRST_RETRY, true);
                 spread = SPREAD;
-            } else if !std::mem::replace(&mut told, true) {
-                let reason = ended.message();
+            } else if !std::mem::replace(&mut told, true) || refused != verdict {
+                let reason = darter_enrol::reason(&ended);
                 tracing::warn!(
                     scheduler = self.address,
                     reason,
                     "cannot reach the scheduler; serving without it"
                 );
             }
+            verdict = refused;
             let wait = retry_after(pause, std::mem::take(&mut spread), &mut rand::rng());
             tokio::select! {
                 () = tokio::time::sleep(wait) => pause = (pause * 2).min(LAST_RETRY),
@@ -319,14 +338,19 @@ impl Link {
 
     /// One life of the life line; ends when it breaks.
     async fn live(&self, life: &Life, came_up: impl FnOnce()) -> Status {
+        let (mut expelled, mut said_of) = (self.membership.expelled(), HashSet::new());
+        let mut unsaid = self.membership.news(&mut said_of);
+        let first = std::mem::take(&mut unsaid);
         let started = async {
             let (hold, outgoing) = mpsc::channel(1);
-            let hello = AnnounceHostRequest { host: Some(life.host_now()) };
+            let hello = announcement(life.host_now(), &first);
             hold.send(hello).await.map_err(|_| Status::internal("the queue is closed"))?;
             let mut client = self.client.clone();
             let mut incoming =
                 in_time(client.announce_host(ReceiverStream::new(outgoing))).await?.into_inner();
-            in_time(incoming.message()).await?;
+            if let Some(hello) = in_time(incoming.message()).await? {
+                self.learn(hello.expulsions).await;
+            }
             // All of it is in the inventory, which is looked through from now on.
             drop(self.news.take());
             let told = self.announce_all(&life.store, HashSet::new()).await?;
@@ -350,7 +374,10 @@ impl Link {
         loop {
             tokio::select! {
                 said = incoming.message() => match said {
-                    Ok(Some(said)) => self.forget(life, said.deleted).await,
+                    Ok(Some(said)) => {
+                        self.learn(said.expulsions).await;
+                        self.forget(life, said.deleted).await;
+                    }
                     Ok(None) => return Status::unavailable("it closed the connection"),
                     Err(status) => return status,
                 },
@@ -360,11 +387,16 @@ impl Link {
                     }
                 }
                 Ok(()) = draining.changed() => {}
+                Ok(()) = expelled.changed() => {}
             }
             let host = life.host_now();
+            unsaid.extend(self.membership.news(&mut said_of));
             // What does not fit now is said at the next look.
-            if host != last && hold.try_send(AnnounceHostRequest { host: Some(host.clone()) }).is_ok() {
+            if (host != last || !unsaid.is_empty())
+                && hold.try_send(announcement(host.clone(), &unsaid)).is_ok()
+            {
                 last = host;
+                unsaid.clear();
             }
         }
     }
@@ -382,6 +414,18 @@ impl Link {
             }
         }
         Ok(())
+    }
+
+    /// Takes in what the scheduler says of who was expelled.
+    async fn learn(&self, statements: Vec<bytes::Bytes>) {
+        if statements.is_empty() {
+            return;
+        }
+        let membership = self.membership.clone();
+        let learned = move || membership.learn(statements.iter().map(AsRef::as_ref));
+        if let Err(error) = tokio::task::spawn_blocking(learned).await {
+            tracing::error!(%error, "cannot take in who was expelled");
+        }
     }
 
     /// Throws away what the scheduler says somebody has deleted, and tells it so.
@@ -666,6 +710,11 @@ pub(crate) fn is_lost(status: &Status) -> bool {
 /// How long a download whose conversation has ended waits before it registers anew.
 pub(crate) fn rejoin_pause() -> Duration {
     REJOIN_PAUSE.mul_f64(rand::rng().random_range(0.5..1.0))
+}
+
+fn announcement(host: Host, expulsions: &[CertificateDer<'static>]) -> AnnounceHostRequest {
+    let expulsions = expulsions.iter().map(|it| it.to_vec().into()).collect();
+    AnnounceHostRequest { host: Some(host), expulsions }
 }
 
 async fn in_time<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {

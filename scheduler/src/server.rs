@@ -5,18 +5,21 @@ use crate::cluster::Cluster;
 use crate::metrics::Metrics;
 use crate::service::{MAX_STREAMS, Service};
 use crate::shared::Shared;
+use darter_enrol::{Caller, Enrolment, Expected, Membership, Secured};
 use darter_protocol::scheduler::scheduler_server::SchedulerServer;
 use darter_protocol::scheduler::{DESCRIPTORS, MAX_MESSAGE_BYTES};
-use futures_util::Stream;
-use futures_util::stream::unfold;
+use futures_util::stream::{FuturesUnordered, unfold};
+use futures_util::{Stream, StreamExt as _};
 use prometheus_client::registry::Registry;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tonic::service::interceptor::InterceptedService;
+use tonic::{Request, Status};
 
 /// A connection that says nothing is asked whether it lives after this long, and is given as long to answer: a host whose
 /// cable was pulled is out within ten seconds.
@@ -29,6 +32,9 @@ const ANSWER: Duration = Duration::from_secs(10);
 /// Bytes of a call's headers: a daemon sends a few hundred.
 const MAX_HEADER_BYTES: u32 = 16 << 10;
 
+/// Handshakes at once: a connection that is none must not keep the others waiting.
+const HANDSHAKES: usize = 1024;
+
 /// How long a shutdown waits for clients that do not read what they were sent.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -37,11 +43,12 @@ const DRAIN: Duration = Duration::from_secs(5);
 pub struct Scheduler(Arc<Shared>);
 
 impl Scheduler {
-    /// An empty scheduler with a new epoch. Its numbers are shown in `registry`, as `darter_scheduler_*`.
-    pub fn new(registry: &mut Registry) -> Self {
+    /// An empty scheduler with a new epoch, which believes whom `membership` does. Its numbers are shown in `registry`, as
+    /// `darter_scheduler_*`.
+    pub fn new(membership: Membership, registry: &mut Registry) -> Self {
         let mut rng: StdRng = rand::make_rng();
         let epoch = rng.random();
-        let shared = Arc::new(Shared::new(Cluster::new(epoch, StdRng::from_rng(&mut rng))));
+        let shared = Arc::new(Shared::new(Cluster::new(epoch, StdRng::from_rng(&mut rng)), membership));
         registry.register_collector(Box::new(Metrics(Arc::clone(&shared))));
         Self(shared)
     }
@@ -89,10 +96,11 @@ pub async fn run(
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE))
         .max_concurrent_streams(MAX_STREAMS)
-        .add_service(service)
-        .add_service(checks)
-        .add_service(reflection)
-        .serve_with_incoming_shutdown(incoming(listener), shutdown.cancelled());
+        .add_service(InterceptedService::new(service, only_members))
+        .add_service(InterceptedService::new(checks, only_members))
+        .add_service(InterceptedService::new(reflection, only_members))
+        .add_optional_service(shared.membership().enrolment().map(Enrolment::into_server))
+        .serve_with_incoming_shutdown(incoming(listener, shared.membership().clone()), shutdown.cancelled());
     let drain = async {
         shutdown.cancelled().await;
         // Before anything ends, so that whoever watches sends nobody new here.
@@ -107,10 +115,33 @@ pub async fn run(
     }
 }
 
-/// The listener's connections, for as long as somebody asks for them.
-fn incoming(listener: TcpListener) -> impl Stream<Item = Result<TcpStream, Infallible>> {
-    unfold(listener, |listener| async move {
-        let (connection, _) = darter_listen::accept(&listener).await;
-        Some((Ok(connection), listener))
+/// Who has only come to join may ask nothing else.
+fn only_members(request: Request<()>) -> Result<Request<()>, Status> {
+    match request.extensions().get::<Caller>() {
+        Some(caller) if caller.may_ask() => Ok(request),
+        _ => Err(Status::permission_denied("this connection is one to join by, and for nothing else")),
+    }
+}
+
+/// The listener's connections, with who is at their other ends, for as long as somebody asks for them.
+fn incoming(
+    listener: TcpListener,
+    membership: Membership,
+) -> impl Stream<Item = Result<Secured, Infallible>> {
+    let handshakes = FuturesUnordered::new();
+    unfold((listener, membership, handshakes), |(listener, membership, mut handshakes)| async move {
+        loop {
+            tokio::select! {
+                (connection, remote) = darter_listen::accept(&listener), if handshakes.len() < HANDSHAKES => {
+                    let membership = membership.clone();
+                    let expected = &Expected::Asker;
+                    handshakes.push(async move { membership.accept(connection, remote, expected).await });
+                }
+                // Who is refused was told so by TLS, and counted.
+                Some(done) = handshakes.next() => if let Ok(connection) = done {
+                    return Some((Ok(connection), (listener, membership, handshakes)));
+                },
+            }
+        }
     })
 }

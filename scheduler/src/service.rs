@@ -6,10 +6,10 @@ use crate::refusal::Refusal;
 use crate::shared::Shared;
 use crate::speakers::Usurper;
 use crate::talk::{Answers, Conversation, LifeLine, answers};
+use darter_enrol::Caller;
 use darter_protocol::HostId;
 use darter_protocol::scheduler as proto;
 use darter_protocol::scheduler::scheduler_server::Scheduler as Rpc;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -33,8 +33,8 @@ impl Rpc for Service {
         request: Request<Streaming<proto::AnnounceHostRequest>>,
     ) -> Result<Response<Self::AnnounceHostStream>, Status> {
         // Answered before the first message is read: a daemon may wait for the answer before it sends any.
-        let remote = remote(&request)?;
-        let line = LifeLine::New(Arc::clone(&self.0), remote, request.into_inner());
+        let caller = caller(&request)?;
+        let line = LifeLine::New(Arc::clone(&self.0), caller, request.into_inner());
         Ok(Response::new(answers(line, LifeLine::next)))
     }
 
@@ -42,8 +42,8 @@ impl Rpc for Service {
         &self,
         request: Request<proto::LeaveHostRequest>,
     ) -> Result<Response<proto::LeaveHostResponse>, Status> {
-        let remote = remote(&request)?;
-        let host = self.speaker(request.into_inner().host_id, remote)?;
+        let caller = caller(&request)?;
+        let host = self.speaker(request.into_inner().host_id, caller)?;
         tracing::info!(%host, "host leaves");
         self.0.with(|cluster, now| cluster.handle_host_left(now, &host));
         Ok(Response::new(proto::LeaveHostResponse {}))
@@ -53,9 +53,9 @@ impl Rpc for Service {
         &self,
         request: Request<proto::AnnounceTaskRequest>,
     ) -> Result<Response<proto::AnnounceTaskResponse>, Status> {
-        let remote = remote(&request)?;
+        let caller = caller(&request)?;
         let request = request.into_inner();
-        let host = self.speaker(request.host_id, remote)?;
+        let host = self.speaker(request.host_id, caller)?;
         let tasks = message::inventory(request.tasks).map_err(|invalid| self.nonsense(&host, invalid))?;
         for batch in batches(tasks) {
             self.0.with(|cluster, now| cluster.handle_inventory(now, &host, batch)).map_err(refused)?;
@@ -68,10 +68,10 @@ impl Rpc for Service {
         &self,
         request: Request<proto::RegisterPeerTaskRequest>,
     ) -> Result<Response<proto::RegisterPeerTaskResponse>, Status> {
-        let remote = remote(&request)?;
+        let caller = caller(&request)?;
         let request = request.into_inner();
         let registration = Registration::try_from(&request);
-        let host = self.speaker(request.host_id, remote)?;
+        let host = self.speaker(request.host_id, caller)?;
         let registration = registration.map_err(|invalid| self.nonsense(&host, invalid))?;
         let task = message::task_id(&request.task_id).map_err(malformed)?;
         let registered =
@@ -86,8 +86,8 @@ impl Rpc for Service {
         &self,
         request: Request<Streaming<proto::PieceResult>>,
     ) -> Result<Response<Self::ReportPieceResultStream>, Status> {
-        let remote = remote(&request)?;
-        let conversation = Conversation::New(Arc::clone(&self.0), remote, request.into_inner());
+        let caller = caller(&request)?;
+        let conversation = Conversation::New(Arc::clone(&self.0), caller, request.into_inner());
         Ok(Response::new(answers(conversation, Conversation::next)))
     }
 
@@ -95,9 +95,9 @@ impl Rpc for Service {
         &self,
         request: Request<proto::ReportPeerResultRequest>,
     ) -> Result<Response<proto::ReportPeerResultResponse>, Status> {
-        let remote = remote(&request)?;
+        let caller = caller(&request)?;
         let request = request.into_inner();
-        let host = self.speaker(request.host_id, remote)?;
+        let host = self.speaker(request.host_id, caller)?;
         let task = message::task_id(&request.task_id).map_err(malformed)?;
         let complete = match request.complete {
             Some(content) => {
@@ -126,9 +126,9 @@ impl Rpc for Service {
         &self,
         request: Request<proto::LeaveTaskRequest>,
     ) -> Result<Response<proto::LeaveTaskResponse>, Status> {
-        let remote = remote(&request)?;
+        let caller = caller(&request)?;
         let request = request.into_inner();
-        let host = self.speaker(request.host_id, remote)?;
+        let host = self.speaker(request.host_id, caller)?;
         let tasks = message::task_ids(&request.task_ids).map_err(malformed)?;
         for batch in batches(tasks) {
             self.0.with(|cluster, now| cluster.handle_tasks_left(now, &host, batch));
@@ -141,9 +141,9 @@ impl Rpc for Service {
         &self,
         request: Request<proto::DeleteTaskRequest>,
     ) -> Result<Response<proto::DeleteTaskResponse>, Status> {
-        let remote = remote(&request)?;
+        let caller = caller(&request)?;
         let request = request.into_inner();
-        let host = self.speaker(request.host_id, remote)?;
+        let host = self.speaker(request.host_id, caller)?;
         let task = message::task_id(&request.task_id).map_err(malformed)?;
         let told = self.0.with(|cluster, _| cluster.handle_task_deleted(&host, task)).map_err(refused)?;
         tracing::info!(%host, %task, told, "task deleted");
@@ -195,10 +195,10 @@ impl Rpc for Service {
 }
 
 impl Service {
-    /// In whose name the connection from `remote` speaks.
-    fn speaker(&self, host: String, remote: SocketAddr) -> Result<HostId, Status> {
+    /// In whose name the connection speaks.
+    fn speaker(&self, host: String, caller: Caller) -> Result<HostId, Status> {
         let host = message::host_id(host).map_err(malformed)?;
-        self.0.may_speak(&host, remote).map_err(usurped)?;
+        self.0.may_speak(&host, &caller).map_err(usurped)?;
         Ok(host)
     }
 
@@ -209,9 +209,10 @@ impl Service {
     }
 }
 
-/// Where the call comes from.
-fn remote<T>(request: &Request<T>) -> Result<SocketAddr, Status> {
-    request.remote_addr().ok_or_else(|| Status::internal("the connection has no address"))
+/// Who calls, and from where.
+fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
+    let caller = request.extensions().get::<Caller>().cloned();
+    caller.ok_or_else(|| Status::internal("the connection is nobody's"))
 }
 
 /// A long list as several short ones, so that others get their turn in between.
@@ -253,7 +254,9 @@ pub(crate) fn refused(refusal: Refusal) -> Status {
 pub(crate) fn usurped(usurper: Usurper) -> Status {
     match usurper {
         Usurper::Elsewhere => Status::already_exists(usurper.to_string()),
-        Usurper::Other | Usurper::Stranger => Status::permission_denied(usurper.to_string()),
+        Usurper::Other | Usurper::Stranger | Usurper::Unproven | Usurper::NoSeed => {
+            Status::permission_denied(usurper.to_string())
+        }
     }
 }
 

@@ -6,9 +6,9 @@ use crate::cluster::{Cluster, Taken};
 use crate::speakers::{Introduction, Speakers, Usurper};
 use crate::stream::StreamId;
 use crate::world::Counts;
+use darter_enrol::{Caller, Membership};
 use darter_protocol::HostId;
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
@@ -22,6 +22,7 @@ pub(crate) struct Shared {
     /// No stream is served any more.
     closing: CancellationToken,
     started: Instant,
+    membership: Membership,
 }
 
 struct State {
@@ -31,13 +32,19 @@ struct State {
 }
 
 impl Shared {
-    pub(crate) fn new(cluster: Cluster) -> Self {
+    pub(crate) fn new(cluster: Cluster, membership: Membership) -> Self {
         Self {
             state: Mutex::new(State { cluster, readers: HashMap::new(), speakers: Speakers::default() }),
             sooner: Notify::new(),
             closing: CancellationToken::new(),
             started: now(),
+            membership,
         }
+    }
+
+    /// Whom it believes who he is.
+    pub(crate) fn membership(&self) -> &Membership {
+        &self.membership
     }
 
     /// The time since the start.
@@ -59,20 +66,20 @@ impl Shared {
         &self.closing
     }
 
-    /// The connection from `remote` speaks for `host`, until [`Self::silence`].
+    /// This connection speaks for `host`, until [`Self::silence`].
     ///
     /// # Errors
-    /// When another one does.
-    pub(crate) fn introduce(&self, host: &HostId, remote: SocketAddr) -> Result<Introduction, Usurper> {
-        self.lock().speakers.introduce(host, remote)
+    /// When another one does, or it is not that host's.
+    pub(crate) fn introduce(&self, host: &HostId, caller: &Caller) -> Result<Introduction, Usurper> {
+        self.lock().speakers.introduce(host, caller)
     }
 
-    /// Whether the connection from `remote` may speak for `host`: nobody else does.
+    /// Whether this connection may speak for `host`: nobody else does.
     ///
     /// # Errors
-    /// When another one does.
-    pub(crate) fn may_speak(&self, host: &HostId, remote: SocketAddr) -> Result<(), Usurper> {
-        self.lock().speakers.may_speak(host, remote)
+    /// When another one does, or it is not that host's.
+    pub(crate) fn may_speak(&self, host: &HostId, caller: &Caller) -> Result<(), Usurper> {
+        self.lock().speakers.may_speak(host, caller)
     }
 
     /// The life line of that connection has ended.
@@ -169,6 +176,11 @@ impl Attached {
         self.shared.silence(host, introduction);
     }
 
+    /// Whom the scheduler believes who he is.
+    pub(crate) fn membership(&self) -> &Membership {
+        self.shared.membership()
+    }
+
     /// The scheduler's shutdown.
     pub(crate) fn closing(&self) -> &CancellationToken {
         self.shared.closing()
@@ -213,7 +225,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_lease_that_stalls_is_taken_away_by_the_clock_alone() {
-        let shared = Arc::new(Shared::new(Cluster::new(1, StdRng::seed_from_u64(1))));
+        let shared = Arc::new(Shared::new(
+            Cluster::new(1, StdRng::seed_from_u64(1)),
+            Membership::insecure(darter_enrol::Metrics::default()),
+        ));
         let scenario = async {
             // The clock is running before there is anything to wait for.
             tokio::task::yield_now().await;

@@ -3,8 +3,10 @@
 //! A host is who has opened its life line. What comes by another connection in its name is refused: without that, one daemon
 //! could send all others away by a goodbye in their names. A life line from the same address takes the place of the one that
 //! there is, as a daemon does that has just been restarted; from another address only once that one has ended, which a
-//! dead one has within ten seconds (`server.rs`).
+//! dead one has within ten seconds (`server.rs`). Where hosts prove who they are, a host speaks for itself alone, and may
+//! come from anywhere.
 
+use darter_enrol::Caller;
 use darter_protocol::HostId;
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -32,15 +34,25 @@ pub(crate) enum Usurper {
     Other,
     #[error("the life line of this host is on another connection")]
     Stranger,
+    #[error("the certificate of this connection is another host's")]
+    Unproven,
+    #[error(
+        "this host says that it is a seed, and its certificate does not: let it join with a token of `darter token create --seed`"
+    )]
+    NoSeed,
 }
 
 impl Speakers {
-    pub(crate) fn introduce(&mut self, host: &HostId, remote: SocketAddr) -> Result<Introduction, Usurper> {
+    pub(crate) fn introduce(&mut self, host: &HostId, caller: &Caller) -> Result<Introduction, Usurper> {
+        let remote = caller.remote;
+        if !caller.may_speak_for(host) {
+            return Err(Usurper::Unproven);
+        }
         if self.by_connection.get(&remote).is_some_and(|known| known != host) {
             return Err(Usurper::Other);
         }
         if let Some(before) = self.by_host.get(host).copied() {
-            if before.remote.ip() != remote.ip() {
+            if before.remote.ip() != remote.ip() && caller.member().is_none() {
                 return Err(Usurper::Elsewhere);
             }
             self.by_connection.remove(&before.remote);
@@ -53,9 +65,12 @@ impl Speakers {
     }
 
     /// For a host that nobody speaks for anybody may: the cluster does not know it.
-    pub(crate) fn may_speak(&self, host: &HostId, remote: SocketAddr) -> Result<(), Usurper> {
+    pub(crate) fn may_speak(&self, host: &HostId, caller: &Caller) -> Result<(), Usurper> {
+        if !caller.may_speak_for(host) {
+            return Err(Usurper::Unproven);
+        }
         match self.by_host.get(host) {
-            Some(speaker) if speaker.remote != remote => Err(Usurper::Stranger),
+            Some(speaker) if speaker.remote != caller.remote => Err(Usurper::Stranger),
             _ => Ok(()),
         }
     }
@@ -73,14 +88,14 @@ impl Speakers {
 mod tests {
     use super::*;
 
-    fn at(text: &str) -> SocketAddr {
-        text.parse().unwrap()
+    fn at(text: &str) -> Caller {
+        Caller { remote: text.parse().unwrap(), who: darter_enrol::Who::Anybody }
     }
 
     #[test]
     fn nobody_speaks_for_a_host_but_the_connection_of_its_life_line() {
         let (mut speakers, a, b) = (Speakers::default(), "a".parse().unwrap(), "b".parse().unwrap());
-        let (one, two, far) = (at("10.0.0.1:1"), at("10.0.0.1:2"), at("10.0.0.2:1"));
+        let (one, two, far) = (&at("10.0.0.1:1"), &at("10.0.0.1:2"), &at("10.0.0.2:1"));
         assert_eq!(speakers.may_speak(&a, far), Ok(()), "nobody is there yet");
         let first = speakers.introduce(&a, one).unwrap();
         assert_eq!(speakers.may_speak(&a, one), Ok(()));

@@ -8,16 +8,18 @@ use crate::cluster::Taken;
 use crate::message::{self, Host, Report};
 use crate::service::{closing, malformed, refused, usurped};
 use crate::shared::{Attached, Shared};
-use crate::speakers::Introduction;
-use darter_protocol::HostId;
+use crate::speakers::{Introduction, Usurper};
+use darter_enrol::{Caller, Membership, Role};
 use darter_protocol::scheduler as proto;
+use darter_protocol::{HostId, TaskId};
 use futures_util::FutureExt;
 use futures_util::Stream;
 use futures_util::stream::unfold;
-use std::net::SocketAddr;
+use std::collections::HashSet;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 use tonic::{Status, Streaming};
 
 /// A stream that has not said whose it is by then is closed: no host and no task pays for it.
@@ -65,7 +67,7 @@ async fn first_message<T>(inbound: &mut Streaming<T>, shared: &Shared) -> Result
 
 /// A host's life line.
 pub(crate) enum LifeLine {
-    New(Arc<Shared>, SocketAddr, Streaming<proto::AnnounceHostRequest>),
+    New(Arc<Shared>, Caller, Streaming<proto::AnnounceHostRequest>),
     Open(Life, Streaming<proto::AnnounceHostRequest>),
 }
 
@@ -74,6 +76,9 @@ pub(crate) struct Life {
     attached: Attached,
     host: HostId,
     introduction: Introduction,
+    /// Expelled hosts of which it was told, or that it told.
+    told: HashSet<HostId>,
+    expelled: watch::Receiver<u64>,
 }
 
 impl Drop for Life {
@@ -87,9 +92,12 @@ impl LifeLine {
     /// The next answer, and the life line that goes on; `None` when it is over.
     pub(crate) async fn next(self) -> Result<Option<(proto::AnnounceHostResponse, Self)>, Status> {
         match self {
-            Self::New(shared, remote, mut inbound) => {
-                let host = host(first_message(&mut inbound, &shared).await?)?;
-                let introduction = shared.introduce(&host.id, remote).map_err(usurped)?;
+            Self::New(shared, caller, mut inbound) => {
+                let host = host(first_message(&mut inbound, &shared).await?, shared.membership()).await?;
+                if host.seed && caller.member().is_some_and(|member| member.role != Role::Seed) {
+                    return Err(usurped(Usurper::NoSeed));
+                }
+                let introduction = shared.introduce(&host.id, &caller).map_err(usurped)?;
                 tracing::info!(
                     host = %host.id, ip = %host.ip, port = host.piece_port, version = host.version,
                     protocol = host.protocol, "host announced"
@@ -101,25 +109,29 @@ impl LifeLine {
                     shared.silence(&id, introduction);
                     refused(refusal)
                 })?;
-                let life = Life { attached: Attached::new(shared, opened), host: id, introduction };
-                let hello =
-                    proto::AnnounceHostResponse { epoch, deleted: Vec::new(), protocol: proto::PROTOCOL };
+                let (told, expelled) = (HashSet::new(), shared.membership().expelled());
+                let attached = Attached::new(shared, opened);
+                let mut life = Life { attached, host: id, introduction, told, expelled };
+                let hello = life.says(epoch, &[]);
                 Ok(Some((hello, Self::Open(life, inbound))))
             }
-            Self::Open(life, mut inbound) => loop {
+            Self::Open(mut life, mut inbound) => loop {
                 if let Taken::Ended(why) = life.attached.take() {
                     return why.map_or(Ok(None), |why| Err(refused(why)));
                 }
                 let (deleted, epoch) =
                     life.attached.with(|cluster, _, stream| (cluster.take_deleted(stream), cluster.epoch()));
-                if !deleted.is_empty() {
-                    let deleted = deleted.iter().map(|task| task.as_bytes().to_vec().into()).collect();
-                    let said = proto::AnnounceHostResponse { epoch, deleted, protocol: proto::PROTOCOL };
+                let said = life.says(epoch, &deleted);
+                if !said.deleted.is_empty() || !said.expulsions.is_empty() {
                     return Ok(Some((said, Self::Open(life, inbound))));
                 }
-                match next_event(&mut inbound, &life.attached).await? {
+                let event = tokio::select! {
+                    event = next_event(&mut inbound, &life.attached) => event?,
+                    Ok(()) = life.expelled.changed() => Event::Ready,
+                };
+                match event {
                     Event::Said(message) => {
-                        let host = host(message)?;
+                        let host = host(message, life.attached.membership()).await?;
                         life.attached
                             .with(|cluster, now, stream| cluster.handle_host_renewed(now, stream, host))
                             .map_err(refused)?;
@@ -132,14 +144,30 @@ impl LifeLine {
     }
 }
 
-fn host(message: proto::AnnounceHostRequest) -> Result<Host, Status> {
+impl Life {
+    /// What the daemon is told, with whatever it does not know of who was expelled.
+    fn says(&mut self, epoch: u64, deleted: &[TaskId]) -> proto::AnnounceHostResponse {
+        let deleted = deleted.iter().map(|task| task.as_bytes().to_vec().into()).collect();
+        let expulsions = self.attached.membership().news(&mut self.told);
+        let expulsions = expulsions.iter().map(|it| it.to_vec().into()).collect();
+        proto::AnnounceHostResponse { epoch, deleted, protocol: proto::PROTOCOL, expulsions }
+    }
+}
+
+/// The host of a message. Who was expelled, by what the daemon heard elsewhere, is taken in on the way.
+async fn host(message: proto::AnnounceHostRequest, membership: &Membership) -> Result<Host, Status> {
+    if !message.expulsions.is_empty() {
+        let (membership, statements) = (membership.clone(), message.expulsions);
+        let learned = move || membership.learn(statements.iter().map(AsRef::as_ref));
+        tokio::task::spawn_blocking(learned).await.map_err(|error| Status::internal(error.to_string()))?;
+    }
     let host = message.host.ok_or_else(|| Status::invalid_argument("host: it is missing"))?;
     Host::try_from(host).map_err(malformed)
 }
 
 /// A download's conversation.
 pub(crate) enum Conversation {
-    New(Arc<Shared>, SocketAddr, Streaming<proto::PieceResult>),
+    New(Arc<Shared>, Caller, Streaming<proto::PieceResult>),
     Open(Attached, HostId, Streaming<proto::PieceResult>),
 }
 
@@ -148,10 +176,10 @@ impl Conversation {
     pub(crate) async fn next(self) -> Result<Option<(proto::PeerPacket, Self)>, Status> {
         let (attached, host, mut inbound) = match self {
             Self::Open(attached, host, inbound) => (attached, host, inbound),
-            Self::New(shared, remote, mut inbound) => {
+            Self::New(shared, caller, mut inbound) => {
                 let mut first = first_message(&mut inbound, &shared).await?;
                 let host = message::host_id(std::mem::take(&mut first.host_id)).map_err(malformed)?;
-                shared.may_speak(&host, remote).map_err(usurped)?;
+                shared.may_speak(&host, &caller).map_err(usurped)?;
                 let task = message::task_id(&first.task_id).map_err(malformed)?;
                 let opened = shared.with(|cluster, now| cluster.handle_conversation_opened(now, &host, task));
                 let attached = Attached::new(shared, opened.map_err(refused)?);

@@ -13,18 +13,20 @@ use darter_e2e::poll::until;
 
 pub(crate) fn rounds(stage: &Stage) -> Result<Round<'_>> {
     Ok(Box::new(move |report, run| {
-        add(report, goals::PEER, Who::Darter, &measure(stage, Kind::Unnamed, run)?);
-        add(report, goals::PEER_NAMED, Who::Darter, &measure(stage, Kind::Named, run)?);
+        add(report, goals::PEER, Who::Darter, &measure(stage, Kind::Unnamed, false, run)?);
+        add(report, goals::PEER_TLS, Who::Darter, &measure(stage, Kind::Unnamed, true, run)?);
+        add(report, goals::PEER_NAMED, Who::Darter, &measure(stage, Kind::Named, false, run)?);
         Ok(())
     }))
 }
 
-/// Two new daemons, one of which holds the content: what it costs both until a client of the other has it.
-fn measure(stage: &Stage, kind: Kind, run: u64) -> Result<Measured> {
+/// Two new daemons, one of which holds the content: what it costs both until a client of the other has it. With `secured`, they
+/// speak mutual TLS.
+fn measure(stage: &Stage, kind: Kind, secured: bool, run: u64) -> Result<Measured> {
     let folder = stage.folder().join("peers");
     std::fs::create_dir_all(&folder)?;
     std::fs::copy(stage.folder().join("ca.crt"), folder.join("ca.crt"))?;
-    let scheduler = Scheduler::start(&folder, 0)?;
+    let scheduler = if secured { Scheduler::start_secured(&folder)? } else { Scheduler::start(&folder, 0)? };
     let holder = Darter::start("holder", &folder, &stage.origin, Some(&scheduler))?;
     let taker = Darter::start("taker", &folder, &stage.origin, Some(&scheduler))?;
     for daemon in [&holder, &taker] {
@@ -32,7 +34,7 @@ fn measure(stage: &Stage, kind: Kind, run: u64) -> Result<Measured> {
             daemon.metric("darter_p2p_schedulers_up").ok().filter(|up| *up >= 1.0)
         })?;
     }
-    let blob = stage.blob(kind, 2000 + run, stage.size.bytes)?;
+    let blob = stage.blob(kind, 2000 + run + if secured { 500 } else { 0 }, stage.size.bytes)?;
     holder.warm(&blob)?;
     touch(stage)?;
     let load = Load { clients: 1, requests: 1, paths: &[blob.path()], way: &taker.plain() };

@@ -48,7 +48,7 @@ impl Host {
         };
         let id = host.id.clone();
         let (up, lines) = mpsc::channel(1);
-        up.send(proto::AnnounceHostRequest { host: Some(host) }).await?;
+        up.send(proto::AnnounceHostRequest { host: Some(host), ..Default::default() }).await?;
         let mut down = client.announce_host(ReceiverStream::new(lines)).await?.into_inner();
         down.message().await?.context("a life line is answered")?;
         Ok(Self { id, client, _line: (up, down) })

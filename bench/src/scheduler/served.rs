@@ -17,7 +17,8 @@ pub(super) struct Served {
 pub(super) async fn serve() -> Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!("{}", listener.local_addr()?);
-    let scheduler = darter_scheduler::Scheduler::new(&mut Registry::default());
+    let insecure = darter_enrol::Membership::insecure(darter_enrol::Metrics::default());
+    let scheduler = darter_scheduler::Scheduler::new(insecure, &mut Registry::default());
     Ok(darter_scheduler::run(listener, scheduler, CancellationToken::new()).await?)
 }
 

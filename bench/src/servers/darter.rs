@@ -45,6 +45,14 @@ impl Darter {
         if let Some(scheduler) = scheduler {
             config +=
                 &format!("scheduler: {{ netAddrs: [{{ type: tcp, addr: \"{}\" }}] }}\n", scheduler.address);
+            config += &match scheduler.token()? {
+                Some(token) => {
+                    let file = folder.0.join("token");
+                    std::fs::write(&file, token)?;
+                    format!("security: {{ joinTokenFile: {} }}\n", file.display())
+                }
+                None => "security: { insecure: true }\n".to_owned(),
+            };
         }
         config = config.replace("hostname: loopback", &format!("hostname: {name}"));
         let daemon = Daemon::start(name, &folder.0, &config)?;

@@ -13,6 +13,16 @@ pub(crate) fn ca(work_home: &Path) -> PathBuf {
     work_home.join("ca")
 }
 
+/// The folder of the cluster's CA, on a scheduler's host.
+pub(crate) fn cluster(work_home: &Path) -> PathBuf {
+    work_home.join("cluster")
+}
+
+/// The folder of what this host is in its cluster.
+pub(crate) fn node(work_home: &Path) -> PathBuf {
+    work_home.join("node")
+}
+
 /// `/var/lib/darter` for root, otherwise the user's own data folder (XDG Base Directory specification).
 pub(crate) fn work_home() -> PathBuf {
     if rustix::process::geteuid().is_root() {

@@ -75,7 +75,11 @@ fn without_effect(section: &mut Section<'_>) {
         "where bytes come from is decided by task, not by a pattern",
     );
     section.unused("grpcDialTimeout", value::duration, "a scheduler that cannot be reached delays nothing");
-    section.unused("syncPieceViaHTTPS", value::boolean, "TLS between daemons is not in this version");
+    section.unused(
+        "syncPieceViaHTTPS",
+        value::boolean,
+        "daemons always encrypt, unless security.insecure says otherwise",
+    );
     section.unused("splitRunningTasks", value::boolean, "all readers of a task share one download");
     let by_command = "darter get reads indexes itself, one file after the other";
     section.section("recursiveConcurrent").unused("goroutineCount", value::count, by_command);

@@ -5,13 +5,14 @@
 //! reason; a key that nobody knows is an error.
 //!
 //! - `yaml`: the text as a tree with places; `section`: how that tree is read; `value`: what single values look like.
-//! - `proxy`, `accounts`, `clients`, `rules`, `upstream`, `download`, `rates`, `host`, `listen`, `entrances`, `log`,
+//! - `proxy`, `accounts`, `clients`, `cluster`, `rules`, `upstream`, `download`, `rates`, `host`, `listen`, `entrances`, `log`,
 //!   `tracing`, `directories`: one section each, with its defaults.
 //! - `environment`: the same from the variables of docker-registry-proxy instead of a file.
 
 mod access;
 mod accounts;
 mod clients;
+mod cluster;
 pub(crate) mod directories;
 mod download;
 mod entrances;
@@ -37,6 +38,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub(crate) use access::load_access;
+pub(crate) use cluster::Cluster;
 pub(crate) use download::Download;
 pub(crate) use entrances::{Entrance, Kind, Security};
 pub(crate) use environment::Place;
@@ -96,6 +98,8 @@ pub(crate) struct Config {
     pub(crate) schedulers: Vec<String>,
     /// Nothing is fetched from an origin without the word of one of them.
     pub(crate) only_with_scheduler: bool,
+    /// How it speaks with them, and with other daemons.
+    pub(crate) cluster: Cluster,
     pub(crate) host: Host,
     pub(crate) download: Download,
     /// How fast content moves between this host, other daemons and origins.
@@ -215,7 +219,9 @@ fn config(top: &mut Section<'_>) -> Config {
     let service = top.filled("service-name", value::text);
     let seed_of_manager = manager(&mut scheduler.section("manager"));
     let (mut download, mut upload) = (top.section("download"), top.section("upload"));
+    let pieces = cluster::pieces(&mut upload, PIECE_PORT);
     Config {
+        cluster: cluster::cluster(&mut top.section("security"), &pieces),
         verbose: top.value("verbose", value::boolean).unwrap_or(false),
         log: log::log(&mut top.section("log")),
         tracing: tracing::tracing(&mut top.section("tracing"), service),
@@ -227,7 +233,7 @@ fn config(top: &mut Section<'_>) -> Config {
         rates: rates::rates(&mut download, &mut upload),
         download: download::download(&mut download),
         upload_slots: upload.value("slots", upload_slots).unwrap_or(Uploads::PLACES),
-        pieces: pieces(&mut upload),
+        pieces,
         health: health(&mut top.section("health")),
         store: store(&mut top.section("storage"), data),
         gc_interval: top.value("gcInterval", value::some_time).unwrap_or(GC_INTERVAL),
@@ -277,20 +283,7 @@ fn without_effect(top: &mut Section<'_>) {
         value::boolean,
         "IPv6 is used where `listen` names an IPv6 address",
     );
-    global_security(&mut top.section("security"));
     object_storage(&mut top.section("objectStorage"));
-}
-
-fn global_security(section: &mut Section<'_>) {
-    let no_tls = "TLS between daemons and schedulers is not in this version";
-    if section.value("autoIssueCert", value::boolean) == Some(true) {
-        section.error("autoIssueCert", format!("{no_tls}, so only false can stand"));
-    }
-    // Dragonfly ignores the others unless autoIssueCert is true.
-    for key in ["caCert", "cacert", "tlsPolicy", "certSpec"] {
-        section.no_effect(key, no_tls);
-    }
-    section.value("tlsVerify", value::boolean);
 }
 
 fn object_storage(section: &mut Section<'_>) {
@@ -371,11 +364,6 @@ fn host_port(item: &mut Section<'_>, of: &str) -> Option<String> {
 fn upload_slots(text: &str) -> value::Read<u32> {
     let slots = text.parse().ok().filter(|slots| (1..=MAX_UPLOAD_SLOTS).contains(slots));
     slots.ok_or_else(|| format!("expected a whole number from 1 to {MAX_UPLOAD_SLOTS}, found `{text}`"))
-}
-
-fn pieces(section: &mut Section<'_>) -> Listen {
-    listen::no_tls(section, "the piece server speaks plain HTTP");
-    listen::tcp_listen(section, PIECE_PORT)
 }
 
 fn health(section: &mut Section<'_>) -> Listen {

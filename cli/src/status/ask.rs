@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use darter_enrol::Membership;
 use darter_protocol::scheduler as proto;
 use darter_protocol::scheduler::scheduler_client::SchedulerClient;
 use darter_protocol::scheduler::{HostState, MAX_MESSAGE_BYTES, TaskFilter};
@@ -107,8 +108,8 @@ pub(super) struct Task {
 }
 
 /// Asks the scheduler at `address`.
-pub(super) async fn scheduler(address: &str, wanted: &Wanted) -> Answer {
-    let asked = tokio::time::timeout(LIMIT, view(address, wanted)).await;
+pub(super) async fn scheduler(membership: &Membership, address: &str, wanted: &Wanted) -> Answer {
+    let asked = tokio::time::timeout(LIMIT, view(membership, address, wanted)).await;
     let said = asked.unwrap_or_else(|_| Err(format!("it took longer than {} s", LIMIT.as_secs())));
     let (error, view) = match said {
         Ok(view) => (None, Some(view)),
@@ -117,12 +118,11 @@ pub(super) async fn scheduler(address: &str, wanted: &Wanted) -> Answer {
     Answer { scheduler: address.to_owned(), error, view }
 }
 
-/// A connection to the scheduler at `address`; or why there is none.
-pub(super) async fn connect(address: &str) -> Result<SchedulerClient<Channel>, String> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}"));
-    let endpoint = endpoint.map_err(|_| "that is no address: expected HOST:PORT".to_owned())?;
-    let endpoint = endpoint.connect_timeout(DIAL).timeout(LIMIT).tcp_nodelay(true);
-    let channel = endpoint.connect().await.map_err(|error| cause(&error))?;
+/// A connection to the scheduler at `address`, made when it is used; or why there can be none.
+pub(super) fn connect(membership: &Membership, address: &str) -> Result<SchedulerClient<Channel>, String> {
+    let shape = |endpoint: Endpoint| endpoint.connect_timeout(DIAL).timeout(LIMIT);
+    let channel = darter_enrol::channel(membership, address, shape);
+    let channel = channel.map_err(|_| "that is no address: expected HOST:PORT".to_owned())?;
     Ok(SchedulerClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES))
 }
 
@@ -130,12 +130,12 @@ pub(super) async fn connect(address: &str) -> Result<SchedulerClient<Channel>, S
 pub(super) fn refusal(status: &tonic::Status) -> String {
     match status.code() {
         tonic::Code::Unimplemented => "it is a scheduler of an older version, or something else".to_owned(),
-        _ => status.message().to_owned(),
+        _ => darter_enrol::reason(status),
     }
 }
 
-async fn view(address: &str, wanted: &Wanted) -> Result<View, String> {
-    let mut client = connect(address).await?;
+async fn view(membership: &Membership, address: &str, wanted: &Wanted) -> Result<View, String> {
+    let mut client = connect(membership, address)?;
     let said = async {
         let cluster = client.stat_cluster(proto::StatClusterRequest {}).await?.into_inner();
         Ok(View {
@@ -151,14 +151,6 @@ async fn view(address: &str, wanted: &Wanted) -> Result<View, String> {
         })
     };
     said.await.map_err(|status: tonic::Status| refusal(&status))
-}
-
-/// The last of an error's causes: "connection refused" and not "transport error".
-fn cause(error: &dyn std::error::Error) -> String {
-    std::iter::successors(Some(error), |error| error.source())
-        .last()
-        .map(ToString::to_string)
-        .unwrap_or_default()
 }
 
 async fn hosts(

@@ -1,5 +1,6 @@
 //! Whom a host gets as partners for a task, and why not the others, for people.
 
+use darter_enrol::Membership;
 use darter_protocol::TaskId;
 use darter_protocol::scheduler as proto;
 use serde::Serialize;
@@ -34,10 +35,15 @@ struct Candidate {
 ///
 /// # Errors
 /// Why there is no answer, for people.
-pub(crate) async fn explain(address: &str, task: &TaskId, host: &str) -> Result<Explained, String> {
+pub(crate) async fn explain(
+    membership: &Membership,
+    address: &str,
+    task: &TaskId,
+    host: &str,
+) -> Result<Explained, String> {
     let request =
         proto::ExplainTaskRequest { task_id: task.as_bytes().to_vec().into(), host_id: host.to_owned() };
-    let said = ask::connect(address).await?.explain_task(request).await;
+    let said = ask::connect(membership, address)?.explain_task(request).await;
     let said = said.map_err(|status| ask::refusal(&status))?.into_inner();
     let candidates = said.candidates.into_iter().map(Candidate::from).collect();
     Ok(Explained { scheduler: address.to_owned(), standing: said.standing, of: said.of, candidates })

@@ -10,8 +10,11 @@ use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use darter_enrol::Membership;
+
 use crate::config;
 use crate::exit::{self, Failure};
+use crate::membership;
 use crate::upstream::upstream;
 
 /// Where a scheduler of this host listens when nobody says otherwise.
@@ -30,6 +33,13 @@ pub(crate) struct Status {
     /// A daemon's configuration, whose schedulers are asked
     #[arg(long, short, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Where a scheduler, `darter up` or a daemon of this host keeps its files: what is shown to the schedulers is there
+    /// [default: /var/lib/darter for root, otherwise ~/.local/share/darter]
+    #[arg(long, value_name = "DIR", conflicts_with = "config")]
+    data_dir: Option<PathBuf>,
+    /// The schedulers ask nobody who he is (--insecure there)
+    #[arg(long)]
+    insecure: bool,
     /// Print JSON: one line with an element for each scheduler
     #[arg(long)]
     json: bool,
@@ -46,8 +56,9 @@ pub(crate) struct Status {
 
 /// Asks, and prints.
 pub(crate) async fn run(args: Status) -> exit::Result {
-    let schedulers = schedulers(args.scheduler.clone(), args.config.as_deref()).await?;
-    let Some(seconds) = args.watch else { return once(&args, &schedulers).await };
+    let (named, config) = (args.scheduler.clone(), args.config.as_deref());
+    let asked = schedulers(named, config, args.data_dir.as_deref(), args.insecure).await?;
+    let Some(seconds) = args.watch else { return once(&args, &asked).await };
     let clear = io::stdout().is_terminal() && !args.json;
     let mut ticks = tokio::time::interval(Duration::from_secs(seconds.into()));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -57,15 +68,15 @@ pub(crate) async fn run(args: Status) -> exit::Result {
             exit::say(io::stdout(), CLEAR);
         }
         // Nobody there now is no reason to stop watching: that is what one watches for.
-        if let Err(failure) = once(&args, &schedulers).await {
+        if let Err(failure) = once(&args, &asked).await {
             exit::say(io::stderr(), &failure.to_string());
         }
     }
 }
 
-async fn once(args: &Status, schedulers: &[String]) -> exit::Result {
+async fn once(args: &Status, asked: &Asked) -> exit::Result {
     let wanted = ask::Wanted { limit: args.limit as usize, all_tasks: args.tasks };
-    let asked = schedulers.iter().map(|address| ask::scheduler(address, &wanted));
+    let asked = asked.schedulers.iter().map(|address| ask::scheduler(&asked.membership, address, &wanted));
     let answers = futures_util::future::join_all(asked).await;
     if answers.iter().all(|answer| answer.error.is_some()) {
         return Err(nobody(&answers));
@@ -79,13 +90,25 @@ async fn once(args: &Status, schedulers: &[String]) -> exit::Result {
     Ok(())
 }
 
+/// Whom to ask, and who asks.
+pub(crate) struct Asked {
+    pub(crate) schedulers: Vec<String>,
+    pub(crate) membership: Membership,
+}
+
 /// The schedulers to ask: those that are named, those of a configuration, or the one on this host.
 ///
 /// # Errors
-/// When the configuration cannot be used, or names none.
-pub(crate) async fn schedulers(named: Vec<String>, config: Option<&Path>) -> exit::Result<Vec<String>> {
+/// When the configuration cannot be used, or names none; or there is nothing to show them.
+pub(crate) async fn schedulers(
+    named: Vec<String>,
+    config: Option<&Path>,
+    data_dir: Option<&Path>,
+    insecure: bool,
+) -> exit::Result<Asked> {
     let Some(file) = config else {
-        return Ok(if named.is_empty() { vec![LOCAL.to_owned()] } else { named });
+        let schedulers = if named.is_empty() { vec![LOCAL.to_owned()] } else { named };
+        return Ok(Asked { schedulers, membership: membership::of_command(None, data_dir, insecure)? });
     };
     let loaded = config::load(file).map_err(|report| Failure::configuration(report.to_string()))?;
     let file = file.display();
@@ -97,7 +120,10 @@ pub(crate) async fn schedulers(named: Vec<String>, config: Option<&Path>) -> exi
         none if none.is_empty() => {
             Err(Failure::unavailable(format!("nothing stands behind the names of schedulers in {file}")))
         }
-        found => Ok(found),
+        schedulers => {
+            let membership = membership::of_command(Some(&loaded.config), None, insecure)?;
+            Ok(Asked { schedulers, membership })
+        }
     }
 }
 

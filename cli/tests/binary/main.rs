@@ -17,4 +17,5 @@ mod reload;
 mod serving;
 mod status;
 mod store;
+mod token;
 mod traces;

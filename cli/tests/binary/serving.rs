@@ -8,7 +8,8 @@ use rustix::process::Signal;
 
 use crate::process::{Running, darter, get, health};
 
-const SCHEDULER: [&str; 5] = ["scheduler", "--listen", "127.0.0.1:0", "--health-listen", "127.0.0.1:0"];
+const SCHEDULER: [&str; 6] =
+    ["scheduler", "--insecure", "--listen", "127.0.0.1:0", "--health-listen", "127.0.0.1:0"];
 
 #[test]
 fn a_scheduler_serves_and_ends_well_when_asked_to() {
@@ -83,7 +84,7 @@ fn up_prints_what_is_true_and_keeps_its_ca() {
         assert_eq!(code, 0, "{log}");
     }
     assert_eq!(fingerprints[0], fingerprints[1]);
-    assert!(folder.join("data/catalog.redb").exists() && folder.join("host-id").exists());
+    assert!(folder.join("data/catalog.redb").exists() && folder.join("node/node.crt").exists());
 }
 
 #[test]

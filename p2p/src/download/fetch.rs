@@ -7,7 +7,7 @@
 
 use super::jobs::{Bench, Brought, Event, PieceError};
 use crate::intake::{Heard, parts};
-use crate::peer::PeerError;
+use crate::peer::{At, PeerError};
 use crate::sink::{Blocks, Goal, Limits, PumpError, Report, Sink, Wrote, pump, write_kept};
 use bytes::{Bytes, BytesMut};
 use darter_protocol::hash::{self, BlockHasher};
@@ -39,6 +39,12 @@ pub(super) struct Fetch {
     pub(super) ended: DropGuard,
 }
 
+impl Fetch {
+    fn at(&self) -> At<'_> {
+        At { host: &self.partner, address: self.address }
+    }
+}
+
 /// A fetch, as the driver and other fetches know it.
 #[derive(Debug, Clone)]
 pub(super) struct Underway {
@@ -62,7 +68,7 @@ impl Bench {
             return Err(PieceError::Peer(PeerError::NotHeld));
         };
         let asked = async {
-            let data = self.peers.data(fetch.address, &self.task, range);
+            let data = self.peers.data(fetch.at(), &self.task, range);
             tokio::try_join!(data, self.learn_list(fetch))
         };
         let (body, list) = match fetch.underway.stop.run_until_cancelled(asked).await {
@@ -90,7 +96,7 @@ impl Bench {
         if fetch.list.is_some() || fetch.blocks == layout.blocks_of(fetch.piece) {
             return Ok(fetch.list.clone());
         }
-        let list = self.peers.blocks(fetch.address, &self.task, layout, fetch.piece).await?;
+        let list = self.peers.blocks(fetch.at(), &self.task, layout, fetch.piece).await?;
         if hash::piece(layout, &list) == fetch.expected {
             Ok(Some(list.into()))
         } else {

@@ -5,7 +5,7 @@ use crate::Supplier;
 use crate::intake::Heard;
 use crate::origin::{self, Answer, Ask, OriginError, Part, Source};
 use crate::origins::{self, Origins, Patience};
-use crate::peer::{PeerError, Peers, Said};
+use crate::peer::{At, PeerError, Peers, Said};
 use crate::progress::Progress;
 use crate::sink::{Blocks, Goal, Limits, PumpError, Report, Sink, Wrote, pump};
 use crate::store::{Reservation, Store, TaskFile};
@@ -238,7 +238,8 @@ impl Bench {
     }
 
     async fn hear(&self, partner: &HostId, address: SocketAddr) -> Result<(), PeerError> {
-        let mut followed = self.peers.have(address, &self.task, self.file.layout().pieces()).await?;
+        let mut followed =
+            self.peers.have(At { host: partner, address }, &self.task, self.file.layout().pieces()).await?;
         while let Some(said) = followed.next().await? {
             self.tell(Event::Said { partner: partner.clone(), follower: task::id(), said }).await;
         }
@@ -246,13 +247,13 @@ impl Bench {
     }
 
     /// Tells a partner that the place which it keeps is not needed.
-    pub(super) async fn pass(self, address: SocketAddr) {
-        let told = self.peers.pass(address, &self.task);
+    pub(super) async fn pass(self, partner: HostId, address: SocketAddr) {
+        let told = self.peers.pass(At { host: &partner, address }, &self.task);
         self.stop.run_until_cancelled(told).await;
     }
 
     pub(super) async fn fetch_hashes(self, partner: HostId, address: SocketAddr) {
-        let asked = self.peers.hashes(address, &self.task, self.file.layout());
+        let asked = self.peers.hashes(At { host: &partner, address }, &self.task, self.file.layout());
         if let Some(result) = self.stop.run_until_cancelled(asked).await {
             self.tell(Event::Hashes { partner, result }).await;
         }

@@ -1,22 +1,21 @@
 //! Asking other daemons.
 
-use super::HOST_HEADER;
+use super::dial::Dial;
 use super::have::{MAX_LINE_BYTES, Said};
+use super::{At, HOST_HEADER};
 use crate::http_range::{ContentRange, parse_content_range, range_header};
 use crate::store::decode_hashes;
 use bytes::{Buf, Bytes, BytesMut};
+use darter_enrol::Membership;
 use darter_protocol::scheduler::FailureReason;
 use darter_protocol::{BlockHash, ByteRange, HostId, PieceHash, PieceIndex, PieceLayout, TaskId};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Incoming;
-use hyper_util::client::legacy::{Client, connect::HttpConnector};
+use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use std::net::SocketAddr;
 use std::time::Duration;
 
-/// How long dialling another daemon may take: it is near, or it is not there.
-const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long another daemon may take to begin its answer: it answers from its page cache or says no.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long it may take to say what it has: its download may itself be waiting for the first word of a slow origin, which
@@ -57,20 +56,17 @@ impl PeerError {
 /// The client side of the piece protocol.
 #[derive(Clone)]
 pub(crate) struct Peers {
-    client: Client<HttpConnector, Empty<Bytes>>,
+    client: Client<Dial, Empty<Bytes>>,
     /// Who this daemon is.
     host: HeaderValue,
 }
 
 impl Peers {
-    pub(crate) fn new(host: &HostId) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(DIAL_TIMEOUT));
+    pub(crate) fn new(host: &HostId, membership: &Membership) -> Self {
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
-            .build(connector);
+            .build(Dial::new(membership));
         let host = HeaderValue::from_str(host.as_str()).expect("a host's id has only visible characters");
         Self { client, host }
     }
@@ -78,7 +74,7 @@ impl Peers {
     /// The bytes of `range`, as they come.
     pub(crate) async fn data(
         &self,
-        peer: SocketAddr,
+        peer: At<'_>,
         task: &TaskId,
         range: ByteRange,
     ) -> Result<Incoming, PeerError> {
@@ -95,7 +91,7 @@ impl Peers {
     /// The hashes of all pieces. Whether they are the right ones is for the caller to check.
     pub(crate) async fn hashes(
         &self,
-        peer: SocketAddr,
+        peer: At<'_>,
         task: &TaskId,
         layout: &PieceLayout,
     ) -> Result<Vec<PieceHash>, PeerError> {
@@ -110,7 +106,7 @@ impl Peers {
     /// What all blocks of a piece hash to. Whether it is right is for the caller to check.
     pub(crate) async fn blocks(
         &self,
-        peer: SocketAddr,
+        peer: At<'_>,
         task: &TaskId,
         layout: &PieceLayout,
         piece: PieceIndex,
@@ -130,18 +126,13 @@ impl Peers {
     }
 
     /// What the other daemon says: which pieces it has, now and as they come, and when it is this one's turn.
-    pub(crate) async fn have(
-        &self,
-        peer: SocketAddr,
-        task: &TaskId,
-        pieces: u32,
-    ) -> Result<Followed, PeerError> {
+    pub(crate) async fn have(&self, peer: At<'_>, task: &TaskId, pieces: u32) -> Result<Followed, PeerError> {
         let body = self.send(request(peer, task, "have"), HAVE_TIMEOUT).await?.into_body();
         Ok(Followed { body, buffer: BytesMut::new(), pieces })
     }
 
     /// Tells that the place is not needed. Whether it is heard matters little: the place is kept for a moment only.
-    pub(crate) async fn pass(&self, peer: SocketAddr, task: &TaskId) {
+    pub(crate) async fn pass(&self, peer: At<'_>, task: &TaskId) {
         let mut request = request(peer, task, "turn");
         *request.method_mut() = Method::DELETE;
         let _ = self.send(request, HEAD_TIMEOUT).await;
@@ -169,10 +160,12 @@ impl Peers {
     }
 }
 
-fn request(peer: SocketAddr, task: &TaskId, what: &str) -> Request<Empty<Bytes>> {
-    Request::get(format!("http://{peer}/tasks/{task}/{what}"))
+fn request(peer: At<'_>, task: &TaskId, what: &str) -> Request<Empty<Bytes>> {
+    let At { host, address } = peer;
+    // By the host as user, connections are kept by host and dialled to it: see `dial.rs`. It is not sent.
+    Request::get(format!("http://{host}@{address}/tasks/{task}/{what}"))
         .body(Empty::new())
-        .expect("an address and hexadecimal digits make a URL")
+        .expect("an id, an address and hexadecimal digits make a URL")
 }
 
 /// What another daemon says of a task, one line after the other.

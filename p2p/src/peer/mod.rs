@@ -1,4 +1,5 @@
-//! Between daemons: plain HTTP/1.1 with ranges over kept-alive connections, so that `curl` can look at it.
+//! Between daemons: HTTP/1.1 with ranges over kept-alive connections, inside TLS with the certificates of both (`darter-enrol`),
+//! or plain where an operator says so.
 //!
 //! ```text
 //! GET    /tasks/ID          what is known of the task (JSON, for people)
@@ -17,16 +18,27 @@
 //! then on; when a place is kept for it, it reads `come` among the lines of `/have`.
 
 mod client;
+mod dial;
 mod have;
 mod server;
 mod turns;
+
+use darter_protocol::HostId;
+use std::net::SocketAddr;
 
 pub(crate) use client::{PeerError, Peers};
 pub(crate) use have::Said;
 pub(crate) use server::{Quick, Served, Server, run};
 pub(crate) use turns::Turns;
 
-/// Who asks: the id of its host.
+/// Another daemon, and where it is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct At<'a> {
+    pub(crate) host: &'a HostId,
+    pub(crate) address: SocketAddr,
+}
+
+/// Who asks: the id of its host. Where hosts prove who they are, it is what the certificate says, too.
 const HOST_HEADER: http::HeaderName = http::HeaderName::from_static("darter-host");
 
 #[cfg(test)]
@@ -35,6 +47,7 @@ mod tests {
     use crate::metrics::Metrics;
     use crate::store::TaskFile;
     use crate::throttle::{Rates, Throttles};
+    use darter_enrol::Membership;
     use darter_protocol::{ByteRange, PieceLayout, PieceSet, TaskId};
     use http_body_util::BodyExt;
     use std::sync::Arc;
@@ -48,7 +61,7 @@ mod tests {
     const LENGTH: u64 = HELD + 5;
 
     /// A piece server that holds all pieces of every task but the last.
-    async fn server(places: u32) -> (std::net::SocketAddr, JoinSet<()>, tempfile::TempDir) {
+    async fn server(places: u32) -> (SocketAddr, JoinSet<()>, tempfile::TempDir) {
         let dir = tempfile::tempdir().unwrap();
         let file = TaskFile::create(&dir.path().join("f"), PieceLayout::new(LENGTH).unwrap()).unwrap();
         let file = Arc::new(file);
@@ -62,7 +75,9 @@ mod tests {
         let metrics = Metrics::default();
         let throttles = Arc::new(Throttles::new(Rates::default(), &metrics));
         let turns = Turns::new(places);
-        let server = Server { find, turns, quick: Quick::default(), throttles, metrics, shutdown: stop };
+        let membership = insecure();
+        let quick = Quick::default();
+        let server = Server { find, turns, quick, throttles, metrics, membership, shutdown: stop };
         (address, JoinSet::from_iter([run(listener, server)]), dir)
     }
 
@@ -70,14 +85,19 @@ mod tests {
         PieceSet::from_bytes(17, &[0xff, 0xff, 0]).unwrap()
     }
 
+    fn insecure() -> Membership {
+        Membership::insecure(darter_enrol::Metrics::default())
+    }
+
     fn peers(name: &str) -> Peers {
-        Peers::new(&name.parse().unwrap())
+        Peers::new(&name.parse().unwrap(), &insecure())
     }
 
     #[tokio::test]
     async fn only_what_is_there_is_given() {
         let (address, _server, _dir) = server(1).await;
-        let (peers, task) = (peers("a"), TaskId::from([1; 32]));
+        let (peers, task, host) = (peers("a"), TaskId::from([1; 32]), "s".parse().unwrap());
+        let address = At { host: &host, address };
         let first = ByteRange::new(0, PIECE).unwrap();
         let body = peers.data(address, &task, first).await.unwrap();
         assert_eq!(body.collect().await.unwrap().to_bytes().len() as u64, first.len());
@@ -91,6 +111,8 @@ mod tests {
     async fn who_finds_no_place_is_told_to_come_when_there_is_one() {
         let (address, _server, _dir) = server(1).await;
         let (first, second, task) = (peers("a"), peers("b"), TaskId::from([1; 32]));
+        let host = "s".parse().unwrap();
+        let address = At { host: &host, address };
         let piece = ByteRange::new(0, HELD).unwrap();
         let body = first.data(address, &task, piece).await.unwrap();
         assert!(matches!(second.data(address, &task, piece).await, Err(PeerError::Busy)));

@@ -9,6 +9,7 @@ use crate::progress::{Progress, State};
 use crate::store::{TaskFile, encode_hashes};
 use crate::throttle::{Throttles, Way};
 use bytes::Bytes;
+use darter_enrol::{Expected, Member, Membership};
 use darter_protocol::{BlockHash, ByteRange, HostId, PieceHash, PieceIndex, PieceSet, TaskId};
 use darter_sendfile::Socket;
 use futures_util::stream;
@@ -21,9 +22,11 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -78,6 +81,8 @@ pub(crate) struct Server<F> {
     pub(crate) quick: Quick,
     pub(crate) throttles: Arc<Throttles>,
     pub(crate) metrics: Metrics,
+    /// Who is believed who he is.
+    pub(crate) membership: Membership,
     pub(crate) shutdown: CancellationToken,
 }
 
@@ -99,7 +104,7 @@ impl Default for Quick {
 pub(crate) async fn run<F, Fut>(listener: TcpListener, server: Server<F>)
 where
     F: Fn(TaskId) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Option<Served>> + Send,
+    Fut: Future<Output = Option<Served>> + Send + 'static,
 {
     let shutdown = server.shutdown.clone();
     let server = Arc::new(server);
@@ -107,33 +112,36 @@ where
     loop {
         let stream = tokio::select! {
             () = shutdown.cancelled() => break,
-            (stream, _) = darter_listen::accept(&listener) => stream,
+            accepted = darter_listen::accept(&listener) => accepted,
         };
         // Where that cannot be set, places become free too soon: no reason not to serve.
-        let _ = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES);
-        let (server, shutdown) = (Arc::clone(&server), shutdown.clone());
-        connections.spawn(async move {
-            let service = service_fn(|request| async { Ok::<_, Infallible>(server.answer(request).await) });
-            let connection = hyper::server::conn::http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEAD_TIMEOUT)
-                .serve_connection(TokioIo::new(Socket::new(stream)), service);
-            let mut connection = std::pin::pin!(connection);
-            let result = tokio::select! {
-                result = connection.as_mut() => result,
-                () = shutdown.cancelled() => {
-                    connection.as_mut().graceful_shutdown();
-                    // Whoever does not take the rest by then gets it from somebody else.
-                    tokio::time::timeout(DRAIN_TIMEOUT, connection).await.unwrap_or(Ok(()))
-                }
-            };
-            if let Err(error) = result {
-                tracing::trace!(%error, "a daemon's connection ended");
-            }
-        });
+        let _ = socket2::SockRef::from(&stream.0).set_tcp_notsent_lowat(UNSENT_BYTES);
+        connections.spawn(connection(stream, Arc::clone(&server)));
     }
     connections.close();
     connections.wait().await;
+}
+
+/// Serves a connection, once it is known whose it is.
+async fn connection<F, Fut>((stream, remote): (TcpStream, SocketAddr), server: Arc<Server<F>>)
+where
+    F: Fn(TaskId) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Option<Served>> + Send + 'static,
+{
+    let accepted = server.membership.accept(stream, remote, &Expected::Daemon);
+    let accepted = tokio::select! {
+        accepted = accepted => accepted,
+        () = server.shutdown.cancelled() => return,
+    };
+    // Who is refused was told so by TLS, and counted.
+    let Ok(stream) = accepted else { return };
+    match stream.into_plain() {
+        Ok(stream) => server.serve(Socket::new(stream), None).await,
+        Err(stream) => {
+            let member = stream.caller().member().cloned();
+            server.serve(stream, member).await;
+        }
+    }
 }
 
 impl<F, Fut> Server<F>
@@ -141,7 +149,30 @@ where
     F: Fn(TaskId) -> Fut,
     Fut: Future<Output = Option<Served>>,
 {
-    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+    /// Serves `stream`; at its other end is `member`, where anybody was asked.
+    async fn serve(&self, stream: impl AsyncRead + AsyncWrite + Unpin, member: Option<Member>) {
+        let member = member.as_ref();
+        let service =
+            service_fn(|request| async move { Ok::<_, Infallible>(self.answer(request, member).await) });
+        let connection = hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .serve_connection(TokioIo::new(stream), service);
+        let mut connection = std::pin::pin!(connection);
+        let result = tokio::select! {
+            result = connection.as_mut() => result,
+            () = self.shutdown.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                // Whoever does not take the rest by then gets it from somebody else.
+                tokio::time::timeout(DRAIN_TIMEOUT, connection).await.unwrap_or(Ok(()))
+            }
+        };
+        if let Err(error) = result {
+            tracing::trace!(%error, "a daemon's connection ended");
+        }
+    }
+
+    async fn answer(&self, request: Request<Incoming>, member: Option<&Member>) -> Response<Body> {
         let mut path = request.uri().path().trim_matches('/').split('/');
         let (task, what) = match (path.next(), path.next(), path.next()) {
             (Some("tasks"), Some(task), what) => (task.parse::<TaskId>(), what.unwrap_or_default()),
@@ -152,7 +183,14 @@ where
             return status(StatusCode::NOT_FOUND);
         }
         let Ok(task) = task else { return status(StatusCode::NOT_FOUND) };
-        let asker = host_of(&request);
+        let asker = match (host_of(&request), member) {
+            // Nobody takes another's place in a line, or gives it away.
+            (said, Some(member)) if said.as_ref().is_some_and(|said| *said != member.id) => {
+                return status(StatusCode::FORBIDDEN);
+            }
+            (_, Some(member)) => Some(member.id.clone()),
+            (said, None) => said,
+        };
         match (request.method(), what, &asker) {
             (&Method::GET, _, _) => {}
             (&Method::DELETE, "turn", Some(asker)) => {
@@ -165,7 +203,10 @@ where
         match what {
             "" => describe(&served),
             "data" => match request.headers().get(header::RANGE).and_then(parse_range) {
-                Some(range) => self.data(task, asker.as_ref(), &served, range),
+                Some(range) => {
+                    let to = Asker { host: asker.as_ref(), encrypted: member.is_some() };
+                    self.data(task, to, &served, range)
+                }
                 None => status(StatusCode::BAD_REQUEST),
             },
             "hashes" => match served {
@@ -200,13 +241,7 @@ where
         }
     }
 
-    fn data(
-        &self,
-        task: TaskId,
-        asker: Option<&HostId>,
-        served: &Served,
-        range: ByteRange,
-    ) -> Response<Body> {
+    fn data(&self, task: TaskId, asker: Asker<'_>, served: &Served, range: ByteRange) -> Response<Body> {
         let file = served.file();
         let layout = file.layout();
         let there = layout.whole().is_some_and(|whole| whole.intersect(range) == Some(range))
@@ -220,7 +255,7 @@ where
         let permit = small.then(|| Arc::clone(&self.quick.small).try_acquire_owned().ok()).flatten();
         let place = match permit {
             Some(permit) => Taken::Small { _permit: permit },
-            None => match self.turns.ask(task, asker, (piece, range.len())) {
+            None => match self.turns.ask(task, asker.host, (piece, range.len())) {
                 Some(place) => Taken::Place { place, part },
                 None => return busy(),
             },
@@ -229,7 +264,8 @@ where
             file: Arc::clone(file),
             rest: Some(range),
             lent: Bytes::new(),
-            way: self.throttles.to(asker),
+            way: self.throttles.to(asker.host),
+            lends: !asker.encrypted,
             metrics: self.metrics.clone(),
             place,
         };
@@ -265,6 +301,13 @@ impl<F> Server<F> {
     }
 }
 
+/// To whom content goes.
+#[derive(Clone, Copy)]
+struct Asker<'a> {
+    host: Option<&'a HostId>,
+    encrypted: bool,
+}
+
 /// What a body takes while it is sent.
 enum Taken {
     /// A place; with `part`, for less than a piece, by which nobody has got the piece.
@@ -291,6 +334,8 @@ struct Sending {
     rest: Option<ByteRange>,
     /// The first of `rest`, as far as it was lent.
     lent: Bytes,
+    /// Whether it may be lent: what is encrypted is read.
+    lends: bool,
     way: Way,
     metrics: Metrics,
     place: Taken,
@@ -305,7 +350,7 @@ impl Sending {
         let taken = self.way.take(rest.len()).await;
         let next = ByteRange::new(rest.start(), rest.start() + taken.bytes()).unwrap_or(rest);
         if self.lent.is_empty() {
-            self.lent = self.file.lend(rest).await?;
+            self.lent = if self.lends { self.file.lend(rest).await } else { self.file.read(rest).await }?;
         }
         let length = next.len().min(FRAME_BYTES).min(self.lent.len() as u64);
         let bytes = self.lent.split_to(length as usize);

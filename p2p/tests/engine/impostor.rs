@@ -118,7 +118,7 @@ impl Impostor {
             ..Host::default()
         };
         let mut client = SchedulerClient::connect(format!("http://{scheduler}")).await.unwrap();
-        let hello = AnnounceHostRequest { host: Some(host) };
+        let hello = AnnounceHostRequest { host: Some(host), ..Default::default() };
         let life = tokio_stream::iter([hello]).chain(tokio_stream::pending());
         let mut life = client.announce_host(life).await.unwrap().into_inner();
         life.message().await.unwrap();

@@ -6,6 +6,7 @@ mod access;
 mod impostor;
 mod liar;
 mod limits;
+mod members;
 #[path = "../../../upstream/tests/upstream/name_server.rs"]
 #[expect(dead_code, reason = "others ask it what it was asked")]
 mod name_server;

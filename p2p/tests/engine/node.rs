@@ -1,9 +1,10 @@
 //! Engines and schedulers, as a test needs them.
 
 use aws_lc_rs::digest;
+use darter_enrol::{Membership, Metrics};
 use darter_p2p::{
-    Backoff, Content, Digest, Engine, EngineConfig, HostConfig, OpenError, OpenRequest, Opened, Rates,
-    ReadError, StoreConfig, TaskId, Want,
+    Backoff, Content, Digest, Engine, EngineConfig, HostConfig, HostId, OpenError, OpenRequest, Opened,
+    Rates, ReadError, StoreConfig, TaskId, Want,
 };
 use darter_protocol::Priority;
 use darter_scheduler::Access;
@@ -52,6 +53,14 @@ impl Node {
         let temp = tempfile::tempdir().unwrap();
         let change = |config: &mut EngineConfig| config.only_with_scheduler = true;
         let node = Self::start_with(temp.path(), name, schedulers, change).await;
+        Self { _temp: Some(temp), ..node }
+    }
+
+    /// A member of a cluster.
+    pub(crate) async fn member(id: &HostId, scheduler: SocketAddr, membership: Membership) -> Self {
+        let temp = tempfile::tempdir().unwrap();
+        let change = |config: &mut EngineConfig| config.membership = membership;
+        let node = Self::start_with(temp.path(), id.as_str(), &[scheduler], change).await;
         Self { _temp: Some(temp), ..node }
     }
 
@@ -127,6 +136,7 @@ impl Node {
             prefetch: false,
             rates: Rates::default(),
             gc_interval: Duration::from_secs(60),
+            membership: Membership::insecure(Metrics::default()),
         };
         change(&mut config);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -212,7 +222,10 @@ impl Scheduler {
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let scheduler = darter_scheduler::Scheduler::new(&mut Registry::default());
+        let scheduler = darter_scheduler::Scheduler::new(
+            Membership::insecure(Metrics::default()),
+            &mut Registry::default(),
+        );
         scheduler.set_access(access);
         runtime.spawn(async move {
             let listener = TcpListener::from_std(listener).unwrap();

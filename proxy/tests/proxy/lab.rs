@@ -269,6 +269,7 @@ async fn engine(upstream: &Upstream, folder: &Path) -> Engine {
         prefetch: false,
         rates: Rates::default(),
         gc_interval: Duration::from_secs(3600),
+        membership: darter_enrol::Membership::insecure(darter_enrol::Metrics::default()),
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     Engine::start(config, upstream.clone(), listener, &mut Registry::default()).unwrap()

@@ -83,7 +83,7 @@ async fn what_is_wrong_with_a_message_is_said() {
 
     let mut line = a.life_line().await;
     let host = proto::Host { ip: "example.org".into(), ..a.host() };
-    line.up.send(proto::AnnounceHostRequest { host: Some(host) }).await.unwrap();
+    line.up.send(proto::AnnounceHostRequest { host: Some(host), ..Default::default() }).await.unwrap();
     let refused = line.down.message().await.unwrap_err();
     assert_eq!(
         (refused.code(), refused.message()),

@@ -63,7 +63,7 @@ async fn both_sides_say_which_protocol_they_speak() {
     let a = Daemon::connect(&server, "a").await;
     let mut line = a.life_line().await;
     let host = proto::Host { version: "9.9".into(), protocol: 7, ..a.host() };
-    line.up.send(proto::AnnounceHostRequest { host: Some(host) }).await.unwrap();
+    line.up.send(proto::AnnounceHostRequest { host: Some(host), ..Default::default() }).await.unwrap();
     assert_eq!(line.down.message().await.unwrap().unwrap().protocol, proto::PROTOCOL);
     let hosts =
         a.client.clone().list_hosts(proto::ListHostsRequest::default()).await.unwrap().into_inner().hosts;
@@ -84,7 +84,7 @@ async fn nobody_speaks_for_a_host_of_another_connection() {
     // One connection, one host.
     let mut second = a.life_line().await;
     let host = proto::Host { id: "b".into(), ..a.host() };
-    second.up.send(proto::AnnounceHostRequest { host: Some(host) }).await.unwrap();
+    second.up.send(proto::AnnounceHostRequest { host: Some(host), ..Default::default() }).await.unwrap();
     assert_eq!(second.down.message().await.unwrap_err().code(), Code::PermissionDenied);
     // The host itself is still there, and may come back by another connection from its address.
     assert!(a.register().await.is_ok());

@@ -1,4 +1,5 @@
 //! A scheduler on loopback, and daemons that do what they are told.
+use darter_enrol::{Membership, Metrics};
 use darter_protocol::scheduler as proto;
 use darter_protocol::scheduler::scheduler_client::SchedulerClient;
 use darter_scheduler::{RunError, Scheduler};
@@ -27,7 +28,7 @@ pub(crate) async fn server() -> Server {
     let address = format!("http://{}", listener.local_addr().unwrap());
     let mut registry = Registry::default();
     let stop = CancellationToken::new();
-    let scheduler = Scheduler::new(&mut registry);
+    let scheduler = Scheduler::new(Membership::insecure(Metrics::default()), &mut registry);
     let running = TaskTracker::new().spawn(darter_scheduler::run(listener, scheduler, stop.clone()));
     Server { address, registry, running, stop: stop.drop_guard() }
 }
@@ -52,6 +53,7 @@ pub(crate) struct Daemon {
 }
 
 /// A stream both ways.
+#[derive(Debug)]
 pub(crate) struct Talk<Up, Down> {
     pub(crate) up: mpsc::Sender<Up>,
     pub(crate) down: Streaming<Down>,
@@ -85,7 +87,10 @@ impl Daemon {
         &self,
     ) -> (Talk<proto::AnnounceHostRequest, proto::AnnounceHostResponse>, u64) {
         let mut line = self.life_line().await;
-        line.up.send(proto::AnnounceHostRequest { host: Some(self.host()) }).await.unwrap();
+        line.up
+            .send(proto::AnnounceHostRequest { host: Some(self.host()), ..Default::default() })
+            .await
+            .unwrap();
         let epoch = line.down.message().await.unwrap().unwrap().epoch;
         (line, epoch)
     }

@@ -5,6 +5,8 @@
 
 mod calls;
 mod citizen;
+mod fields;
 mod hostile;
 mod lab;
+mod members;
 mod previous;

@@ -162,7 +162,7 @@ async fn a_scheduler_of_the_version_before_understands_a_daemon_of_this_one() {
         protocol: 9,
         ..Default::default()
     };
-    let hello = tokio_stream::once(proto::AnnounceHostRequest { host: Some(host) });
+    let hello = tokio_stream::once(proto::AnnounceHostRequest { host: Some(host), ..Default::default() });
     let answer = daemon.announce_host(hello).await.unwrap().into_inner().message().await.unwrap().unwrap();
     assert_eq!((answer.epoch, answer.protocol), (5, 0), "from before there were numbers");
     let request = proto::RegisterPeerTaskRequest {

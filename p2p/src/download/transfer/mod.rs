@@ -329,7 +329,7 @@ impl Transfer {
             }
             Action::Pass { partner } => {
                 if let Some(neighbour) = self.neighbours.get(&partner) {
-                    self.jobs.spawn(self.bench.clone().pass(neighbour.address));
+                    self.jobs.spawn(self.bench.clone().pass(partner, neighbour.address));
                 }
             }
             Action::Replace { partner } => self.drop_partner(&partner, &PeerError::Timeout),
