@@ -357,7 +357,11 @@ impl Secure {
         let Some(host) = expulsions.learn(statement, &own.roots, SystemTime::now()) else { return false };
         self.metrics.expelled.set(expulsions.hosts().count() as i64);
         drop(expulsions);
-        tracing::warn!(%host, "a host was expelled: its connections end, and it is refused");
+        if host == own.member.id {
+            tracing::error!("this node was expelled from the cluster: it serves its own clients alone");
+        } else {
+            tracing::warn!(%host, "a host was expelled: its connections end, and it is refused");
+        }
         self.changed.send_modify(|times| *times += 1);
         let cut = self.state.cuts.lock().unwrap_or_else(PoisonError::into_inner).remove(&host);
         if let Some(cut) = cut {

@@ -42,7 +42,7 @@ impl Cluster {
         running.spawn(async move {
             darter_scheduler::run(listener, state, CancellationToken::new()).await.unwrap();
         });
-        running.spawn(async move { drop(membership.keep_issued("s".to_owned()).await) });
+        running.spawn(async move { match membership.keep_issued("s".to_owned()).await {} });
         Self { issuer, scheduler, folder, _running: running }
     }
 
