@@ -19,7 +19,7 @@
 use crate::accounts::Login;
 use crate::probe::{Said, probe};
 use crate::realms::{Judge, Judges, Realms};
-use crate::together::Together;
+use crate::together::{Asked, Together};
 use crate::watched::{Proof, Watched};
 use darter_entitle::{Ages, Caller, Credentials, Facts, Pause, Place, Verdict, bearer_lifetime};
 use darter_rules::oci::{self, Kind, Resource};
@@ -110,11 +110,11 @@ pub(crate) struct Asker<'a> {
 }
 
 /// Whether a caller may have some content from the engine.
-#[derive(Debug)]
-pub(crate) enum Entitled {
+pub(crate) enum Entitled<'a> {
     Yes,
-    /// Yes, if the content has this length. An origin that answers everything with a page for signing in shows here.
-    IfLong(u64),
+    /// Yes, if the content has this length. An origin that answers everything with a page for signing in shows here. Until that
+    /// is known, whoever comes with the same question has the same answer.
+    IfLong(u64, Held<'a>),
     /// The origin is to answer him itself.
     No,
     /// The origin could not be asked.
@@ -123,9 +123,12 @@ pub(crate) enum Entitled {
     Paused(Pause),
 }
 
+/// An answer that is held on to.
+pub(crate) type Held<'a> = Asked<'a, Question, Answered>;
+
 /// What a caller wants to know of an origin.
 #[derive(Clone, PartialEq, Eq, Hash)]
-struct Question {
+pub(crate) struct Question {
     place: Place,
     /// Empty for content that is named by its URL.
     digest: String,
@@ -143,7 +146,7 @@ enum Asking {
 
 /// What an origin said.
 #[derive(Debug, Clone)]
-enum Answered {
+pub(crate) enum Answered {
     /// He may have it, if it is so long.
     Granted(u64),
     Refused,
@@ -180,7 +183,7 @@ impl Gate {
         target: &Target,
         identity: &mut Identity,
         asker: Asker<'_>,
-    ) -> Entitled {
+    ) -> Entitled<'_> {
         let question = match self.question(target, identity, asker) {
             Asking::Nothing => return Entitled::Yes,
             Asking::Unshared => return Entitled::No,
@@ -199,8 +202,9 @@ impl Gate {
                 None => self.ask_origin(judges, target, asker, &question).await,
             }
         });
-        match answered.await {
-            Answered::Granted(length) => Entitled::IfLong(length),
+        let (answered, held) = answered.await;
+        match answered {
+            Answered::Granted(length) => Entitled::IfLong(length, held),
             Answered::Refused => Entitled::No,
             _ if self.in_grace(&question) => Entitled::Yes,
             Answered::Troubled => Entitled::No,

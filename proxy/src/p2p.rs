@@ -102,14 +102,14 @@ where
     }
     let trail = Trail::of(&request);
     let slot = proxy.p2p_slot().await;
-    let length = match proxy
+    let (length, _held) = match proxy
         .gate
         .check(proxy.judges(), &peers.target, &mut peers.identity, Asker::of(&request))
         .instrument(tracing::info_span!(target: TRACE, "entitle"))
         .await
     {
-        Entitled::Yes => None,
-        Entitled::IfLong(length) => Some(length),
+        Entitled::Yes => (None, None),
+        Entitled::IfLong(length, held) => (Some(length), Some(held)),
         Entitled::No => return direct::answer(proxy, &peers.target, request, Outcome::Relayed).await,
         Entitled::Unknown(error) => return Err(Refusal::unproven(&error)),
         Entitled::Paused(pause) => return Err(Refusal::paused(&peers.target, pause)),

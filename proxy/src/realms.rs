@@ -196,7 +196,8 @@ impl Realms {
                 }
             }
         };
-        match self.asking.ask(&question, asking).await {
+        let (heard, _) = self.asking.ask(&question, asking).await;
+        match heard {
             Heard::Answer(status, headers, body) => {
                 let mut response = Response::new(crate::full(body));
                 *response.status_mut() = status;

@@ -13,17 +13,19 @@ impl<Q: Clone + Eq + Hash, A: Clone> Together<Q, A> {
         Self(Mutex::default())
     }
 
-    /// The answer to `question`, which `ask` gets; it does nothing where another does. Whoever comes after the answer asks anew.
+    /// The answer to `question`, which `ask` gets; it does nothing where another does. Whoever comes while all hold on to it has
+    /// the same one; when the first lets go of it, the next one asks anew.
     ///
     /// # Cancel safety
     /// When the one goes away who asks for all, another does it in his place.
-    pub(crate) async fn ask(&self, question: &Q, ask: impl Future<Output = A>) -> A {
+    pub(crate) async fn ask(&self, question: &Q, ask: impl Future<Output = A>) -> (A, Asked<'_, Q, A>) {
         let cell = Arc::clone(self.lock().entry(question.clone()).or_default());
-        let asked = Asked { all: self, question, cell: Some(cell) };
-        match &asked.cell {
+        let asked = Asked { all: self, question: question.clone(), cell: Some(cell) };
+        let answer = match &asked.cell {
             Some(cell) => cell.get_or_init(|| ask).await.clone(),
             None => ask.await,
-        }
+        };
+        (answer, asked)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Q, Arc<OnceCell<A>>>> {
@@ -31,10 +33,10 @@ impl<Q: Clone + Eq + Hash, A: Clone> Together<Q, A> {
     }
 }
 
-/// One of those who ask the same question; the last one takes it away, also when he goes before there is an answer.
-struct Asked<'a, Q: Clone + Eq + Hash, A: Clone> {
+/// One of those who ask the same question. With an answer the first one who goes takes it away, without one the last.
+pub(crate) struct Asked<'a, Q: Clone + Eq + Hash, A: Clone> {
     all: &'a Together<Q, A>,
-    question: &'a Q,
+    question: Q,
     /// Given up only with the map locked: otherwise two who go at once would each see the other.
     cell: Option<Arc<OnceCell<A>>>,
 }
@@ -44,10 +46,10 @@ impl<Q: Clone + Eq + Hash, A: Clone> Drop for Asked<'_, Q, A> {
         let mut asking = self.all.lock();
         let Some(own) = self.cell.take() else { return };
         // Who comes after an answer asks anew, beside those who have it.
-        let Some(current) = asking.get(self.question).filter(|cell| Arc::ptr_eq(cell, &own)) else { return };
+        let Some(current) = asking.get(&self.question).filter(|cell| Arc::ptr_eq(cell, &own)) else { return };
         drop(own);
         if current.initialized() || Arc::strong_count(current) == 1 {
-            asking.remove(self.question);
+            asking.remove(&self.question);
         }
     }
 }
@@ -67,8 +69,11 @@ mod tests {
         };
         let (one, two, other) =
             tokio::join!(together.ask(&1, slow(1)), together.ask(&1, slow(2)), together.ask(&2, slow(3)),);
-        assert_eq!((one, two, other), (1, 1, 3));
-        assert_eq!(together.ask(&1, async { 4 }).await, 4);
+        assert_eq!((one.0, two.0, other.0), (1, 1, 3));
+        // Who comes while the answer is held has it, too.
+        assert_eq!(together.ask(&1, async { 4 }).await.0, 1);
+        assert_eq!(together.ask(&1, async { 5 }).await.0, 5, "one has let go");
+        drop((one, two, other));
         assert!(together.lock().is_empty());
     }
 
@@ -77,7 +82,7 @@ mod tests {
         let together = Together::new();
         let ask = || {
             let cell = Arc::clone(together.lock().entry(1).or_default());
-            Asked { all: &together, question: &1, cell: Some(cell) }
+            Asked { all: &together, question: 1, cell: Some(cell) }
         };
         let (first, second) = (ask(), ask());
         let cell = |asked: &Asked<'_, i32, u8>| Arc::as_ptr(asked.cell.as_ref().unwrap()).addr();
@@ -100,7 +105,8 @@ mod tests {
             together.ask(&1, async { 2 }).await
         });
         assert!(gone.is_err());
-        assert_eq!(answer, 2);
+        assert_eq!(answer.0, 2);
+        drop(answer);
         assert!(together.lock().is_empty());
     }
 }
