@@ -8,9 +8,9 @@
 use darter_protocol::Priority;
 use http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
-    COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH,
-    IF_RANGE, IF_UNMODIFIED_SINCE, MAX_FORWARDS, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, RANGE, SET_COOKIE,
-    TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    COOKIE, EXPECT, Entry, HOST, HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_MODIFIED_SINCE,
+    IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, MAX_FORWARDS, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
+    RANGE, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{Method, Request, Response, Version};
 
@@ -78,6 +78,15 @@ pub(crate) fn keep_for_origin(headers: &mut HeaderMap) {
     let ours: Vec<HeaderName> =
         headers.keys().filter(|name| name.as_str().starts_with(OURS)).cloned().collect();
     remove_all(headers, ours);
+}
+
+/// Marks what says who asks: nothing prints its value from then on, and HTTP/2 puts it into no table (RFC 7541 section 7.1.3).
+pub(crate) fn hide_credentials(headers: &mut HeaderMap) {
+    for name in [AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION] {
+        if let Entry::Occupied(mut shown) = headers.entry(name) {
+            shown.iter_mut().for_each(|value| value.set_sensitive(true));
+        }
+    }
 }
 
 /// Counts a request down that traces its way by Max-Forwards (RFC 9110 section 7.6.2); tells whether it may go on.
@@ -208,6 +217,19 @@ mod tests {
         list.iter()
             .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
             .collect()
+    }
+
+    #[test]
+    fn what_says_who_asks_is_not_printed() {
+        let names = ["authorization", "cookie", "cookie", "proxy-authorization"];
+        let mut given = HeaderMap::new();
+        for name in names {
+            given.append(HeaderName::from_static(name), HeaderValue::from_static("hunter2"));
+        }
+        given.insert("accept", HeaderValue::from_static("text/plain"));
+        hide_credentials(&mut given);
+        let shown = format!("{given:?}");
+        assert!(!shown.contains("hunter2") && shown.contains("text/plain"), "{shown}");
     }
 
     #[test]

@@ -71,6 +71,7 @@ impl Proxy {
 
     async fn answer_named(&self, fetch: Fetch) -> Result<Answer, Refusal> {
         let Fetch { url, mut headers, digest } = fetch;
+        crate::headers::hide_credentials(&mut headers);
         OF_CONNECTIONS.iter().for_each(|name| drop(headers.remove(name)));
         let mut request = Request::new(Empty::<Bytes>::new());
         *request.uri_mut() = url;

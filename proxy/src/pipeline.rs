@@ -22,6 +22,7 @@ use crate::accounts::Lent;
 use crate::admit::{self, Verdict};
 use crate::connected::Connected;
 use crate::direct;
+use crate::headers;
 use crate::intercept;
 use crate::labels::{Outcome, Way};
 use crate::listen::{self, Entrance, Mode, Slot};
@@ -147,6 +148,7 @@ async fn port(mut client: Rewound<Socket>, tls: Option<usize>, downstream: Downs
 
 /// admit > decide > route > body > log: a request on either side.
 pub(crate) async fn request(mut request: Request<Incoming>, downstream: Downstream) -> Response<Body> {
+    headers::hide_credentials(request.headers_mut());
     let shape = Shape::for_request(&request);
     let record = Record::begin(&request, &downstream);
     request.extensions_mut().insert(Arc::clone(record.trail()));
