@@ -47,8 +47,9 @@ pub mod scheduler {
     tonic::include_proto!("darter.scheduler.v1");
 
     /// The number of this protocol, which both sides say when they meet. It grows when one side must know what the other can
-    /// do; for fields that may be ignored it does not. Whoever says a smaller one, or none, is served all the same.
-    pub const PROTOCOL: u32 = 1;
+    /// do; for fields that may be ignored it does not. Whoever says a smaller one, or none, is served all the same. 2: a
+    /// daemon fetches what it is told to on its life line.
+    pub const PROTOCOL: u32 = 2;
 
     /// The .proto file as a `FileDescriptorSet`, for gRPC's reflection.
     pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -12,6 +12,7 @@
 //! shareable. Everything else is each task's own (`task.rs`).
 
 use crate::access::{Access, Verdict};
+use crate::copies::Copies;
 use crate::host::HostKey;
 use crate::message::{Content, Held, Host, Registration, Report};
 use crate::refusal::Refusal;
@@ -41,6 +42,8 @@ pub struct Cluster {
     epoch: u64,
     /// In order, so that a listing goes on where it stopped.
     pub(crate) tasks: BTreeMap<TaskId, Box<Task>>,
+    /// Tasks of which more copies are being made.
+    pub(crate) copies: BTreeMap<TaskId, Copies>,
     pub(crate) world: World,
 }
 
@@ -69,7 +72,7 @@ pub struct Sources {
 impl Cluster {
     /// An empty cluster. `epoch` tells daemons that this is a new one: it should differ from every earlier one's.
     pub fn new(epoch: u64, rng: StdRng) -> Self {
-        Self { epoch, tasks: BTreeMap::new(), world: World::new(rng) }
+        Self { epoch, tasks: BTreeMap::new(), copies: BTreeMap::new(), world: World::new(rng) }
     }
 
     /// What the daemons are told at the start of their life lines.
@@ -219,7 +222,7 @@ impl Cluster {
         }
     }
 
-    fn alive(&self, host: &HostId) -> Result<HostKey, Refusal> {
+    pub(crate) fn alive(&self, host: &HostId) -> Result<HostKey, Refusal> {
         self.world.hosts.key(host).ok_or(Refusal::UnknownHost)
     }
 }
@@ -397,6 +400,7 @@ impl Cluster {
     pub fn handle_tasks_left(&mut self, now: Instant, host: &HostId, tasks: Vec<TaskId>) {
         if let Some(key) = self.world.hosts.key(host) {
             for task in tasks {
+                self.could_not_copy(&task, key);
                 self.on_task(now, task, |task, cx| task.dropped(cx, key));
             }
             self.carry_out(now);
@@ -410,6 +414,7 @@ impl Cluster {
     /// [`Refusal::UnknownHost`].
     pub fn handle_task_deleted(&mut self, host: &HostId, task: TaskId) -> Result<usize, Refusal> {
         let asking = self.alive(host)?;
+        self.want_no_copies(&task);
         let peers = self.tasks.get(&task).into_iter().flat_map(|task| task.peers.keys().copied());
         let others: Vec<HostKey> = peers.filter(|key| *key != asking).collect();
         for key in &others {
@@ -449,6 +454,7 @@ impl Cluster {
         if task.tidy() {
             task.take_places().for_each(|(origin, place)| self.world.budgets.give_up(&origin, place));
             self.tasks.remove(&id);
+            self.want_no_copies(&id);
         }
         Some(result)
     }

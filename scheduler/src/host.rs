@@ -63,6 +63,8 @@ pub(crate) struct Life {
     pub(crate) downloads: usize,
     /// What it is to throw away, until it is told.
     pub(crate) deleted: BTreeSet<TaskId>,
+    /// What it is to fetch from others, until it is told.
+    pub(crate) wanted: BTreeSet<TaskId>,
     /// How it served others, over all its lives.
     pub(crate) conduct: Conduct,
     pub(crate) uploads: Uploads,
@@ -209,6 +211,7 @@ impl Hosts {
             tasks: BTreeSet::new(),
             downloads: 0,
             deleted: BTreeSet::new(),
+            wanted: BTreeSet::new(),
             conduct,
             uploads,
             served: 0,

@@ -5,6 +5,7 @@
 //!   to whom; whose turn it is.
 //! - `access.rs`: what the operator lets the cluster fetch from origins. `budgets.rs`: who uses how much of an origin, and who
 //!   waits; `share.rs`: a task's part in that.
+//! - `copies.rs`: whom it tells to fetch what, so that there are more copies.
 //! - `policy.rs`: whom a peer gets as partners, as a pure function.
 //! - `conduct.rs`: how a host serves others, and who is quarantined for it.
 //! - `message.rs`: what a daemon's message must look like before the state sees it.
@@ -22,6 +23,7 @@ mod bag;
 mod budgets;
 mod cluster;
 mod conduct;
+mod copies;
 mod explain;
 mod hashes;
 mod host;
@@ -53,6 +55,7 @@ mod tests;
 pub use access::{Access, Block, Blocked, Budget, HostPattern};
 pub use cluster::{Cluster, Sources, Taken};
 pub use conduct::Why;
+pub use copies::Copied;
 pub use refusal::Refusal;
 pub use server::{RunError, Scheduler, run};
 pub use stream::StreamId;

@@ -1,6 +1,7 @@
 //! The gRPC service: takes messages, checks them, hands them to the cluster, and says what it answered.
 
 use crate::cluster::{MAX_DOWNLOADS_PER_HOST, Sources};
+use crate::copies::Copied;
 use crate::message::{self, Content, Invalid, Registration};
 use crate::refusal::Refusal;
 use crate::shared::Shared;
@@ -149,6 +150,22 @@ impl Rpc for Service {
         tracing::info!(%host, %task, told, "task deleted");
         let hosts = u32::try_from(told).unwrap_or(u32::MAX);
         Ok(Response::new(proto::DeleteTaskResponse { hosts }))
+    }
+
+    async fn replicate_task(
+        &self,
+        request: Request<proto::ReplicateTaskRequest>,
+    ) -> Result<Response<proto::ReplicateTaskResponse>, Status> {
+        let caller = caller(&request)?;
+        let request = request.into_inner();
+        let host = self.speaker(request.host_id, caller)?;
+        let task = message::task_id(&request.task_id).map_err(malformed)?;
+        let hosts = request.hosts as usize;
+        let copied = self.0.with(|cluster, _| cluster.handle_copies_wanted(&host, task, hosts));
+        let Copied { complete, pending } = copied.map_err(refused)?;
+        tracing::debug!(%host, %task, hosts, complete, pending, "copies wanted");
+        let [complete, pending] = [complete, pending].map(|hosts| u32::try_from(hosts).unwrap_or(u32::MAX));
+        Ok(Response::new(proto::ReplicateTaskResponse { complete, pending }))
     }
 
     async fn stat_cluster(

@@ -112,17 +112,18 @@ impl LifeLine {
                 let (told, expelled) = (HashSet::new(), shared.membership().expelled());
                 let attached = Attached::new(shared, opened);
                 let mut life = Life { attached, host: id, introduction, told, expelled };
-                let hello = life.says(epoch, &[]);
+                let hello = life.says(epoch, &[], &[]);
                 Ok(Some((hello, Self::Open(life, inbound))))
             }
             Self::Open(mut life, mut inbound) => loop {
                 if let Taken::Ended(why) = life.attached.take() {
                     return why.map_or(Ok(None), |why| Err(refused(why)));
                 }
-                let (deleted, epoch) =
-                    life.attached.with(|cluster, _, stream| (cluster.take_deleted(stream), cluster.epoch()));
-                let said = life.says(epoch, &deleted);
-                if !said.deleted.is_empty() || !said.expulsions.is_empty() {
+                let (deleted, wanted, epoch) = life.attached.with(|cluster, _, stream| {
+                    (cluster.take_deleted(stream), cluster.take_wanted(stream), cluster.epoch())
+                });
+                let said = life.says(epoch, &deleted, &wanted);
+                if !(said.deleted.is_empty() && said.wanted.is_empty() && said.expulsions.is_empty()) {
                     return Ok(Some((said, Self::Open(life, inbound))));
                 }
                 let event = tokio::select! {
@@ -146,11 +147,12 @@ impl LifeLine {
 
 impl Life {
     /// What the daemon is told, with whatever it does not know of who was expelled.
-    fn says(&mut self, epoch: u64, deleted: &[TaskId]) -> proto::AnnounceHostResponse {
-        let deleted = deleted.iter().map(|task| task.as_bytes().to_vec().into()).collect();
+    fn says(&mut self, epoch: u64, deleted: &[TaskId], wanted: &[TaskId]) -> proto::AnnounceHostResponse {
+        let [deleted, wanted] =
+            [deleted, wanted].map(|tasks| tasks.iter().map(|task| task.as_bytes().to_vec().into()).collect());
         let expulsions = self.attached.membership().news(&mut self.told);
         let expulsions = expulsions.iter().map(|it| it.to_vec().into()).collect();
-        proto::AnnounceHostResponse { epoch, deleted, protocol: proto::PROTOCOL, expulsions }
+        proto::AnnounceHostResponse { epoch, deleted, wanted, protocol: proto::PROTOCOL, expulsions }
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod budgets;
 mod content;
+mod copies;
 mod lab;
 mod leases;
 mod mesh;
