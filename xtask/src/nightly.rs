@@ -31,13 +31,17 @@ const MAX_INPUT_BYTES: u32 = 4096;
 /// One input that takes longer is a finding, in seconds.
 const MAX_INPUT_SECONDS: u32 = 10;
 
+/// How long a soak lasts that is not told.
+const SOAK_MINUTES: &str = "10";
+
 /// A step by its name.
 type Step = (&'static str, fn() -> Result<Count>);
 
 /// The long runs beside the fuzzers, in order; what takes hours goes last.
-const LONG_RUNS: [Step; 5] = [
+const LONG_RUNS: [Step; 6] = [
     ("a thousand peers in virtual time", mesh),
     ("two hundred kills of a daemon", kills),
+    ("a soak: mixed load, evictions and restarts", soak),
     ("sixteen daemons on links of 80 Mbit/s", herds),
     ("property tests with 40 times their cases", properties),
     ("crowds as large as is promised", crowds),
@@ -118,6 +122,15 @@ fn mesh() -> Result<Count> {
 /// In network namespaces, which takes root.
 fn herds() -> Result<Count> {
     end_to_end("mesh")
+}
+
+/// `DARTER_SOAK_MINUTES` of it.
+fn soak() -> Result<Count> {
+    check(Command::new("cargo").args(["build", "--release"]))?;
+    let mut command = Command::new("cargo");
+    command.args(["test", "--package", "darter-e2e", "--test", "soak"]);
+    let minutes = std::env::var("DARTER_SOAK_MINUTES").unwrap_or_else(|_| SOAK_MINUTES.to_owned());
+    tests(command.env("DARTER_BIN", release_binary()).env("DARTER_SOAK_MINUTES", minutes))
 }
 
 /// With disks of their own, which takes root.
