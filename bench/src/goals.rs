@@ -128,3 +128,14 @@ pub(crate) const CROWD_FIRST: Goal = figure("8 clients of one slow object: first
 pub(crate) const CROWD_COPIES: Goal = figure("8 clients and a range: what the origin sent", "copies");
 pub(crate) const RANGE: Goal = figure("1 KiB in the middle meanwhile", "ms");
 pub(crate) const RANGE_FETCHED: Goal = at_most("1 KiB in the middle: fetched for it", "KiB", 64.0);
+
+// Half of what dfcache was seen to take between two cloud hosts; the import, as fast as a disk of 3.9 GB/s lets it be.
+pub(crate) const STAT_HERE: Goal = at_most("cache: stat, on this host", "p50 ms", 0.035);
+pub(crate) const STAT_PEER: Goal = at_most("cache: stat, at a peer", "p50 ms", 0.3);
+pub(crate) const STAT_MISS: Goal = at_most("cache: stat of nothing", "p50 ms", 0.5);
+pub(crate) const DELETE: Goal = at_most("cache: delete", "p50 ms", 0.5);
+pub(crate) const IMPORT_LARGE: Goal = at_most("cache: import of the large content", "ms", 300.0);
+pub(crate) const EXPORT_4K: Goal = at_most("cache: export of 4 KiB", "ms", 1.7);
+pub(crate) const EXPORT_4M: Goal = at_most("cache: export of 4 MiB", "ms", 7.0);
+pub(crate) const EXPORT_128M: Goal = at_most("cache: export of 128 MiB", "ms", 85.0);
+pub(crate) const EXPORT_LARGE: Goal = at_most("cache: export of the large content", "ms", 1075.0);

@@ -1,6 +1,7 @@
 //! What can be measured.
 
 mod bulk;
+mod cache;
 mod crowd;
 mod herd;
 mod memory;
@@ -21,7 +22,7 @@ pub(crate) type Round<'a> = Box<dyn FnMut(&mut Report, u64) -> Result<()> + 'a>;
 type Measurement = (&'static str, for<'a> fn(&'a Stage) -> Result<Round<'a>>);
 
 /// All of them, in the order in which they are measured.
-pub(crate) const MEASUREMENTS: [Measurement; 19] = [
+pub(crate) const MEASUREMENTS: [Measurement; 20] = [
     ("warm-1", |stage| bulk::warm(stage, 1)),
     ("warm-16", |stage| bulk::warm(stage, 16)),
     ("warm-tls-1", |stage| bulk::warm_tls(stage, 1)),
@@ -32,6 +33,7 @@ pub(crate) const MEASUREMENTS: [Measurement; 19] = [
     ("direct", bulk::direct),
     ("direct-tls", bulk::direct_tls),
     ("peer", peer::rounds),
+    ("cache", cache::rounds),
     ("small-warm", small::warm),
     ("small-new", small::new),
     ("small-direct", small::direct),
