@@ -1,18 +1,24 @@
 //! `darter cache import|stat|export|delete`, also by the name `dfcache`: content that has no origin, by names that each user
 //! has to himself.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Subcommand;
 use darter_protocol::daemon as proto;
+use darter_protocol::daemon::daemon_client::DaemonClient;
 use darter_protocol::daemon::download_response::Part as Item;
-use tonic::Streaming;
+use indicatif::{ProgressBar, ProgressStyle};
+use rustix::fs::OFlags;
+use tonic::transport::Channel;
+use tonic::{Code, Status, Streaming};
 
 use crate::config::value;
 use crate::exit::{self, Failure};
+use crate::get::foreign::Foreign;
 use crate::get::part::Part;
 use crate::socket::Place;
 use crate::socket::client::{self, failure};
@@ -28,6 +34,8 @@ pub(crate) struct Cache {
     /// Print JSON
     #[arg(long, global = true)]
     json: bool,
+    #[command(flatten)]
+    foreign: Foreign,
 }
 
 #[derive(Debug, Subcommand)]
@@ -43,6 +51,9 @@ enum Command {
         /// What it is called from then on [default: the file's name]
         #[arg(long, short = 'i', value_name = "ID", visible_alias = "cid")]
         id: Option<String>,
+        /// How many hosts of the cluster hold it before the command ends, this one among them; the scheduler chooses
+        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000), alias = "persistent-replica-count")]
+        replicas: u32,
         #[command(flatten)]
         more: More,
     },
@@ -110,6 +121,7 @@ impl Named {
 /// Does what was asked for.
 pub(crate) async fn run(cache: Cache) -> exit::Result {
     let (json, limit) = (cache.json, cache.timeout);
+    cache.foreign.judge()?.iter().for_each(|warning| exit::say(io::stderr(), warning));
     let done = perform(cache.command, json);
     match limit {
         None => done.await,
@@ -121,9 +133,9 @@ pub(crate) async fn run(cache: Cache) -> exit::Result {
 
 async fn perform(command: Command, json: bool) -> exit::Result {
     match command {
-        Command::Import { file, input, id, more } => {
+        Command::Import { file, input, id, replicas, more } => {
             let file = file.or(input).unwrap_or_default();
-            import(&file, id, more, json).await
+            import(&file, id, more, (replicas, json)).await
         }
         Command::Stat { named, local } => stat(&named, local, json).await,
         Command::Export { named, output, local } => export(&named, &output, local, json).await,
@@ -131,25 +143,103 @@ async fn perform(command: Command, json: bool) -> exit::Result {
     }
 }
 
-async fn import(path: &Path, id: Option<String>, more: More, json: bool) -> exit::Result {
+async fn import(path: &Path, id: Option<String>, more: More, (replicas, json): (u32, bool)) -> exit::Result {
     let name = || path.file_name().map(|name| name.to_string_lossy().into_owned());
     let id = id.or_else(name).ok_or_else(|| Failure::usage_because("say by --id what it is to be called"))?;
-    let file = File::open(path).map_err(|error| cannot_read(path, &error))?;
+    let file = open(path.to_owned()).await?;
     let mut client = client::connect_with(&more.place.find()?, Some(&file)).await?;
-    let content = Some(proto::Cached { id: id.clone(), tag: more.tag, owner: more.owner });
-    let answer = client.import_task(proto::ImportTaskRequest { content }).await;
-    let is = answer.map_err(|status| failure(&status))?.into_inner();
+    // The daemon has it now. To close it may take for ever, and must not keep anybody from hearing of that.
+    drop(tokio::task::spawn_blocking(move || drop(file)));
+    let content = proto::Cached { id: id.clone(), tag: more.tag, owner: more.owner };
+    let request = proto::ImportTaskRequest { content: Some(content.clone()) };
+    let is = client.import_task(request).await.map_err(|status| refused(path, &status))?.into_inner();
+    let copies = match replicas {
+        1 => Copies { held: 1, short: String::new() },
+        _ => replicate(&mut client, content, (replicas, json)).await?,
+    };
     let how = match (is.unchanged, is.shared) {
         (true, _) => "it was here before",
         (_, true) => "it shares the file's space",
         _ => "copied",
     };
+    let on =
+        if replicas > 1 { format!("; {} of {replicas} hosts hold it", copies.held) } else { String::new() };
     say(
         json,
-        || serde_json::json!({ "id": id, "bytes": is.length, "unchanged": is.unchanged, "shared": is.shared }),
-        || format!("imported {} bytes as {id}: {how}", is.length),
+        || {
+            serde_json::json!({
+                "id": id, "bytes": is.length, "unchanged": is.unchanged, "shared": is.shared, "replicas": copies.held,
+            })
+        },
+        || format!("imported {} bytes as {id}: {how}{on}", is.length),
     );
+    if !is.outdated.is_empty() {
+        let why = is.outdated;
+        return Err(Failure::partial(format!("other hosts may still give other bytes as {id}: {why}")));
+    }
+    if copies.held < replicas {
+        let Copies { held, short } = copies;
+        return Err(Failure::partial(format!("{held} of {replicas} hosts hold {id}: {short}")));
+    }
     Ok(())
+}
+
+/// Opens a file that is to be imported. Nothing else is opened: a pipe would wait for somebody who writes, and a device may
+/// do something. What a file system takes long for does not keep `--timeout` from ending the command.
+async fn open(path: PathBuf) -> exit::Result<File> {
+    let opened = tokio::task::spawn_blocking(move || {
+        let fail = |error: io::Error| cannot_read(&path, &error);
+        let no_file = || {
+            let path = path.display();
+            Failure::usage_because(format!("{path}: only a regular file can be imported"))
+        };
+        if !fs::metadata(&path).map_err(fail)?.is_file() {
+            return Err(no_file());
+        }
+        let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
+        let file = fs::OpenOptions::new().read(true).custom_flags(flags).open(&path).map_err(fail)?;
+        // Another may stand there by now.
+        if file.metadata().map_err(fail)?.is_file() { Ok(file) } else { Err(no_file()) }
+    });
+    opened.await.unwrap_or_else(|error| Err(Failure::software(error.to_string())))
+}
+
+/// What the daemon says of the file that it was handed.
+fn refused(path: &Path, status: &Status) -> Failure {
+    match status.code() {
+        Code::DeadlineExceeded => {
+            Failure::own_files(format!("cannot read {}: {}", path.display(), status.message()))
+        }
+        _ => failure(status),
+    }
+}
+
+/// How many hosts hold something, and why not more.
+struct Copies {
+    held: u32,
+    short: String,
+}
+
+/// Waits until so many hosts hold it, or no more can.
+async fn replicate(
+    client: &mut DaemonClient<Channel>,
+    content: proto::Cached,
+    (hosts, json): (u32, bool),
+) -> exit::Result<Copies> {
+    let bar = if json { ProgressBar::hidden() } else { ProgressBar::new(hosts.into()) };
+    let style = ProgressStyle::with_template("{msg} [{bar:30}] {pos} of {len} hosts hold it");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "));
+    bar.set_message(content.id.clone());
+    let request = proto::ReplicateTaskRequest { content: Some(content), hosts };
+    let answer = client.replicate_task(request).await;
+    let mut stream = answer.map_err(|status| failure(&status))?.into_inner();
+    let mut copies = Copies { held: 1, short: String::new() };
+    while let Some(said) = stream.message().await.map_err(|status| failure(&status))? {
+        bar.set_position(said.complete.into());
+        copies = Copies { held: said.complete, short: said.short };
+    }
+    bar.finish_and_clear();
+    Ok(copies)
 }
 
 async fn stat(named: &Named, local: bool, json: bool) -> exit::Result {

@@ -31,6 +31,7 @@ Exit codes:
    69  something is not available (an address, the daemon, an origin, nft)
    70  a part of the process failed
    74  a file or folder cannot be used
+   75  done in part: here, and not on as many other hosts as was asked for
    77  the origin, or the daemon, does not let you have it
    78  the configuration is wrong
   130  a second SIGINT ended it at once (143: SIGTERM)";
@@ -79,6 +80,11 @@ impl Failure {
     /// A file or folder cannot be used (EX_IOERR).
     pub(crate) fn own_files(message: impl Into<String>) -> Self {
         Self { code: 74, message: message.into() }
+    }
+
+    /// What was asked for was done in part, and may be tried again (EX_TEMPFAIL).
+    pub(crate) fn partial(message: impl Into<String>) -> Self {
+        Self { code: 75, message: message.into() }
     }
 
     /// The configuration is wrong (EX_CONFIG).

@@ -13,6 +13,7 @@ pub mod crowd;
 pub mod darter;
 pub mod disk;
 pub mod docker;
+pub mod fuse;
 pub mod http;
 pub mod http2;
 pub mod image;

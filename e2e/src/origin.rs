@@ -24,6 +24,13 @@ pub enum Page {
         /// Whether Range is honoured.
         ranges: bool,
     },
+    /// The same with ranges, known by the date of its last change alone.
+    Dated {
+        /// The bytes.
+        content: Content,
+        /// Bytes per second and connection.
+        rate: Option<u64>,
+    },
     /// The same with ranges, for whoever sends this Authorization; 401 for all others.
     Private {
         /// The bytes.
@@ -249,14 +256,20 @@ fn serve<S: Read + Write>(mut stream: BufReader<S>, shared: &Shared) -> Result<(
                 let part = Part {
                     content,
                     rate,
+                    dated: false,
                     range: asked.header("range").filter(|_| ranges).and_then(parse_range),
                 };
+                send_content(out, &method, &part, |change| shared.note(entry, change))?;
+            }
+            Some(Page::Dated { content, rate }) => {
+                let range = asked.header("range").and_then(parse_range);
+                let part = Part { content, rate, dated: true, range };
                 send_content(out, &method, &part, |change| shared.note(entry, change))?;
             }
             Some(Page::Private { content, authorization }) => {
                 if asked.header("authorization") == Some(&authorization) {
                     let range = asked.header("range").and_then(parse_range);
-                    let part = Part { content, rate: None, range };
+                    let part = Part { content, rate: None, dated: false, range };
                     send_content(out, &method, &part, |change| shared.note(entry, change))?;
                 } else {
                     send_fixed(out, &method, 401, &[], "whose are you?\n")?;
@@ -292,6 +305,7 @@ fn parse_range(value: &str) -> Option<(u64, Option<u64>)> {
 struct Part {
     content: Content,
     rate: Option<u64>,
+    dated: bool,
     range: Option<(u64, Option<u64>)>,
 }
 
@@ -302,8 +316,11 @@ fn send_content(
     note: impl Fn(Box<dyn FnOnce(&mut Asked)>),
 ) -> Result<()> {
     let whole = part.content.length;
-    let validator = part.content.validator();
-    let common = format!("ETag: \"{validator}\"\r\nContent-Type: application/octet-stream\r\n");
+    let validator = match part.dated {
+        true => "Last-Modified: Sun, 06 Nov 1994 08:49:37 GMT".to_owned(),
+        false => format!("ETag: \"{}\"", part.content.validator()),
+    };
+    let common = format!("{validator}\r\nContent-Type: application/octet-stream\r\n");
     let (start, end) = match part.range {
         Some((start, end)) => (start, end.map_or(whole, |end| (end + 1).min(whole))),
         None => (0, whole),

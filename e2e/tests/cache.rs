@@ -7,7 +7,9 @@ use darter_e2e::darter::{Daemon, Scheduler, binary, loopback_config};
 use darter_e2e::poll;
 use serde_json::Value;
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -22,7 +24,7 @@ const SOMEBODY: u32 = 65533;
 /// A daemon, and a folder for files.
 struct Node {
     // Ends before its folder goes.
-    _daemon: Daemon,
+    daemon: Daemon,
     folder: tempfile::TempDir,
 }
 
@@ -34,7 +36,7 @@ impl Node {
         let mut config = loopback_config(folder.path(), "").replace(
             "download: {",
             &format!("download: {{ downloadGRPC: {{ unixListen: {{ socket: {} }} }},", socket.display()),
-        );
+        ) + "storage: { diskGCThresholdPercent: 100 }\n";
         if let Some(scheduler) = scheduler {
             config.push_str(&format!("scheduler: {{ netAddrs: [{{ addr: '{}' }}] }}\n", scheduler.address));
             config.push_str("security: { insecure: true }\n");
@@ -42,7 +44,7 @@ impl Node {
         let daemon = Daemon::start("daemon", folder.path(), &config).unwrap();
         // Where nobody can run it.
         fs::copy(binary(), folder.path().join("darter")).unwrap();
-        Self { folder, _daemon: daemon }
+        Self { folder, daemon }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -131,8 +133,31 @@ fn what_cannot_be_imported_is_one_sentence() {
     let node = Node::start(None);
     failed(&node.cache(&["import", "/nonexistent/file"]), 66, "cannot read /nonexistent/file");
     failed(&node.cache(&["import", "/dev/zero"]), 64, "only a regular file can be imported");
+    let pipe = node.path("pipe").to_str().unwrap().to_owned();
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    // Nobody will ever write into it.
+    failed(&node.cache(&["import", &pipe]), 64, "only a regular file can be imported");
     let folder = node.path("run");
     failed(&node.cache(&["import", folder.to_str().unwrap()]), 64, "only a regular file can be imported");
+}
+
+#[test]
+fn one_user_does_not_take_the_socket_from_the_others() {
+    let node = Node::start(None);
+    let connect = || {
+        let mut stream = UnixStream::connect(node.path("run/download.sock")).unwrap();
+        // The beginning of HTTP/2, and SETTINGS without any.
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").unwrap();
+        stream
+    };
+    // As many as one user may have; each has its place once it is answered.
+    let held: Vec<UnixStream> = (0..256).map(|_| connect()).collect();
+    held.iter().for_each(|mut stream| stream.read_exact(&mut [0; 9]).unwrap());
+    failed(&node.cache(&["stat", "x"]), 69, "the daemon hung up");
+    failed(&node.by(NOBODY, &["stat", "x"]), 66, "x is not on this host");
+    drop(held);
+    let again = || (node.cache(&["stat", "x"]).status.code() == Some(66)).then_some(());
+    poll::until("places to be free again", LIMIT, again).unwrap();
 }
 
 #[test]
@@ -206,6 +231,70 @@ fn what_one_host_imports_others_export_and_whoever_deletes_it_deletes_it_everywh
 }
 
 #[test]
+fn other_bytes_by_a_name_take_the_place_on_every_host() {
+    let folder = tempfile::tempdir().unwrap();
+    let scheduler = Scheduler::start(folder.path(), 0).unwrap();
+    let nodes = [(); 3].map(|()| Node::start(Some(&scheduler)));
+    let [first, second, third] = &nodes;
+    wait_for(&nodes);
+    let (before, after) = (Content::new(7, 9 * MIB), Content::new(8, 9 * MIB));
+    first.ok(&["import", &first.file("f", before)]);
+    assert_eq!(second.export("f", &[]), before.digest());
+    let both = || Some(first.ok(&["stat", "f"])).filter(|is| is["others"] == 1);
+    poll::until("both hosts to have it", LIMIT, both).unwrap();
+
+    first.ok(&["import", &first.file("f", after)]);
+    assert_eq!(third.export("f", &[]), after.digest());
+    assert_eq!(second.export("f", &[]), after.digest(), "what it had is gone");
+}
+
+#[test]
+fn as_many_hosts_hold_it_as_was_asked_for_or_the_command_says_how_many_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let scheduler = Scheduler::start(folder.path(), 0).unwrap();
+    let mut nodes: Vec<Node> = (0..3).map(|_| Node::start(Some(&scheduler))).collect();
+    wait_for(&nodes);
+    let contents = [(1, 21 * MIB + 3), (2, 5)].map(|(seed, length)| Content::new(20 + seed, length));
+    for (number, content) in contents.into_iter().enumerate() {
+        let (id, file) = (format!("c{number}"), nodes[0].file("f", content));
+        let said = nodes[0].ok(&["import", &file, "--id", &id, "--replicas", "3"]);
+        assert_eq!(said["replicas"], 3, "{said}");
+        for node in &nodes {
+            assert_eq!(node.export(&id, &["--local"]), content.digest());
+        }
+        let again = nodes[0].ok(&["import", &file, "--id", &id, "--replicas", "3"]);
+        assert_eq!((&again["replicas"], &again["unchanged"]), (&3.into(), &true.into()), "{again}");
+    }
+
+    let file = nodes[0].file("f", Content::new(30, MIB));
+    let more = nodes[0].cache(&["import", &file, "--id", "more", "--replicas", "9", "--json"]);
+    failed(&more, 75, "3 of 9 hosts hold more: no other host can take it");
+    let said: Value = serde_json::from_slice(&more.stdout).unwrap();
+    assert_eq!(said["replicas"], 3, "{said}");
+    nodes.truncate(1);
+    let gone =
+        || (nodes[0].cache(&["stat", "more"]).status.success()).then(|| nodes[0].ok(&["stat", "more"]));
+    poll::until("the others to be gone", LIMIT, || gone().filter(|is| is["others"] == 0)).unwrap();
+    let alone = nodes[0].cache(&["import", &file, "--id", "alone", "--replicas", "2"]);
+    failed(&alone, 75, "1 of 2 hosts hold alone: no other host can take it");
+    let (node, _) = (Node::start(None), nodes);
+    let file = node.file("f", Content::new(31, MIB));
+    failed(
+        &node.cache(&["import", &file, "--replicas", "2"]),
+        75,
+        "1 of 2 hosts hold f: no scheduler is configured",
+    );
+}
+
+/// Until the scheduler knows all of them.
+fn wait_for(nodes: &[Node]) {
+    for node in nodes {
+        let joined = || node.daemon.metric("darter_p2p_schedulers_up").ok().filter(|up| *up >= 1.0);
+        poll::until("a daemon to join", LIMIT, joined).unwrap();
+    }
+}
+
+#[test]
 fn the_binary_is_dfcache_by_that_name() {
     let node = Node::start(None);
     symlink(node.path("darter"), node.path("dfcache")).unwrap();
@@ -215,7 +304,7 @@ fn the_binary_is_dfcache_by_that_name() {
         &["import", "-i", "cid", "-t", "tag", "-I", &file][..],
         &["stat", "-i", "cid", "-t", "tag", "-l"],
         &["export", "-i", "cid", "-t", "tag", "-O", output.to_str().unwrap(), "-l", "--timeout", "60s"],
-        &["delete", "-i", "cid", "-t", "tag"],
+        &["delete", "-i", "cid", "-t", "tag", "--console"],
     ] {
         let mut command = Command::new(node.path("dfcache"));
         let ended = command.args(args).arg("--socket").arg(node.path("run/download.sock")).output().unwrap();

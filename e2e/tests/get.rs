@@ -4,7 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use darter_e2e::content::{Content, digest_of};
-use darter_e2e::darter::{Daemon, binary, loopback_config};
+use darter_e2e::darter::{Daemon, binary, loopback_config, strip_colours};
 use darter_e2e::origin::{Origin, Page};
 use darter_e2e::poll;
 use serde_json::Value;
@@ -36,7 +36,7 @@ impl Lab {
         let config = loopback_config(folder.path(), "").replace(
             "download: {",
             &format!("download: {{ downloadGRPC: {{ unixListen: {{ socket: {} }} }},", socket.display()),
-        );
+        ) + "storage: { diskGCThresholdPercent: 100 }\n";
         let daemon = Daemon::start("daemon", folder.path(), &config).unwrap();
         // Where nobody can run it.
         fs::copy(binary(), folder.path().join("darter")).unwrap();
@@ -179,6 +179,71 @@ fn a_part_of_content_that_has_changed_is_not_gone_on_with() {
 }
 
 #[test]
+fn a_part_is_gone_on_with_by_a_strong_validator_or_a_digest_alone() {
+    let lab = Lab::new();
+    let (before, after) = (Content::new(12, 8 * MIB), Content::new(13, 8 * MIB));
+    let part = lab.path("f.part");
+    let begin = |content: Content, more: &[&str]| {
+        lab.origin.put("/f", Page::Dated { content, rate: Some(4 * MIB) });
+        let more = [&["-H", "Authorization: x", "--quiet"], more].concat();
+        let mut first = lab.command("/f", "f", &more).spawn().unwrap();
+        let there = || fs::metadata(&part).ok().filter(|meta| meta.len() > MIB);
+        poll::until("a part of the file", LIMIT, there).unwrap();
+        first.kill().unwrap();
+        first.wait().unwrap();
+    };
+    // What changed within a second has the same date.
+    begin(before, &[]);
+    lab.origin.put("/f", Page::Dated { content: after, rate: None });
+    let done = lab.ok("/f", "f", &["-H", "Authorization: x"]);
+    assert_eq!((&done["resumed"], lab.digest("f")), (&0.into(), after.digest()), "{done}");
+
+    let digest = after.digest();
+    begin(after, &["--digest", &digest]);
+    lab.origin.put("/f", Page::Dated { content: after, rate: None });
+    let done = lab.ok("/f", "f", &["-H", "Authorization: x", "--digest", &digest]);
+    assert!(done["resumed"].as_u64() > Some(0) && lab.digest("f") == digest, "{done}");
+}
+
+#[test]
+fn no_secret_of_a_url_is_left_beside_the_file_or_said_and_the_access_log_has_a_line() {
+    let lab = Lab::new();
+    let content = Content::new(14, 8 * MIB);
+    lab.origin.put("/f", Page::Content { content, rate: Some(4 * MIB), ranges: true });
+    let signed = "/f?X-Amz-Signature=very-secret";
+    let mut first = lab.command(signed, "f", &["--quiet"]).spawn().unwrap();
+    let note = lab.path("f.part.json");
+    let noted = || {
+        fs::read_to_string(&note)
+            .ok()
+            .filter(|_| fs::metadata(lab.path("f.part")).is_ok_and(|it| it.len() > 0))
+    };
+    let noted = poll::until("a note of the part", LIMIT, noted).unwrap();
+    assert!(!noted.contains("secret") && !noted.contains("127.0.0.1"), "{noted}");
+    first.kill().unwrap();
+    first.wait().unwrap();
+    let done = lab.ok(signed, "f", &[]);
+    assert!(done["resumed"].as_u64() > Some(0), "it knows its part all the same: {done}");
+
+    let missing = lab.get("/nothing?token=very-secret", "x", &[]);
+    lab.failed(&missing, "x", 66, "404");
+    assert!(!String::from_utf8_lossy(&missing.stderr).contains("secret"));
+    let uid = format!("client=uid:{}", rustix::process::geteuid().as_raw());
+    let lines = || {
+        let log = strip_colours(&fs::read_to_string(lab.path("daemon.log")).ok()?);
+        let of_command = |line: &&str| line.contains("way=command") && line.contains(&uid);
+        let lines: Vec<String> = log.lines().filter(of_command).map(str::to_owned).collect();
+        let has = |words: &[&str]| lines.iter().any(|line| words.iter().all(|word| line.contains(word)));
+        let all = has(&["path=\"/f?X-Amz-Signature=*\"", "status=206", "outcome="])
+            && has(&["path=\"/f?X-Amz-Signature=*\"", "cut_by=client"])
+            && has(&["path=\"/nothing?token=*\"", "status=404"]);
+        all.then_some(log)
+    };
+    let log = poll::until("the lines of the access log", LIMIT, lines).unwrap();
+    assert!(!log.contains("secret"));
+}
+
+#[test]
 fn a_part_of_the_whole_is_asked_for_as_dfget_does() {
     let lab = Lab::new();
     let content = Content::new(7, 6 * MIB);
@@ -293,13 +358,27 @@ fn the_binary_is_dfget_by_that_name() {
     lab.origin.put("/f", Page::content(content));
     symlink(lab.path("darter"), lab.path("dfget")).unwrap();
     let ended = Command::new(lab.path("dfget"))
-        .args(["-u", &lab.url("/f"), "--header", "X-Of: a test", "--filter", "a&b", "--timeout", "60s", "-O"])
+        .args([
+            "-u",
+            &lab.url("/f"),
+            "--header",
+            "X-Of: a test",
+            "-f",
+            "a&b",
+            "--timeout",
+            "60s",
+            "--console",
+            "-O",
+        ])
         .arg(lab.path("f"))
-        .arg("--socket")
+        .arg("--endpoint")
         .arg(lab.path("run/download.sock"))
         .output()
         .unwrap();
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    let warned = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert!(warned.starts_with("warning: --console has no effect"), "{warned}");
+    lab.failed(&lab.get("/f", "x", &["--disable-back-source"]), "x", 64, "the scheduler says for all");
     assert_eq!(lab.digest("f"), content.digest());
     let asked = lab.origin.asked("/f");
     assert!(asked.iter().any(|asked| asked.header("x-of") == Some("a test")), "{asked:?}");

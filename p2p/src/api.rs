@@ -12,6 +12,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use url::Url;
 
+/// Stands where content has its origin; what was imported has none.
+const NOWHERE: &str = "imported:";
+
 /// One caller's wish for some content.
 #[derive(Clone)]
 pub struct OpenRequest {
@@ -31,6 +34,21 @@ pub struct OpenRequest {
     pub want: Want,
     /// How urgent it is to whom it may concern: the scheduler of the task.
     pub priority: Priority,
+}
+
+impl OpenRequest {
+    /// For all of some content that has no origin.
+    pub fn imported(task: TaskId) -> Self {
+        let url = Url::parse(NOWHERE).expect("it has a scheme");
+        Self {
+            task,
+            digest: None,
+            url,
+            headers: HeaderMap::new(),
+            want: Want::All,
+            priority: Priority::default(),
+        }
+    }
 }
 
 /// Which part of the content a caller wants.

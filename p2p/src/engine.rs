@@ -1,6 +1,7 @@
 //! [`Engine`]: opens content by task.
 
 use crate::ahead::Trails;
+use crate::copies::MAX_FETCHES;
 use crate::download::{Active, Backoff, First, Known, Phase};
 use crate::import::MAX_IMPORTS;
 use crate::members::InvalidAddress;
@@ -115,7 +116,9 @@ pub(crate) struct Shared {
     trails: Mutex<Trails>,
     /// Tasks into which a file is taken at this moment.
     importing: Mutex<HashSet<TaskId>>,
-    pub(crate) imports: Semaphore,
+    pub(crate) imports: Arc<Semaphore>,
+    /// Copies that are fetched because a scheduler wants them.
+    pub(crate) copying: Semaphore,
 }
 
 /// What a download has left that stopped before its end.
@@ -168,7 +171,8 @@ impl Engine {
             suspended: Mutex::default(),
             trails: Mutex::default(),
             importing: Mutex::default(),
-            imports: Semaphore::new(MAX_IMPORTS),
+            imports: Arc::new(Semaphore::new(MAX_IMPORTS)),
+            copying: Semaphore::new(MAX_FETCHES),
             config,
         });
         let (found, turns) = (Arc::clone(&shared), shared.turns.clone());
@@ -427,11 +431,13 @@ impl Shared {
             (Arc::clone(&self.store), self.metrics.clone(), self.shutdown.clone());
         let forgetful = Arc::clone(&self);
         let forget = Arc::new(move |task: &TaskId| forgetful.forget(task));
+        let fetching = Arc::clone(&self);
+        let fetch = Arc::new(move |tasks| fetching.fetch_copies(tasks));
         let (turns, draining, upstream) =
             (self.turns.clone(), self.draining.subscribe(), self.upstream.clone());
         let free_uploads = Arc::new(move || turns.free());
         self.schedulers
-            .run(Life { host, free_uploads, draining, upstream, store, metrics, shutdown, forget })
+            .run(Life { host, free_uploads, draining, upstream, store, metrics, shutdown, forget, fetch })
             .await;
     }
 
@@ -459,7 +465,7 @@ impl Shared {
         }
     }
 
-    fn lock_active(&self) -> MutexGuard<'_, HashMap<TaskId, Arc<Active>>> {
+    pub(crate) fn lock_active(&self) -> MutexGuard<'_, HashMap<TaskId, Arc<Active>>> {
         self.active.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

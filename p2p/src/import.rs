@@ -1,18 +1,28 @@
 //! Content that a user of this host brings in himself, and takes out again: it has no origin.
 
 use crate::engine::{Engine, Shared};
-use crate::store::{Imported, Stored};
-use darter_protocol::{PieceHash, TaskId};
-use std::fs::File;
+use crate::schedule::{self, Schedulers};
+use crate::store::{Given, Imported, Reading, Record, Stored};
+use darter_protocol::{PieceHash, TaskId, hash};
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
 
-/// Files that are taken in at once. Each reads with all cores; what waits for a slow disk, or for a file system that a user
-/// makes wait, holds a thread.
+/// Files that are taken in at once; others wait. Each reads with all cores.
 pub(crate) const MAX_IMPORTS: usize = 4;
 
+/// How long a read of the given file may take. A dead NFS server or a FUSE program that hangs never answers.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How often it is looked whether it goes on.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// How long others may take to throw away what was called so before, and how often it is looked whether they have.
+const DISPLACE_TIMEOUT: Duration = Duration::from_secs(10);
+const DISPLACE_PAUSE: Duration = Duration::from_millis(50);
+
 /// A file that was taken in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImportedFile {
     /// Its length in bytes.
     pub length: u64,
@@ -20,6 +30,8 @@ pub struct ImportedFile {
     pub unchanged: bool,
     /// The file system shares its bytes with the given file.
     pub shared: bool,
+    /// Why others may still give other bytes by this name; empty when they do not.
+    pub outdated: String,
 }
 
 /// Whether others were told to throw a task away.
@@ -34,12 +46,15 @@ pub enum Told {
 }
 
 impl Engine {
-    /// Takes the bytes of `source`, a regular file that is open for reading, in as those of `task`, and tells the scheduler
-    /// that they are here. What was called so before makes way; the same bytes stay.
+    /// Takes the bytes of `source`, a file that is open for reading, in as those of `task`, and tells the scheduler that
+    /// they are here. What was called so before makes way, here and on every other host; the same bytes stay.
     ///
     /// # Errors
-    /// `StorageFull` when it does not fit, `ResourceBusy` when the task is being fetched, and those of the file system.
-    pub async fn import(&self, task: TaskId, source: File) -> io::Result<ImportedFile> {
+    /// `StorageFull` when it does not fit, `ResourceBusy` when the task is being fetched, `InvalidInput` when it is no regular
+    /// file, `TimedOut` when the file's own file system does not answer, and those of the file system. After `TimedOut` a
+    /// thread still waits for the file, and the task is busy until it comes back: how many these may be is for the caller to
+    /// bound.
+    pub async fn import(&self, task: TaskId, source: impl Given) -> io::Result<ImportedFile> {
         // To its end, also when the caller goes away: half of a file must not be taken for a free name.
         let import = Arc::clone(&self.0).import(task, source);
         self.0.tracker.spawn(import).await.map_err(io::Error::other)?
@@ -87,26 +102,43 @@ impl Engine {
 }
 
 impl Shared {
-    async fn import(self: Arc<Self>, task: TaskId, source: File) -> io::Result<ImportedFile> {
+    async fn import(self: Arc<Self>, task: TaskId, source: impl Given) -> io::Result<ImportedFile> {
         let _one = self.imports.acquire().await.map_err(io::Error::other)?;
-        let _name = Importing::begin(&self, task)?;
-        let store = Arc::clone(&self.store);
-        let import = move || {
-            let imported = store.import(&task, &source);
-            let stays = match &imported {
-                Ok(imported) => imported.unchanged,
-                Err(_) => matches!(store.stat(&task), Ok(Stored::Complete { .. } | Stored::Stale)),
-            };
-            (imported, stays)
+        let name = Importing::begin(&self, task)?;
+        let (store, reading) = (Arc::clone(&self.store), Arc::new(Reading::default()));
+        let watched = Arc::clone(&reading);
+        let import = tokio::task::spawn_blocking(move || {
+            let imported = store.import(&task, &source, &watched);
+            // For as long as a thread may write to it, nobody else has the name.
+            drop(name);
+            imported
+        });
+        let imported = tokio::select! {
+            imported = import => imported.map_err(io::Error::other)?,
+            () = stalled(&reading) => Err(io::ErrorKind::TimedOut.into()),
+            () = self.shutdown.cancelled() => {
+                reading.give_up();
+                Err(io::Error::other("the daemon is stopping"))
+            }
         };
-        let (imported, stays) = tokio::task::spawn_blocking(import).await.map_err(io::Error::other)?;
+        let stays = match &imported {
+            Ok(imported) => imported.unchanged,
+            Err(_) => self.is_stored(task).await,
+        };
         if !stays {
             // Whoever got the new bytes from here would otherwise measure them by the hashes of the old ones.
             self.schedulers.leave(vec![task]).await;
         }
         let Imported { record, hashes, unchanged, shared } = imported?;
-        self.schedulers.announce_one(&task, &record, &hashes).await;
-        Ok(ImportedFile { length: record.info.length, unchanged, shared })
+        let told = displace(&self.schedulers, &task, &record, &hashes).await;
+        let (length, outdated) = (record.info.length, told.err().unwrap_or_default());
+        Ok(ImportedFile { length, unchanged, shared, outdated })
+    }
+
+    async fn is_stored(&self, task: TaskId) -> bool {
+        let store = Arc::clone(&self.store);
+        let stored = tokio::task::spawn_blocking(move || store.stat(&task)).await;
+        matches!(stored, Ok(Ok(Stored::Complete { .. } | Stored::Stale)))
     }
 
     /// Throws a task away here. Blocks.
@@ -117,23 +149,65 @@ impl Shared {
     }
 }
 
+/// Resolves when the given file has not answered for [`PATIENCE`]; it is given up then.
+async fn stalled(reading: &Reading) {
+    let (mut seen, mut since) = (0, Instant::now());
+    loop {
+        tokio::time::sleep(LOOK).await;
+        if reading.moves(&mut seen) {
+            since = Instant::now();
+        } else if since.elapsed() >= PATIENCE {
+            return reading.give_up();
+        }
+    }
+}
+
+/// Tells the scheduler what is here by this name. Others that have other bytes by it are told to throw these away, and only
+/// then does the scheduler believe what is here. The error says why it may not.
+async fn displace(
+    schedulers: &Schedulers,
+    task: &TaskId,
+    record: &Record,
+    hashes: &[PieceHash],
+) -> Result<(), String> {
+    let root = record.layout().map(|layout| hash::root(&layout, hashes));
+    let own = schedule::content(record, root);
+    let (until, mut told) = (Instant::now() + DISPLACE_TIMEOUT, false);
+    loop {
+        schedulers.announce_one(task, record, hashes).await;
+        let Some(link) = schedulers.of(task) else { return Ok(()) };
+        let failed = |status: tonic::Status| format!("{}: {}", link.address(), status.message());
+        let known = link.stat(task).await.map_err(failed)?.content;
+        if known.is_none_or(|known| known.length == own.length && known.root == own.root) {
+            return Ok(());
+        }
+        if Instant::now() >= until {
+            return Err("not all of them have thrown it away".to_owned());
+        }
+        if !std::mem::replace(&mut told, true) {
+            link.delete(task).await.map_err(failed)?;
+        }
+        tokio::time::sleep(DISPLACE_PAUSE).await;
+    }
+}
+
 /// A task into which a file is taken.
-struct Importing<'a> {
-    shared: &'a Shared,
+struct Importing {
+    shared: Arc<Shared>,
     task: TaskId,
 }
 
-impl<'a> Importing<'a> {
-    fn begin(shared: &'a Shared, task: TaskId) -> io::Result<Self> {
+impl Importing {
+    fn begin(shared: &Arc<Shared>, task: TaskId) -> io::Result<Self> {
         if shared.begin_import(task) {
-            Ok(Self { shared, task })
+            Ok(Self { shared: Arc::clone(shared), task })
         } else {
             Err(io::ErrorKind::ResourceBusy.into())
         }
     }
 }
 
-impl Drop for Importing<'_> {
+impl Drop for Importing {
     fn drop(&mut self) {
         self.shared.lock_importing().remove(&self.task);
     }

@@ -3,7 +3,7 @@
 //!
 //! - [`Engine`]: opens content by task. Concurrent openings of one task share one download.
 //! - `download`: the driver that does the IO for one running task; what it fetches next and from whom says [`Swarm`].
-//! - `store`: the content on disk. `import`: what a user brings in himself.
+//! - `store`: the content on disk. `import`: what a user brings in himself; `copies` of it on other hosts.
 //! - `origin`: fetching from where the content comes from; `origins` that want to be left alone.
 //! - `peer`: fetching from other daemons, and serving them; whom it serves next says [`Uploads`].
 //! - `schedule`: the conversation with the scheduler.
@@ -40,6 +40,7 @@
 
 mod ahead;
 mod api;
+mod copies;
 mod download;
 mod engine;
 /// The target of spans that are traces: nobody logs them, and they cost nothing unless traces are sent somewhere.
@@ -65,6 +66,7 @@ mod throttle;
 mod verify;
 
 pub use api::{Content, ContentBody, ContentInfo, OpenError, OpenRequest, Opened, ReadError, Served, Want};
+pub use copies::Copies;
 pub use darter_protocol::{ByteRange, Digest, HostId, TaskId};
 pub use darter_swarm::{Rate, Uploads};
 pub use download::Backoff;
@@ -73,7 +75,7 @@ pub use import::{ImportedFile, Told};
 pub use members::{InvalidAddress, schedulers};
 pub use origins::retry_after;
 pub use stat::{ClusterStat, LocalStat, TaskStat};
-pub use store::{Fault, Finding, StoreConfig, StoreError, StoreReport, check as check_store};
+pub use store::{Fault, Finding, Given, StoreConfig, StoreError, StoreReport, check as check_store};
 pub use supplier::{Supplied, Supplier};
 pub use throttle::Rates;
 

@@ -15,7 +15,8 @@ use darter_protocol::scheduler::scheduler_client::SchedulerClient;
 use darter_protocol::scheduler::{
     AnnounceHostRequest, AnnounceTaskRequest, Content, DeleteTaskRequest, Header, HeldTask, Host,
     LeaveHostRequest, LeaveTaskRequest, MAX_MESSAGE_BYTES, PeerPacket, PieceResult, RegisterPeerTaskRequest,
-    RegisterPeerTaskResponse, ReportPeerResultRequest, StatTaskRequest, StatTaskResponse,
+    RegisterPeerTaskResponse, ReplicateTaskRequest, ReplicateTaskResponse, ReportPeerResultRequest,
+    StatTaskRequest, StatTaskResponse,
 };
 use darter_protocol::{PieceHash, Ring, Root, TaskId, UrlPrefix};
 use darter_upstream::Upstream;
@@ -111,6 +112,8 @@ pub(crate) struct Life {
     pub(crate) shutdown: CancellationToken,
     /// Throws a task away. Blocks.
     pub(crate) forget: Arc<Forget>,
+    /// Begins to fetch tasks of which the scheduler wants more copies.
+    pub(crate) fetch: Arc<dyn Fn(Vec<TaskId>) + Send + Sync>,
 }
 
 /// Gives whether there was anything of the task.
@@ -289,6 +292,13 @@ impl Link {
         Ok(in_time(self.client.clone().delete_task(request)).await?.into_inner().hosts)
     }
 
+    /// Has others fetch a task until so many hosts have all of it, this one among them; gives how far that is.
+    pub(crate) async fn replicate(&self, task: &TaskId, hosts: u32) -> Result<ReplicateTaskResponse, Status> {
+        let task_id = task.as_bytes().to_vec().into();
+        let request = ReplicateTaskRequest { host_id: self.host_id.clone(), task_id, hosts };
+        Ok(in_time(self.client.clone().replicate_task(request)).await?.into_inner())
+    }
+
     /// Keeps the life line up until shutdown, or until this is no scheduler any more, then says goodbye. Calls `came_up`
     /// whenever it came up, and `lost` whenever it could not be reached.
     async fn keep_up(&self, life: &Life, came_up: impl Fn(), lost: impl Fn()) {
@@ -376,7 +386,8 @@ impl Link {
                 said = incoming.message() => match said {
                     Ok(Some(said)) => {
                         self.learn(said.expulsions).await;
-                        self.forget(life, said.deleted).await;
+                        self.forget(life, ids(&said.deleted)).await;
+                        (life.fetch)(ids(&said.wanted));
                     }
                     Ok(None) => return Status::unavailable("it closed the connection"),
                     Err(status) => return status,
@@ -429,8 +440,7 @@ impl Link {
     }
 
     /// Throws away what the scheduler says somebody has deleted, and tells it so.
-    async fn forget(&self, life: &Life, deleted: Vec<bytes::Bytes>) {
-        let tasks: Vec<TaskId> = deleted.iter().filter_map(|id| TaskId::try_from(id.as_ref()).ok()).collect();
+    async fn forget(&self, life: &Life, tasks: Vec<TaskId>) {
         if tasks.is_empty() {
             return;
         }
@@ -719,6 +729,10 @@ fn announcement(host: Host, expulsions: &[CertificateDer<'static>]) -> AnnounceH
 
 async fn in_time<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
     tokio::time::timeout(CALL_TIMEOUT, call).await.map_err(|_| Status::deadline_exceeded("no answer"))?
+}
+
+fn ids(ids: &[bytes::Bytes]) -> Vec<TaskId> {
+    ids.iter().filter_map(|id| TaskId::try_from(id.as_ref()).ok()).collect()
 }
 
 fn held(task: &TaskId, record: &Record, hashes: &[PieceHash]) -> Option<HeldTask> {

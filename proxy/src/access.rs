@@ -5,16 +5,17 @@ use crate::labels::{Cut, Misplaced, Outcome, Way};
 use crate::metrics::{Metrics, Traffic};
 use crate::pipeline::Downstream;
 use crate::recorded::Recorded;
+use crate::refusal::Refusal;
 use crate::request::Side;
 use crate::request_id::RequestId;
 use crate::scope::Scope;
 use crate::shown;
 use crate::trail::{Trail, Upstream};
-use crate::{Body, TRACE};
+use crate::{Body, Proxy, TRACE};
 use darter_p2p::Supplier;
 use darter_rules::{Because, Decision};
 use darter_upstream::Counted;
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use hyper::body::Incoming;
 use prometheus_client::metrics::gauge::Gauge;
 use std::net::SocketAddr;
@@ -27,7 +28,7 @@ use tracing::field::Empty;
 /// A request that is under way. Holds nothing that may not be logged.
 pub(crate) struct Record {
     id: RequestId,
-    client: SocketAddr,
+    client: Client,
     way: Way,
     /// `None` where there was no HTTP.
     version: Option<&'static str>,
@@ -44,8 +45,26 @@ pub(crate) struct Record {
     trail: Arc<Trail>,
     span: Span,
     metrics: Metrics,
-    scope: Scope,
+    /// `None` where it is not the listener's to cut it.
+    scope: Option<Scope>,
     _in_flight: Counted,
+}
+
+/// Who asks.
+#[derive(Debug, Clone, Copy)]
+enum Client {
+    Address(SocketAddr),
+    /// A user of this host, by his number.
+    User(u32),
+}
+
+impl std::fmt::Display for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::User(uid) => write!(f, "uid:{uid}"),
+        }
+    }
 }
 
 /// What the rules said.
@@ -90,10 +109,27 @@ impl Record {
 
     /// One of which nothing else is known. It looks like a CONNECT.
     pub(crate) fn new(id: RequestId, authority: String, way: Way, downstream: &Downstream) -> Self {
-        let metrics = downstream.proxy.metrics.clone();
+        let scope = Some(downstream.scope.clone());
+        Self { scope, ..Self::of(id, (Client::Address(downstream.peer), way), authority, &downstream.proxy) }
+    }
+
+    /// The record of what a command of this host's user `uid` has just asked for.
+    pub(crate) fn of_command(uid: u32, uri: &Uri, headers: &HeaderMap, proxy: &Proxy) -> Self {
+        let authority = uri.authority().map(http::uri::Authority::as_str);
+        // What stands before an @ is a password.
+        let authority = authority.and_then(|it| it.rsplit('@').next()).unwrap_or_default().to_owned();
+        Self {
+            method: Method::GET,
+            path: shown::path(uri.path(), uri.query()),
+            ..Self::of(RequestId::of(headers), (Client::User(uid), Way::Command), authority, proxy)
+        }
+    }
+
+    fn of(id: RequestId, (client, way): (Client, Way), authority: String, proxy: &Proxy) -> Self {
+        let metrics = proxy.metrics.clone();
         Self {
             id,
-            client: downstream.peer,
+            client,
             way,
             version: None,
             method: Method::CONNECT,
@@ -107,7 +143,7 @@ impl Record {
             span: Span::none(),
             _in_flight: Counted::one_of(&metrics.in_flight),
             metrics,
-            scope: downstream.scope.clone(),
+            scope: None,
         }
     }
 
@@ -187,7 +223,7 @@ impl Record {
 
     /// Who ended what is dropped before its end.
     pub(crate) fn cut_by(&self) -> Cut {
-        if self.scope.is_cut() { Cut::Shutdown } else { Cut::Client }
+        if self.scope.as_ref().is_some_and(Scope::is_cut) { Cut::Shutdown } else { Cut::Client }
     }
 }
 
@@ -205,6 +241,15 @@ impl Pending {
     pub(crate) fn note(&mut self, note: impl FnOnce(&mut Record)) {
         if let Some(record) = &mut self.0 {
             note(record);
+        }
+    }
+
+    /// There is no answer but a word on why.
+    pub(crate) fn refused(mut self, refusal: &Refusal) {
+        if let Some(record) = self.0.take() {
+            let outcome = if refusal.is_failure() { Outcome::Failed } else { Outcome::Refused };
+            let note = refusal.to_string();
+            record.write(Some(refusal.status()), outcome, Traffic::default(), Some(&note));
         }
     }
 

@@ -108,6 +108,8 @@ labels! {
         Sni = "sni",
         /// Turned to us by the packet filter.
         Transparent = "transparent",
+        /// By a command of this host.
+        Command = "command",
     }
 }
 
@@ -123,7 +125,8 @@ impl Way {
 
     pub(crate) fn of(way: darter_rules::Way<'_>) -> Self {
         match way {
-            darter_rules::Way::Forward | darter_rules::Way::Named => Self::Forward,
+            darter_rules::Way::Forward => Self::Forward,
+            darter_rules::Way::Named => Self::Command,
             darter_rules::Way::Intercepted { .. } => Self::Intercepted,
             darter_rules::Way::Mirror => Self::Mirror,
         }

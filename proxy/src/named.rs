@@ -8,17 +8,19 @@
 //!
 //! Nothing is lent here ([`crate::accounts`]): who may use the operator's credentials is said for the proxy's clients.
 
-use crate::labels::Outcome;
+use crate::access::{Pending, Record};
+use crate::labels::{Outcome, Way};
 use crate::p2p::{self, Peers};
 use crate::pipeline::Answer;
 use crate::refusal::Refusal;
 use crate::{Body, Proxy, direct};
 use bytes::Bytes;
 use darter_protocol::{Digest, TaskId};
-use darter_rules::{Because, Decision, Identity, Request as Seen, Way, oci::Resource};
+use darter_rules::{Because, Decision, Identity, Request as Seen, oci::Resource};
 use http::header::{self, HeaderMap, HeaderName};
 use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::Empty;
+use std::sync::Arc;
 
 /// Headers that are about a connection, which there is none of.
 const OF_CONNECTIONS: [HeaderName; 9] = [
@@ -36,6 +38,8 @@ const OF_CONNECTIONS: [HeaderName; 9] = [
 /// What a command asks for.
 #[derive(Debug)]
 pub struct Fetch {
+    /// Whose command it is: the user's number on this host.
+    pub uid: u32,
     /// An `http://` or `https://` URL.
     pub url: Uri,
     /// The headers of a GET: Range, If-Range, credentials. `X-Dragonfly-Tag` and its like say what the content is called.
@@ -59,27 +63,41 @@ impl Proxy {
     /// # Errors
     /// When the rules forbid it, or the content cannot be had.
     pub async fn fetch(&self, fetch: Fetch) -> Result<Response<Body>, Refused> {
-        match self.answer_named(fetch).await {
-            Ok(Answer::Body(response, ..)) => Ok(response),
+        let mut record = Pending::new(Record::of_command(fetch.uid, &fetch.url, &fetch.headers, self));
+        let refusal = match self.answer_named(fetch, &mut record).await {
+            Ok(Answer::Body(response, outcome, note)) => {
+                return Ok(record.finish(|record| record.answered(response, outcome, note)));
+            }
             // Nobody asked for one.
             Ok(Answer::Tunnel(..) | Answer::Intercept { .. }) => {
-                Err(Refusal::unsupported("the origin answered with another protocol").into())
+                Refusal::unsupported("the origin answered with another protocol")
             }
-            Err(refusal) => Err(refusal.into()),
-        }
+            Err(refusal) => refusal,
+        };
+        record.refused(&refusal);
+        Err(refusal.into())
     }
 
-    async fn answer_named(&self, fetch: Fetch) -> Result<Answer, Refusal> {
-        let Fetch { url, mut headers, digest } = fetch;
+    async fn answer_named(&self, fetch: Fetch, record: &mut Pending) -> Result<Answer, Refusal> {
+        let Fetch { uid: _, url, mut headers, digest } = fetch;
         crate::headers::hide_credentials(&mut headers);
         OF_CONNECTIONS.iter().for_each(|name| drop(headers.remove(name)));
         let mut request = Request::new(Empty::<Bytes>::new());
         *request.uri_mut() = url;
         *request.headers_mut() = headers;
         let settings = self.settings();
-        let seen =
-            Seen { method: &Method::GET, way: Way::Named, uri: request.uri(), headers: request.headers() };
-        match settings.rules.decide(&seen) {
+        let seen = Seen {
+            method: &Method::GET,
+            way: darter_rules::Way::Named,
+            uri: request.uri(),
+            headers: request.headers(),
+        };
+        let decision = settings.rules.decide(&seen);
+        record.note(|record| {
+            record.goes_to(Way::Command, &decision);
+            request.extensions_mut().insert(Arc::clone(record.trail()));
+        });
+        match decision {
             Decision::Refuse(refusal) => Err(refusal.into()),
             Decision::Direct { target, .. } => direct::answer(self, &target, request, Outcome::Direct).await,
             Decision::Peers { target, identity, digest: known, settled, because } => {

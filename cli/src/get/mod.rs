@@ -1,15 +1,18 @@
 //! `darter get URL -O FILE`, also by the name `dfget`: a download through the daemon that runs on this host.
 //!
 //! - `transfer`: one file, from the daemon's answer to its name. `part`: the file while it is not whole, and how it goes on.
-//! - `index`: the files that an HTTP index names. `show`: what people and scripts see.
+//! - `index`: the files that an HTTP index names. `show`: what people and scripts see. `foreign`: flags of dfget without a
+//!   meaning here.
 //!
 //! Without a daemon nothing is downloaded: a fleet whose daemons are down would otherwise meet at the origin.
 
+pub(crate) mod foreign;
 mod index;
 pub(crate) mod part;
 mod show;
 mod transfer;
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -22,6 +25,7 @@ use crate::config::value;
 use crate::exit::{self, Failure};
 use crate::socket::{Place, client};
 
+use foreign::Foreign;
 use show::Show;
 use transfer::{Bytes, Job, Transfer};
 
@@ -35,13 +39,13 @@ pub(crate) struct Get {
     #[arg(long = "url", short = 'u', value_name = "URL", id = "url_flag")]
     url_flag: Option<String>,
     /// The file to make; a folder, for the URL's last part in it, or with --recursive [default: the URL's last part]
-    #[arg(long, short = 'O', value_name = "FILE")]
+    #[arg(long, short = 'O', short_alias = 'o', value_name = "FILE")]
     output: Option<PathBuf>,
     /// A header of the request, like 'Authorization: Bearer ..'; may be given more than once
     #[arg(long = "header", short = 'H', value_name = "HEADER", value_parser = args::header)]
     headers: Vec<(String, String)>,
     /// What the whole must hash to, sha256:HEX or sha512:HEX. Anything else is thrown away
-    #[arg(long, value_name = "DIGEST", conflicts_with = "recursive")]
+    #[arg(long, short = 'd', value_name = "DIGEST", conflicts_with = "recursive")]
     digest: Option<Digest>,
     /// These bytes alone: A-B (both included), A- or -N (the last N)
     #[arg(long, value_name = "RANGE", value_parser = bytes, conflicts_with_all = ["recursive", "digest"])]
@@ -50,25 +54,32 @@ pub(crate) struct Get {
     #[arg(long, requires = "range")]
     original_offset: bool,
     /// Bytes per second that are taken at most, like 20M
-    #[arg(long, value_name = "RATE", value_parser = rate)]
+    #[arg(long, value_name = "RATE", value_parser = rate, aliases = ["ratelimit", "locallimit"], short_alias = 's')]
     limit: Option<u64>,
     /// How long all of it may take, like 10m [default: as long as it moves]
     #[arg(long, value_name = "TIME", value_parser = value::duration)]
     timeout: Option<Duration>,
     /// A name that keeps versions of the same URL apart
-    #[arg(long, value_name = "TAG")]
+    #[arg(long, short = 't', value_name = "TAG", alias = "identifier", short_alias = 'i')]
     tag: Option<String>,
     /// The application that it is for: kept apart, too
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, short = 'a', value_name = "NAME")]
     application: Option<String>,
+    /// How urgent it is at the origin, 0 to 6, as `X-Dragonfly-Priority` says it
+    #[arg(long, short = 'P', value_name = "N", value_parser = clap::value_parser!(u8).range(0..=6))]
+    priority: Option<u8>,
     /// Query parameters that do not belong to the content's name, with & between them, like Expires&Signature
-    #[arg(long, value_name = "PARAMS", visible_alias = "filtered-query-params")]
-    filter: Option<String>,
+    #[arg(
+        long,
+        short = 'f',
+        value_name = "PARAMS",
+        visible_alias = "filtered-query-params",
+        alias = "filtered-query-param"
+    )]
+    filter: Vec<String>,
     /// The files and folders that the HTTP index at URL names, into a folder
     #[arg(long, short = 'r')]
     recursive: bool,
-    #[command(flatten)]
-    below: Below,
     /// Say nothing but errors
     #[arg(long, short = 'q')]
     quiet: bool,
@@ -76,10 +87,14 @@ pub(crate) struct Get {
     #[arg(long, conflicts_with = "quiet")]
     json: bool,
     /// Show a progress bar: what happens anyway on a terminal
-    #[arg(long, conflicts_with_all = ["quiet", "json"])]
+    #[arg(long, short = 'b', conflicts_with_all = ["quiet", "json"], alias = "showbar")]
     show_progress: bool,
     #[command(flatten)]
+    below: Below,
+    #[command(flatten)]
     place: Place,
+    #[command(flatten)]
+    foreign: Foreign,
 }
 
 /// Which of the files below an index are meant.
@@ -87,16 +102,16 @@ pub(crate) struct Get {
 #[command(next_help_heading = "With --recursive")]
 pub(crate) struct Below {
     /// Only files whose URL matches
-    #[arg(long, value_name = "REGEX", requires = "recursive")]
+    #[arg(long, short = 'A', value_name = "REGEX", requires = "recursive")]
     accept_regex: Option<Regex>,
     /// No files whose URL matches
-    #[arg(long, value_name = "REGEX", requires = "recursive")]
+    #[arg(long, short = 'R', value_name = "REGEX", requires = "recursive")]
     reject_regex: Option<Regex>,
     /// How many folders deep
-    #[arg(long, value_name = "N", default_value_t = 5)]
+    #[arg(long, short = 'L', value_name = "N", default_value_t = 5)]
     level: u32,
     /// Print the URLs and download nothing
-    #[arg(long, requires = "recursive")]
+    #[arg(long, short = 'l', requires = "recursive")]
     list: bool,
 }
 
@@ -112,6 +127,10 @@ fn rate(text: &str) -> Result<u64, String> {
 /// Downloads, and says what became of it.
 pub(crate) async fn run(get: Get) -> exit::Result {
     let show = Show::new(get.quiet, get.json);
+    let warnings = get.foreign.judge()?;
+    if !get.quiet {
+        warnings.iter().for_each(|warning| exit::say(io::stderr(), warning));
+    }
     match get.timeout {
         None => download(&get, &show).await,
         Some(limit) => tokio::time::timeout(limit, download(&get, &show)).await.unwrap_or_else(|_| {
@@ -139,12 +158,15 @@ async fn download(get: &Get, show: &Show) -> exit::Result {
 
 /// The request's headers, those that say what the content is called among them.
 fn headers(get: &Get) -> Vec<(String, String)> {
+    // One with & in it, or several.
+    let filter = (!get.filter.is_empty()).then(|| get.filter.join("&"));
     let named = [
-        ("x-dragonfly-tag", &get.tag),
-        ("x-dragonfly-application", &get.application),
-        ("x-dragonfly-filtered-query-params", &get.filter),
+        ("x-dragonfly-tag", get.tag.clone()),
+        ("x-dragonfly-application", get.application.clone()),
+        ("x-dragonfly-filtered-query-params", filter),
+        ("x-dragonfly-priority", get.priority.map(|level| level.to_string())),
     ];
-    let named = named.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value.clone()?)));
+    let named = named.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
     get.headers.iter().cloned().chain(named).collect()
 }
 

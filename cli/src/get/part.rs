@@ -2,7 +2,8 @@
 //! `NAME.part.json`, and takes its name when it is whole: nobody ever sees half of it under that.
 //!
 //! A command that was killed leaves a beginning of the content, because it writes from front to back; the next one goes on
-//! with it when it asks for the same, and the content is still the same by its validator. After a crash of the host the
+//! with it when it asks for the same, and the content is still the same by its strong ETag, or is judged by its digest as a
+//! whole. A date tells no two versions of one second apart (RFC 9110 section 8.8.2.2). After a crash of the host the
 //! file system may have kept the length and not the bytes, so what is from before the last boot is not gone on with.
 
 use std::ffi::OsString;
@@ -29,9 +30,9 @@ const MAX_TRIES: usize = 8;
 /// What is known of the content of a part.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Note {
-    /// What was asked for, in words: URL, range, digest, the content's name.
+    /// What was asked for: the hash of its words, because a URL may have secrets.
     pub(crate) asked: String,
-    /// ETag or Last-Modified, as If-Range takes it.
+    /// A strong ETag, as If-Range takes it; empty where the digest of the whole will tell.
     pub(crate) validator: String,
     /// Where the part begins in the whole, and where it is to end.
     pub(crate) start: u64,

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use aws_lc_rs::digest::{Context, SHA256, SHA512};
+use aws_lc_rs::digest::{self, Context, SHA256, SHA512};
 use darter_protocol::daemon::daemon_client::DaemonClient;
 use darter_protocol::daemon::{self as proto, download_response::Part as Item};
 use darter_protocol::{Algorithm, Digest};
@@ -121,6 +121,11 @@ struct Extent {
 }
 
 impl Extent {
+    /// That it is what lies between these two, and nothing else.
+    fn is(&self, start: u64, end: u64) -> bool {
+        (self.start, self.end) == (start, Some(end))
+    }
+
     /// That it is what `range` names, as far as can be told.
     fn is_of(&self, range: Bytes) -> bool {
         let (Some(end), total) = (self.end, self.total) else { return false };
@@ -186,11 +191,13 @@ impl Transfer {
         Ok(page)
     }
 
-    /// What is asked for, for whoever goes on with it. Headers are secrets, and their owner asks again with them.
+    /// What is asked for, for whoever goes on with it: a hash, because a signed URL is a secret. So are headers, and their
+    /// owner asks again with them.
     fn words(&self, job: &Job) -> String {
         let named = self.headers.iter().filter(|(name, _)| name.starts_with("x-dragonfly-"));
         let named: Vec<_> = named.map(|(name, value)| format!("{name}={value}")).collect();
-        format!("{} {:?} {:?} {}", job.url, job.range, self.digest, named.join("&"))
+        let words = format!("{} {:?} {:?} {}", job.url, job.range, self.digest, named.join("&"));
+        digest::digest(&SHA256, words.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     async fn ask(&mut self, url: &str, more: &[(HeaderName, String)]) -> exit::Result<(Answer, Stream)> {
@@ -233,7 +240,9 @@ impl Transfer {
             part.go_on(resumed, hash.as_mut())?;
         } else {
             part.restart()?;
-            if let (Some(validator), (start, Some(end))) = (answer.validator(), wanted) {
+            // What has no strong validator is gone on with where the digest tells whether it fits together.
+            let validator = answer.validator().or(self.digest.map(|_| String::new()));
+            if let (Some(validator), (start, Some(end))) = (validator, wanted) {
                 part.note(&Note::new(asked.to_owned(), validator, start, end));
             }
         }
@@ -264,15 +273,15 @@ impl Transfer {
         before: Option<(Note, u64)>,
     ) -> exit::Result<(Answer, Stream, Option<(Note, u64)>)> {
         if let Some((note, have)) = before {
-            let at = note.start + have;
-            let more = [
-                (header::RANGE, format!("bytes={at}-{}", note.end - 1)),
-                (header::IF_RANGE, note.validator.clone()),
-            ];
+            let (at, validator) = (note.start + have, &note.validator);
+            let mut more = vec![(header::RANGE, format!("bytes={at}-{}", note.end - 1))];
+            if !validator.is_empty() {
+                more.push((header::IF_RANGE, validator.clone()));
+            }
             let (answer, stream) = self.ask(&job.url, &more).await?;
             // Not every origin knows If-Range.
-            let same = answer.validator().as_ref() == Some(&note.validator);
-            if answer.status == StatusCode::PARTIAL_CONTENT && same && answer.extent()?.start == at {
+            let same = validator.is_empty() || answer.validator().as_ref() == Some(validator);
+            if answer.status == StatusCode::PARTIAL_CONTENT && same && answer.extent()?.is(at, note.end) {
                 return Ok((answer, stream, Some((note, have))));
             }
         }
@@ -367,13 +376,25 @@ async fn next(
     }
 }
 
+/// A URL in a sentence: without its query and what stands before its host, where secrets are.
+fn shown(url: &str) -> String {
+    let Ok(mut url) = Url::parse(url) else { return "it".to_owned() };
+    url.set_query(None);
+    url.set_fragment(None);
+    // What has no host has none of these.
+    let _ = url.set_username("").and(url.set_password(None));
+    url.to_string()
+}
+
 fn length((start, end): Wanted) -> Option<u64> {
     end.map(|end| end.saturating_sub(start))
 }
 
 fn check_whole(job: &Job, wanted: Wanted, got: u64) -> exit::Result {
     match length(wanted) {
-        Some(length) if length != got => Err(Failure::unavailable(format!("{} ended early", job.url))),
+        Some(length) if length != got => {
+            Err(Failure::unavailable(format!("{} ended early", shown(&job.url))))
+        }
         _ => Ok(()),
     }
 }
@@ -456,7 +477,7 @@ impl Answer {
 
     /// What is to be written of it.
     fn wanted(&self, job: &Job, extent: &Extent) -> exit::Result<Wanted> {
-        let url = &job.url;
+        let url = shown(&job.url);
         let is_part = self.status == StatusCode::PARTIAL_CONTENT;
         match (job.range, extent.end) {
             (None, _) if is_part => {
@@ -480,10 +501,9 @@ impl Answer {
         }
     }
 
-    /// By what a later request can ask for the rest of the same content (RFC 9110 section 13.1.5).
+    /// By what a later request can ask for the rest of the same content (RFC 9110 section 13.1.5): a strong ETag alone.
     fn validator(&self) -> Option<String> {
-        let strong = self.text(&header::ETAG).filter(|etag| etag.starts_with('"'));
-        strong.or_else(|| self.text(&header::LAST_MODIFIED)).map(str::to_owned)
+        self.text(&header::ETAG).filter(|etag| etag.starts_with('"')).map(str::to_owned)
     }
 
     fn source(&self) -> &'static str {

@@ -1,15 +1,16 @@
 //! The calls about content that users imported. Whose it is, is a part of its name: see the head of [`super`].
 
 use std::io;
+use std::time::Duration;
 
 use darter_p2p::{
-    ClusterStat, Engine, LocalStat, OpenError, OpenRequest, Opened, TaskId, TaskStat, Told, Want,
+    ClusterStat, Copies, Engine, LocalStat, OpenError, OpenRequest, Opened, TaskId, TaskStat, Told,
 };
-use darter_protocol::Priority;
 use darter_protocol::daemon as proto;
+use futures_util::{Stream, stream};
 use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderValue};
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::listen::Caller;
 use super::service::{Parts, parts};
@@ -17,8 +18,8 @@ use super::service::{Parts, parts};
 /// The longest name or tag, in bytes.
 const MAX_NAME: usize = 1024;
 
-/// Stands where content has its origin; this has none.
-const NOWHERE: &str = "imported:";
+/// How often a scheduler is asked how many hosts hold something, for a person who waits until they are enough.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// Where some content is.
 pub(super) async fn stat(
@@ -64,12 +65,10 @@ pub(super) async fn import(
     let task = task(caller, request.content)?;
     let file =
         caller.file.as_ref().ok_or_else(|| Status::invalid_argument("no file came with the connection"))?;
-    let file = file.try_clone().map_err(|error| of_store(&error))?;
-    // A pipe or a device could be read for ever.
-    if !file.metadata().is_ok_and(|meta| meta.is_file()) {
-        return Err(Status::invalid_argument("only a regular file can be imported"));
-    }
-    let imported = engine.import(task, file).await.map_err(|error| match error.kind() {
+    let imported = engine.import(task, file.clone()).await.map_err(|error| match error.kind() {
+        io::ErrorKind::InvalidInput => Status::invalid_argument("only a regular file can be imported"),
+        // Which file that is, the command knows.
+        io::ErrorKind::TimedOut => Status::new(Code::DeadlineExceeded, "its file system does not answer"),
         io::ErrorKind::StorageFull => {
             Status::resource_exhausted("it does not fit into the store (storage.diskGCThreshold)")
         }
@@ -82,7 +81,40 @@ pub(super) async fn import(
         length: imported.length,
         unchanged: imported.unchanged,
         shared: imported.shared,
+        outdated: imported.outdated,
     })
+}
+
+/// How many hosts hold the content, again and again, until they are enough or there is nobody else.
+pub(super) fn replicate(
+    engine: Engine,
+    caller: &Caller,
+    request: proto::ReplicateTaskRequest,
+) -> Result<impl Stream<Item = Result<proto::ReplicateTaskResponse, Status>> + use<>, Status> {
+    let task = task(caller, request.content)?;
+    let hosts = request.hosts;
+    tracing::info!(uid = caller.uid, %task, hosts, "copies wanted for a command");
+    Ok(stream::unfold(Some(Duration::ZERO), move |pause| {
+        let engine = engine.clone();
+        async move {
+            tokio::time::sleep(pause?).await;
+            let said = copied(engine.replicate(task, hosts).await, hosts);
+            let goes_on = said.complete < hosts && said.short.is_empty();
+            Some((Ok(said), goes_on.then_some(LOOK)))
+        }
+    }))
+}
+
+fn copied(copies: Copies, hosts: u32) -> proto::ReplicateTaskResponse {
+    let (complete, pending, short) = match copies {
+        Copies::Hosts { complete, pending: 0 } if complete < hosts => {
+            (complete, 0, "no other host can take it")
+        }
+        Copies::Hosts { complete, pending } => (complete, pending, ""),
+        Copies::Alone => (1, 0, if hosts > 1 { "no scheduler is configured" } else { "" }),
+        Copies::Failed(short) => return proto::ReplicateTaskResponse { complete: 1, pending: 0, short },
+    };
+    proto::ReplicateTaskResponse { complete, pending, short: short.to_owned() }
 }
 
 /// The content, from here or from other daemons.
@@ -98,17 +130,9 @@ pub(super) async fn export(
         let why = if is.unasked.is_empty() { "no host has it".to_owned() } else { is.unasked };
         return Err(Status::not_found(format!("it is not on this host: {why}")));
     }
-    let url = NOWHERE.parse().map_err(|_| Status::internal("the place of imported content is no URL"))?;
-    let open = OpenRequest {
-        task,
-        digest: None,
-        url,
-        headers: HeaderMap::new(),
-        want: Want::All,
-        priority: Priority::default(),
-    };
-    match engine.open(open).await {
+    match engine.open(OpenRequest::imported(task)).await {
         Ok(Opened::Content(content)) => {
+            tracing::info!(uid = caller.uid, %task, length = content.info.length, "exported for a command");
             let mut headers = HeaderMap::new();
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from(content.info.length));
             Ok(parts(StatusCode::OK, &headers, content.body))
@@ -160,8 +184,7 @@ fn task(caller: &Caller, content: Option<proto::Cached>) -> Result<TaskId, Statu
         return Err(Status::invalid_argument("a name has 1 to 1,024 bytes, and a tag at most as many"));
     }
     let owner = owner.unwrap_or(caller.uid);
-    let may_all = caller.uid == 0 || caller.uid == rustix::process::geteuid().as_raw();
-    if owner != caller.uid && !may_all {
+    if owner != caller.uid && !super::may_all(caller.uid) {
         return Err(Status::permission_denied(format!(
             "what user {owner} imported is for that user and root"
         )));
@@ -176,10 +199,11 @@ fn of_store(error: &io::Error) -> Status {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
 
     #[test]
     fn only_root_and_the_daemons_user_may_name_what_is_anothers() {
-        let caller = |uid| Caller { uid, file: None };
+        let caller = |uid| Caller { uid, file: None, calls: Arc::default() };
         let cached = |owner| Some(proto::Cached { id: "x".to_owned(), tag: String::new(), owner });
         let own = rustix::process::geteuid().as_raw();
         let (alice, bob) = (own + 1000, own + 1001);
@@ -189,7 +213,7 @@ mod tests {
         assert_eq!(task(&caller(own), cached(Some(alice))).unwrap(), of_alice);
         assert_ne!(task(&caller(bob), cached(None)).unwrap(), of_alice);
         let refused = task(&caller(bob), cached(Some(alice))).unwrap_err();
-        assert_eq!(refused.code(), tonic::Code::PermissionDenied);
+        assert_eq!(refused.code(), Code::PermissionDenied);
         assert!(task(&caller(alice), None).is_err());
     }
 }

@@ -18,6 +18,9 @@ use crate::exit::{self, Failure};
 /// How much of an answer may be on its way, in bytes: some of the daemon's reads of 128 KiB.
 const WINDOW: u32 = 4 << 20;
 
+/// The connection broke: the daemon gives no word on why.
+const HUNG_UP: &str = "the daemon hung up: it stops, has as many commands as it takes at a time, or waited too long for this one";
+
 /// Connects to the daemon at `socket`.
 ///
 /// # Errors
@@ -48,7 +51,8 @@ pub(crate) async fn connect_with(socket: &Path, file: Option<&File>) -> exit::Re
         .connect_with_connector(connector)
         .await
         .map_err(|error| {
-            Failure::unavailable(format!("the daemon at {} hung up: {error}", socket.display()))
+            tracing::debug!(%error, "cannot speak with the daemon");
+            Failure::unavailable(HUNG_UP)
         })?;
     Ok(DaemonClient::new(channel))
 }
@@ -83,9 +87,13 @@ fn no_daemon(socket: &Path, error: &io::Error) -> Failure {
 
 /// What a call's failure means for the command.
 pub(crate) fn failure(status: &Status) -> Failure {
+    if std::error::Error::source(status).is_some() {
+        return Failure::unavailable(HUNG_UP);
+    }
     let message = status.message().to_owned();
     match status.code() {
         Code::InvalidArgument => Failure::usage_because(message),
+        Code::DeadlineExceeded => Failure::own_files(message),
         Code::OutOfRange | Code::DataLoss => Failure::not_now(message),
         Code::NotFound => Failure::missing(message),
         Code::PermissionDenied => Failure::not_permitted(message),

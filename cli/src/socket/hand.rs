@@ -26,17 +26,23 @@ pub(super) fn give(socket: impl AsFd, file: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes the file that a connection begins with, if it begins with one. `WouldBlock` while it has not begun.
+/// Whether a connection begins with a file. `WouldBlock` while it has not begun.
 ///
 /// # Errors
-/// Those of the socket; `InvalidData` when what should come with a file does not.
-pub(super) fn take(socket: impl AsFd) -> io::Result<Option<File>> {
+/// Those of the socket.
+pub(super) fn comes(socket: impl AsFd) -> io::Result<bool> {
     let mut first = [0];
     let peek = RecvFlags::PEEK | RecvFlags::DONTWAIT;
     let (_, begun) = rustix::net::recv(&socket, &mut first, peek)?;
-    if begun == 0 || first[0] != FILE {
-        return Ok(None);
-    }
+    Ok(begun > 0 && first[0] == FILE)
+}
+
+/// Takes the file that [`comes`]. One that is not taken goes with its socket, and nobody waits for it to be closed.
+///
+/// # Errors
+/// Those of the socket; `InvalidData` when what should come with a file does not.
+pub(super) fn take(socket: impl AsFd) -> io::Result<File> {
+    let mut first = [0];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut with = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
@@ -46,7 +52,7 @@ pub(super) fn take(socket: impl AsFd) -> io::Result<Option<File>> {
         _ => None,
     });
     let file: Option<OwnedFd> = files.next();
-    file.map(|file| Some(file.into())).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    file.map(File::from).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 #[cfg(test)]
@@ -58,16 +64,17 @@ mod tests {
     #[test]
     fn an_open_file_is_handed_over() {
         let (mut ours, theirs) = UnixStream::pair().unwrap();
-        assert_eq!(take(&theirs).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(comes(&theirs).unwrap_err().kind(), io::ErrorKind::WouldBlock);
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(b"content").unwrap();
         file.rewind().unwrap();
         give(&ours, &file).unwrap();
         ours.write_all(b"PRI").unwrap();
         let mut text = String::new();
-        take(&theirs).unwrap().unwrap().read_to_string(&mut text).unwrap();
+        assert!(comes(&theirs).unwrap());
+        take(&theirs).unwrap().read_to_string(&mut text).unwrap();
         assert_eq!(text, "content");
-        assert!(take(&theirs).unwrap().is_none(), "what follows is not a file's");
+        assert!(!comes(&theirs).unwrap(), "what follows is not a file's");
         let mut rest = [0; 3];
         (&theirs).read_exact(&mut rest).unwrap();
         assert_eq!(&rest, b"PRI");

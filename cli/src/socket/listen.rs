@@ -1,6 +1,5 @@
 //! The socket's connections, and whose they are.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _};
@@ -22,7 +21,10 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 
+use super::calls::{Calls, Clock};
+use super::crowd::{Crowd, Place};
 use super::hand;
+use super::handed::Handed;
 use super::service::Service;
 use crate::exit::{self, Failure};
 
@@ -32,8 +34,15 @@ const BACKLOG: i32 = 256;
 /// Calls of one connection at once: a command makes one or a few.
 const MAX_STREAMS: u32 = 64;
 
-/// Connections that have not said anything yet, and how long they may take: a command speaks at once.
-const MAX_BEGINNING: usize = 256;
+/// Connections at once, and those of one user. Each is a command that runs.
+const MAX_CONNECTIONS: usize = 1024;
+const MAX_CONNECTIONS_EACH: usize = 256;
+
+/// Files that were handed over and are not closed again, and those of one user. Each may hold some threads.
+const MAX_FILES: usize = 64;
+const MAX_FILES_EACH: usize = 16;
+
+/// How long a connection may say nothing at its beginning: a command speaks at once.
 const BEGIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long to wait before the next connection is accepted when there are no more files: others close theirs.
@@ -111,7 +120,11 @@ pub(crate) async fn run(
             }
         }
     });
-    let begun = accepted.map(Connection::begin).buffer_unordered(MAX_BEGINNING);
+    let connections = Crowd::new(MAX_CONNECTIONS, MAX_CONNECTIONS_EACH);
+    let files = Crowd::new(MAX_FILES, MAX_FILES_EACH);
+    let most = connections.most();
+    let begin = move |stream| Connection::begin(stream, connections.clone(), files.clone());
+    let begun = accepted.map(begin).buffer_unordered(most);
     let connections = begun.filter_map(|begun| {
         if let Err(error) = &begun {
             tracing::debug!(%error, "a command's connection did not begin");
@@ -130,22 +143,33 @@ pub(crate) async fn run(
 pub(super) struct Caller {
     pub(super) uid: u32,
     /// What he has handed over.
-    pub(super) file: Option<Arc<File>>,
+    pub(super) file: Option<Handed>,
+    pub(super) calls: Arc<Calls>,
 }
 
 struct Connection {
     stream: UnixStream,
     caller: Caller,
+    clock: Clock,
+    _place: Place,
 }
 
 impl Connection {
     /// A connection whose caller is known, and whose file, if there is one, is here.
-    async fn begin(stream: UnixStream) -> io::Result<Self> {
+    async fn begin(stream: UnixStream, connections: Crowd, files: Crowd) -> io::Result<Self> {
         // Whose it is, is what everything depends on.
         let uid = stream.peer_cred()?.uid();
-        let first = stream.async_io(Interest::READABLE, || hand::take(&stream));
-        let file = tokio::time::timeout(BEGIN_TIMEOUT, first).await??.map(Arc::new);
-        Ok(Self { stream, caller: Caller { uid, file } })
+        let too_many = || io::Error::from(io::ErrorKind::QuotaExceeded);
+        let place = connections.join(uid).ok_or_else(too_many)?;
+        let comes = stream.async_io(Interest::READABLE, || hand::comes(&stream));
+        let mut file = None;
+        if tokio::time::timeout(BEGIN_TIMEOUT, comes).await?? {
+            let place = files.join(uid).ok_or_else(too_many)?;
+            file = Some(Handed::new(hand::take(&stream)?, place));
+        }
+        let calls = Arc::<Calls>::default();
+        let clock = Clock::of(Arc::clone(&calls));
+        Ok(Self { stream, caller: Caller { uid, file, calls }, clock, _place: place })
     }
 }
 
@@ -163,6 +187,10 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        // It is read from for as long as it lives.
+        if self.clock.poll(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }

@@ -14,16 +14,25 @@
 //! Imported content belongs to the user who brought it in, by the number that the kernel says, on every host of the cluster:
 //! the names that he gives are his own, and another user's import by the same name is other content.
 //!
-//! - `place`: where the socket stands. `listen`: connections, and whose they are. `hand`: files that are handed over.
+//! - `place`: where the socket stands. `listen`: connections, and whose they are; `crowd`: how many there may be, `calls`: for how
+//!   long. `hand`: files that are handed over, `handed`: until they are closed.
 //! - `service`: the calls; `cache`: those about imported content.
 //! - `client`: the command line's side.
 
 mod cache;
+mod calls;
 pub(crate) mod client;
+mod crowd;
 mod hand;
+mod handed;
 mod listen;
 mod place;
 mod service;
 
 pub(crate) use listen::{bind, run};
 pub(crate) use place::{Place, of_daemon};
+
+/// Whether a user may have what is another's: root, and whoever runs the daemon.
+fn may_all(uid: u32) -> bool {
+    uid == 0 || uid == rustix::process::geteuid().as_raw()
+}

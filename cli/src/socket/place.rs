@@ -27,7 +27,7 @@ fn in_folder(work_home: &Path) -> PathBuf {
 #[command(next_help_heading = "The daemon")]
 pub(crate) struct Place {
     /// The daemon's socket [default: that of the daemon of this user, else /run/darter/download.sock]
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["config", "work_home"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["config", "work_home"], aliases = ["endpoint", "daemon-sock"], short_alias = 'e')]
     socket: Option<PathBuf>,
     /// The configuration of the daemon
     #[arg(long, value_name = "FILE", conflicts_with = "work_home")]

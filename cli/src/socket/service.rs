@@ -15,6 +15,7 @@ use hyper::body::Bytes;
 use tonic::{Request, Response, Status};
 
 use super::cache;
+use super::calls::{Answer, Call};
 use super::listen::Caller;
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -31,23 +32,22 @@ pub(super) type Parts = Pin<Box<dyn Stream<Item = Result<proto::DownloadResponse
 impl Rpc for Service {
     type DownloadStream = Parts;
     type ExportTaskStream = Parts;
+    type ReplicateTaskStream =
+        Pin<Box<dyn Stream<Item = Result<proto::ReplicateTaskResponse, Status>> + Send>>;
 
     async fn download(&self, request: Request<proto::DownloadRequest>) -> Result<Response<Parts>, Status> {
-        let caller = caller(&request)?;
-        let fetch = fetch(request.into_inner())?;
-        let (scheme, host) =
-            (fetch.url.scheme_str().unwrap_or_default(), fetch.url.host().unwrap_or_default());
-        tracing::info!(uid = caller.uid, scheme, host, path = fetch.url.path(), "download for a command");
+        let (caller, call) = caller(&request)?;
+        let fetch = fetch(caller.uid, request.into_inner())?;
         let answer = self.proxy.fetch(fetch).await.map_err(refused)?;
         let (head, body) = answer.into_parts();
-        Ok(Response::new(parts(head.status, &head.headers, body)))
+        Ok(Response::new(Box::pin(Answer::new(parts(head.status, &head.headers, body), call))))
     }
 
     async fn get_piece_tasks(
         &self,
         request: Request<proto::GetPieceTasksRequest>,
     ) -> Result<Response<proto::GetPieceTasksResponse>, Status> {
-        let caller = caller(&request)?;
+        let (caller, _call) = caller(&request)?;
         cache::pieces(&self.engine, &caller, request.into_inner()).await.map(Response::new)
     }
 
@@ -55,7 +55,7 @@ impl Rpc for Service {
         &self,
         request: Request<proto::StatTaskRequest>,
     ) -> Result<Response<proto::StatTaskResponse>, Status> {
-        let caller = caller(&request)?;
+        let (caller, _call) = caller(&request)?;
         cache::stat(&self.engine, &caller, request.into_inner()).await.map(Response::new)
     }
 
@@ -63,7 +63,7 @@ impl Rpc for Service {
         &self,
         request: Request<proto::ImportTaskRequest>,
     ) -> Result<Response<proto::ImportTaskResponse>, Status> {
-        let caller = caller(&request)?;
+        let (caller, _call) = caller(&request)?;
         cache::import(&self.engine, &caller, request.into_inner()).await.map(Response::new)
     }
 
@@ -71,15 +71,25 @@ impl Rpc for Service {
         &self,
         request: Request<proto::ExportTaskRequest>,
     ) -> Result<Response<Parts>, Status> {
-        let caller = caller(&request)?;
-        cache::export(&self.engine, &caller, request.into_inner()).await.map(Response::new)
+        let (caller, call) = caller(&request)?;
+        let parts = cache::export(&self.engine, &caller, request.into_inner()).await?;
+        Ok(Response::new(Box::pin(Answer::new(parts, call))))
+    }
+
+    async fn replicate_task(
+        &self,
+        request: Request<proto::ReplicateTaskRequest>,
+    ) -> Result<Response<Self::ReplicateTaskStream>, Status> {
+        let (caller, call) = caller(&request)?;
+        let copies = cache::replicate(self.engine.clone(), &caller, request.into_inner())?;
+        Ok(Response::new(Box::pin(Answer::new(Box::pin(copies), call))))
     }
 
     async fn delete_task(
         &self,
         request: Request<proto::DeleteTaskRequest>,
     ) -> Result<Response<proto::DeleteTaskResponse>, Status> {
-        let caller = caller(&request)?;
+        let (caller, _call) = caller(&request)?;
         cache::delete(&self.engine, &caller, request.into_inner()).await.map(Response::new)
     }
 
@@ -92,9 +102,12 @@ impl Rpc for Service {
     }
 }
 
-/// Who calls. A connection whose caller the system does not know is never accepted.
-fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
-    request.extensions().get().cloned().ok_or_else(|| Status::internal("a call without a caller"))
+/// Who calls, and that he does. A connection whose caller the system does not know is never accepted.
+fn caller<T>(request: &Request<T>) -> Result<(Caller, Call), Status> {
+    let caller: Option<Caller> = request.extensions().get().cloned();
+    let caller = caller.ok_or_else(|| Status::internal("a call without a caller"))?;
+    let call = caller.calls.begin();
+    Ok((caller, call))
 }
 
 /// An answer: its head, then its bytes.
@@ -128,7 +141,7 @@ fn headers(map: &HeaderMap) -> Vec<proto::Header> {
 /// The most headers of one request; a map of them cannot hold more than 24,576 names.
 const MAX_HEADERS: usize = 128;
 
-fn fetch(request: proto::DownloadRequest) -> Result<Fetch, Status> {
+fn fetch(uid: u32, request: proto::DownloadRequest) -> Result<Fetch, Status> {
     let proto::DownloadRequest { url, headers, digest } = request;
     let malformed = |what: String| Status::invalid_argument(what);
     let url =
@@ -147,7 +160,7 @@ fn fetch(request: proto::DownloadRequest) -> Result<Fetch, Status> {
             .map_err(|_| malformed(format!("the value of {name} is malformed")))?;
         map.try_append(name, value).map_err(|error| malformed(error.to_string()))?;
     }
-    Ok(Fetch { url, headers: map, digest })
+    Ok(Fetch { uid, url, headers: map, digest })
 }
 
 // === errors ===
@@ -179,11 +192,12 @@ mod tests {
         let of = |count: usize| {
             let header = |n| proto::Header { name: format!("x-{n}"), value: b"v".to_vec().into() };
             let headers = (0..count).map(header).collect();
-            fetch(proto::DownloadRequest {
+            let request = proto::DownloadRequest {
                 url: "http://a.example/f".to_owned(),
                 headers,
                 digest: String::new(),
-            })
+            };
+            fetch(0, request)
         };
         assert_eq!(of(MAX_HEADERS).unwrap().headers.len(), MAX_HEADERS);
         assert_eq!(of(30_000).err().unwrap().code(), tonic::Code::InvalidArgument);

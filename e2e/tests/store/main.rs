@@ -1,10 +1,12 @@
-//! The content store of a real daemon, and what befalls it: killed at any point, on a disk that is full, on one that breaks.
+//! The content store of a real daemon, and what befalls it: killed at any point, on a disk that is full, on one that breaks,
+//! with files that cannot be read.
 //!
 //! Whatever it is, every byte that a client gets is right, and nothing has to be done by hand for the store to work again.
 #![forbid(unsafe_code)]
 
 mod disks;
 mod kills;
+mod stuck;
 
 use anyhow::Result;
 use darter_e2e::suite::{self, Scene};
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
             ("a_full_disk_costs_no_client_a_byte", |_| both(disks::a_disk_that_others_fill)),
             ("a_disk_that_fills_on_the_way_costs_no_client_a_byte", |_| both(disks::a_disk_that_fills)),
             ("a_disk_that_breaks_is_used_again_when_it_was_replaced", |_| disks::a_disk_that_breaks()),
+            ("a_dead_file_system_holds_up_nobody", |_| stuck::a_dead_file_system_holds_up_nobody()),
             ("a_daemon_starts_on_a_full_disk", |_| both(disks::a_start_on_a_full_disk)),
         ],
     )

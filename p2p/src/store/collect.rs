@@ -398,7 +398,7 @@ mod tests {
     fn what_was_imported_goes_when_nobody_uses_it_and_not_before() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(config(dir.path(), u64::MAX)).unwrap();
-        store.import(&task(1), &tempfile::tempfile().unwrap()).unwrap();
+        store.import(&task(1), &tempfile::tempfile().unwrap(), &super::super::Reading::default()).unwrap();
         let used = SystemTime::now() + Duration::from_secs(3000);
         lock(&store.touched).insert(task(1), used);
         store.collect(used + Duration::from_secs(3000)).unwrap();
