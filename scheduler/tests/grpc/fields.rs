@@ -78,6 +78,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "CandidateStatus.reason",
             "ExplainTaskResponse.standing",
             "HostStatus.reason",
+            // A sentence of the block list, which the scheduler's operator wrote.
+            "Refused.reason",
             "StatClusterResponse.version",
         ],
     ),
