@@ -27,6 +27,8 @@ pub struct Outcome {
     pub wronged: usize,
     /// Bytes that came to daemons and were of no use, as copies of the content in each.
     pub waste: f64,
+    /// Copies of the content that came into each zone from the others.
+    pub border_copies: Vec<f64>,
     /// Events that were played.
     pub events: u64,
 }

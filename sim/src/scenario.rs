@@ -45,6 +45,12 @@ pub struct Scenario {
     pub places: u32,
     /// What each daemon may have under way.
     pub limits: Limits,
+    /// Zones in which the daemons stand, in turn; 0: nobody says where he is. The origin and the scheduler stand in the first.
+    pub zones: usize,
+    /// From when and for how long nothing passes the border of the last zone.
+    pub zone_cut: Option<(Duration, Duration)>,
+    /// When all schedulers are lost, with what they know. Another one is there at once.
+    pub scheduler_lost: Option<Duration>,
     /// Of all chance.
     pub seed: u64,
 }
@@ -68,6 +74,9 @@ impl Default for Scenario {
             shape: Shape::Mesh,
             places: Uploads::PLACES,
             limits: Limits::default(),
+            zones: 0,
+            zone_cut: None,
+            scheduler_lost: None,
             seed: 1,
         }
     }

@@ -155,6 +155,11 @@ impl Node {
         (self.talk.open, self.talk.lease) = (false, None);
     }
 
+    /// Tells a scheduler that does not know it that everything is here.
+    pub(crate) fn announce(&mut self) {
+        self.out.push(Out::ToScheduler(ToScheduler::Complete(self.content_message(true))));
+    }
+
     fn content_message(&self, whole: bool) -> Content {
         let hashes: Option<Vec<PieceHash>> = self.hashes.iter().copied().collect();
         let root = hashes.filter(|_| whole).map(|hashes| hash::root(&self.layout, &hashes));

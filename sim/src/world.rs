@@ -45,6 +45,10 @@ enum Event {
     Missed(HostNo),
     Healed(HostNo),
     Lost(HostNo, HostNo),
+    ZoneCut,
+    ZoneMissed,
+    ZoneHealed,
+    SchedulerLost,
 }
 
 pub(crate) struct World {
@@ -64,6 +68,9 @@ pub(crate) struct World {
     scheduler_wakes: Option<Instant>,
     origin_bytes: u64,
     peer_bytes: u64,
+    /// Bytes that came into each zone from others.
+    border_bytes: Vec<u64>,
+    zone_cut_until: Duration,
     events: u64,
 }
 
@@ -123,6 +130,8 @@ impl World {
             scheduler_wakes: None,
             origin_bytes: 0,
             peer_bytes: 0,
+            border_bytes: vec![0; scenario.zones],
+            zone_cut_until: Duration::ZERO,
             events: 0,
             scenario: scenario.clone(),
         }
@@ -136,6 +145,12 @@ impl World {
             let fate = self.fates[no];
             fate.crashes.into_iter().for_each(|at| self.clock.plan(at, Event::Crash(no)));
             fate.cut_off.into_iter().for_each(|at| self.clock.plan(at, Event::CutOff(no)));
+        }
+        if let Some((at, _)) = self.scenario.zone_cut {
+            self.clock.plan(at, Event::ZoneCut);
+        }
+        if let Some(at) = self.scenario.scheduler_lost {
+            self.clock.plan(at, Event::SchedulerLost);
         }
         while let Some(event) = self.clock.next() {
             self.events += 1;
@@ -206,6 +221,15 @@ impl World {
                 self.clock.plan(until, Event::Healed(no));
             }
             Event::Missed(no) => self.leave_scheduler(no, now),
+            Event::ZoneCut => {
+                let lasts = self.scenario.zone_cut.map_or(Duration::ZERO, |(_, lasts)| lasts);
+                self.zone_cut_until = self.clock.now() + lasts;
+                self.clock.plan(self.clock.now() + NOTICED, Event::ZoneMissed);
+                self.clock.plan(self.zone_cut_until, Event::ZoneHealed);
+            }
+            Event::ZoneMissed => self.of_last_zone().for_each(|no| self.leave_scheduler(no, now)),
+            Event::ZoneHealed => self.of_last_zone().for_each(|no| self.begin(no)),
+            Event::SchedulerLost => self.lose_scheduler(),
             Event::Lost(no, lost) => {
                 if !self.places[no].dead {
                     self.with(no, |node| node.handle_peer_lost(now, lost));
@@ -221,8 +245,15 @@ impl World {
 
     /// When what was sent between the two really comes.
     fn through(&self, a: HostNo, b: HostNo, at: Duration) -> Duration {
-        let cut = self.places[a].cut_until.max(self.places[b].cut_until);
+        let hosts = self.places[a].cut_until.max(self.places[b].cut_until);
+        let cut = if self.crosses_cut(a, b) { hosts.max(self.zone_cut_until) } else { hosts };
         if cut > self.clock.now() { at.max(cut + RESENT) } else { at }
+    }
+
+    /// Whether the last zone's border stands between the two.
+    fn crosses_cut(&self, a: HostNo, b: HostNo) -> bool {
+        let last = self.scenario.zones.checked_sub(1);
+        last.is_some() && (self.zone(a) == last) != (self.zone(b) == last)
     }
 
     /// Lets a node do something, and carries out what comes of it.
@@ -272,7 +303,7 @@ impl World {
             }
             Out::ToScheduler(message) => {
                 let after = self.clock.now() + self.delay();
-                let (at, talk) = (self.through(no, no, after), self.places[no].talks);
+                let (at, talk) = (self.through(no, ORIGIN, after), self.places[no].talks);
                 self.clock.plan(at, Event::ToScheduler(no, talk, Box::new(message)));
             }
             Out::Send { to, piece, upload } => self.upload(no, to, piece, upload),
@@ -331,6 +362,7 @@ impl World {
             Cargo::Piece(upload) => {
                 self.net.end(no);
                 self.peer_bytes += bytes;
+                self.count_border(from, to, bytes);
                 let sent = self.nodes[from].as_ref().and_then(|node| node.content[piece.as_usize()]);
                 let sent = if self.fates[from].corrupt { Some(PieceHash::from([0xee; 32])) } else { sent };
                 if !self.places[from].dead {
@@ -342,6 +374,7 @@ impl World {
             }
             Cargo::Run(run) => {
                 self.origin_bytes += bytes;
+                self.count_border(ORIGIN, to, bytes);
                 let end = self.nodes[to].as_ref().and_then(|node| node.runs.get(&run)).map(|(_, end)| *end);
                 let next = PieceIndex::new(piece.get() + 1);
                 let goes_on = end.is_some_and(|end| next.get() < end);
@@ -392,7 +425,7 @@ impl World {
             ip: [192, 0, 2, 1].into(),
             piece_port: std::num::NonZeroU16::MIN,
             idc: String::new(),
-            location: String::new(),
+            location: self.zone(no).map(|zone| format!("r|z{zone}")).unwrap_or_default(),
             seed: no == SEED,
             upload_slots: self.scenario.places,
             draining: false,
@@ -406,10 +439,50 @@ impl World {
         let at = self.clock.now();
         self.with(no, |node| {
             node.begun.get_or_insert(at);
-            if !node.is_done() {
+            if node.is_done() {
+                node.announce();
+            } else {
                 node.begin();
             }
         });
+    }
+
+    /// The zone in which a host stands.
+    fn zone(&self, no: HostNo) -> Option<usize> {
+        match self.scenario.zones {
+            0 => None,
+            _ if no <= SEED => Some(0),
+            zones => Some((no - SEED) % zones),
+        }
+    }
+
+    fn of_last_zone(&self) -> impl Iterator<Item = HostNo> + use<> {
+        let last = self.scenario.zones.checked_sub(1);
+        let hosts: Vec<HostNo> =
+            (SEED..self.nodes.len()).filter(|no| last.is_some() && self.zone(*no) == last).collect();
+        hosts.into_iter()
+    }
+
+    fn count_border(&mut self, from: HostNo, to: HostNo, bytes: u64) {
+        let (from, to) = (self.zone(from), self.zone(to));
+        if let Some(into) = to.filter(|_| from != to).and_then(|to| self.border_bytes.get_mut(to)) {
+            *into += bytes;
+        }
+    }
+
+    /// All that the scheduler knew is lost. Everybody comes back with what he has, spread over a second as in `p2p`.
+    fn lose_scheduler(&mut self) {
+        self.cluster = Cluster::new(2, StdRng::seed_from_u64(self.scenario.seed + 1));
+        self.lines.clear();
+        self.scheduler_wakes = None;
+        for no in SEED..self.nodes.len() {
+            let place = &mut self.places[no];
+            place.talks += 1;
+            (place.talk, place.lifeline) = (None, None);
+            self.with(no, |node| (node.talk.open, node.talk.lease) = (false, None));
+            let back = Duration::from_millis(self.rng.random_range(100..1000));
+            self.clock.plan(self.clock.now() + back, Event::Healed(no));
+        }
     }
 
     fn crash(&mut self, no: HostNo, now: Instant) {
@@ -499,7 +572,7 @@ impl World {
 
     fn send_packet(&mut self, to: HostNo, packet: PeerPacket) {
         let after = self.clock.now() + self.delay();
-        let (at, talk) = (self.through(to, to, after), self.places[to].talks);
+        let (at, talk) = (self.through(to, ORIGIN, after), self.places[to].talks);
         self.clock.plan(at, Event::FromScheduler(to, talk, Box::new(packet)));
     }
 
@@ -553,6 +626,7 @@ impl World {
                 / all
                 / took.len().max(1) as f64,
             took,
+            border_copies: self.border_bytes.iter().map(|bytes| *bytes as f64 / all).collect(),
             events: self.events,
         }
     }

@@ -1,0 +1,75 @@
+//! Clusters in three zones, the real policy deciding who is named to whom: what passes the borders, and what a zone that is cut
+//! off or schedulers that are lost cost. The large one runs when `DARTER_NIGHTLY` is set, as `cargo xtask nightly` does.
+
+use darter_sim::{Outcome, Scenario};
+use std::time::Duration;
+
+/// A hundred daemons in three zones, and half of the pieces.
+fn small() -> Scenario {
+    Scenario { peers: 100, pieces: 128, zones: 3, ..Scenario::default() }
+}
+
+fn play(scenario: &Scenario) -> Outcome {
+    let outcome = darter_sim::play(scenario);
+    println!(
+        "{} peers: last {:.3}, median {:.3}, origin {:.3}, borders {:.1?}, waste {:.3}",
+        scenario.peers,
+        outcome.last_ratio(),
+        outcome.median_ratio(),
+        outcome.origin_copies,
+        outcome.border_copies,
+        outcome.waste,
+    );
+    assert_eq!(outcome.unfinished, 0, "somebody did not come to an end");
+    assert_eq!(outcome.believed, 0, "a wrong piece was kept");
+    outcome
+}
+
+/// What a scenario costs the borders, in copies for each peer of a zone: 1.0 is when nobody got anything from a neighbour.
+fn crossing(scenario: &Scenario, outcome: &Outcome) -> f64 {
+    let worst = outcome.border_copies.iter().copied().fold(0.0, f64::max);
+    worst * scenario.zones as f64 / scenario.peers as f64
+}
+
+#[test]
+fn zones_cost_no_time_and_most_of_it_comes_from_neighbours() {
+    let scenario = small();
+    let outcome = play(&scenario);
+    assert!(outcome.last_ratio() <= 1.4, "{:.3}", outcome.last_ratio());
+    assert!(outcome.origin_copies == 1.0, "{}", outcome.origin_copies);
+    assert!(crossing(&scenario, &outcome) < 0.5, "{:?}", outcome.border_copies);
+}
+
+#[test]
+fn a_zone_that_is_cut_off_and_comes_back_costs_the_origin_nothing_twice() {
+    let cut = (Duration::from_secs(1), Duration::from_secs(12));
+    let outcome = play(&Scenario { zone_cut: Some(cut), ..small() });
+    assert!(outcome.origin_copies == 1.0, "{}", outcome.origin_copies);
+    assert_eq!((outcome.quarantined, outcome.wronged), (0, 0), "a cut quarantined somebody");
+}
+
+#[test]
+fn schedulers_that_are_lost_in_the_middle_cost_the_origin_a_few_pieces() {
+    let half = Duration::from_secs(2);
+    let outcome = play(&Scenario { scheduler_lost: Some(half), ..small() });
+    // What was on its way, and what its holder had not told anybody yet when it was lost.
+    assert!(outcome.origin_copies <= 1.05, "{}", outcome.origin_copies);
+    assert!(outcome.last_ratio() <= 1.6, "{:.3}", outcome.last_ratio());
+}
+
+#[test]
+fn ten_thousand_in_three_zones_with_all_of_that() {
+    if std::env::var_os("DARTER_NIGHTLY").is_none() {
+        return;
+    }
+    let calm = Scenario { peers: 10_000, pieces: 256, zones: 3, ..Scenario::default() };
+    let outcome = play(&calm);
+    assert!(outcome.last_ratio() <= 1.3, "{:.3}", outcome.last_ratio());
+    assert!(outcome.origin_copies == 1.0, "{}", outcome.origin_copies);
+    let troubled = Scenario {
+        zone_cut: Some((Duration::from_secs(2), Duration::from_secs(12))),
+        scheduler_lost: Some(Duration::from_secs(4)),
+        ..calm
+    };
+    assert!(play(&troubled).origin_copies <= 1.05);
+}
