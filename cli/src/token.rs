@@ -93,7 +93,13 @@ fn named(node: &str, tokens: &[Kept]) -> exit::Result<HostId> {
     match meant.as_slice() {
         [one] => parsed(one),
         // It may have joined by another scheduler.
-        [] if is_id(node) => parsed(node),
+        [] if is_id(node) => {
+            exit::say(
+                io::stderr(),
+                "it came by no token of this host: darter status shows whether it is gone",
+            );
+            parsed(&node.to_ascii_lowercase())
+        }
         [] => Err(Failure::missing(format!(
             "no node called {node} came by a token of this host: give its id, as darter status shows it"
         ))),

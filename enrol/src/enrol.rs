@@ -1,7 +1,7 @@
 //! Joining a cluster, and staying in it: the other side of `service.rs`.
 
 use crate::home::{Home, Papers};
-use crate::membership::{Expected, Membership};
+use crate::membership::{Expected, JOINING, Membership};
 use crate::refused::{Refused, explain, reason};
 use crate::stream::{Secured, Tls};
 use crate::tls;
@@ -155,6 +155,7 @@ where
     F: Future<Output = Result<tonic::Response<proto::Enrolled>, Status>>,
 {
     let mut failed = EnrolError::Unreachable("there is no scheduler to ask (scheduler.netAddrs)".to_owned());
+    let mut all_refuse = true;
     for address in schedulers {
         let asked = tokio::time::timeout(LIMIT, ask(address.clone())).await;
         let status = match asked.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer"))) {
@@ -164,6 +165,8 @@ where
         let why = explained(address, &status);
         let is_final =
             matches!(status.code(), Code::Unauthenticated | Code::PermissionDenied | Code::InvalidArgument);
+        // Who does not answer may be the one that made the token.
+        all_refuse &= is_final;
         failed = match failed {
             // The most that any of them said.
             EnrolError::Refused(_) if !is_final => failed,
@@ -171,7 +174,10 @@ where
             _ => EnrolError::Unreachable(why),
         };
     }
-    Err(failed)
+    Err(match failed {
+        EnrolError::Refused(why) if !all_refuse => EnrolError::Unreachable(why),
+        failed => failed,
+    })
 }
 
 fn explained(address: &str, status: &Status) -> String {
@@ -217,8 +223,7 @@ fn joining(address: String, ca: [u8; 32]) -> Result<Channel, Status> {
             let stream = BufReader::with_capacity(READ, stream);
             let connected = TlsConnector::from(config).connect(name, stream).await;
             let stream: Tls = connected.map_err(|error| io::Error::other(Refused::of(&error)))?.into();
-            let caller = crate::Caller { remote, who: crate::Who::Joining };
-            Ok::<_, io::Error>(TokioIo::new(Secured::tls(stream, caller, None)))
+            Ok::<_, io::Error>(TokioIo::new(Secured::joining(stream, remote, JOINING)))
         }
     })))
 }

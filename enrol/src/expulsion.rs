@@ -18,7 +18,7 @@ use std::time::{Duration, SystemTime};
 const NAME: &str = "darter://expelled/";
 
 /// Statements at once: all of them fit into one message, of 4 MiB at most.
-const MAX: usize = 4000;
+pub(crate) const MAX: usize = 4000;
 
 /// The longest statement, in bytes: one is about 500.
 const MAX_BYTES: usize = 1000;
@@ -34,52 +34,80 @@ pub(crate) fn uri(host: &HostId) -> String {
 /// Who was expelled, as far as this host knows.
 #[derive(Debug, Clone, Default)]
 pub struct Expulsions {
-    by_host: BTreeMap<HostId, Statement>,
+    /// By the key's part of the id: with another name, the same key gets another id, and is the same node.
+    by_key: BTreeMap<String, Statement>,
 }
 
+/// That somebody was expelled.
 #[derive(Debug, Clone)]
-struct Statement {
+pub(crate) struct Statement {
+    host: HostId,
     der: CertificateDer<'static>,
     until: SystemTime,
 }
 
-impl Expulsions {
-    /// Whether this host was.
-    pub fn contains(&self, host: &HostId) -> bool {
-        self.by_host.contains_key(host)
-    }
-
-    /// Their ids.
-    pub fn hosts(&self) -> impl Iterator<Item = &HostId> {
-        self.by_host.keys()
-    }
-
-    /// All statements, as they are passed on.
-    pub fn statements(&self) -> impl Iterator<Item = (&HostId, &CertificateDer<'static>)> {
-        self.by_host.iter().map(|(host, statement)| (host, &statement.der))
-    }
-
-    /// Takes a statement in, if one of these CAs signed it and it holds. Gives whom it expels, if that is new.
-    pub(crate) fn learn(&mut self, der: &[u8], roots: &MemberRoots, now: SystemTime) -> Option<HostId> {
+impl Statement {
+    /// What these bytes say, whoever signed that.
+    pub(crate) fn read(der: &[u8]) -> Option<Self> {
         if der.len() > MAX_BYTES {
             return None;
         }
         let der = CertificateDer::from(der.to_vec());
         let named = Named::of(&der).ok()?;
-        let host: HostId = named.uri.strip_prefix(NAME)?.parse().ok()?;
-        let known = self.by_host.get(&host).is_some_and(|known| known.until >= named.until);
-        if known || roots.check(&der, unix(now)).is_err() {
-            return None;
-        }
-        self.by_host.retain(|_, statement| statement.until > now);
-        if self.by_host.len() >= MAX {
+        let host = named.uri.strip_prefix(NAME)?.parse().ok()?;
+        Some(Self { host, der, until: named.until })
+    }
+
+    /// This one, if one of these CAs signed it and it holds.
+    pub(crate) fn checked(self, roots: &MemberRoots, now: SystemTime) -> Option<Self> {
+        roots.check(&self.der, unix(now)).is_ok().then_some(self)
+    }
+}
+
+impl Expulsions {
+    /// Whether this host was.
+    pub fn contains(&self, host: &HostId) -> bool {
+        self.by_key.contains_key(key(host))
+    }
+
+    /// Their ids.
+    pub fn hosts(&self) -> impl Iterator<Item = &HostId> {
+        self.by_key.values().map(|statement| &statement.host)
+    }
+
+    /// All statements, as they are passed on.
+    pub fn statements(&self) -> impl Iterator<Item = (&HostId, &CertificateDer<'static>)> {
+        self.by_key.values().map(|statement| (&statement.host, &statement.der))
+    }
+
+    /// Whether one that holds as long is known.
+    pub(crate) fn knows(&self, statement: &Statement) -> bool {
+        self.by_key.get(key(&statement.host)).is_some_and(|known| known.until >= statement.until)
+    }
+
+    /// Takes a statement in, if one of these CAs signed it and it holds. Gives whom it expels, if that is new.
+    pub(crate) fn learn(&mut self, der: &[u8], roots: &MemberRoots, now: SystemTime) -> Option<HostId> {
+        let statement = Statement::read(der).filter(|statement| !self.knows(statement))?;
+        self.add(statement.checked(roots, now)?, now)
+    }
+
+    /// Takes in a statement that was checked. Gives whom it expels, if that is new.
+    pub(crate) fn add(&mut self, statement: Statement, now: SystemTime) -> Option<HostId> {
+        let host = statement.host.clone();
+        self.by_key.retain(|_, statement| statement.until > now);
+        let new = !self.contains(&host);
+        if new && self.by_key.len() >= MAX {
             tracing::error!(%host, "too many hosts are expelled to remember another: end the cluster's CA instead");
             return None;
         }
-        let new = !self.by_host.contains_key(&host);
-        self.by_host.insert(host.clone(), Statement { der, until: named.until });
+        self.by_key.insert(key(&host).to_owned(), statement);
         new.then_some(host)
     }
+}
+
+/// What of an id is a hash of the host's public key.
+fn key(host: &HostId) -> &str {
+    host.as_str().rsplit('-').next().unwrap_or_default()
 }
 
 /// A file of statements.
@@ -149,6 +177,16 @@ mod tests {
         assert_eq!(expulsions.learn(&real, &roots, now), Some(host("a")));
         assert_eq!(expulsions.learn(&real, &roots, now), None, "it is known");
         assert!(expulsions.contains(&host("a")) && !expulsions.contains(&host("b")));
+    }
+
+    #[test]
+    fn another_name_for_the_same_key_is_the_same_node() {
+        let (_folder, issuer) = issuer();
+        let now = SystemTime::now();
+        let mut expulsions = Expulsions::default();
+        let statement = issuer.expel(&host("node-0f"), now).unwrap();
+        expulsions.learn(&statement, &issuer.roots().unwrap(), now);
+        assert!(expulsions.contains(&host("other-0f")) && !expulsions.contains(&host("node-1f")));
     }
 
     #[test]

@@ -41,6 +41,11 @@ pub enum IssuerError {
         "this node was expelled from the cluster; to take it back, remove node/ in its workHome and join with a new token"
     )]
     Expelled,
+    /// More hosts are expelled than can be told to everybody.
+    #[error(
+        "{0} hosts are expelled already, and no more can be remembered: give the cluster a new CA instead (docs/cluster.md)"
+    )]
+    TooManyExpelled(usize),
     /// Its name or key can be no host's.
     #[error("no host can have this name and public key")]
     Nobody,
@@ -163,6 +168,8 @@ impl Issuer {
         now: SystemTime,
     ) -> Result<Issued, IssuerError> {
         let id = member::id_of(name, public_key).ok_or(IssuerError::Nobody)?;
+        // Before anything that costs more than to read a file: whoever has no token may ask as often as he likes.
+        self.tokens().look(token.0, token.1, id.as_str(), now)??;
         if self.expulsions(now)?.contains(&id) {
             return Err(IssuerError::Expelled);
         }
@@ -198,6 +205,11 @@ impl Issuer {
     /// # Errors
     /// When it cannot be signed or written down.
     pub fn expel(&self, host: &HostId, now: SystemTime) -> Result<CertificateDer<'static>, IssuerError> {
+        let expelled = self.expulsions(now)?;
+        let known = expelled.hosts().count();
+        if known >= expulsion::MAX && !expelled.contains(host) {
+            return Err(IssuerError::TooManyExpelled(known));
+        }
         // The key of a statement is of no use to anybody.
         let key = MemberKey::generate()?.public_key();
         let until = now + MAX_LIFETIME + BEYOND;

@@ -3,7 +3,7 @@
 //! Certificates are renewed and hosts expelled while connections live: what is new counts for every handshake from then
 //! on, and an expulsion ends the connections of the expelled one at once.
 
-use crate::expulsion::{ExpulsionFile, Expulsions};
+use crate::expulsion::{ExpulsionFile, Expulsions, Statement};
 use crate::file::FileError;
 use crate::home::{Home, Papers};
 use crate::issuer::{Issuer, IssuerError};
@@ -33,6 +33,10 @@ use tokio_util::sync::CancellationToken;
 
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// How long a client that connects may take until it has said its first word, and somebody who wants to join for all of it.
+const HELLO: Duration = Duration::from_secs(3);
+pub(crate) const JOINING: Duration = Duration::from_secs(30);
 
 /// Sessions are resumed where certificates hold at least so long: a ticket is good for twelve hours, and a certificate is
 /// renewed when a third of its time is left.
@@ -353,8 +357,15 @@ impl Secure {
     /// Gives whether it is new.
     fn learn(&self, statement: &[u8]) -> bool {
         let Some(own) = self.state.own() else { return false };
+        let now = SystemTime::now();
+        // Checked before the lock is taken that every handshake needs.
+        let known = |statement: &Statement| {
+            self.state.expulsions.read().unwrap_or_else(PoisonError::into_inner).knows(statement)
+        };
+        let statement = Statement::read(statement).filter(|statement| !known(statement));
+        let Some(statement) = statement.and_then(|it| it.checked(&own.roots, now)) else { return false };
         let mut expulsions = self.state.expulsions.write().unwrap_or_else(PoisonError::into_inner);
-        let Some(host) = expulsions.learn(statement, &own.roots, SystemTime::now()) else { return false };
+        let Some(host) = expulsions.add(statement, now) else { return false };
         self.metrics.expelled.set(expulsions.hosts().count() as i64);
         drop(expulsions);
         if host == own.member.id {
@@ -377,7 +388,8 @@ impl Secure {
         expected: &Expected,
     ) -> Result<Secured, Refused> {
         let stream = BufReader::with_capacity(READ_REQUESTS, stream);
-        let hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await;
+        let hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream);
+        let hello = tokio::time::timeout(HELLO, hello).await.map_err(|_| Refused::NoTls)?;
         let hello = hello.map_err(|error| Refused::of(&error))?;
         let joins = self.issuer.is_some()
             && *expected == Expected::Asker
@@ -386,7 +398,7 @@ impl Secure {
         let stream = hello.into_stream(Arc::clone(config)).await;
         let stream: Tls = stream.map_err(|error| Refused::of(&error))?.into();
         if joins {
-            return Ok(Secured::tls(stream, Caller { remote, who: Who::Joining }, None));
+            return Ok(Secured::joining(stream, remote, JOINING));
         }
         self.secured(stream, remote, expected)
     }
@@ -423,7 +435,7 @@ impl Secure {
         }
         let cut = self.state.cut_of(&member.id).ok_or(Refused::Expelled)?;
         self.metrics.shook_hands(resumed);
-        Ok(Secured::tls(stream, Caller { remote, who: Who::Member(member) }, Some(cut)))
+        Ok(Secured::tls(stream, Caller { remote, who: Who::Member(member) }, cut))
     }
 }
 

@@ -7,11 +7,16 @@ use darter_protocol::HostId;
 use darter_protocol::enrolment as proto;
 use darter_protocol::enrolment::enrolment_server::{Enrolment as Rpc, EnrolmentServer};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::SystemTime;
+use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 
 /// Bytes of a request: a few hundred are one.
 const MAX_MESSAGE_BYTES: usize = 8 << 10;
+
+/// Requests that are worked on at once.
+const AT_ONCE: usize = 4;
 
 /// Who calls, and from where.
 #[derive(Debug, Clone)]
@@ -61,11 +66,13 @@ impl Caller {
 #[derive(Debug, Clone)]
 pub struct Enrolment {
     issuer: Issuer,
+    /// One wait for the disk and the CA after the other, and never for all threads that may block.
+    at_once: Arc<Semaphore>,
 }
 
 impl Enrolment {
     pub(crate) fn new(issuer: Issuer) -> Self {
-        Self { issuer }
+        Self { issuer, at_once: Arc::new(Semaphore::new(AT_ONCE)) }
     }
 
     /// Ready to be added to a server whose connections are [`Secured`](crate::Secured).
@@ -78,8 +85,12 @@ impl Enrolment {
         &self,
         ask: impl FnOnce(&Issuer, SystemTime) -> Result<Issued, IssuerError> + Send + 'static,
     ) -> Result<Response<proto::Enrolled>, Status> {
+        let turn = Arc::clone(&self.at_once).acquire_owned().await;
+        let turn = turn.map_err(|error| Status::internal(error.to_string()))?;
         let issuer = self.issuer.clone();
         let asked = tokio::task::spawn_blocking(move || {
+            // Kept for as long as the work goes on: it does when the caller has gone.
+            let _turn = turn;
             let now = SystemTime::now();
             let issued = ask(&issuer, now)?;
             let expulsions = issuer.expulsions(now)?;
@@ -132,7 +143,7 @@ fn refused(error: &IssuerError) -> Status {
         IssuerError::Token(TokenRefused::Unknown) => Status::unauthenticated(text),
         IssuerError::Token(_) | IssuerError::Expelled => Status::permission_denied(text),
         IssuerError::Nobody | IssuerError::Signing(_) => Status::invalid_argument(text),
-        IssuerError::File(_) | IssuerError::Authority(_) => {
+        IssuerError::File(_) | IssuerError::Authority(_) | IssuerError::TooManyExpelled(_) => {
             tracing::error!(error = text, "cannot make certificates");
             Status::internal("the scheduler cannot make certificates now: see its log")
         }

@@ -7,10 +7,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, BufReader, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::CancellationToken;
 
 /// TLS over TCP, with what it reads of the socket at once in a buffer: the TLS library asks for 4 KiB at a time.
 pub(crate) type Tls = TlsStream<BufReader<TcpStream>>;
@@ -19,8 +20,11 @@ pub(crate) type Tls = TlsStream<BufReader<TcpStream>>;
 pub struct Secured {
     io: Io,
     caller: Caller,
-    cut: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    cut: Option<Cut>,
 }
+
+/// When the connection ends, and why.
+type Cut = (Pin<Box<dyn Future<Output = ()> + Send>>, Refused);
 
 enum Io {
     Plain(TcpStream),
@@ -32,8 +36,18 @@ impl Secured {
         Self { io: Io::Plain(stream), caller: Caller { remote, who: Who::Anybody }, cut: None }
     }
 
-    pub(crate) fn tls(stream: Tls, caller: Caller, cut: Option<CancellationToken>) -> Self {
-        let cut = cut.map(|cut| Box::pin(cut.cancelled_owned()));
+    pub(crate) fn tls(stream: Tls, caller: Caller, cut: CancellationToken) -> Self {
+        Self {
+            io: Io::Tls(Box::new(stream)),
+            caller,
+            cut: Some((Box::pin(cut.cancelled_owned()), Refused::Expelled)),
+        }
+    }
+
+    /// For somebody who has shown nothing yet, and must not keep a connection for it: it ends after `limit`.
+    pub(crate) fn joining(stream: Tls, remote: SocketAddr, limit: Duration) -> Self {
+        let caller = Caller { remote, who: Who::Joining };
+        let cut = Some((Box::pin(tokio::time::sleep(limit)) as Pin<Box<_>>, Refused::NoCertificate));
         Self { io: Io::Tls(Box::new(stream)), caller, cut }
     }
 
@@ -55,11 +69,14 @@ impl Secured {
 
     /// An error, once the other end was expelled.
     fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        let cut = self.cut.as_mut().is_some_and(|cut| cut.as_mut().poll(cx).is_ready());
-        if cut {
-            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, Refused::Expelled));
+        let Some((cut, _)) = &mut self.cut else { return Ok(()) };
+        if cut.as_mut().poll(cx).is_pending() {
+            return Ok(());
         }
-        Ok(())
+        // A future that has ended is not polled again; nothing is asked of a connection that has failed.
+        let why = self.cut.take().map_or(Refused::Expelled, |(_, why)| why);
+        self.cut = Some((Box::pin(std::future::ready(())), why.clone()));
+        Err(io::Error::new(io::ErrorKind::ConnectionAborted, why))
     }
 }
 

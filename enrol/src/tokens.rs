@@ -28,7 +28,7 @@ pub struct Terms {
 }
 
 /// What is kept of a token.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kept {
     /// Its public part.
     pub id: String,
@@ -136,6 +136,20 @@ impl Tokens {
         })
     }
 
+    /// Whether the token lets `host` in: what is asked before anything is signed or written for somebody who may be anybody.
+    ///
+    /// # Errors
+    /// When the file cannot be read; within, why the token is not taken.
+    pub(crate) fn look(
+        &self,
+        id: &str,
+        secret: &str,
+        host: &str,
+        now: SystemTime,
+    ) -> Result<Result<bool, TokenRefused>, FileError> {
+        Ok(admit(&mut self.list()?, (id, secret), host, now))
+    }
+
     /// Lets `host` in by a token, once for each host, however often it asks. Gives whether it is to be a seed.
     ///
     /// # Errors
@@ -147,26 +161,7 @@ impl Tokens {
         host: &str,
         now: SystemTime,
     ) -> Result<Result<bool, TokenRefused>, FileError> {
-        self.change(|kept| {
-            let hash = hash(secret);
-            let token = kept.iter_mut().find(|token| token.id == id && token.hash == hash);
-            let token = token.ok_or(TokenRefused::Unknown)?;
-            if seconds(now) >= token.ends {
-                return Err(TokenRefused::Expired);
-            }
-            if token.hosts.iter().any(|known| known == host) {
-                return Ok(token.seed);
-            }
-            token.uses_left = match token.uses_left {
-                Some(0) => return Err(TokenRefused::UsedUp),
-                left => left.map(|left| left - 1),
-            };
-            if token.hosts.len() >= MAX_HOSTS {
-                token.hosts.remove(0);
-            }
-            token.hosts.push(host.to_owned());
-            Ok(token.seed)
-        })
+        self.change(|kept| admit(kept, (id, secret), host, now))
     }
 
     fn path(&self) -> PathBuf {
@@ -175,13 +170,44 @@ impl Tokens {
 
     fn change<T>(&self, change: impl FnOnce(&mut Vec<Kept>) -> T) -> Result<T, FileError> {
         let _lock = file::lock(&self.folder, "tokens.lock")?;
-        let mut kept = self.list()?;
+        let before = self.list()?;
+        let mut kept = before.clone();
         let result = change(&mut kept);
+        if kept == before {
+            return Ok(result);
+        }
         let text =
             serde_json::to_string_pretty(&kept).map_err(|error| FileError::new(&self.path(), error))?;
         file::write(&self.path(), &text)?;
         Ok(result)
     }
+}
+
+/// Lets `host` in, if a token of this id and secret does. Gives whether it is to be a seed.
+fn admit(
+    kept: &mut [Kept],
+    (id, secret): (&str, &str),
+    host: &str,
+    now: SystemTime,
+) -> Result<bool, TokenRefused> {
+    let hash = hash(secret);
+    let token = kept.iter_mut().find(|token| token.id == id && token.hash == hash);
+    let token = token.ok_or(TokenRefused::Unknown)?;
+    if seconds(now) >= token.ends {
+        return Err(TokenRefused::Expired);
+    }
+    if token.hosts.iter().any(|known| known == host) {
+        return Ok(token.seed);
+    }
+    token.uses_left = match token.uses_left {
+        Some(0) => return Err(TokenRefused::UsedUp),
+        left => left.map(|left| left - 1),
+    };
+    if token.hosts.len() >= MAX_HOSTS {
+        token.hosts.remove(0);
+    }
+    token.hosts.push(host.to_owned());
+    Ok(token.seed)
 }
 
 fn seconds(time: SystemTime) -> u64 {
@@ -203,6 +229,23 @@ mod tests {
 
     fn take(tokens: &Tokens, token: &Token, host: &str, now: SystemTime) -> Result<bool, TokenRefused> {
         tokens.take(token.id(), &token.secret(), host, now).unwrap()
+    }
+
+    #[test]
+    fn what_changes_nothing_writes_nothing() {
+        use std::os::unix::fs::MetadataExt as _;
+        let (_folder, tokens) = tokens();
+        let now = SystemTime::now();
+        let token = tokens.create(Terms { ttl: HOUR, uses: None, seed: false }, [1; 32], now).unwrap();
+        // A file that was written is another one.
+        let file = |tokens: &Tokens| std::fs::metadata(tokens.path()).unwrap().ino();
+        let before = file(&tokens);
+        assert_eq!(tokens.take(token.id(), "wrong", "a", now).unwrap(), Err(TokenRefused::Unknown));
+        assert!(!tokens.revoke("00000000").unwrap());
+        assert_eq!(tokens.look(token.id(), &token.secret(), "a", now).unwrap(), Ok(false));
+        assert_eq!((file(&tokens), tokens.list().unwrap()[0].hosts.len()), (before, 0));
+        assert_eq!(take(&tokens, &token, "a", now), Ok(false));
+        assert_ne!(file(&tokens), before);
     }
 
     #[test]
