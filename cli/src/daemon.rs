@@ -9,7 +9,7 @@ use crate::exit::{self, Failure};
 use crate::health::{self, Health, Metrics};
 use crate::logging;
 use crate::membership::Entry;
-use crate::node::{self, Keys, Sockets};
+use crate::node::{self, Keys, Parts, Sockets};
 use crate::reload::{self, Reload};
 use crate::traces::Traces;
 use crate::{ca, control, identity, limits, listen, process_metrics};
@@ -74,8 +74,9 @@ pub(crate) async fn run(args: args::Daemon, wish: args::Logging) -> exit::Result
     }
     let interval = config.reload_interval;
     let enrol = darter_enrol::Metrics::register(registry.sub_registry_with_prefix("darter"));
-    let entry = (Entry::Configured { join }, enrol);
-    let node = node::start(config, ca.as_ref(), sockets, entry, &mut components, &mut registry).await?;
+    let entry = Entry::Configured { join };
+    let parts = Parts { config, ca: ca.as_ref(), sockets, entry, enrol };
+    let node = node::start(parts, &mut components, &mut registry).await?;
     let mut sources = sources;
     sources.push(node.ca_folder());
     let reloads = reload::Metrics::register(registry.sub_registry_with_prefix("darter"));

@@ -62,7 +62,7 @@ pub(crate) async fn of_node(
             membership.issue_to(&home, &issuer, Role::Seed, &hostname).map_err(failed)?;
             None
         }
-        Entry::Configured { join } => joined(config, &membership, &home, join, &hostname, upstream).await?,
+        Entry::Configured { join } => joined(config, &membership, (&home, &hostname), join, upstream).await?,
     };
     let member = membership.member();
     if config.seed && member.as_ref().is_some_and(|member| member.role != Role::Seed) {
@@ -86,9 +86,8 @@ pub(crate) async fn of_node(
 async fn joined(
     config: &Config,
     membership: &Membership,
-    home: &Home,
+    (home, hostname): (&Home, &str),
     join: Option<String>,
-    hostname: &str,
     upstream: &Upstream,
 ) -> exit::Result<Option<Token>> {
     if membership.member().is_some_and(|member| member.until > SystemTime::now()) {

@@ -140,18 +140,26 @@ fn security(entrance: &Entrance) -> Option<&Security> {
     if let Kind::Proxy(security) = &entrance.kind { security.as_ref() } else { None }
 }
 
+/// What a node is made of.
+pub(crate) struct Parts<'a> {
+    pub(crate) config: Config,
+    pub(crate) ca: Option<&'a Ca>,
+    pub(crate) sockets: Sockets,
+    /// How it comes into its cluster, and what counts that.
+    pub(crate) entry: Entry,
+    pub(crate) enrol: darter_enrol::Metrics,
+}
+
 /// Starts a node as parts of `components`; its metrics stand under `darter_`.
 ///
 /// # Errors
 /// When something of our own on disk cannot be used.
 pub(crate) async fn start(
-    config: Config,
-    ca: Option<&Ca>,
-    sockets: Sockets,
-    (entry, enrol): (Entry, darter_enrol::Metrics),
+    parts: Parts<'_>,
     components: &mut Components,
     registry: &mut Registry,
 ) -> exit::Result<Node> {
+    let Parts { config, ca, sockets, entry, enrol } = parts;
     let registry = registry.sub_registry_with_prefix("darter");
     let upstream = upstream(&config);
     upstream.register(registry);

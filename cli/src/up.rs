@@ -13,7 +13,7 @@ use crate::exit::{self, Failure};
 use crate::health::{self, Health, Metrics};
 use crate::listen::local;
 use crate::membership::{self, Entry};
-use crate::node::{self, Keys, Sockets};
+use crate::node::{self, Keys, Parts, Sockets};
 use crate::token::failed;
 use crate::welcome::Welcome;
 use crate::{ca, control, identity, listen, process_metrics};
@@ -64,9 +64,9 @@ pub(crate) async fn run(args: args::Up) -> exit::Result {
     let scheduler = Scheduler::new(membership, &mut registry);
     let shutdown = components.shutdown();
     components.serve("scheduler", darter_scheduler::run(daemons.listener, scheduler, shutdown));
-    let entry = (Entry::Beside(issuer), enrol);
-    let mut node =
-        node::start(config.clone(), Some(&ca), sockets, entry, &mut components, &mut registry).await?;
+    let entry = Entry::Beside(issuer);
+    let parts = Parts { config: config.clone(), ca: Some(&ca), sockets, entry, enrol };
+    let mut node = node::start(parts, &mut components, &mut registry).await?;
     let mut hangups = components::hangups()?;
     components.probe(async move {
         loop {

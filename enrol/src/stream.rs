@@ -60,10 +60,10 @@ impl Secured {
     ///
     /// # Errors
     /// This connection, where somebody does.
-    pub fn into_plain(self) -> Result<TcpStream, Self> {
+    pub fn into_plain(self) -> Result<TcpStream, Box<Self>> {
         match self.io {
             Io::Plain(stream) => Ok(stream),
-            io @ Io::Tls(_) => Err(Self { io, ..self }),
+            io @ Io::Tls(_) => Err(Box::new(Self { io, ..self })),
         }
     }
 

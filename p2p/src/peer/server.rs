@@ -139,7 +139,7 @@ where
         Ok(stream) => server.serve(Socket::new(stream), None).await,
         Err(stream) => {
             let member = stream.caller().member().cloned();
-            server.serve(stream, member).await;
+            server.serve(*stream, member).await;
         }
     }
 }
