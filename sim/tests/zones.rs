@@ -1,5 +1,5 @@
 //! Clusters in three zones, the real policy deciding who is named to whom: what passes the borders, and what a zone that is cut
-//! off or schedulers that are lost cost. The large one runs when `DARTER_NIGHTLY` is set, as `cargo xtask nightly` does.
+//! off or schedulers that are lost cost.
 
 use darter_sim::{Outcome, Scenario};
 use std::time::Duration;
@@ -55,21 +55,4 @@ fn schedulers_that_are_lost_in_the_middle_cost_the_origin_a_few_pieces() {
     // What was on its way, and what its holder had not told anybody yet when it was lost.
     assert!(outcome.origin_copies <= 1.05, "{}", outcome.origin_copies);
     assert!(outcome.last_ratio() <= 1.6, "{:.3}", outcome.last_ratio());
-}
-
-#[test]
-fn ten_thousand_in_three_zones_with_all_of_that() {
-    if std::env::var_os("DARTER_NIGHTLY").is_none() {
-        return;
-    }
-    let calm = Scenario { peers: 10_000, pieces: 256, zones: 3, ..Scenario::default() };
-    let outcome = play(&calm);
-    assert!(outcome.last_ratio() <= 1.3, "{:.3}", outcome.last_ratio());
-    assert!(outcome.origin_copies == 1.0, "{}", outcome.origin_copies);
-    let troubled = Scenario {
-        zone_cut: Some((Duration::from_secs(2), Duration::from_secs(12))),
-        scheduler_lost: Some(Duration::from_secs(4)),
-        ..calm
-    };
-    assert!(play(&troubled).origin_copies <= 1.05);
 }
