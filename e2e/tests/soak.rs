@@ -106,7 +106,7 @@ fn soak(length: Duration, seed: u64) -> Result<()> {
 
 /// By its digest, or, every third, by its URL alone.
 fn path(content: Content) -> String {
-    if content.length % 3 == 0 {
+    if content.length.is_multiple_of(3) {
         format!("/plain/{}", content.validator())
     } else {
         format!("/v2/test/blobs/{}", content.digest())
@@ -176,7 +176,7 @@ impl Soak {
         let mut rng = SmallRng::seed_from_u64(seed);
         let contents = (0..CONTENTS).map(|number| {
             // Every second one is packed.
-            let longest = if number % 2 == 0 { MIB } else { LONGEST };
+            let longest = if number.is_multiple_of(2) { MIB } else { LONGEST };
             Content::new(seed ^ number, rng.random_range(1..longest))
         });
         let (contents, origin): (Vec<_>, _) = (contents.collect(), Origin::start(None)?);
