@@ -1,4 +1,4 @@
-//! `darter cache import|stat|export|delete`, also by the name `dfcache`: content that has no origin, by names that each user
+//! `darter cache import|stat|pin|unpin|export|delete`, also by the name `dfcache`: content that has no origin, by names that each user
 //! has to himself.
 
 use std::fs::{self, File};
@@ -54,8 +54,21 @@ enum Command {
         /// How many hosts of the cluster hold it before the command ends, this one among them; the scheduler chooses
         #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000), alias = "persistent-replica-count")]
         replicas: u32,
+        /// Keep it on this host, however long nobody uses it, until it is unpinned or deleted
+        #[arg(long)]
+        pin: bool,
         #[command(flatten)]
         more: More,
+    },
+    /// Keep on this host what is here, however long nobody uses it
+    Pin {
+        #[command(flatten)]
+        named: Named,
+    },
+    /// Let it go again when its time has come
+    Unpin {
+        #[command(flatten)]
+        named: Named,
     },
     /// Say where it is
     Stat {
@@ -90,11 +103,14 @@ enum Command {
 #[derive(Debug, clap::Args)]
 struct Named {
     /// What it is called
-    #[arg(value_name = "ID", required_unless_present = "cid", conflicts_with = "cid")]
+    #[arg(value_name = "ID", required_unless_present_any = ["cid", "task"], conflicts_with = "cid")]
     id: Option<String>,
     /// The same, as dfcache takes it
     #[arg(long = "id", short = 'i', value_name = "ID", visible_alias = "cid", id = "cid")]
     cid: Option<String>,
+    /// Any content instead, also what was fetched: by its task, as the access log and `darter explain` name it. For root
+    #[arg(long, value_name = "TASK", conflicts_with_all = ["id", "cid", "tag", "owner"])]
+    task: Option<String>,
     #[command(flatten)]
     more: More,
 }
@@ -114,7 +130,13 @@ struct More {
 impl Named {
     fn content(&self) -> proto::Cached {
         let id = self.id.as_ref().or(self.cid.as_ref()).cloned().unwrap_or_default();
-        proto::Cached { id, tag: self.more.tag.clone(), owner: self.more.owner }
+        let task = self.task.clone().unwrap_or_default();
+        proto::Cached { id, tag: self.more.tag.clone(), owner: self.more.owner, task }
+    }
+
+    /// What the user calls it.
+    fn shown(&self) -> String {
+        self.id.as_ref().or(self.cid.as_ref()).or(self.task.as_ref()).cloned().unwrap_or_default()
     }
 }
 
@@ -133,25 +155,32 @@ pub(crate) async fn run(cache: Cache) -> exit::Result {
 
 async fn perform(command: Command, json: bool) -> exit::Result {
     match command {
-        Command::Import { file, input, id, replicas, more } => {
+        Command::Import { file, input, id, replicas, pin, more } => {
             let file = file.or(input).unwrap_or_default();
-            import(&file, id, more, (replicas, json)).await
+            import(&file, (id, pin), more, (replicas, json)).await
         }
+        Command::Pin { named } => pin(&named, json).await,
+        Command::Unpin { named } => unpin(&named, json).await,
         Command::Stat { named, local } => stat(&named, local, json).await,
         Command::Export { named, output, local } => export(&named, &output, local, json).await,
         Command::Delete { named, local } => delete(&named, local, json).await,
     }
 }
 
-async fn import(path: &Path, id: Option<String>, more: More, (replicas, json): (u32, bool)) -> exit::Result {
+async fn import(
+    path: &Path,
+    (id, pin): (Option<String>, bool),
+    more: More,
+    (replicas, json): (u32, bool),
+) -> exit::Result {
     let name = || path.file_name().map(|name| name.to_string_lossy().into_owned());
     let id = id.or_else(name).ok_or_else(|| Failure::usage_because("say by --id what it is to be called"))?;
     let file = open(path.to_owned()).await?;
     let mut client = client::connect_with(&more.place.find()?, Some(&file)).await?;
     // The daemon has it now. To close it may take for ever, and must not keep anybody from hearing of that.
     drop(tokio::task::spawn_blocking(move || drop(file)));
-    let content = proto::Cached { id: id.clone(), tag: more.tag, owner: more.owner };
-    let request = proto::ImportTaskRequest { content: Some(content.clone()) };
+    let content = proto::Cached { id: id.clone(), tag: more.tag, owner: more.owner, task: String::new() };
+    let request = proto::ImportTaskRequest { content: Some(content.clone()), pin };
     let is = client.import_task(request).await.map_err(|status| refused(path, &status))?.into_inner();
     let copies = match replicas {
         1 => Copies { held: 1, short: String::new() },
@@ -168,10 +197,10 @@ async fn import(path: &Path, id: Option<String>, more: More, (replicas, json): (
         json,
         || {
             serde_json::json!({
-                "id": id, "bytes": is.length, "unchanged": is.unchanged, "shared": is.shared, "replicas": copies.held,
+                "id": id, "bytes": is.length, "unchanged": is.unchanged, "shared": is.shared, "replicas": copies.held, "pinned": pin,
             })
         },
-        || format!("imported {} bytes as {id}: {how}{on}", is.length),
+        || format!("imported {} bytes as {id}{}: {how}{on}", is.length, if pin { ", pinned" } else { "" }),
     );
     if !is.outdated.is_empty() {
         let why = is.outdated;
@@ -242,18 +271,54 @@ async fn replicate(
     Ok(copies)
 }
 
+async fn pin(named: &Named, json: bool) -> exit::Result {
+    let mut client = client::connect(&named.more.place.find()?).await?;
+    let request = proto::PinTaskRequest { content: Some(named.content()), unpin: false };
+    let is = client.pin_task(request).await.map_err(|status| failure(&status))?.into_inner();
+    let id = named.shown();
+    let warning = if is.crowding { ": no room is left for anything else" } else { "" };
+    say(
+        json,
+        || {
+            serde_json::json!({
+                "id": id, "pinned": true, "pinnedTasks": is.pinned_tasks, "pinnedBytes": is.pinned_bytes,
+                "quota": is.quota, "crowding": is.crowding,
+            })
+        },
+        || {
+            format!(
+                "{id}: pinned; all that is pinned takes {} of {} bytes{warning}",
+                is.pinned_bytes, is.quota
+            )
+        },
+    );
+    Ok(())
+}
+
+async fn unpin(named: &Named, json: bool) -> exit::Result {
+    let mut client = client::connect(&named.more.place.find()?).await?;
+    let request = proto::PinTaskRequest { content: Some(named.content()), unpin: true };
+    client.pin_task(request).await.map_err(|status| failure(&status))?;
+    let id = named.shown();
+    say(json, || serde_json::json!({ "id": id, "pinned": false }), || format!("{id}: unpinned"));
+    Ok(())
+}
+
 async fn stat(named: &Named, local: bool, json: bool) -> exit::Result {
     let mut client = client::connect(&named.more.place.find()?).await?;
     let content = named.content();
-    let id = content.id.clone();
+    let id = named.shown();
     let answer = client.stat_task(proto::StatTaskRequest { content: Some(content), local }).await;
     let is = answer.map_err(|status| failure(&status))?.into_inner();
     let nowhere = !is.here && is.others == 0;
     say(
         json,
-        || serde_json::json!({ "id": id, "here": is.here, "others": is.others, "bytes": is.length }),
+        || serde_json::json!({ "id": id, "here": is.here, "others": is.others, "bytes": is.length, "pinned": is.pinned }),
         || match (is.here, is.others) {
-            (true, others) => format!("{id}: {} bytes on this host, and on {others} others", is.length),
+            (true, others) => {
+                let pinned = if is.pinned { ", pinned" } else { "" };
+                format!("{id}: {} bytes on this host{pinned}, and on {others} others", is.length)
+            }
             (false, 0) => String::new(),
             (false, others) => format!("{id}: {} bytes on {others} other hosts", is.length),
         },
@@ -268,7 +333,7 @@ async fn stat(named: &Named, local: bool, json: bool) -> exit::Result {
 async fn export(named: &Named, output: &Path, local: bool, json: bool) -> exit::Result {
     let mut client = client::connect(&named.more.place.find()?).await?;
     let content = named.content();
-    let id = content.id.clone();
+    let id = named.shown();
     let answer = client.export_task(proto::ExportTaskRequest { content: Some(content), local }).await;
     let stream = answer.map_err(|status| failure(&status))?.into_inner();
     let (mut part, _) = Part::open(output, "")?;
@@ -305,7 +370,7 @@ async fn receive(mut stream: Streaming<proto::DownloadResponse>, part: &mut Part
 async fn delete(named: &Named, local: bool, json: bool) -> exit::Result {
     let mut client = client::connect(&named.more.place.find()?).await?;
     let content = named.content();
-    let id = content.id.clone();
+    let id = named.shown();
     let answer = client.delete_task(proto::DeleteTaskRequest { content: Some(content), local }).await;
     let is = answer.map_err(|status| failure(&status))?.into_inner();
     let here = if is.here { "deleted here" } else { "was not here" };

@@ -123,6 +123,26 @@ fn what_was_imported_is_found_exported_and_deleted() {
     assert!(left.is_empty(), "{left:?}");
 }
 
+#[test]
+fn what_is_pinned_is_shown_and_unpinned_by_its_name_or_its_task() {
+    let node = Node::start(None);
+    let file = node.file("model.bin", Content::new(6, 3 * MIB));
+    failed(&node.cache(&["pin", "model.bin"]), 66, "not all of it is on this host");
+    assert_eq!(node.ok(&["import", &file, "--pin"])["pinned"], true);
+    assert_eq!(node.ok(&["stat", "model.bin", "--local"])["pinned"], true);
+    assert_eq!(node.ok(&["unpin", "model.bin"])["pinned"], false);
+    failed(&node.cache(&["unpin", "model.bin"]), 66, "it is not pinned on this host");
+    assert_eq!(node.ok(&["stat", "model.bin", "--local"])["pinned"], false);
+    let files = walk(&node.path("content/content"));
+    let task = files[0].file_name().unwrap().to_str().unwrap();
+    let pinned = node.ok(&["pin", "--task", task]);
+    assert_eq!((number(&pinned["pinnedTasks"]), number(&pinned["pinnedBytes"])), (1, 3 * MIB));
+    assert_eq!(node.ok(&["stat", "model.bin", "--local"])["pinned"], true);
+    failed(&node.by(NOBODY, &["unpin", "--task", task]), 77, "only root may name a task");
+    assert_eq!(node.ok(&["delete", "model.bin"])["here"], true);
+    failed(&node.cache(&["unpin", "--task", task]), 66, "it is not pinned on this host");
+}
+
 fn walk(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()

@@ -154,7 +154,7 @@ impl Engine {
         let piece_port = listener.local_addr()?.port();
         let store = Arc::new(Store::open(config.store.clone())?);
         let schedulers = Schedulers::new(&config.schedulers, config.host.id.as_str(), &config.membership)?;
-        let metrics = Metrics::register(registry, store.alarm().gauge());
+        let metrics = Metrics::register(registry, store.alarm().gauge(), store.pin_gauges());
         let shared = Arc::new(Shared {
             store,
             upstream,

@@ -2,7 +2,7 @@
 
 use crate::engine::{Engine, Shared};
 use crate::schedule::{self, Schedulers};
-use crate::store::{Given, Imported, Reading, Record, Stored};
+use crate::store::{Given, Imported, PinsUse, Reading, Record, Stored};
 use darter_protocol::{PieceHash, TaskId, hash};
 use std::io;
 use std::sync::Arc;
@@ -86,6 +86,24 @@ impl Engine {
             },
         };
         Ok((here, Some(told)))
+    }
+
+    /// Keeps a task that is complete here, however long nobody uses it; `None` when it is not. Gives what all pins take then.
+    ///
+    /// # Errors
+    /// When the store cannot be written to.
+    pub async fn pin(&self, task: TaskId) -> io::Result<Option<PinsUse>> {
+        let store = Arc::clone(&self.0.store);
+        tokio::task::spawn_blocking(move || store.pin(&task)).await.map_err(io::Error::other)?
+    }
+
+    /// Lets a task go when its time has come; `false` when it was not pinned.
+    ///
+    /// # Errors
+    /// When the store cannot be written to.
+    pub async fn unpin(&self, task: TaskId) -> io::Result<bool> {
+        let store = Arc::clone(&self.0.store);
+        tokio::task::spawn_blocking(move || store.unpin(&task)).await.map_err(io::Error::other)?
     }
 
     /// The hashes of the pieces of a task that is complete here. Counts as a use of it.

@@ -75,7 +75,7 @@ pub use import::{ImportedFile, Told};
 pub use members::{InvalidAddress, schedulers};
 pub use origins::retry_after;
 pub use stat::{ClusterStat, LocalStat, TaskStat};
-pub use store::{Fault, Finding, Given, StoreConfig, StoreError, StoreReport, check as check_store};
+pub use store::{Fault, Finding, Given, PinsUse, StoreConfig, StoreError, StoreReport, check as check_store};
 pub use supplier::{Supplied, Supplier};
 pub use throttle::Rates;
 

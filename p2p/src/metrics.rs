@@ -1,6 +1,7 @@
 //! [`Metrics`]: what an operator graphs of the engine.
 
 use crate::Supplier;
+use crate::store::PinGauges;
 use crate::throttle::Limit;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -35,7 +36,7 @@ pub(crate) struct Metrics {
 
 impl Metrics {
     /// `store_failing` is 1 while the store takes nothing.
-    pub(crate) fn register(registry: &mut Registry, store_failing: Gauge) -> Self {
+    pub(crate) fn register(registry: &mut Registry, store_failing: Gauge, pins: &PinGauges) -> Self {
         let metrics = Self::default();
         let p2p = registry.sub_registry_with_prefix("p2p");
         p2p.register("content_bytes", "Bytes of content by where they came from", metrics.bytes.clone());
@@ -59,6 +60,10 @@ impl Metrics {
             "Schedulers that this daemon is connected to",
             metrics.scheduler_up.clone(),
         );
+        p2p.register("pinned_tasks", "Complete tasks that are pinned", pins.tasks.clone());
+        p2p.register("pinned_bytes", "Bytes of the disk that they take", pins.bytes.clone());
+        let help = "1 while pinned content leaves the store no room for anything else, otherwise 0";
+        p2p.register("pins_crowding", help, pins.crowding.clone());
         p2p.register("store_failing", "1 while the disk takes no content, otherwise 0", store_failing);
         metrics
     }

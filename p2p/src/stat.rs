@@ -32,6 +32,8 @@ pub enum LocalStat {
         file: PathBuf,
         /// When it was fetched.
         since: SystemTime,
+        /// Eviction passes it over.
+        pinned: bool,
     },
     /// All of it, but without a digest and so old that the origin is asked anew.
     Stale,
@@ -91,8 +93,8 @@ impl Shared {
         let stored =
             tokio::task::spawn_blocking(move || store.stat(&task)).await.map_err(io::Error::other)?;
         Ok(match (stored?, self.phase(&task)) {
-            (Stored::Complete { length, created, file }, _) => {
-                LocalStat::Complete { length, file, since: created }
+            (Stored::Complete { length, created, file, pinned }, _) => {
+                LocalStat::Complete { length, file, since: created, pinned }
             }
             (_, Some(phase)) => fetching(&phase),
             (Stored::Absent, None) => LocalStat::Absent,

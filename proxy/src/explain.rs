@@ -112,9 +112,10 @@ fn connected(uri: &Uri) -> Option<(Host, u16)> {
 fn here(stat: &LocalStat) -> String {
     match stat {
         LocalStat::Absent => "not on this host".to_owned(),
-        LocalStat::Complete { length, file, since } => {
+        LocalStat::Complete { length, file, since, pinned } => {
             let age = SystemTime::now().duration_since(*since).unwrap_or_default().as_secs();
-            format!("all {length} bytes on this host since {age} s, in {}", file.display())
+            let pinned = if *pinned { ", pinned" } else { "" };
+            format!("all {length} bytes on this host since {age} s, in {}{pinned}", file.display())
         }
         LocalStat::Stale => "on this host, but so old that the origin is asked anew".to_owned(),
         LocalStat::Partial => "in part on this host; the next request goes on with it".to_owned(),

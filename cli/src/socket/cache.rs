@@ -35,8 +35,8 @@ pub(super) async fn stat(
         (local, Some(cluster))
     };
     let mut answer = match local {
-        LocalStat::Complete { length, .. } => {
-            proto::StatTaskResponse { here: true, length, ..Default::default() }
+        LocalStat::Complete { length, pinned, .. } => {
+            proto::StatTaskResponse { here: true, length, pinned, ..Default::default() }
         }
         LocalStat::Fetching { length: Some(length), .. } => {
             proto::StatTaskResponse { length, ..Default::default() }
@@ -62,6 +62,9 @@ pub(super) async fn import(
     caller: &Caller,
     request: proto::ImportTaskRequest,
 ) -> Result<proto::ImportTaskResponse, Status> {
+    if request.content.as_ref().is_some_and(|content| !content.task.is_empty()) {
+        return Err(Status::invalid_argument("what is imported is called by a name"));
+    }
     let task = task(caller, request.content)?;
     let file =
         caller.file.as_ref().ok_or_else(|| Status::invalid_argument("no file came with the connection"))?;
@@ -76,7 +79,10 @@ pub(super) async fn import(
         io::ErrorKind::UnexpectedEof => Status::aborted("the file became shorter while it was read"),
         _ => of_store(&error),
     })?;
-    tracing::info!(uid = caller.uid, %task, length = imported.length, "imported for a command");
+    if request.pin {
+        keep(engine, task).await?;
+    }
+    tracing::info!(uid = caller.uid, %task, length = imported.length, pinned = request.pin, "imported for a command");
     Ok(proto::ImportTaskResponse {
         length: imported.length,
         unchanged: imported.unchanged,
@@ -143,6 +149,35 @@ pub(super) async fn export(
     }
 }
 
+/// Keeps the content on this host, or no longer.
+pub(super) async fn pin(
+    engine: &Engine,
+    caller: &Caller,
+    request: proto::PinTaskRequest,
+) -> Result<proto::PinTaskResponse, Status> {
+    let task = task(caller, request.content)?;
+    tracing::info!(uid = caller.uid, %task, unpin = request.unpin, "asked by a command to pin or unpin");
+    if !request.unpin {
+        return keep(engine, task).await;
+    }
+    if engine.unpin(task).await.map_err(|error| of_store(&error))? {
+        Ok(proto::PinTaskResponse::default())
+    } else {
+        Err(Status::not_found("it is not pinned on this host"))
+    }
+}
+
+async fn keep(engine: &Engine, task: TaskId) -> Result<proto::PinTaskResponse, Status> {
+    let pinned = engine.pin(task).await.map_err(|error| of_store(&error))?;
+    let is = pinned.ok_or_else(|| Status::not_found("not all of it is on this host"))?;
+    Ok(proto::PinTaskResponse {
+        pinned_tasks: is.tasks,
+        pinned_bytes: is.bytes,
+        quota: is.quota,
+        crowding: is.is_crowding(),
+    })
+}
+
 /// Throws the content away.
 pub(super) async fn delete(
     engine: &Engine,
@@ -179,12 +214,21 @@ pub(super) async fn pieces(
 
 /// The task that a caller means.
 fn task(caller: &Caller, content: Option<proto::Cached>) -> Result<TaskId, Status> {
-    let proto::Cached { id, tag, owner } = content.unwrap_or_default();
+    let proto::Cached { id, tag, owner, task } = content.unwrap_or_default();
+    let may_all = super::may_all(caller.uid);
+    if !task.is_empty() {
+        // What a task is called by is no secret, and what it holds may be.
+        return if may_all {
+            task.parse().map_err(|_| Status::invalid_argument("a task has 64 hexadecimal digits"))
+        } else {
+            Err(Status::permission_denied("only root may name a task"))
+        };
+    }
     if id.is_empty() || id.len() > MAX_NAME || tag.len() > MAX_NAME {
         return Err(Status::invalid_argument("a name has 1 to 1,024 bytes, and a tag at most as many"));
     }
     let owner = owner.unwrap_or(caller.uid);
-    if owner != caller.uid && !super::may_all(caller.uid) {
+    if owner != caller.uid && !may_all {
         return Err(Status::permission_denied(format!(
             "what user {owner} imported is for that user and root"
         )));
@@ -204,7 +248,7 @@ mod tests {
     #[test]
     fn only_root_and_the_daemons_user_may_name_what_is_anothers() {
         let caller = |uid| Caller { uid, file: None, calls: Arc::default() };
-        let cached = |owner| Some(proto::Cached { id: "x".to_owned(), tag: String::new(), owner });
+        let cached = |owner| Some(proto::Cached { id: "x".to_owned(), owner, ..proto::Cached::default() });
         let own = rustix::process::geteuid().as_raw();
         let (alice, bob) = (own + 1000, own + 1001);
         let of_alice = task(&caller(alice), cached(None)).unwrap();
@@ -215,5 +259,10 @@ mod tests {
         let refused = task(&caller(bob), cached(Some(alice))).unwrap_err();
         assert_eq!(refused.code(), Code::PermissionDenied);
         assert!(task(&caller(alice), None).is_err());
+        let by_task = |task: String| Some(proto::Cached { task, ..proto::Cached::default() });
+        assert_eq!(task(&caller(0), by_task(of_alice.to_string())).unwrap(), of_alice);
+        let refused = task(&caller(alice), by_task(of_alice.to_string())).unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::PermissionDenied);
+        assert!(task(&caller(0), by_task("zz".to_owned())).is_err());
     }
 }

@@ -93,6 +93,14 @@ impl Rpc for Service {
         cache::delete(&self.engine, &caller, request.into_inner()).await.map(Response::new)
     }
 
+    async fn pin_task(
+        &self,
+        request: Request<proto::PinTaskRequest>,
+    ) -> Result<Response<proto::PinTaskResponse>, Status> {
+        let caller = caller(&request)?;
+        cache::pin(&self.engine, &caller, request.into_inner()).await.map(Response::new)
+    }
+
     async fn check_health(
         &self,
         _: Request<proto::CheckHealthRequest>,

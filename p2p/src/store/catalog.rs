@@ -9,12 +9,14 @@
 use super::names::remove_file;
 use super::pack::Place;
 use super::record::{Record, decode_hashes, encode_hashes, seconds};
+use super::weights::{Short, Weight, Weights, names, short};
 use darter_protocol::{PieceHash, TaskId};
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{
+    Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableError,
+};
 use rustix::fs::FallocateFlags;
 use std::cell::Cell;
 use std::collections::HashSet;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -27,6 +29,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 const TASKS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("tasks");
 /// Task id -> when it was last opened, in seconds since 1970.
 const USED: TableDefinition<'_, &[u8; 32], u64> = TableDefinition::new("used");
+/// Task id -> when it was pinned, in seconds since 1970; complete or not. Not there before the first pin.
+const PINNED: TableDefinition<'_, &[u8; 32], u64> = TableDefinition::new("pinned");
 
 /// What a catalog may grow by on a full disk, in bytes: some thousand tasks.
 const SPARE_BYTES: u64 = 1 << 20;
@@ -143,38 +147,15 @@ struct Open {
     database: Database,
     /// Device and number of its file.
     inode: (u64, u64),
-    /// The tasks that are there, and seldom one that is not: eight bytes of its name stand for each. So for what nobody has
-    /// asked for before, nobody looks at the disk.
+    /// The tasks that are there, and seldom one that is not. So for what nobody has asked for before, nobody looks at the disk.
     index: Index,
     /// All of it was compared with its checksums.
     #[cfg(test)]
     checked: bool,
 }
 
-/// Eight bytes of the names of tasks, which are hashes already.
-type Index = Arc<Mutex<HashSet<u64, BuildHasherDefault<Itself>>>>;
-
-/// A number is its own hash.
-#[derive(Default)]
-struct Itself(u64);
-
-impl Hasher for Itself {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.0 = self.0.rotate_left(8) ^ u64::from(*byte));
-    }
-
-    fn write_u64(&mut self, number: u64) {
-        self.0 = number;
-    }
-}
-
-fn short(task: &[u8; 32]) -> u64 {
-    u64::from_le_bytes(*task.first_chunk().expect("32 are more than 8"))
-}
+/// The tasks in memory.
+type Index = Arc<Mutex<Weights>>;
 
 impl Catalog {
     /// The catalog at `path`, which nobody has opened yet.
@@ -260,7 +241,7 @@ impl Catalog {
     /// Whether there is certainly no entry of a task; `None` while the catalog is not open. Does not block.
     pub(crate) fn lacks(&self, task: &TaskId) -> Option<bool> {
         let database = self.database.try_read().ok()?;
-        Some(!super::lock(&database.as_ref()?.index).contains(&short(task.as_bytes())))
+        Some(!super::lock(&database.as_ref()?.index).contains(task.as_bytes()))
     }
 
     fn index(&self) -> Option<Index> {
@@ -282,9 +263,12 @@ impl Catalog {
         self.open()?;
         if let Some(index) = self.index() {
             // Before they are there: for one that is not, the disk is looked at for nothing, and no more.
-            super::lock(&index).extend(entries.iter().map(|(task, _)| short(task.as_bytes())));
+            let mut index = super::lock(&index);
+            for (task, entry) in entries {
+                index.insert(task.as_bytes(), Weight::of(Some(entry), seconds(now), false));
+            }
         }
-        self.with(|database| {
+        let inserted = self.with(|database| {
             let write = database.begin_write()?;
             {
                 let mut tasks = write.open_table(TASKS)?;
@@ -295,7 +279,15 @@ impl Catalog {
                 }
             }
             Ok(write.commit()?)
-        })
+        });
+        if inserted.is_err()
+            && let Some(index) = self.index()
+        {
+            // What they replaced may be there still, or they may.
+            let mut index = super::lock(&index);
+            entries.iter().for_each(|(task, _)| index.note(task.as_bytes()));
+        }
+        inserted
     }
 
     /// Notes where packed objects lie now, durably. Gives those that were where they should have been.
@@ -346,7 +338,7 @@ impl Catalog {
         })?;
         if let Some(index) = self.index() {
             let mut index = super::lock(&index);
-            gone.iter().for_each(|gone| _ = index.remove(&short(gone.task.as_bytes())));
+            gone.iter().for_each(|gone| index.remove(gone.task.as_bytes()));
         }
         Ok(gone)
     }
@@ -365,6 +357,97 @@ impl Catalog {
                 }
             }
             Ok(write.commit()?)
+        })?;
+        if let Some(index) = self.index() {
+            let mut index = super::lock(&index);
+            when.iter().for_each(|(task, time)| index.touch(task.as_bytes(), seconds(*time)));
+        }
+        Ok(())
+    }
+
+    /// Pins a complete task, durably; `false` when there is no entry of it.
+    pub(super) fn pin(&self, task: &TaskId, now: SystemTime) -> Result<bool, CatalogError> {
+        let is_here = self.with(|database| {
+            let write = database.begin_write()?;
+            let is_here = write.open_table(TASKS)?.get(task.as_bytes())?.is_some();
+            if is_here {
+                write.open_table(PINNED)?.insert(task.as_bytes(), seconds(now))?;
+            }
+            write.commit()?;
+            Ok(is_here)
+        })?;
+        self.set_pinned(task, is_here);
+        Ok(is_here)
+    }
+
+    /// Takes a pin away, durably; `false` when there was none.
+    pub(super) fn unpin(&self, task: &TaskId) -> Result<bool, CatalogError> {
+        // Most that is deleted has no pin, and should cost no transaction.
+        if !self.is_pinned(task)? {
+            return Ok(false);
+        }
+        let was_pinned = self.with(|database| {
+            let write = database.begin_write()?;
+            let was_pinned = write.open_table(PINNED)?.remove(task.as_bytes())?.is_some();
+            write.commit()?;
+            Ok(was_pinned)
+        })?;
+        self.set_pinned(task, false);
+        Ok(was_pinned)
+    }
+
+    fn set_pinned(&self, task: &TaskId, pinned: bool) {
+        if let Some(index) = self.index() {
+            super::lock(&index).set_pinned(task.as_bytes(), pinned);
+        }
+    }
+
+    pub(super) fn is_pinned(&self, task: &TaskId) -> Result<bool, CatalogError> {
+        self.with(|database| match pins(&database.begin_read()?)? {
+            Some(pins) => Ok(pins.get(task.as_bytes())?.is_some()),
+            None => Ok(false),
+        })
+    }
+
+    /// What all tasks weigh. Reads the catalog when it does so for the first time since it was opened.
+    pub(super) fn weights(&self) -> Result<Vec<(Short, Weight)>, CatalogError> {
+        self.open()?;
+        let Some(index) = self.index() else { return Err(redb::Error::DatabaseClosed.into()) };
+        if !super::lock(&index).is_known() {
+            let all = self.weigh()?;
+            super::lock(&index).learn(all);
+        }
+        let index = super::lock(&index);
+        Ok(index.iter().collect())
+    }
+
+    fn weigh(&self) -> Result<Vec<(Short, Weight)>, CatalogError> {
+        self.with(|database| {
+            let read = database.begin_read()?;
+            let (tasks, used, pins) = (read.open_table(TASKS)?, read.open_table(USED)?, pins(&read)?);
+            let mut all = Vec::new();
+            for row in tasks.iter()? {
+                let (id, value) = row?;
+                let when = used.get(id.value())?.map_or(0, |when| when.value());
+                let pinned = pins.as_ref().map(|pins| pins.get(id.value())).transpose()?.flatten().is_some();
+                all.push((short(id.value()), Weight::of(decode(value.value()).as_ref(), when, pinned)));
+            }
+            Ok(all)
+        })
+    }
+
+    /// The tasks whose names begin so.
+    pub(super) fn named(&self, shorts: &[Short]) -> Result<Vec<TaskId>, CatalogError> {
+        self.with(|database| {
+            let tasks = database.begin_read()?.open_table(TASKS)?;
+            let mut named = Vec::with_capacity(shorts.len());
+            for short in shorts {
+                let names = names(*short);
+                for row in tasks.range::<&[u8; 32]>(names.start()..=names.end())? {
+                    named.push(TaskId::from(*row?.0.value()));
+                }
+            }
+            Ok(named)
         })
     }
 
@@ -385,6 +468,15 @@ impl Catalog {
             }
             Ok(())
         })
+    }
+}
+
+/// The pins, if there ever was one.
+fn pins(read: &ReadTransaction) -> Result<Option<ReadOnlyTable<&'static [u8; 32], u64>>, CatalogError> {
+    match read.open_table(PINNED) {
+        Ok(pins) => Ok(Some(pins)),
+        Err(TableError::TableDoesNotExist(_)) => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -419,9 +511,9 @@ fn open_checked(path: &Path, care: Care) -> Result<Open, CatalogError> {
         tracing::warn!(path = %path.display(), "the catalog was damaged; an older state of it is used");
     }
     reserve(path);
-    let mut index = HashSet::default();
+    let mut index = Weights::default();
     for row in database.begin_read()?.open_table(TASKS)?.iter()? {
-        index.insert(short(row?.0.value()));
+        index.note(row?.0.value());
     }
     Ok(Open {
         database,

@@ -6,14 +6,15 @@ use super::file::{Access, TaskFile};
 use super::names::{files, journal_path, remove_file};
 use super::pack::Place;
 use super::space::Claim;
-use super::{Store, extent_length, grows_stale, is_full, layout, lock, matches};
+use super::weights::{Short, short};
+use super::{Store, extent_length, is_full, layout, lock, matches};
 use darter_protocol::TaskId;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io::{self, Write as _};
 use std::time::{Duration, SystemTime};
 
 /// Eviction goes on to this share of the limit that was passed, so that it does not run for every new task.
-const LOW_WATER_PERCENT: u64 = 90;
+pub(super) const LOW_WATER_PERCENT: u64 = 90;
 
 /// What a disk that others fill is to have left beside the content that room is made for: for the catalog, and folders.
 pub(super) const SPARE_BYTES: u64 = 1 << 20;
@@ -27,10 +28,17 @@ const BETWEEN_EVICTIONS: Duration = Duration::from_millis(1);
 /// What is written to find out whether the disk takes anything, in bytes.
 const PROBE_BYTES: usize = 64 << 10;
 
+/// What may go.
+enum Goes {
+    /// A complete task.
+    Complete(Short),
+    /// One on which nobody works.
+    Idle(TaskId),
+}
+
 /// A task that may go, as eviction sees it.
 pub(super) struct Candidate {
-    task: TaskId,
-    complete: bool,
+    task: Goes,
     /// Bytes that come back when it goes.
     pub(super) length: u64,
     used: SystemTime,
@@ -69,6 +77,7 @@ impl Store {
         }
         self.evict(now, self.excess(0)?)?;
         self.packs.sweep();
+        self.count_pins(self.excess(0)?)?;
         if writable.is_ok() { self.compact() } else { Ok(()) }
     }
 
@@ -140,13 +149,17 @@ impl Store {
         for candidate in candidates {
             if candidate.expires.is_some_and(|at| at <= now) || excess > 0 {
                 excess = excess.saturating_sub(candidate.length);
-                if candidate.complete { &mut complete } else { &mut idle }.push(candidate.task);
+                match candidate.task {
+                    Goes::Complete(task) => complete.push(task),
+                    Goes::Idle(task) => idle.push(task),
+                }
             }
         }
         if complete.is_empty() && idle.is_empty() {
             return Ok(());
         }
-        let complete = complete.chunks(EVICT_TASKS).map(|tasks| self.forget(tasks));
+        let forget = |tasks: &[Short]| self.forget(&self.catalog.named(tasks)?);
+        let complete = complete.chunks(EVICT_TASKS).map(forget);
         let mut tasks = 0;
         for gone in complete.chain(idle.chunks(EVICT_TASKS).map(|tasks| self.forget_idle(tasks))) {
             let gone = gone?;
@@ -178,25 +191,25 @@ impl Store {
             let noted = std::fs::metadata(journal_path(&path)).and_then(|meta| meta.modified());
             let used = noted.unwrap_or(SystemTime::UNIX_EPOCH);
             let length = std::fs::metadata(&path).map_or(0, |meta| meta.len());
-            Candidate { task, complete: false, length, used, expires: self.expires(used) }
+            Candidate { task: Goes::Idle(task), length, used, expires: self.expires(used) }
         })
         .collect()
     }
 
-    /// What may go.
+    /// What may go: what is not pinned.
     pub(super) fn candidates(&self) -> io::Result<Vec<Candidate>> {
         let touched = lock(&self.touched).clone();
+        let touched: HashMap<Short, SystemTime> =
+            touched.into_iter().map(|(task, used)| (short(task.as_bytes()), used)).collect();
         let mut candidates = self.idle();
-        self.catalog.for_each(|task, entry, used| {
-            let used = touched.get(&task).copied().unwrap_or(used).max(used);
-            let (length, since) = match &entry {
-                Some(entry) if grows_stale(&entry.record) => (takes(entry), entry.record.created),
-                Some(entry) => (takes(entry), used),
-                None => (0, SystemTime::UNIX_EPOCH),
-            };
-            let expires = self.expires(since);
-            candidates.push(Candidate { task, complete: true, length, used, expires });
-        })?;
+        let weights = self.catalog.weights()?;
+        candidates.extend(weights.into_iter().filter(|(_, weight)| !weight.is_pinned()).map(
+            |(task, weight)| {
+                let used = touched.get(&task).map_or(weight.used(), |used| weight.used().max(*used));
+                let expires = self.expires(weight.fetched().unwrap_or(used));
+                Candidate { task: Goes::Complete(task), length: weight.bytes(), used, expires }
+            },
+        ));
         Ok(candidates)
     }
 
@@ -325,7 +338,7 @@ impl Store {
 }
 
 /// Bytes of the disk that content takes.
-fn takes(entry: &Entry) -> u64 {
+pub(super) fn takes(entry: &Entry) -> u64 {
     let length = entry.record.info.length;
     entry.place.map_or(length, |_| extent_length(length))
 }
@@ -449,6 +462,69 @@ mod tests {
         assert!(store.complete(&task(2)).unwrap().is_some());
         store.collect(SystemTime::now()).unwrap();
         assert_eq!(store.used(), 2 * MIB);
+    }
+
+    /// What eviction costs with a hundred thousand tasks: `cargo test -p darter-p2p --lib -- --ignored --nocapture costs`.
+    #[test]
+    #[ignore = "measures; takes a while"]
+    fn what_a_look_for_candidates_costs() {
+        const TASKS: u32 = 100_000;
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(config(dir.path(), u64::MAX)).unwrap();
+        let entries: Vec<_> = (0..TASKS)
+            .map(|n| {
+                let record = record(4 * MIB);
+                let pieces = record.layout().unwrap().pieces() as usize;
+                let hashes = vec![darter_protocol::PieceHash::from([1; 32]); pieces];
+                let task = TaskId::of_url(&n.to_string(), "", "");
+                (task, Entry { record, hashes, place: None })
+            })
+            .collect();
+        store.catalog.insert_all(&entries, SystemTime::now()).unwrap();
+        store.catalog.close();
+        store.catalog.open().unwrap();
+        let timed = |what: &str, look: &dyn Fn() -> usize| {
+            let began = std::time::Instant::now();
+            let found = look();
+            println!("{what}: {found} tasks in {:?}", began.elapsed());
+        };
+        let decoded = || {
+            let mut all = Vec::new();
+            store.catalog.for_each(|task, entry, used| all.push((task, entry, used))).unwrap();
+            all.len()
+        };
+        timed("decoding the catalog", &decoded);
+        timed("candidates, for the first time", &|| store.candidates().unwrap().len());
+        timed("candidates", &|| store.candidates().unwrap().len());
+    }
+
+    #[test]
+    fn what_is_weighed_in_memory_is_what_the_catalog_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(config(dir.path(), u64::MAX)).unwrap();
+        for number in 1..6 {
+            store_complete(&store, &task(number), u64::from(number) * MIB + 2 * MIB);
+        }
+        let sorted = |store: &Store| {
+            let mut weights = store.catalog.weights().unwrap();
+            weights.sort_by_key(|(task, _)| *task);
+            weights
+        };
+        sorted(&store);
+        let later = SystemTime::now() + Duration::from_secs(77);
+        store.catalog.touch(&[(task(2), later)]).unwrap();
+        store.pin(&task(3)).unwrap();
+        store.pin(&task(4)).unwrap();
+        store.unpin(&task(4)).unwrap();
+        store.delete(&task(5)).unwrap();
+        store_complete(&store, &task(6), 3 * MIB);
+        let kept = sorted(&store);
+        assert_eq!(kept.len(), 5);
+        store.catalog.close();
+        assert_eq!(sorted(&store), kept, "as the catalog says anew");
+        let named = store.catalog.named(&kept.iter().map(|(task, _)| *task).collect::<Vec<_>>()).unwrap();
+        assert_eq!(named.len(), 5);
+        assert!([1, 2, 3, 4, 6].iter().all(|number| named.contains(&task(*number))));
     }
 
     #[test]

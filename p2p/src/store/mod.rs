@@ -31,14 +31,17 @@ mod journal;
 mod names;
 mod pack;
 mod partial;
+mod pins;
 mod record;
 mod space;
 #[cfg(test)]
 pub(crate) mod tests;
+mod weights;
 
 use crate::origin::IMPORTED;
 use alarm::Alarm;
 use catalog::{Catalog, Entry};
+use collect::takes;
 use darter_protocol::hash::PieceHasher;
 use darter_protocol::{PieceHash, PieceLayout, TaskId};
 use guard::Guard;
@@ -61,6 +64,8 @@ pub(crate) use given::Reading;
 pub(crate) use held::Held;
 pub(crate) use import::Imported;
 pub(crate) use partial::{Partial, Reservation};
+pub(crate) use pins::PinGauges;
+pub use pins::PinsUse;
 pub(crate) use record::{Record, decode_hashes, encode_hashes};
 
 /// Complete tasks that are kept open, and for how long after their last use.
@@ -96,6 +101,7 @@ pub(crate) struct Store {
     /// Small objects.
     packs: Packs,
     alarm: Alarm,
+    pins: PinGauges,
     space: Arc<Space>,
     guard: Mutex<Option<Guard>>,
     /// Complete tasks that were opened a moment ago: a small object that many ask for costs no look at the disk. Each holds
@@ -134,6 +140,7 @@ pub(crate) enum Stored {
         length: u64,
         created: SystemTime,
         file: PathBuf,
+        pinned: bool,
     },
 }
 
@@ -148,6 +155,7 @@ impl Store {
             catalog: Catalog::at(config.dir.join(CATALOG)),
             packs: Packs::at(config.dir.join(PACKS)),
             alarm: Alarm::default(),
+            pins: PinGauges::default(),
             space: Space::new(config.quota),
             guard: Mutex::default(),
             config,
@@ -288,7 +296,8 @@ impl Store {
             Stored::Stale
         } else {
             let file = place.map_or(path, |place| self.packs.path(place));
-            Stored::Complete { length: record.info.length, created: record.created, file }
+            let pinned = self.catalog.is_pinned(task)?;
+            Stored::Complete { length: record.info.length, created: record.created, file, pinned }
         })
     }
 
@@ -365,8 +374,16 @@ impl Store {
         self.unlink(task)
     }
 
-    /// Throws a task away, unless a download works on it. Gives whether there was anything of it.
+    /// Throws a task away, unless a download works on it, and its pin. Gives whether there was anything of it.
     pub(crate) fn delete(&self, task: &TaskId) -> io::Result<bool> {
+        let was_here = self.make_way(task)?;
+        // Afterwards: there may be no room to write it down before.
+        self.unpin(task)?;
+        Ok(was_here)
+    }
+
+    /// As [`Self::delete`], for content that gets its name.
+    fn make_way(&self, task: &TaskId) -> io::Result<bool> {
         let _names = lock(&self.names);
         let complete = !self.forget_named(&[*task])?.is_empty();
         let idle = lock(&self.partials).get(task).is_some_and(|in_use| in_use.strong_count() == 0);

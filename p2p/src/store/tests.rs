@@ -3,7 +3,7 @@ use crate::ContentInfo;
 use darter_protocol::PieceIndex;
 use std::path::Path;
 
-const MIB: u64 = 1 << 20;
+pub(crate) const MIB: u64 = 1 << 20;
 /// Of content that has a file of its own.
 const LARGE: u64 = MIB + 1;
 const PIECE: u64 = PieceLayout::MIN_PIECE_SIZE;
