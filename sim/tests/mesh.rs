@@ -98,3 +98,20 @@ fn whoever_comes_later_is_as_fast() {
     assert!(slowest <= 1.5, "{slowest:.3}");
     assert!(outcome.origin_copies == 1.0, "{}", outcome.origin_copies);
 }
+
+/// What passing blocks on before their piece is whole could gain at most: a piece in sixteen parts, each of which is passed on and checked
+/// by itself. 64 pieces of 4 MiB at 80 Mbit/s; pieces are of 1 MiB here, and only the time of one counts.
+/// `cargo test -p darter-sim --test mesh -- --ignored --nocapture sixteen`.
+#[test]
+#[ignore = "measures"]
+fn what_pieces_in_sixteen_parts_would_gain() {
+    let whole =
+        Scenario { peers: 15, pieces: 64, rate: 2_500_000, origin_rate: 2_500_000, ..Scenario::default() };
+    let parts =
+        Scenario { pieces: 64 * 16, rate: 16 * whole.rate, origin_rate: 16 * whole.rate, ..whole.clone() };
+    let [whole, parts] = [whole, parts].map(|scenario| {
+        let ratios = [1, 2, 3].map(|seed| play(&Scenario { seed, ..scenario.clone() }).last_ratio());
+        ratios.iter().sum::<f64>() / 3.0
+    });
+    println!("the last is done after {whole:.3} times one copy, in parts after {parts:.3}");
+}

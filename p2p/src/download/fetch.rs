@@ -3,6 +3,11 @@
 //! A whole piece is proven by its hash. Blocks are proven by the list of all blocks' hashes of their piece, which comes from
 //! the partner, too, and which the piece's hash proves. Nobody reads a block before it is proven.
 //!
+//! A partner gives on only what it has whole, and a whole piece is read when it has come whole. What passing blocks on would gain is
+//! bounded by `sim/tests/mesh.rs` (`what_pieces_in_sixteen_parts_would_gain`): with 64 pieces of 4 MiB the last of 16 hosts at
+//! 80 Mbit/s is done after 1.44 times one copy, and could be after 1.02. Whoever relays a block would have to prove it, by the list
+//! of its piece: otherwise another's wrong bytes would be its fault.
+//!
 //! Each ends with one [`Event::Piece`], unless the whole download has stopped.
 
 use super::jobs::{Bench, Brought, Event, PieceError};
