@@ -75,6 +75,9 @@ where
         quiet = activity.quiet_for(settings.limits.body_idle_timeout) => return Err(quiet.into()),
     };
     trail.answered(asked, &answer);
+    if !method.is_safe() {
+        proxy.missing.written(target);
+    }
     if answer.status().is_informational() {
         return switched(answer, switch, target, proxy);
     }

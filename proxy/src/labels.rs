@@ -44,6 +44,8 @@ labels! {
         Miss = "miss",
         /// The engine asked the origin, whose answer was passed on as it came.
         Relayed = "relayed",
+        /// What the origin had said a moment ago: that it does not have it.
+        Absent = "absent",
         /// Streamed from and to the origin.
         Direct = "direct",
         /// Streamed from the origin because the engine could not keep the content.
@@ -70,6 +72,7 @@ impl Outcome {
             Self::Relayed | Self::Direct | Self::Bypass => false,
             Self::Hit
             | Self::Miss
+            | Self::Absent
             | Self::Tunnel
             | Self::Intercepted
             | Self::Own
@@ -86,6 +89,7 @@ impl Outcome {
             Self::Tunnel => Source::Tunnel,
             Self::Hit
             | Self::Miss
+            | Self::Absent
             | Self::Intercepted
             | Self::Own
             | Self::Refused

@@ -39,6 +39,7 @@ mod labels;
 mod line;
 mod listen;
 mod metrics;
+mod missing;
 mod multipart;
 mod named;
 mod own;

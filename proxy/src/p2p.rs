@@ -91,15 +91,33 @@ enum Found {
 ///
 /// # Errors
 /// When the content cannot be had.
-pub(crate) async fn answer<B>(proxy: &Proxy, mut peers: Peers, request: Request<B>) -> Result<Answer, Refusal>
+pub(crate) async fn answer<B>(proxy: &Proxy, peers: Peers, request: Request<B>) -> Result<Answer, Refusal>
 where
     B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Unpin + Send + 'static,
 {
-    if !request.body().is_end_stream() || Switch::asked(&request).is_some() || !is_normal(&peers.target) {
+    if !is_plain(&peers.target, &request) {
         // What the body of a GET means, only the origin knows (RFC 9110 section 9.3.1), and whether it speaks another
         // protocol there, and what it makes of a `..`.
         return direct::answer(proxy, &peers.target, request, Outcome::Direct).await;
     }
+    let settings = proxy.settings();
+    let (target, ttl) = (peers.target.clone(), settings.limits.negative_ttl);
+    let open = match proxy.missing.ask(&target, Asker::of(&request), ttl) {
+        (Some(absent), _) => return Ok(absent),
+        (None, open) => open,
+    };
+    let answer = fetched(proxy, peers, request).await?;
+    match open {
+        Some(open) => proxy.missing.learn(&target, open, answer, settings.limits.body_idle_timeout).await,
+        None => Ok(answer),
+    }
+}
+
+/// Answers a GET by the engine, or by the origin where that is to have the last word.
+async fn fetched<B>(proxy: &Proxy, mut peers: Peers, request: Request<B>) -> Result<Answer, Refusal>
+where
+    B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Unpin + Send + 'static,
+{
     let trail = Trail::of(&request);
     let slot = proxy.p2p_slot().await;
     let (length, _held) = match proxy
@@ -168,6 +186,11 @@ where
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// Whether a request asks for nothing but the very URL that it names.
+fn is_plain<B: http_body::Body>(target: &Target, request: &Request<B>) -> bool {
+    request.body().is_end_stream() && Switch::asked(request).is_none() && is_normal(target)
 }
 
 /// Whether the engine would fetch the very URL that the rules have judged: it resolves `..` and `\\`, and encodes more.

@@ -11,6 +11,7 @@ use crate::entitle::Gate;
 use crate::genuine::Genuine;
 use crate::line::Line;
 use crate::metrics::Metrics;
+use crate::missing::Missing;
 use crate::port_tls::PortTls;
 use crate::realms::Judges;
 use crate::slots::{Slot, Slots};
@@ -88,6 +89,8 @@ pub struct Limits {
     pub authentications: Option<NonZeroUsize>,
     /// How long it is believed what an origin said of whom it lets have what (`proxy.entitlement`).
     pub proofs: Ages,
+    /// How long it counts that an origin does not have some content, for whoever it said so to (`proxy.negativeTTL`).
+    pub negative_ttl: Duration,
     /// How long the head of a request may take, from the moment when one could begin: also how long a connection may be
     /// idle between two requests.
     pub header_timeout: Duration,
@@ -114,6 +117,8 @@ impl Default for Limits {
             // Token services have quotas for seconds, and a question takes some ten milliseconds: a thousand a second.
             authentications: NonZeroUsize::new(16),
             proofs: Ages::default(),
+            // Who tries again and again does so within seconds; and nobody waits longer for what somebody else has pushed.
+            negative_ttl: Duration::from_secs(5),
             // Long enough for the idle connections that clients keep (Go: 30 to 90 s), short enough for slowloris.
             header_timeout: Duration::from_secs(60),
             // What Go's clients give their own side of it.
@@ -135,6 +140,7 @@ pub struct Proxy {
     pub(crate) engine: Engine,
     pub(crate) gate: Arc<Gate>,
     pub(crate) versions: Versions,
+    pub(crate) missing: Missing,
     pub(crate) genuine: Genuine,
     pub(crate) metrics: Metrics,
     pub(crate) pseudonym: Pseudonym,
@@ -165,6 +171,7 @@ impl Proxy {
             engine,
             gate: Arc::new(gate),
             versions: Versions::new(),
+            missing: Missing::new(),
             genuine: Genuine::new(),
             metrics: Metrics::register(registry),
             pseudonym: Pseudonym::draw(),

@@ -153,11 +153,13 @@ fn limits(section: &mut Section<'_>) -> Limits {
     let idle_http2 = section.value("maxIdleHTTP2", positive);
     let authentications = section.value("maxAuthentications", value::count);
     let proofs = proofs(&mut section.section("entitlement"));
+    let negative_ttl = section.value("negativeTTL", value::duration);
     let limits = timeouts(&mut section.section("timeouts"));
     Limits {
         proofs,
         idle_http2: idle_http2.unwrap_or(limits.idle_http2),
         authentications: authentications.map_or(limits.authentications, NonZeroUsize::new),
+        negative_ttl: negative_ttl.unwrap_or(limits.negative_ttl),
         ..limits
     }
 }

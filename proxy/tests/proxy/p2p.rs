@@ -9,6 +9,7 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Notify;
 
@@ -535,4 +536,49 @@ async fn a_version_that_is_not_the_one_that_the_origin_has_is_never_served_from_
         assert!(!hit, "{:?}", answer.headers());
         assert!(bytes(answer).await == content());
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_origin_does_not_have_is_asked_for_once_by_each_caller_until_something_changes() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&asked);
+    let origin = Origin::http(move |request: Request<Incoming>| {
+        let is_get = request.method() == Method::GET;
+        let nth = if is_get { counted.fetch_add(1, Ordering::SeqCst) + 1 } else { 0 };
+        let answer = if is_get { Response::builder().status(404) } else { Response::builder() };
+        async move { answer.header("x-nth", nth).body(full(format!("absent {nth}"))).unwrap() }
+    })
+    .await;
+    let darter = mirror_of(&origin, Limits::default()).await;
+    let path = blob(&content());
+    let (mut client, _tasks) = h1(darter.connect().await).await;
+    let mut ask = async |method: Method, headers: &[(&str, &str)]| {
+        let mut request = Request::builder().method(method).uri(&path).header("host", "darter");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        client.ready().await.unwrap();
+        let answer = client.send_request(request.body(full("")).unwrap()).await.unwrap();
+        let status = answer.status().as_u16();
+        let again = answer.headers().contains_key("age");
+        (status, again, text(answer).await)
+    };
+    let a = [("authorization", "Bearer a")];
+    let first = ask(Method::GET, &a).await;
+    assert!(first.0 == 404 && !first.1, "{first:?}");
+    let before = asked.load(Ordering::SeqCst);
+    assert_eq!(ask(Method::GET, &a).await, (404, true, first.2.clone()));
+    assert_eq!(asked.load(Ordering::SeqCst), before, "the origin is not asked again");
+    for other in [[("authorization", "Bearer b")], [("x-api-key", "a")], [("accept", "text/html")]] {
+        let answer = ask(Method::GET, &other).await;
+        assert!(!answer.1 && answer.2 != first.2, "{other:?}: {answer:?}");
+    }
+    let anonymous = ask(Method::GET, &[]).await;
+    assert!(!anonymous.1, "{anonymous:?}");
+    let insists = [("authorization", "Bearer a"), ("cache-control", "no-cache")];
+    assert!(!ask(Method::GET, &insists).await.1);
+    assert!(ask(Method::GET, &a).await.1, "that changes nothing for others");
+    ask(Method::DELETE, &a).await;
+    let after = ask(Method::GET, &a).await;
+    assert!(!after.1 && after.2 != first.2, "{after:?}");
 }
