@@ -157,8 +157,7 @@ impl Matrix {
     /// Asks a node for a path of a registry.
     pub(crate) fn ask(
         &self,
-        node: &Node,
-        (way, kind): (Way, Kind),
+        (node, way, kind): (&Node, Way, Kind),
         path: &str,
         caller: Caller,
         more: &[(&str, &str)],
@@ -235,7 +234,7 @@ pub(crate) fn who_may_have_a_private_layer_gets_it(scene: &Matrix) -> Result<()>
             let context = || format!("{kind:?} {way:?} {what}");
             let (_, before) = scene.moved(&[layer])?;
             let path = scene.blob(kind, repository, layer);
-            let got = scene.ask(node, (way, kind), &path, Caller::Right(repository), &[])?;
+            let got = scene.ask((node, way, kind), &path, Caller::Right(repository), &[])?;
             ensure!(got.status == 200, "{}: {}", context(), got.status);
             ensure!(path.ends_with(&digest_of(got.body.as_slice())?), "{}: other bytes", context());
             let (_, after) = scene.moved(&[layer])?;
@@ -255,7 +254,7 @@ pub(crate) fn nobody_else_gets_a_byte_of_it(scene: &Matrix) -> Result<()> {
         for node in [first, second] {
             for repository in [SECRET, PUBLIC] {
                 let path = format!("/v2/{repository}/manifests/1");
-                ensure!(scene.ask(node, (way, kind), &path, Caller::Right(repository), &[])?.status == 200);
+                ensure!(scene.ask((node, way, kind), &path, Caller::Right(repository), &[])?.status == 200);
             }
         }
         let other = Kind::ALL.into_iter().find(|other| *other != kind).context("there are two")?;
@@ -275,7 +274,7 @@ pub(crate) fn nobody_else_gets_a_byte_of_it(scene: &Matrix) -> Result<()> {
             for (path, caller, status) in callers {
                 let said = scene.straight(kind, path, caller)?;
                 for range in [&[][..], &[("Range", "bytes=0-99")]] {
-                    let got = scene.ask(node, (way, kind), path, caller, range)?;
+                    let got = scene.ask((node, way, kind), path, caller, range)?;
                     let cell = || format!("{kind:?} {way:?} {caller:?} {} {path}: {got:?}", node.host.name());
                     ensure!(got.status == status && got.content() == 0, "{}", cell());
                     ensure!(
@@ -299,7 +298,7 @@ pub(crate) fn the_registrys_challenge_leads_to_a_token(scene: &Matrix) -> Result
     let node = &scene.nodes[0];
     for way in Way::ALL {
         let path = scene.blob(Kind::Token, SECRET, Layers::WARM);
-        let got = scene.ask(node, (way, Kind::Token), &path, Caller::Nobody, &[])?;
+        let got = scene.ask((node, way, Kind::Token), &path, Caller::Nobody, &[])?;
         let challenge = got.challenge.context("no challenge")?;
         let named = |name: &str| {
             let (_, rest) = challenge.split_once(&format!("{name}=\""))?;
@@ -317,7 +316,7 @@ pub(crate) fn the_registrys_challenge_leads_to_a_token(scene: &Matrix) -> Result
         let answer: serde_json::Value = serde_json::from_str(&answer)?;
         let token = format!("Bearer {}", answer["token"].as_str().context("no token")?);
         scene.secrets.note(&token);
-        let got = scene.ask(node, (way, Kind::Token), &path, Caller::Nobody, &[("Authorization", &token)])?;
+        let got = scene.ask((node, way, Kind::Token), &path, Caller::Nobody, &[("Authorization", &token)])?;
         ensure!(got.is_hit(), "{way:?}: {} {:?}", got.status, got.cache);
     }
     Ok(())
@@ -329,7 +328,7 @@ pub(crate) fn a_revoked_password(scene: &Matrix) -> Result<()> {
     let manifest = format!("/v2/{SECRET}/manifests/1");
     let warm = scene.blob(kind, SECRET, Layers::WARM);
     for way in Way::ALL {
-        let got = scene.ask(first, (way, kind), &warm, Caller::Second, &[])?;
+        let got = scene.ask((first, way, kind), &warm, Caller::Second, &[])?;
         ensure!(got.is_hit(), "{way:?}: {}", got.status);
     }
     scene.registry.revoke_second()?;
@@ -340,14 +339,14 @@ pub(crate) fn a_revoked_password(scene: &Matrix) -> Result<()> {
     for way in Way::ALL {
         for (node, layer) in [(first, Layers::COLD), (first, Layers::WARM), (second, Layers::WARM)] {
             // What a client asks first.
-            let got = scene.ask(node, (way, kind), &manifest, Caller::Second, &[])?;
+            let got = scene.ask((node, way, kind), &manifest, Caller::Second, &[])?;
             ensure!(got.status == 401, "{way:?}: {}", got.status);
             let path = scene.blob(kind, SECRET, layer);
-            let got = scene.ask(node, (way, kind), &path, Caller::Second, &[])?;
+            let got = scene.ask((node, way, kind), &path, Caller::Second, &[])?;
             ensure!(got.status == 401 && got.content() == 0, "{way:?} {}: {got:?}", node.host.name());
         }
         // Nobody else's proof ends with it.
-        let got = scene.ask(first, (way, kind), &warm, Caller::Right(SECRET), &[])?;
+        let got = scene.ask((first, way, kind), &warm, Caller::Right(SECRET), &[])?;
         ensure!(got.is_hit(), "{way:?}: {}", got.status);
     }
     let after = scene.moved(&[Layers::WARM, Layers::COLD])?;
@@ -359,7 +358,7 @@ pub(crate) fn registries_are_down(scene: &Matrix) -> Result<()> {
     for (way, kind) in ways() {
         for node in kind.nodes(scene) {
             let path = format!("/v2/{SECRET}/manifests/1");
-            ensure!(scene.ask(node, (way, kind), &path, Caller::Right(SECRET), &[])?.status == 200);
+            ensure!(scene.ask((node, way, kind), &path, Caller::Right(SECRET), &[])?.status == 200);
         }
     }
     scene.registry.stop();
@@ -367,7 +366,7 @@ pub(crate) fn registries_are_down(scene: &Matrix) -> Result<()> {
         let [first, second] = kind.nodes(scene);
         for (node, layer) in [(first, Layers::WARM), (second, Layers::PEER_DOWN + way as usize)] {
             let path = scene.blob(kind, SECRET, layer);
-            let got = scene.ask(node, (way, kind), &path, Caller::Right(SECRET), &[])?;
+            let got = scene.ask((node, way, kind), &path, Caller::Right(SECRET), &[])?;
             ensure!(got.status == 200, "{kind:?} {way:?} {}: {got:?}", node.host.name());
             ensure!(path.ends_with(&digest_of(got.body.as_slice())?), "{kind:?} {way:?}: other bytes");
         }
@@ -379,7 +378,7 @@ pub(crate) fn registries_are_down(scene: &Matrix) -> Result<()> {
                 (PUBLIC, Caller::Right(PUBLIC)),
             ] {
                 let path = scene.blob(kind, repository, layer);
-                let got = scene.ask(node, (way, kind), &path, caller, &[])?;
+                let got = scene.ask((node, way, kind), &path, caller, &[])?;
                 let said = String::from_utf8_lossy(&got.body);
                 let why = "so it cannot say whether this caller may have this";
                 ensure!(
@@ -391,7 +390,7 @@ pub(crate) fn registries_are_down(scene: &Matrix) -> Result<()> {
         }
         // What is nowhere, nobody can have.
         let path = scene.blob(kind, SECRET, Layers::COLD);
-        let got = scene.ask(first, (way, kind), &path, Caller::Right(SECRET), &[])?;
+        let got = scene.ask((first, way, kind), &path, Caller::Right(SECRET), &[])?;
         ensure!(got.status >= 500 && got.content() == 0, "{kind:?} {way:?}: {got:?}");
     }
     Ok(())

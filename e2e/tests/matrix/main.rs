@@ -117,13 +117,13 @@ impl Matrix {
         for layer in Layers::warm() {
             let path = self.blob(kind, SECRET, layer);
             until("a layer to be on the node", LIMIT, || {
-                let got = self.ask(first, (Way::Mirror, kind), &path, Caller::Right(SECRET), &[]).ok()?;
+                let got = self.ask((first, Way::Mirror, kind), &path, Caller::Right(SECRET), &[]).ok()?;
                 got.is_hit().then_some(())
             })?;
         }
         for way in Way::ALL {
             let path = format!("/v2/{SECRET}/manifests/1");
-            let got = self.ask(second, (way, kind), &path, Caller::Right(SECRET), &[])?;
+            let got = self.ask((second, way, kind), &path, Caller::Right(SECRET), &[])?;
             ensure!(got.status == 200, "{way:?}: {got:?}");
         }
         let all = before + Layers::warm().count() as f64;
