@@ -262,7 +262,7 @@ mod tests {
         let by_task = |task: String| Some(proto::Cached { task, ..proto::Cached::default() });
         assert_eq!(task(&caller(0), by_task(of_alice.to_string())).unwrap(), of_alice);
         let refused = task(&caller(alice), by_task(of_alice.to_string())).unwrap_err();
-        assert_eq!(refused.code(), tonic::Code::PermissionDenied);
+        assert_eq!(refused.code(), Code::PermissionDenied);
         assert!(task(&caller(0), by_task("zz".to_owned())).is_err());
     }
 }

@@ -97,7 +97,7 @@ impl Rpc for Service {
         &self,
         request: Request<proto::PinTaskRequest>,
     ) -> Result<Response<proto::PinTaskResponse>, Status> {
-        let caller = caller(&request)?;
+        let (caller, _call) = caller(&request)?;
         cache::pin(&self.engine, &caller, request.into_inner()).await.map(Response::new)
     }
 
