@@ -35,7 +35,8 @@ fn a_hostile_daemon_stops_nobody_and_is_shut_out() -> Result<()> {
         let folder = folder.path().join(&name);
         std::fs::create_dir(&folder)?;
         let scheduled =
-            format!("scheduler: {{ netAddrs: [{{ type: tcp, addr: '{}' }}] }}\n", scheduler.address);
+            format!("scheduler: {{ netAddrs: [{{ type: tcp, addr: '{}' }}] }}\n", scheduler.address)
+                + "security: { insecure: true }\n";
         Daemon::start(&name, &folder, &(loopback_config(&folder, "") + &scheduled))
     };
     let daemons = (0..DAEMONS).map(start).collect::<Result<Vec<_>>>()?;
@@ -114,7 +115,7 @@ impl Evil {
             ..Default::default()
         };
         let (up, sent) = mpsc::channel(4);
-        up.send(proto::AnnounceHostRequest { host: Some(host) }).await?;
+        up.send(proto::AnnounceHostRequest { host: Some(host), ..Default::default() }).await?;
         let mut down = client.announce_host(ReceiverStream::new(sent)).await?.into_inner();
         down.message().await?;
         Ok(Self { client, _line: (up, down) })

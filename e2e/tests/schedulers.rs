@@ -141,7 +141,10 @@ impl Cluster {
         std::fs::create_dir_all(&folder)?;
         let address = |scheduler: &Scheduler| format!("{{ type: tcp, addr: '{}' }}", scheduler.address);
         let addresses: Vec<String> = self.schedulers.iter().map(address).collect();
-        let schedulers = format!("scheduler: {{ netAddrs: [{}] }}\n", addresses.join(", "));
+        let schedulers = format!(
+            "scheduler: {{ netAddrs: [{}] }}\nsecurity: {{ insecure: true }}\n",
+            addresses.join(", ")
+        );
         // Eight share this machine's disk: however full it is, none of it goes.
         let kept = "storage: { diskGCThresholdPercent: 100 }\n";
         Daemon::start(&name, &folder, &(loopback_config(&folder, "") + &schedulers + kept))

@@ -131,7 +131,8 @@ impl Node {
             + &format!(
                 "storage: {{ diskGCThreshold: {QUOTA}, diskGCThresholdPercent: 100 }}\ngcInterval: 200ms\n"
             )
-            + &format!("scheduler: {{ netAddrs: [{{ addr: '{}' }}] }}\n", scheduler.address);
+            + &format!("scheduler: {{ netAddrs: [{{ addr: '{}' }}] }}\n", scheduler.address)
+            + "security: { insecure: true }\n";
         let proxy = Mutex::new(([127, 0, 0, 1], 0).into());
         Ok(Self { folder: folder.to_owned(), config, proxy, restless })
     }
