@@ -14,6 +14,10 @@ const MAX_READERS: usize = 100_000;
 const MAX_PUBLIC: usize = 20_000;
 const MAX_PAUSES: usize = 10_000;
 
+/// For how long at most proofs count while a registry wants to be asked less. It is there: whoever was revoked could keep it busy,
+/// and live on what it does not say.
+const WHILE_PAUSED: Duration = Duration::from_secs(300);
+
 /// How long proofs are believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ages {
@@ -146,6 +150,19 @@ impl Facts {
         caller: Caller,
     ) -> Verdict {
         self.judge(now, (place, digest), caller, self.in_grace())
+    }
+
+    /// The same while the registry is there, and answers nothing but that it is asked too often.
+    pub fn verdict_while_paused(
+        &mut self,
+        now: Instant,
+        place: &Place,
+        digest: &str,
+        caller: Caller,
+    ) -> Verdict {
+        let Ages { reader, public, grace } = self.ages;
+        let ages = [reader, public].map(|fresh| fresh.max(grace.min(WHILE_PAUSED)));
+        self.judge(now, (place, digest), caller, ages)
     }
 
     /// The registry wants to be left alone by this caller.
@@ -289,6 +306,30 @@ mod tests {
         assert_eq!(ask(&mut facts, half, "short"), Verdict::Ask);
         assert_eq!(ask(&mut facts, half, "never seen"), Verdict::Ask);
         assert_eq!(ask(&mut facts, grace, "right"), Verdict::Ask);
+    }
+
+    #[test]
+    fn a_registry_that_is_asked_too_often_is_waited_for_for_minutes_not_an_hour() {
+        let (mut facts, now) = known();
+        let mut ask = |later| {
+            facts.verdict_while_paused(
+                now + Duration::from_secs(later),
+                &place("private"),
+                LAYER,
+                caller("right"),
+            )
+        };
+        assert_eq!((ask(299), ask(300)), (Verdict::Allowed, Verdict::Ask));
+        facts.believe_for(Ages { reader: Duration::ZERO, grace: Duration::from_secs(2), ..Ages::default() });
+        let said = |facts: &mut Facts, later| {
+            facts.verdict_while_paused(
+                now + Duration::from_secs(later),
+                &place("private"),
+                LAYER,
+                caller("right"),
+            )
+        };
+        assert_eq!((said(&mut facts, 1), said(&mut facts, 2)), (Verdict::Allowed, Verdict::Ask));
     }
 
     #[test]

@@ -206,7 +206,8 @@ impl Gate {
         match answered {
             Answered::Granted(length) => Entitled::IfLong(length, held),
             Answered::Refused => Entitled::No,
-            _ if self.in_grace(&question) => Entitled::Yes,
+            Answered::Paused(_) if self.in_pause(&question) => Entitled::Yes,
+            Answered::Troubled | Answered::Unreachable(_) if self.in_grace(&question) => Entitled::Yes,
             Answered::Troubled => Entitled::No,
             Answered::Paused(pause) => Entitled::Paused(pause),
             Answered::Unreachable(error) => Entitled::Unknown(error),
@@ -337,6 +338,11 @@ impl Gate {
         let mut facts = self.lock();
         facts.learn_reader(now, place, caller, ends);
         digests.into_iter().for_each(|digest| facts.learn_member(now, place, &digest));
+    }
+
+    fn in_pause(&self, question: &Question) -> bool {
+        let Question { place, digest, caller } = question;
+        self.lock().verdict_while_paused(Instant::now(), place, digest, *caller) == Verdict::Allowed
     }
 
     fn in_grace(&self, question: &Question) -> bool {

@@ -166,10 +166,12 @@ fn limits(section: &mut Section<'_>) -> Limits {
 
 fn proofs(section: &mut Section<'_>) -> Ages {
     let default = Ages::default();
+    let reader = section.value("fresh", value::duration).unwrap_or(default.reader);
     Ages {
-        reader: section.value("fresh", value::duration).unwrap_or(default.reader),
+        reader,
+        // Five minutes where `fresh` is one, and nothing where nothing is believed.
+        public: default.public.min(reader * 5),
         grace: section.value("grace", value::duration).unwrap_or(default.grace),
-        ..default
     }
 }
 
