@@ -42,8 +42,11 @@ impl Swarm {
 
     /// The origin has already begun to send these blocks: the run of the first request, which `poll_action` did not start.
     /// It passes over what is not wanted (an origin without ranges sends everything), and goes on as long as they are
-    /// wanted and missing; `None` when none is.
+    /// wanted and missing; `None` when none is. Where pieces are completed, the first is, as far as it is carried: its rest
+    /// would be another request, and all of the content again from an origin without ranges.
     pub fn adopt_run(&mut self, carried: Range<u32>) -> Option<(RunId, Range<u32>)> {
+        let first = self.pieces.next_gap(carried.clone())?.start;
+        self.begin(self.pieces.layout.piece_of(first));
         let blocks = self.pieces.next_gap(carried)?;
         Some((self.start_run(blocks.clone()), blocks))
     }

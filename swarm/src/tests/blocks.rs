@@ -185,6 +185,29 @@ fn a_piece_that_the_origin_has_begun_with_becomes_whole_where_others_need_it() {
 }
 
 #[test]
+fn the_first_answer_of_an_origin_without_ranges_brings_the_piece_whole() {
+    let now = Instant::now();
+    let mut swarm = new(100, Limits { whole_pieces: true, ..Limits::default() });
+    swarm.set_wanted(std::iter::once(100..101).collect());
+    swarm.handle_waiting(100, 101);
+    swarm.handle_right(MayAsk::Now);
+    let (run, blocks) = swarm.adopt_run(blocks(0..100)).unwrap();
+    assert_eq!(blocks, 96..112, "what is before and behind comes in the same answer");
+    swarm.handle_blocks(now, blocks, None);
+    swarm.handle_run_ended(run);
+    assert!(swarm.is_satisfied());
+    assert_eq!(runs(&drain(&mut swarm, now)), vec![]);
+}
+
+#[test]
+fn the_first_answer_brings_no_more_of_the_piece_than_it_carries() {
+    let mut swarm = new(100, Limits { whole_pieces: true, ..Limits::default() });
+    swarm.set_wanted(std::iter::once(100..101).collect());
+    swarm.handle_right(MayAsk::Now);
+    assert_eq!(swarm.adopt_run(100..101).map(|(_, blocks)| blocks), Some(100..101));
+}
+
+#[test]
 fn a_reader_that_leaves_costs_the_piece_that_is_arriving_where_others_need_it_and_no_more() {
     let now = Instant::now();
     let mut swarm = new(100, Limits { whole_pieces: true, ..Limits::default() });
