@@ -74,7 +74,7 @@ pub struct Uploads {
     kept: Vec<Kept>,
     line: VecDeque<(TaskId, HostId)>,
     fresh: HashMap<TaskId, Fresh>,
-    /// Tasks that have ended with fresh pieces, the oldest first.
+    /// Tasks that have ended with fresh pieces, each once, the oldest first.
     ended: VecDeque<TaskId>,
     next: u64,
     /// How long whoever is invited takes to come.
@@ -184,6 +184,8 @@ impl Uploads {
     /// as long as fourteen others take to come (fifteen peers, equal rates: the last was done a twentieth later).
     pub fn handle_coming(&mut self, task: TaskId, pieces: u32, coming: bool) {
         if coming {
+            // It goes on: what is remembered of it is not the past of an ended one.
+            self.ended.retain(|ended| *ended != task);
             self.fresh.entry(task).or_insert_with(|| Fresh::new(pieces)).coming = true;
         } else if let Some(fresh) = self.fresh.get_mut(&task) {
             fresh.coming = false;
@@ -199,6 +201,7 @@ impl Uploads {
     /// room to remember it.
     pub fn handle_task_ended(&mut self, task: TaskId) {
         self.handle_coming(task, 0, false);
+        self.ended.retain(|ended| *ended != task);
         if self.fresh.get(&task).is_some_and(|fresh| !fresh.is_empty()) {
             self.ended.push_back(task);
         } else {

@@ -152,6 +152,53 @@ fn with_nothing_else_to_do_a_repeat_is_given() {
     assert!(ask(&mut uploads, now, 2, 0).is_some());
 }
 
+/// A task that has ended with a fresh piece; there are more of them than are remembered.
+fn ended(n: u32) -> TaskId {
+    let mut id = [0; 32];
+    id[..4].copy_from_slice(&n.to_be_bytes());
+    TaskId::from(id)
+}
+
+#[test]
+fn a_task_that_was_stopped_and_goes_on_is_not_forgotten_for_the_older_ones() {
+    let now = Instant::now();
+    let mut uploads = Uploads::new(6);
+    let again = |uploads: &mut Uploads| {
+        uploads.handle_coming(task(), 9, true);
+        uploads.handle_fetched(task(), piece(0), 9);
+    };
+    again(&mut uploads);
+    uploads.handle_task_ended(task());
+    again(&mut uploads);
+    uploads.handle_task_ended(task());
+    again(&mut uploads);
+    for n in 0..2000 {
+        uploads.handle_fetched(ended(n), piece(0), 1);
+        uploads.handle_task_ended(ended(n));
+    }
+    let first = ask(&mut uploads, now, 1, 0).unwrap();
+    uploads.handle_sent(now, first, true);
+    let served = (2..9).filter(|n| ask(&mut uploads, now, *n, 0).is_some()).count();
+    assert_eq!(served, 2, "its pieces are still coming, so repeats take few places");
+}
+
+#[test]
+fn a_task_that_ends_again_is_the_youngest_of_those_that_are_remembered() {
+    let now = Instant::now();
+    let mut uploads = Uploads::new(6);
+    let end = |uploads: &mut Uploads, task: TaskId| {
+        uploads.handle_fetched(task, piece(0), 2);
+        uploads.handle_fetched(task, piece(1), 2);
+        uploads.handle_task_ended(task);
+    };
+    end(&mut uploads, task());
+    (0..1000).for_each(|n| end(&mut uploads, ended(n)));
+    end(&mut uploads, task());
+    (1000..1100).for_each(|n| end(&mut uploads, ended(n)));
+    ask(&mut uploads, now, 1, 0).unwrap();
+    assert!(ask(&mut uploads, now, 2, 0).is_none(), "the other piece is given before a repeat");
+}
+
 proptest! {
     /// Whatever happens, there are never many more uploads than places, and as soon as all have ended, everybody in the line
     /// is invited.
