@@ -26,6 +26,24 @@ impl News {
         changes.insert(task, held);
     }
 
+    /// Nothing is to be told of the task.
+    pub(crate) fn forget(&self, task: &TaskId) {
+        self.lock().remove(task);
+    }
+
+    /// That the task went has been heard; that it came since has not.
+    pub(crate) fn settle_gone(&self, task: &TaskId) {
+        let mut changes = self.lock();
+        if changes.get(task).is_some_and(Option::is_none) {
+            changes.remove(task);
+        }
+    }
+
+    /// That the task went was not heard: it is told again, unless it came since.
+    pub(crate) fn note_gone_again(&self, task: TaskId) {
+        self.lock().entry(task).or_insert(None);
+    }
+
     /// What came and what went, each task once.
     pub(crate) fn take(&self) -> (Vec<HeldTask>, Vec<TaskId>) {
         let (mut came, mut went) = (Vec::new(), Vec::new());
@@ -57,6 +75,18 @@ mod tests {
         news.note(one, None);
         news.note(two, Some(held.clone()));
         assert_eq!(news.take(), (vec![held], vec![one]));
+        assert_eq!(news.take(), (vec![], vec![]));
+    }
+
+    #[test]
+    fn what_went_and_came_again_is_here() {
+        let (news, task) = (News::default(), TaskId::from([1; 32]));
+        news.note(task, Some(HeldTask::default()));
+        news.settle_gone(&task);
+        news.note_gone_again(task);
+        assert_eq!(news.take(), (vec![HeldTask::default()], vec![]));
+        news.note_gone_again(task);
+        news.settle_gone(&task);
         assert_eq!(news.take(), (vec![], vec![]));
     }
 }

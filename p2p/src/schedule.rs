@@ -194,15 +194,21 @@ impl Schedulers {
 
     /// All schedulers but the one at `told` hear soon that the task is here, or with `None` not here any more.
     pub(crate) fn note(&self, task: TaskId, held: Option<HeldTask>, told: Option<&str>) {
-        for (_, link) in self.known().links.iter().filter(|(address, _)| Some(address.as_str()) != told) {
-            link.news.note(task, held.clone());
+        for (address, link) in &self.known().links {
+            if Some(address.as_str()) == told {
+                // What it was to hear before would contradict what it hears now.
+                link.news.forget(&task);
+            } else {
+                link.news.note(task, held.clone());
+            }
         }
     }
 
     /// Tells that tasks are not here any more.
     pub(crate) async fn leave(&self, tasks: Vec<TaskId>) {
         for task in &tasks {
-            self.note(*task, None, self.of(task).as_deref().map(Link::address));
+            // The task's own as well, until it has heard it.
+            self.note(*task, None, None);
         }
         let mut by_link: HashMap<String, (Arc<Link>, Vec<TaskId>)> = HashMap::new();
         for task in tasks {
@@ -361,8 +367,10 @@ impl Link {
             if let Some(hello) = in_time(incoming.message()).await? {
                 self.learn(hello.expulsions).await;
             }
-            // All of it is in the inventory, which is looked through from now on.
-            drop(self.news.take());
+            // What came is in the inventory, which is looked through from now on. What went is not: a scheduler that was
+            // there all the while would go on naming this host for it.
+            let (_, went) = self.news.take();
+            self.tell_gone(&went).await?;
             let told = self.announce_all(&life.store, HashSet::new()).await?;
             Ok((hold, incoming, told))
         };
@@ -415,13 +423,22 @@ impl Link {
     /// Tells what came and went since the last time. What it has no room for it goes without, as with the inventory.
     async fn tell_news(&self) -> Result<(), Status> {
         let (came, went) = self.news.take();
-        for batch in went.chunks(INVENTORY_BATCH) {
-            self.leave(batch).await;
-        }
+        self.tell_gone(&went).await?;
         for batch in came.chunks(INVENTORY_BATCH) {
             match self.announce(batch.to_vec()).await {
                 Err(status) if status.code() == Code::ResourceExhausted => break,
                 announced => announced?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells what went. What is not heard is told in the next life of the line.
+    async fn tell_gone(&self, went: &[TaskId]) -> Result<(), Status> {
+        for (at, batch) in went.chunks(INVENTORY_BATCH).enumerate() {
+            if let Err(status) = self.try_leave(batch).await {
+                went[at * INVENTORY_BATCH..].iter().for_each(|task| self.news.note_gone_again(*task));
+                return Err(status);
             }
         }
         Ok(())
@@ -551,13 +568,20 @@ impl Link {
         }
     }
 
-    /// Tells that tasks are not here any more.
+    /// Tells that tasks are not here any more. What was noted of them is told then; otherwise it is told again soon.
     pub(crate) async fn leave(&self, tasks: &[TaskId]) {
+        match self.try_leave(tasks).await {
+            Ok(()) => tasks.iter().for_each(|task| self.news.settle_gone(task)),
+            Err(status) => {
+                tracing::debug!(reason = status.message(), "cannot tell the scheduler which tasks are gone");
+            }
+        }
+    }
+
+    async fn try_leave(&self, tasks: &[TaskId]) -> Result<(), Status> {
         let task_ids = tasks.iter().map(|task| task.as_bytes().to_vec().into()).collect();
         let request = LeaveTaskRequest { host_id: self.host_id.clone(), task_ids };
-        if let Err(status) = in_time(self.client.clone().leave_task(request)).await {
-            tracing::debug!(reason = status.message(), "cannot tell the scheduler which tasks are gone");
-        }
+        in_time(self.client.clone().leave_task(request)).await.map(drop)
     }
 }
 
@@ -759,6 +783,33 @@ mod tests {
     use super::*;
     use rand::SeedableRng;
     use rand::rngs::SmallRng;
+
+    /// Two schedulers that do not answer: nobody listens at these ports.
+    fn silent() -> Schedulers {
+        let membership = Membership::insecure(darter_enrol::Metrics::default());
+        let addresses = ["127.0.0.1:1".to_owned(), "127.0.0.1:2".to_owned()];
+        Schedulers::new(&addresses, "here", &membership).unwrap()
+    }
+
+    #[tokio::test]
+    async fn who_was_told_at_once_hears_nothing_older_afterwards() {
+        let (schedulers, task) = (silent(), TaskId::from([1; 32]));
+        schedulers.note(task, None, None);
+        schedulers.note(task, Some(HeldTask::default()), Some("127.0.0.1:1"));
+        let known = schedulers.known();
+        assert_eq!(known.links["127.0.0.1:1"].news.take(), (vec![], vec![]));
+        assert_eq!(known.links["127.0.0.1:2"].news.take(), (vec![HeldTask::default()], vec![]));
+    }
+
+    #[tokio::test]
+    async fn what_a_scheduler_does_not_hear_of_what_went_it_is_told_again() {
+        let (schedulers, task) = (silent(), TaskId::from([1; 32]));
+        let link = Arc::clone(&schedulers.known().links["127.0.0.1:1"]);
+        link.up.store(true, Ordering::Release);
+        schedulers.leave(vec![task]).await;
+        assert!(link.tell_news().await.is_err(), "the line ends");
+        assert_eq!(link.news.take(), (vec![], vec![task]));
+    }
 
     #[test]
     fn those_who_lose_a_scheduler_together_do_not_come_back_together() {
