@@ -76,6 +76,8 @@ pub(crate) struct Life {
     attached: Attached,
     host: HostId,
     introduction: Introduction,
+    /// Whether its certificate says so; without certificates everybody may.
+    may_be_seed: bool,
     /// Expelled hosts of which it was told, or that it told.
     told: HashSet<HostId>,
     expelled: watch::Receiver<u64>,
@@ -94,9 +96,8 @@ impl LifeLine {
         match self {
             Self::New(shared, caller, mut inbound) => {
                 let host = host(first_message(&mut inbound, &shared).await?, shared.membership()).await?;
-                if host.seed && caller.member().is_some_and(|member| member.role != Role::Seed) {
-                    return Err(usurped(Usurper::NoSeed));
-                }
+                let may_be_seed = caller.member().is_none_or(|member| member.role == Role::Seed);
+                check_seed(&host, may_be_seed)?;
                 let introduction = shared.introduce(&host.id, &caller).map_err(usurped)?;
                 tracing::info!(
                     host = %host.id, ip = %host.ip, port = host.piece_port, version = host.version,
@@ -111,7 +112,7 @@ impl LifeLine {
                 })?;
                 let (told, expelled) = (HashSet::new(), shared.membership().expelled());
                 let attached = Attached::new(shared, opened);
-                let mut life = Life { attached, host: id, introduction, told, expelled };
+                let mut life = Life { attached, host: id, introduction, may_be_seed, told, expelled };
                 let hello = life.says(epoch, &[], &[]);
                 Ok(Some((hello, Self::Open(life, inbound))))
             }
@@ -133,6 +134,7 @@ impl LifeLine {
                 match event {
                     Event::Said(message) => {
                         let host = host(message, life.attached.membership()).await?;
+                        check_seed(&host, life.may_be_seed)?;
                         life.attached
                             .with(|cluster, now, stream| cluster.handle_host_renewed(now, stream, host))
                             .map_err(refused)?;
@@ -154,6 +156,11 @@ impl Life {
         let expulsions = expulsions.iter().map(|it| it.to_vec().into()).collect();
         proto::AnnounceHostResponse { epoch, deleted, wanted, protocol: proto::PROTOCOL, expulsions }
     }
+}
+
+/// No host calls itself a seed, in whichever message, that is none.
+fn check_seed(host: &Host, may_be_seed: bool) -> Result<(), Status> {
+    if host.seed && !may_be_seed { Err(usurped(Usurper::NoSeed)) } else { Ok(()) }
 }
 
 /// The host of a message. Who was expelled, by what the daemon heard elsewhere, is taken in on the way.

@@ -26,6 +26,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "PeerPacket.gone",
             "PieceResult.host_id",
             "RegisterPeerTaskRequest.host_id",
+            "ReplicateTaskRequest.host_id",
             "ReportPeerResultRequest.host_id",
             "StatTaskResponse.lease_holder",
             "TaskStatus.lease_holder",
@@ -35,6 +36,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "an id of a task: 32 bytes",
         &[
             "AnnounceHostResponse.deleted",
+            "AnnounceHostResponse.wanted",
             "DeleteTaskRequest.task_id",
             "ExplainTaskRequest.task_id",
             "HeldTask.task_id",
@@ -43,6 +45,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "ListTasksResponse.next",
             "PieceResult.task_id",
             "RegisterPeerTaskRequest.task_id",
+            "ReplicateTaskRequest.task_id",
             "ReportPeerResultRequest.task_id",
             "StatTaskRequest.task_id",
             "TaskStatus.task_id",

@@ -151,6 +151,14 @@ async fn a_seed_is_one_by_its_certificate() {
     let one = scheduler.member("one").await;
     let refused = one.announce(proto::Host { seed: true, ..one.host() }).await.unwrap_err();
     assert!(refused.message().contains("darter token create --seed"), "{refused}");
+    let mut later = one.announce(one.host()).await.unwrap();
+    let promoted = proto::Host { seed: true, ..one.host() };
+    later.up.send(proto::AnnounceHostRequest { host: Some(promoted), ..Default::default() }).await.unwrap();
+    assert_eq!(
+        later.down.message().await.unwrap_err().code(),
+        Code::PermissionDenied,
+        "nor in its second word"
+    );
     let seed = Member::join(&scheduler, &scheduler.token(1, true), "two").await.unwrap();
     assert!(seed.announce(proto::Host { seed: true, ..seed.host() }).await.is_ok());
 }
