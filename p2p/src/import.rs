@@ -64,9 +64,12 @@ impl Engine {
     /// at this moment stays. Gives whether there was anything here, and who else was told.
     ///
     /// # Errors
-    /// When the store cannot be written to.
+    /// When the store cannot be written to; of the kind `ResourceBusy` while something is being imported by this name.
     pub async fn delete(&self, task: TaskId, everywhere: bool) -> io::Result<(bool, Option<Told>)> {
         let shared = Arc::clone(&self.0);
+        if shared.lock_importing().contains(&task) {
+            return Err(io::ErrorKind::ResourceBusy.into());
+        }
         let here = {
             let shared = Arc::clone(&shared);
             tokio::task::spawn_blocking(move || shared.forget(&task)).await.map_err(io::Error::other)??
@@ -128,17 +131,19 @@ impl Shared {
         let import = tokio::task::spawn_blocking(move || {
             let imported = store.import(&task, &source, &watched);
             // For as long as a thread may write to it, nobody else has the name.
-            drop(name);
-            imported
+            (imported, name)
         });
         let imported = tokio::select! {
             imported = import => imported.map_err(io::Error::other)?,
-            () = stalled(&reading) => Err(io::ErrorKind::TimedOut.into()),
+            () = stalled(&reading) => return self.not_imported(task, io::ErrorKind::TimedOut.into()).await,
             () = self.shutdown.cancelled() => {
                 reading.give_up();
-                Err(io::Error::other("the daemon is stopping"))
+                return self.not_imported(task, io::Error::other("the daemon is stopping")).await;
             }
         };
+        // Also until everybody knows what is here: who took the name meanwhile would be announced with these hashes, and be
+        // taken for a liar.
+        let (imported, _name) = imported;
         let stays = match &imported {
             Ok(imported) => imported.unchanged,
             Err(_) => self.is_stored(task).await,
@@ -151,6 +156,14 @@ impl Shared {
         let told = displace(&self.schedulers, &task, &record, &hashes).await;
         let (length, outdated) = (record.info.length, told.err().unwrap_or_default());
         Ok(ImportedFile { length, unchanged, shared, outdated })
+    }
+
+    /// The import has failed, and may have taken away what was here before.
+    async fn not_imported(&self, task: TaskId, error: io::Error) -> io::Result<ImportedFile> {
+        if !self.is_stored(task).await {
+            self.schedulers.leave(vec![task]).await;
+        }
+        Err(error)
     }
 
     async fn is_stored(&self, task: TaskId) -> bool {

@@ -186,7 +186,10 @@ pub(super) async fn delete(
 ) -> Result<proto::DeleteTaskResponse, Status> {
     let task = task(caller, request.content)?;
     let deleted = engine.delete(task, !request.local).await;
-    let (here, told) = deleted.map_err(|error| of_store(&error))?;
+    let (here, told) = deleted.map_err(|error| match error.kind() {
+        io::ErrorKind::ResourceBusy => Status::aborted("it is being imported at this moment"),
+        _ => of_store(&error),
+    })?;
     tracing::info!(uid = caller.uid, %task, here, ?told, "deleted for a command");
     let (others, unasked) = match told {
         None | Some(Told::Alone) => (0, String::new()),
