@@ -152,11 +152,12 @@ fn what_the_origin_says_reaches_the_client_as_it_is_in_every_way() -> Result<()>
     let scene = Scene::start(folder.path())?;
     let blob = format!("/v2/a/b/blobs/{}", Content::new(7, 1).digest());
     let pages = [
-        (404, "X-Odd", "1", r#"{"errors":[{"code":"BLOB_UNKNOWN","message":"blob unknown to registry"}]}"#),
         (401, "WWW-Authenticate", r#"Bearer realm="https://auth.example/token",service="x""#, "who are you?"),
         (403, "X-Odd", "2", "not yours"),
         (429, "Retry-After", "17", "slow down"),
         (500, "X-Odd", "3", "the origin is broken"),
+        // The last: it is given again for some seconds.
+        (404, "X-Odd", "1", r#"{"errors":[{"code":"BLOB_UNKNOWN","message":"blob unknown to registry"}]}"#),
     ];
     for (status, name, value, body) in pages {
         for path in [blob.as_str(), "/v2/a/b/manifests/1", "/elsewhere"] {

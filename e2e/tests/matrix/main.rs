@@ -139,8 +139,10 @@ impl Matrix {
 
 /// A node whose mirror is the registry of a kind, and which logs all that it can.
 fn start_node(host: Host, kind: Kind, registry: &Registry) -> Result<Node> {
+    // What a registry says is compared with what it says at that moment.
     let proxy = format!(
-        "  registryMirror: {{ dynamic: true, url: 'https://{mirror}', certs: ['{ca}'] }}
+        "  negativeTTL: 0s
+  registryMirror: {{ dynamic: true, url: 'https://{mirror}', certs: ['{ca}'] }}
   hijackHTTPS:
     hosts:
       - {{ regx: '^({OPEN}|{PRIVATE}|{SERVICE}|{REALM}):443$', certs: ['{ca}'] }}
