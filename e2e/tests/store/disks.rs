@@ -188,6 +188,9 @@ pub(crate) fn a_disk_that_breaks() -> Result<()> {
     ensure!(small.count(ALARM) == 1, "{} alarms\n{}", small.count(ALARM), small.daemon().process.log());
 
     small.disk.replace()?;
+    // Between the disks, the folder below them was there for a moment, and was as good a disk as any.
+    let content = small.folder.path().join("content/content");
+    poll::until("the new disk to be a store", RECOVERY, || content.is_dir().then_some(()))?;
     small.wait_until_it_stores()?;
     small.wait_for_all_clear()?;
     ensure!((small.count(ALARM), small.count(ALL_CLEAR)) == (1, 1), "{}", small.daemon().process.log());
