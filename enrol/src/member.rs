@@ -110,7 +110,7 @@ mod tests {
         for uri in [
             "",
             "darter://node",
-            "darter://root/a",
+            "darter://other/a",
             "darter://scheduler/",
             "http://scheduler/a",
             "scheduler/a",

@@ -464,40 +464,6 @@ mod tests {
         assert_eq!(store.used(), 2 * MIB);
     }
 
-    /// What eviction costs with a hundred thousand tasks: `cargo test -p darter-p2p --lib -- --ignored --nocapture costs`.
-    #[test]
-    #[ignore = "measures; takes a while"]
-    fn what_a_look_for_candidates_costs() {
-        const TASKS: u32 = 100_000;
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(config(dir.path(), u64::MAX)).unwrap();
-        let entries: Vec<_> = (0..TASKS)
-            .map(|n| {
-                let record = record(4 * MIB);
-                let pieces = record.layout().unwrap().pieces() as usize;
-                let hashes = vec![darter_protocol::PieceHash::from([1; 32]); pieces];
-                let task = TaskId::of_url(&n.to_string(), "", "");
-                (task, Entry { record, hashes, place: None })
-            })
-            .collect();
-        store.catalog.insert_all(&entries, SystemTime::now()).unwrap();
-        store.catalog.close();
-        store.catalog.open().unwrap();
-        let timed = |what: &str, look: &dyn Fn() -> usize| {
-            let began = std::time::Instant::now();
-            let found = look();
-            println!("{what}: {found} tasks in {:?}", began.elapsed());
-        };
-        let decoded = || {
-            let mut all = Vec::new();
-            store.catalog.for_each(|task, entry, used| all.push((task, entry, used))).unwrap();
-            all.len()
-        };
-        timed("decoding the catalog", &decoded);
-        timed("candidates, for the first time", &|| store.candidates().unwrap().len());
-        timed("candidates", &|| store.candidates().unwrap().len());
-    }
-
     #[test]
     fn what_is_weighed_in_memory_is_what_the_catalog_says() {
         let dir = tempfile::tempdir().unwrap();
