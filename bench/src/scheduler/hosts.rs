@@ -8,12 +8,15 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
 
 /// Connections that are made at a time: the backlog of a listener is bounded.
 const AT_ONCE: usize = 128;
 
 pub(super) struct Host {
     id: String,
+    channel: Channel,
     pub(super) client: SchedulerClient<Channel>,
     _line: (mpsc::Sender<proto::AnnounceHostRequest>, Streaming<proto::AnnounceHostResponse>),
 }
@@ -33,9 +36,9 @@ fn whole() -> proto::Content {
 }
 
 impl Host {
-    async fn connect(address: &str, n: usize) -> Result<Self> {
+    pub(super) async fn connect(address: &str, n: usize) -> Result<Self> {
         let channel = Endpoint::from_shared(address.to_owned())?.tcp_nodelay(true).connect().await?;
-        let mut client = SchedulerClient::new(channel);
+        let mut client = SchedulerClient::new(channel.clone());
         let host = proto::Host {
             id: format!("host-{n}"),
             hostname: format!("host-{n}"),
@@ -51,16 +54,23 @@ impl Host {
         up.send(proto::AnnounceHostRequest { host: Some(host), ..Default::default() }).await?;
         let mut down = client.announce_host(ReceiverStream::new(lines)).await?.into_inner();
         down.message().await?.context("a life line is answered")?;
-        Ok(Self { id, client, _line: (up, down) })
+        Ok(Self { id, channel, client, _line: (up, down) })
     }
 
-    /// It holds that content.
-    pub(super) async fn announce(&self, n: usize) -> Result<()> {
-        let tasks = vec![proto::HeldTask { task_id: task(n), content: Some(whole()) }];
+    /// It holds these contents: one message, as of a daemon that has at most a thousand.
+    pub(super) async fn announce(&self, contents: impl IntoIterator<Item = usize>) -> Result<()> {
+        let held = |n| proto::HeldTask { task_id: task(n), content: Some(whole()) };
+        let tasks = contents.into_iter().map(held).collect();
         self.client
             .clone()
             .announce_task(proto::AnnounceTaskRequest { host_id: self.id.clone(), tasks })
             .await?;
+        Ok(())
+    }
+
+    /// Asks whether the scheduler is well: a call that decides nothing.
+    pub(super) async fn ask_health(&self) -> Result<()> {
+        HealthClient::new(self.channel.clone()).check(HealthCheckRequest::default()).await?;
         Ok(())
     }
 

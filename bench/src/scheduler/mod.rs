@@ -4,6 +4,7 @@
 mod crowd;
 mod hosts;
 mod policy;
+mod restart;
 mod served;
 
 use crate::cpu::{Serves, Spending};
@@ -46,6 +47,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     );
     println!("| what | unit | |\n|---|---|---|");
     policy::measure(options.hosts)?;
+    runtime.block_on(restart::measure())?;
     runtime.block_on(play(options))
 }
 
@@ -95,42 +97,63 @@ async fn idle(options: &Options, scheduler: &Served, empty: u64, hosts: usize) -
     Ok(())
 }
 
-/// A thousand small contents, each held by somebody, are asked for by hosts in turn, 64 at a time.
+/// Callers at one time.
+const AT_ONCE: usize = 64;
+
+/// A thousand small contents, each held by somebody, are asked for by hosts in turn; beside it a call that decides nothing,
+/// which is what gRPC alone costs.
 async fn small(options: &Options, scheduler: &Served, hosts: &[Host]) -> Result<()> {
-    const AT_ONCE: usize = 64;
     // Who holds one keeps it: others ask.
     let asking = &hosts[CONTENTS..];
     for (n, host) in hosts.iter().take(CONTENTS).enumerate() {
-        host.announce(n).await?;
+        host.announce([n]).await?;
     }
+    calls(options, scheduler, "a call that decides nothing", async |number| {
+        let began = Instant::now();
+        asking[number % asking.len()].ask_health().await?;
+        Ok(began.elapsed())
+    })
+    .await?;
+    calls(options, scheduler, "a small content registered (and reported)", async |number| {
+        let (host, content) = (&asking[number % asking.len()], number.wrapping_mul(7919) % CONTENTS);
+        let began = Instant::now();
+        let told = host.register(content).await?;
+        let took = began.elapsed();
+        ensure!(told.content.is_some() && told.lease.is_none(), "somebody has it, and it was not said");
+        host.done(content).await?;
+        Ok(took)
+    })
+    .await
+}
+
+/// For the time of one measurement, [`AT_ONCE`] callers call one after the other; each call has a number of its own, and says
+/// how long its answer took.
+async fn calls(
+    options: &Options,
+    scheduler: &Served,
+    what: &str,
+    call: impl AsyncFn(usize) -> Result<Duration>,
+) -> Result<()> {
     let servers: [&dyn Serves; 1] = [scheduler];
     let (spending, began) = (Spending::of(&servers)?, Instant::now());
     let until = began + Duration::from_secs(options.seconds);
+    let call = &call;
     let callers = (0..AT_ONCE).map(|caller| async move {
         let mut took = Vec::new();
-        for round in 0.. {
-            let now = Instant::now();
-            if now >= until {
-                break;
-            }
-            let number = round * AT_ONCE + caller;
-            let (host, content) = (&asking[number % asking.len()], number.wrapping_mul(7919) % CONTENTS);
-            let told = host.register(content).await?;
-            took.push(now.elapsed());
-            ensure!(told.content.is_some() && told.lease.is_none(), "somebody has it, and it was not said");
-            host.done(content).await?;
+        while Instant::now() < until {
+            took.push(call(took.len() * AT_ONCE + caller).await?);
         }
-        Ok(took)
+        anyhow::Ok(took)
     });
     let took: Vec<Vec<Duration>> =
         futures_util::future::join_all(callers).await.into_iter().collect::<Result<_>>()?;
     let elapsed = began.elapsed().as_secs_f64();
     let mut took: Vec<Duration> = took.into_iter().flatten().collect();
     took.sort_unstable();
-    row("small contents registered (and reported)", "1/s", (took.len() as f64 / elapsed).round());
-    row("registration, 64 at once: p50", "us", percentile(&took, 50).as_micros());
-    row("registration, 64 at once: p99", "us", percentile(&took, 99).as_micros());
+    row(&format!("{what}, {AT_ONCE} at once"), "1/s", (took.len() as f64 / elapsed).round());
+    row(&format!("{what}: p50"), "us", percentile(&took, 50).as_micros());
+    row(&format!("{what}: p99"), "us", percentile(&took, 99).as_micros());
     let each = spending.so_far()?.as_secs_f64() * 1e6 / took.len() as f64;
-    row("scheduler's CPU for both calls", "us", format!("{each:.0}"));
+    row(&format!("{what}: the scheduler's CPU"), "us", format!("{each:.0}"));
     Ok(())
 }
