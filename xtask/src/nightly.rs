@@ -32,7 +32,7 @@ const MAX_INPUT_BYTES: u32 = 4096;
 const MAX_INPUT_SECONDS: u32 = 10;
 
 /// How long a soak lasts that is not told.
-const SOAK_MINUTES: &str = "10";
+const SOAK_MINUTES: &str = "20";
 
 /// A step by its name.
 type Step = (&'static str, fn() -> Result<Count>);

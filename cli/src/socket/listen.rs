@@ -173,6 +173,17 @@ impl Connection {
     }
 }
 
+impl Connection {
+    /// The clock goes on in whatever is waited for: a caller that sends frames which want an answer and takes none (PING) is not
+    /// read from any more.
+    fn poll_clock(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        match self.clock.poll(cx) {
+            Poll::Ready(()) => Err(io::ErrorKind::TimedOut.into()),
+            Poll::Pending => Ok(()),
+        }
+    }
+}
+
 impl Connected for Connection {
     type ConnectInfo = Caller;
 
@@ -187,16 +198,14 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        // It is read from for as long as it lives.
-        if self.clock.poll(cx).is_ready() {
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-        }
+        self.poll_clock(cx)?;
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_clock(cx)?;
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 
@@ -205,6 +214,7 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.poll_clock(cx)?;
         Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
     }
 
@@ -213,10 +223,31 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_clock(cx)?;
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncWriteExt as _;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_makes_us_write_and_takes_nothing_is_cut_off() {
+        let (stream, _other) = UnixStream::pair().unwrap();
+        let calls = Arc::<Calls>::default();
+        let clock = Clock::of(Arc::clone(&calls));
+        let place = Crowd::new(1, 1).join(0).unwrap();
+        let caller = Caller { uid: 0, file: None, calls };
+        let mut connection = Connection { stream, caller, clock, _place: place };
+        // More than the kernel holds for it.
+        let much = vec![0; 64 << 20];
+        let written = tokio::time::timeout(Duration::from_secs(3600), connection.write_all(&much)).await;
+        assert_eq!(written.unwrap().unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 }
