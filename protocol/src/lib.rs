@@ -14,6 +14,7 @@
 //! Nothing here does IO or reads a clock.
 
 mod block_set;
+mod codec;
 mod digest;
 pub mod hash;
 mod id;

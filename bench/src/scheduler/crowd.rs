@@ -1,8 +1,9 @@
-//! A flash crowd: all hosts want all layers at once, and nobody has any of it.
+//! A flash crowd: all hosts begin at once with an image of many layers, and nobody has any of it.
 
 use super::hosts::Host;
 use anyhow::{Context, Result};
 use darter_protocol::scheduler as proto;
+use futures_util::StreamExt as _;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -10,17 +11,21 @@ use tokio_stream::wrappers::ReceiverStream;
 /// Of each layer.
 const LENGTH: u64 = 64 << 20;
 const PIECE: u64 = 1 << 20;
+/// Layers that one host asks for at a time: what dockerd and containerd do unless they are told otherwise.
+const LAYERS_AT_ONCE: usize = 3;
 /// No other measurement has contents of these numbers.
 const FIRST: usize = 1_000_000;
 
-/// How long each host waited, from the start of all, until it had a partner in each layer: one value for each of both.
+/// How long each host waited, from its asking, until it had a partner in each layer: one value for each of both.
 /// Whoever fetches a first piece from the origin has none until somebody else has something, and is counted like the others.
 pub(super) async fn flash(hosts: &[Host], layers: usize) -> Result<Vec<Duration>> {
-    let began = Instant::now();
-    let all = hosts.iter().flat_map(|host| (0..layers).map(move |layer| joins(host, FIRST + layer, began)));
-    let joined: Vec<Result<Joined>> = futures_util::future::join_all(all).await;
+    let all = hosts.iter().map(|host| async move {
+        let layers = (0..layers).map(|layer| joins(host, FIRST + layer));
+        futures_util::stream::iter(layers).buffer_unordered(LAYERS_AT_ONCE).collect::<Vec<_>>().await
+    });
+    let joined: Vec<Vec<Result<Joined>>> = futures_util::future::join_all(all).await;
     // All streams stay open until everybody has come.
-    joined.into_iter().map(|joined| Ok(joined?.after)).collect()
+    joined.into_iter().flatten().map(|joined| Ok(joined?.after)).collect()
 }
 
 struct Joined {
@@ -28,7 +33,8 @@ struct Joined {
     _open: (mpsc::Sender<proto::PieceResult>, tonic::Streaming<proto::PeerPacket>),
 }
 
-async fn joins(host: &Host, layer: usize, began: Instant) -> Result<Joined> {
+async fn joins(host: &Host, layer: usize) -> Result<Joined> {
+    let began = Instant::now();
     let told = host.register(layer).await?;
     let (mut partners, mut lease) = (told.partners.len(), told.lease);
     let (up, reports) = mpsc::channel(4);

@@ -74,12 +74,19 @@ async fn play(options: &Options) -> Result<()> {
     let crowd = &hosts[..options.crowd.unwrap_or(hosts.len()).min(hosts.len())];
     let servers: [&dyn Serves; 1] = [&scheduler];
     let spending = Spending::of(&servers)?;
+    let began = Instant::now();
     let mut waited = crowd::flash(crowd, options.layers).await?;
+    let all = began.elapsed();
     waited.sort_unstable();
     let what = format!("crowd of {} hosts x {} layers", crowd.len(), options.layers);
-    row(&format!("{what}: until each has partners, p50"), "ms", percentile(&waited, 50).as_millis());
+    row(
+        &format!("{what}: until a host has partners in a layer, p50"),
+        "ms",
+        percentile(&waited, 50).as_millis(),
+    );
     row(&format!("{what}: p99"), "ms", percentile(&waited, 99).as_millis());
-    row(&format!("{what}: the last"), "ms", waited.last().copied().unwrap_or_default().as_millis());
+    row(&format!("{what}: the longest"), "ms", waited.last().copied().unwrap_or_default().as_millis());
+    row(&format!("{what}: until all have partners in all"), "s", format!("{:.2}", all.as_secs_f64()));
     row(&format!("{what}: CPU of the scheduler"), "s", format!("{:.2}", spending.so_far()?.as_secs_f64()));
     row(&format!("{what}: resident at its end"), "MiB", scheduler.resident_kib()? / 1024);
     Ok(())
