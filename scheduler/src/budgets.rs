@@ -27,6 +27,8 @@ pub(crate) struct Budgets {
     reshared: Vec<Arc<str>>,
     /// Tasks whose lease stands still while others wait for its origin.
     overdue: Vec<TaskId>,
+    /// The task whose turn it is, and where: it has left that line, and goes in before those who stand in it.
+    turn: Option<(Arc<str>, TaskId)>,
     /// Tasks that wait, in all lines.
     waiting: usize,
     places: u64,
@@ -37,8 +39,8 @@ pub(crate) struct Budgets {
 struct Origin {
     users: BTreeSet<(TaskId, HostKey)>,
     line: BTreeSet<Place>,
-    /// Tasks whose lease for it stands still, and nobody has wanted it yet.
-    stalled: BTreeSet<TaskId>,
+    /// Tasks whose lease for it stands still, and who holds that. Nobody has wanted it yet.
+    stalled: BTreeSet<(TaskId, HostKey)>,
     /// Into how many equal parts its bytes are divided.
     parts: u64,
 }
@@ -72,14 +74,14 @@ impl Budgets {
         self.waiting
     }
 
-    /// Lets a peer use an origin, if there is room; `None` if there is not. With `false` nothing is limited there, and nothing
-    /// is kept.
+    /// Lets a peer use an origin, if there is room and nobody before it in the line; `None` otherwise. With `false` nothing is
+    /// limited there, and nothing is kept.
     pub(crate) fn enter(&mut self, name: &Arc<str>, task: TaskId, key: HostKey) -> Option<bool> {
         let budget = self.access.budget(name);
         if budget.is_unlimited() {
             return Some(false);
         }
-        if !self.has_room(name) {
+        if !self.has_room(name) || !self.is_first(name, task) {
             return None;
         }
         let origin = self.origins.entry(Arc::clone(name)).or_default();
@@ -92,12 +94,19 @@ impl Budgets {
     pub(crate) fn leave(&mut self, name: &Arc<str>, task: TaskId, key: HostKey) {
         let Some(origin) = self.origins.get_mut(name) else { return };
         origin.users.remove(&(task, key));
-        origin.stalled.remove(&task);
+        origin.stalled.remove(&(task, key));
         if !origin.line.is_empty() {
             self.free.push(Arc::clone(name));
         }
         self.share_out(name);
         self.forget_unused(name);
+    }
+
+    /// Whether no other task has waited longer: what is free for a moment is theirs.
+    fn is_first(&self, name: &Arc<str>, task: TaskId) -> bool {
+        let first = self.origins.get(name).and_then(|origin| origin.line.first());
+        first.is_none_or(|first| first.task == task)
+            || self.turn.as_ref().is_some_and(|(at, whose)| at == name && *whose == task)
     }
 
     /// Whether one more may use it.
@@ -140,7 +149,7 @@ impl Budgets {
         };
         origin.line.insert(place);
         self.waiting += 1;
-        self.overdue.extend(origin.stalled.pop_first());
+        self.overdue.extend(origin.stalled.pop_first().map(|(task, _)| task));
         place
     }
 
@@ -152,11 +161,11 @@ impl Budgets {
         }
     }
 
-    /// The task's lease for the origin stands still. Returns whether somebody waits for it.
-    pub(crate) fn stalled(&mut self, name: &str, task: TaskId) -> bool {
+    /// The task's lease for the origin, which that host holds, stands still. Returns whether somebody waits for it.
+    pub(crate) fn stalled(&mut self, name: &str, task: TaskId, holder: HostKey) -> bool {
         let Some(origin) = self.origins.get_mut(name) else { return false };
         if origin.line.is_empty() {
-            origin.stalled.insert(task);
+            origin.stalled.insert((task, holder));
         }
         !origin.line.is_empty()
     }
@@ -167,9 +176,9 @@ impl Budgets {
     }
 
     /// It moves again.
-    pub(crate) fn moves(&mut self, name: &str, task: TaskId) {
+    pub(crate) fn moves(&mut self, name: &str, task: TaskId, holder: HostKey) {
         if let Some(origin) = self.origins.get_mut(name) {
-            origin.stalled.remove(&task);
+            origin.stalled.remove(&(task, holder));
         }
     }
 
@@ -180,6 +189,7 @@ impl Budgets {
 
     /// The task that is next at an origin that has room. It is not in that line any more.
     pub(crate) fn poll_next(&mut self) -> Option<(Arc<str>, TaskId)> {
+        self.turn = None;
         loop {
             let name = self.free.last().cloned()?;
             let room = self.has_room(&name);
@@ -187,7 +197,8 @@ impl Budgets {
                 self.origins.get_mut(&name).filter(|_| room).and_then(|origin| origin.line.pop_first());
             if let Some(first) = first {
                 self.waiting -= 1;
-                return Some((name, first.task));
+                self.turn = Some((Arc::clone(&name), first.task));
+                return self.turn.clone();
             }
             self.free.pop();
             self.forget_unused(&name);
@@ -253,12 +264,13 @@ impl Budgets {
         for (name, origin) in &self.origins {
             assert!(!origin.users.is_empty() || !origin.line.is_empty(), "an origin of nobody");
             assert!(!self.has_room(name) || origin.line.is_empty(), "somebody waits, and there is room");
-            assert!(origin.stalled.iter().all(|task| origin.users.iter().any(|(user, _)| user == task)));
+            assert!(origin.stalled.is_subset(&origin.users), "who uses it no more does not stand still");
             let all = self.access.budget(name).bytes_per_second.map_or(u64::MAX, |rate| rate.get());
             let share = self.share(name).bytes_per_second;
             assert!(share * origin.users.len() as u64 <= all, "more is shared out than there is");
         }
         assert!(self.overdue.is_empty() && self.reshared.is_empty(), "something was not carried out");
+        assert!(self.turn.is_none(), "a turn that was not taken");
     }
 }
 

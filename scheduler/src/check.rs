@@ -73,6 +73,12 @@ impl Cluster {
         let mut places = BTreeSet::new();
         for (id, task) in &self.tasks {
             places.extend(task.places.iter().map(|(origin, place)| (Arc::clone(origin), *place)));
+            for name in task.places.keys() {
+                let waits = |(key, d): (HostKey, &Download)| {
+                    d.origin == *name && d.stream.is_some() && task.ticket_of(key).is_some()
+                };
+                assert!(task.downloads().any(waits), "a place in line for nobody");
+            }
             for (key, download) in task.downloads().filter(|(_, download)| download.uses) {
                 assert!(
                     matches!(download.standing, Standing::Leased | Standing::Alone),

@@ -97,6 +97,7 @@ impl Cluster {
             self.world.streams.end(before, Some(Refusal::Replaced));
         }
         self.update_host(now, key, host);
+        self.repeat_wanted(key);
         Ok(lifeline)
     }
 
@@ -451,6 +452,7 @@ impl Cluster {
     ) -> Option<R> {
         let task = self.tasks.get_mut(&id)?;
         let result = event(task, &mut self.world.cx(now, id));
+        task.tidy_places(&mut self.world.cx(now, id));
         if task.tidy() {
             task.take_places().for_each(|(origin, place)| self.world.budgets.give_up(&origin, place));
             self.tasks.remove(&id);

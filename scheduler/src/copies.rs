@@ -1,8 +1,9 @@
 //! More copies of a task than there are: which hosts are told to fetch it, so that it is there when one of them is not.
 //!
-//! A host that was told is pending until it holds the content, says that it does not (LeaveTask), or is gone. No timer runs
-//! for it: whoever wants the copies asks again, and then others are chosen in place of those that could not. When there are
-//! enough, or nobody is left to be told, all of that is forgotten, so that the next wish begins anew.
+//! A host that was told is pending until it holds the content, says that it does not (LeaveTask), is gone, or has got no
+//! further for [`PATIENCE`]. No timer runs for it: whoever wants the copies asks again, and then others are chosen in place of
+//! those that could not. A new life line of a host is told again what the one before was: that may have broken with the word
+//! on it. When there are enough, or nobody is left to be told, all of that is forgotten, so that the next wish begins anew.
 
 use crate::cluster::Cluster;
 use crate::host::{HostKey, Life};
@@ -12,7 +13,8 @@ use crate::stream::{Line, StreamId};
 use darter_protocol::{HostId, TaskId};
 use rand::seq::SliceRandom;
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 /// Hosts that hold a task at most because they were told to: beyond that content is spread by those who use it.
 const MAX_COPIES: usize = 1_000;
@@ -20,12 +22,22 @@ const MAX_COPIES: usize = 1_000;
 const MAX_WANTED: usize = 1_000;
 /// The number of the protocol from which on a daemon fetches what it is told to.
 const UNDERSTOOD: u32 = 2;
+/// A host that has got no byte further for so long is not waited for any more. It may have others to fetch before, a few at a
+/// time: long enough for tens of GiB of them.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(600);
 
 /// What became of those who were told to fetch a task.
 #[derive(Debug, Default)]
 pub(crate) struct Copies {
-    pending: BTreeSet<HostKey>,
+    pending: BTreeMap<HostKey, Pending>,
     failed: BTreeSet<HostKey>,
+}
+
+/// How far one is that was told, as seen when somebody asked.
+#[derive(Debug, Clone, Copy)]
+struct Pending {
+    held: u64,
+    since: Instant,
 }
 
 /// How many hosts have all of a task.
@@ -45,6 +57,7 @@ impl Cluster {
     /// [`Refusal::UnknownHost`].
     pub fn handle_copies_wanted(
         &mut self,
+        now: Instant,
         host: &HostId,
         task: TaskId,
         hosts: usize,
@@ -56,13 +69,14 @@ impl Cluster {
             return Ok(Copied::default());
         }
         let mut copies = self.copies.remove(&task).unwrap_or_default();
-        copies.pending.retain(|key| self.world.hosts.life(*key).is_some() && !self.has_all(&task, *key));
+        copies.pending.retain(|key, _| self.world.hosts.life(*key).is_some() && !self.has_all(&task, *key));
+        self.give_up_waiting(now, &task, &mut copies);
         let missing = hosts.min(MAX_COPIES).saturating_sub(complete + copies.pending.len());
         for key in self.choose(&task, &copies, missing) {
             if let Some(life) = self.world.hosts.life_mut(key) {
                 life.wanted.insert(task);
                 self.world.streams.wake(life.lifeline);
-                copies.pending.insert(key);
+                copies.pending.insert(key, Pending { held: self.held(&task, key), since: now });
             }
         }
         let copied = Copied { complete, pending: copies.pending.len() };
@@ -81,7 +95,7 @@ impl Cluster {
                 && !life.host.draining
                 && life.wanted.len() < MAX_WANTED
                 && !self.world.hosts.regard(key).struck
-                && !copies.pending.contains(&key)
+                && !copies.pending.contains_key(&key)
                 && !copies.failed.contains(&key)
                 && !self.has_all(task, key)
         };
@@ -94,6 +108,25 @@ impl Cluster {
         candidates.into_iter().take(missing).map(|(_, key)| key).collect()
     }
 
+    /// Those that have got no further for too long could not.
+    fn give_up_waiting(&self, now: Instant, task: &TaskId, copies: &mut Copies) {
+        for (key, pending) in &mut copies.pending {
+            let held = self.held(task, *key);
+            if held > pending.held {
+                *pending = Pending { held, since: now };
+            }
+        }
+        let stuck = |pending: &Pending| now.saturating_duration_since(pending.since) >= PATIENCE;
+        let stuck = copies.pending.extract_if(.., |_, pending| stuck(pending)).map(|(key, _)| key);
+        copies.failed.extend(stuck);
+    }
+
+    /// How many bytes of it a host that downloads it has.
+    fn held(&self, task: &TaskId, key: HostKey) -> u64 {
+        let download = self.tasks.get(task).and_then(|task| task.download(key));
+        download.map_or(0, |download| download.held)
+    }
+
     fn has_all(&self, task: &TaskId, key: HostKey) -> bool {
         let peer = self.tasks.get(task).and_then(|task| task.peers.get(&key));
         peer.is_some_and(|peer| matches!(peer.role, Role::Complete))
@@ -102,7 +135,7 @@ impl Cluster {
     /// A host says that it does not hold a task: if it was told to fetch it, it could not.
     pub(crate) fn could_not_copy(&mut self, task: &TaskId, key: HostKey) {
         if let Some(copies) = self.copies.get_mut(task)
-            && copies.pending.remove(&key)
+            && copies.pending.remove(&key).is_some()
         {
             copies.failed.insert(key);
         }
@@ -110,14 +143,24 @@ impl Cluster {
 
     /// The task is to be gone: nobody fetches it any more for the sake of others.
     pub(crate) fn want_no_copies(&mut self, task: &TaskId) {
-        for key in self.copies.remove(task).map(|copies| copies.pending).unwrap_or_default() {
+        for key in self.copies.remove(task).into_iter().flat_map(|copies| copies.pending.into_keys()) {
             if let Some(life) = self.world.hosts.life_mut(key) {
                 life.wanted.remove(task);
             }
         }
     }
 
-    /// What the host of a life line is to fetch; each task is told once.
+    /// The host has another life line than before: it is told on that one, too, what it is to fetch.
+    pub(crate) fn repeat_wanted(&mut self, key: HostKey) {
+        let Some(life) = self.world.hosts.life_mut(key) else { return };
+        let pending = self.copies.iter().filter(|(_, copies)| copies.pending.contains_key(&key));
+        life.wanted.extend(pending.map(|(task, _)| *task));
+        if !life.wanted.is_empty() {
+            self.world.streams.wake(life.lifeline);
+        }
+    }
+
+    /// What the host of a life line is to fetch; each task is told once on it.
     pub fn take_wanted(&mut self, stream: StreamId) -> Vec<TaskId> {
         let Some(Line::Lifeline { host }) = self.world.streams.line(stream) else { return Vec::new() };
         let life = self.world.hosts.life_mut(host);

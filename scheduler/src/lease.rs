@@ -146,7 +146,7 @@ impl Task {
                 self.arm(cx);
             }
             if let Some(download) = self.download(key).filter(|_| stood_still) {
-                cx.world.budgets.moves(&download.origin, cx.task);
+                cx.world.budgets.moves(&download.origin, cx.task, key);
             }
         }
     }
@@ -171,7 +171,7 @@ impl Task {
             let holder = lease.holder;
             self.pass_on(cx);
             let stalled = self.download(holder).filter(|download| download.uses && self.is_free(cx.now));
-            if stalled.is_some_and(|download| cx.world.budgets.stalled(&download.origin, cx.task)) {
+            if stalled.is_some_and(|download| cx.world.budgets.stalled(&download.origin, cx.task, holder)) {
                 cx.world.budgets.note_overdue(cx.task);
             }
         }

@@ -161,7 +161,7 @@ impl Rpc for Service {
         let host = self.speaker(request.host_id, caller)?;
         let task = message::task_id(&request.task_id).map_err(malformed)?;
         let hosts = request.hosts as usize;
-        let copied = self.0.with(|cluster, _| cluster.handle_copies_wanted(&host, task, hosts));
+        let copied = self.0.with(|cluster, now| cluster.handle_copies_wanted(now, &host, task, hosts));
         let Copied { complete, pending } = copied.map_err(refused)?;
         tracing::debug!(%host, %task, hosts, complete, pending, "copies wanted");
         let [complete, pending] = [complete, pending].map(|hosts| u32::try_from(hosts).unwrap_or(u32::MAX));

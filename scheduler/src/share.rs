@@ -27,8 +27,10 @@ impl Task {
             return false;
         };
         let share = cx.world.budgets.share(&name);
-        if let Some(download) = self.download_mut(key).filter(|_| limited) {
-            (download.uses, download.share, download.news.share) = (true, share, true);
+        if let Some(download) = self.download_mut(key) {
+            // Where nothing is limited any more, whoever had a share before is told so, or it would keep to that.
+            let changed = std::mem::replace(&mut download.share, share) != share;
+            (download.uses, download.news.share) = (limited, limited || changed);
         }
         self.wait_no_more(cx, &name);
         true
@@ -78,6 +80,17 @@ impl Task {
         if self.is_free(cx.now) {
             self.revoke(cx);
         }
+    }
+
+    /// After an event: gives up the places in line of which nobody makes use any more. What comes later begins at the end; and
+    /// for nobody's sake a lease is taken away.
+    pub(crate) fn tidy_places(&mut self, cx: &mut Cx<'_>) {
+        let waits = |name: &Arc<str>| {
+            let mut there = self.downloads().filter(|(_, it)| it.origin == *name && it.stream.is_some());
+            there.any(|(key, _)| self.ticket_of(key).is_some())
+        };
+        let left: Vec<Arc<str>> = self.places.keys().filter(|name| !waits(name)).cloned().collect();
+        left.iter().for_each(|name| self.wait_no_more(cx, name));
     }
 
     /// What the task waits for, when it ends.

@@ -3,6 +3,7 @@
 use super::lab::{LENGTH, Lab, task};
 use crate::access::{Access, Block, Blocked, Budget, HostPattern};
 use crate::lease::LEASE_STALL;
+use darter_protocol::scheduler as proto;
 use darter_protocol::scheduler::{FailureReason, LeaseOutcome};
 use std::time::Duration;
 
@@ -167,6 +168,69 @@ fn a_limit_that_is_lifted_lets_everybody_go() {
     }
     lab.rule(Access::default());
     assert!(lab.talk("b", 2).lease.is_some() && lab.talk("c", 3).lease.is_some());
+}
+
+#[test]
+fn a_lifted_limit_is_told_to_whoever_knew_it_with_his_next_lease() {
+    let mut lab = lab(1, &["a", "b"]);
+    lab.join_at("a", 1, "o", 0);
+    lab.give_back("a", 1, LeaseOutcome::Failed);
+    assert_eq!(lab.talk("a", 1).share.unwrap().connections, 1, "and it has the lease again");
+    lab.join_at("b", 1, "o", 0);
+    lab.give_back("a", 1, LeaseOutcome::Failed);
+    assert_eq!(lab.lease_holder(1), "b");
+    lab.rule(Access::default());
+    assert_eq!(lab.talk("a", 1).share.unwrap().connections, 1, "it has nothing to share now");
+    lab.give_back("b", 1, LeaseOutcome::Failed);
+    assert_eq!(lab.lease_holder(1), "a");
+    assert_eq!(lab.talk("a", 1).share, Some(proto::Share::default()));
+}
+
+#[test]
+fn a_lease_that_stands_still_is_known_though_another_peer_of_its_task_left() {
+    let mut lab = lab(2, &["a", "b", "c", "d"]);
+    // Quarantined, it goes to the origin for itself; the lease is another's.
+    (0..5).for_each(|_| lab.nonsense("a"));
+    lab.join_at("a", 1, "o", 0);
+    lab.join_at("b", 1, "o", 0);
+    assert_eq!(lab.lease_holder(1), "b", "what `a` was given is no lease");
+    lab.pass(LEASE_STALL * 2);
+    lab.close("a", 1);
+    lab.join_at("c", 2, "o", 0);
+    assert_eq!(lab.lease_holder(2), "c", "there is room");
+    lab.join_at("d", 3, "o", 0);
+    assert_eq!((lab.lease_holder(1), lab.lease_holder(3)), (String::new(), "d".to_owned()));
+}
+
+#[test]
+fn who_registers_again_goes_behind_those_who_wait_for_the_origin() {
+    let mut lab = lab(1, &["a", "b"]);
+    lab.join_at("a", 1, "o", 0);
+    lab.join_at("b", 2, "o", 0);
+    assert_eq!(lab.join_at("a", 1, "o", 0).lease, None);
+    assert_eq!((lab.lease_holder(1), lab.lease_holder(2)), (String::new(), "b".to_owned()));
+    lab.close("b", 2);
+    assert_eq!(lab.lease_holder(1), "a");
+}
+
+#[test]
+fn a_place_in_line_goes_with_the_last_who_waits_there() {
+    let mut lab = lab(1, &["a", "b", "c", "d"]);
+    lab.join_at("a", 1, "o", 0);
+    lab.join_at("b", 2, "o", 0);
+    lab.inventory("d", &[4]).unwrap();
+    lab.close("b", 2);
+    assert_eq!(lab.cluster.counts().waiting_for_room, 0);
+    // For nobody the lease that stands still is not taken away.
+    lab.pass(LEASE_STALL * 2);
+    assert_eq!(lab.lease_holder(1), "a");
+    lab.origin_bytes("a", 1, 1);
+    lab.join_at("b", 2, "o", 0);
+    lab.join_at("c", 3, "o", 0);
+    assert_eq!(lab.cluster.counts().waiting_for_room, 2);
+    // Its content is with another by now.
+    lab.inventory("d", &[2]).unwrap();
+    assert_eq!(lab.cluster.counts().waiting_for_room, 1);
 }
 
 #[test]

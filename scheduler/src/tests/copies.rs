@@ -1,7 +1,7 @@
 //! More copies than there are: who is told to fetch a task, and who instead when one cannot.
 
 use super::lab::{Lab, id, task};
-use crate::copies::Copied;
+use crate::copies::{Copied, PATIENCE};
 use crate::refusal::Refusal;
 
 /// Hosts that do what they are told; "old" ones do not know how.
@@ -17,7 +17,7 @@ fn lab(hosts: &[&str]) -> Lab {
 impl Lab {
     fn copies(&mut self, host: &str, hosts: usize) -> (usize, usize) {
         let Copied { complete, pending } =
-            self.cluster.handle_copies_wanted(&id(host), task(1), hosts).unwrap();
+            self.cluster.handle_copies_wanted(self.now, &id(host), task(1), hosts).unwrap();
         (complete, pending)
     }
 
@@ -81,7 +81,10 @@ fn seeds_come_first_and_those_that_cannot_take_it_never() {
     assert_eq!(lab.told(&["b", "old", "seed", "leaving"]), ["seed"]);
     assert_eq!(lab.copies("a", 5), (1, 2), "old daemons do not know how, and one is about to stop");
     assert_eq!(lab.told(&["b", "old", "leaving"]), ["b"]);
-    assert_eq!(lab.cluster.handle_copies_wanted(&id("nobody"), task(1), 2), Err(Refusal::UnknownHost));
+    assert_eq!(
+        lab.cluster.handle_copies_wanted(lab.now, &id("nobody"), task(1), 2),
+        Err(Refusal::UnknownHost)
+    );
 }
 
 #[test]
@@ -94,4 +97,32 @@ fn what_is_deleted_nobody_fetches_any_more() {
     lab.copies("a", 2);
     lab.cluster.handle_tasks_left(lab.now, &id("a"), vec![task(1)]);
     assert_eq!((lab.told(&["b"]).len(), lab.cluster.copies.len()), (0, 0), "nobody has it");
+}
+
+#[test]
+fn what_broke_off_with_a_life_line_is_told_on_the_next() {
+    let mut lab = lab(&["a", "b"]);
+    lab.inventory("a", &[1]).unwrap();
+    lab.copies("a", 2);
+    assert_eq!(lab.told(&["b"]), ["b"]);
+    let again = lab.described("b", |host| host.protocol = 2);
+    lab.announce(again);
+    assert_eq!((lab.copies("a", 2), lab.told(&["b"])), ((1, 1), vec!["b"]));
+    assert_eq!(lab.told(&["b"]), [""; 0], "once on each line");
+}
+
+#[test]
+fn whoever_gets_no_further_is_not_waited_for() {
+    let mut lab = lab(&["a", "b"]);
+    lab.inventory("a", &[1]).unwrap();
+    lab.copies("a", 2);
+    assert_eq!(lab.told(&["b"]), ["b"]);
+    lab.pass(PATIENCE / 2);
+    lab.join("b", 1);
+    lab.held("b", 1, 1);
+    assert_eq!(lab.copies("a", 2), (1, 1));
+    lab.pass(PATIENCE - PATIENCE / 10);
+    assert_eq!(lab.copies("a", 2), (1, 1), "it has got further since it was told");
+    lab.pass(PATIENCE / 10);
+    assert_eq!(lab.copies("a", 2), (1, 0), "nobody else is there");
 }
