@@ -208,7 +208,8 @@ impl Engine {
         let (shared, began) = (&self.0, Instant::now());
         // Each turn ends, or somebody else's download has ended meanwhile: there are as many turns as callers, at most.
         loop {
-            if let Some(complete) = shared.complete(request.task).await? {
+            // What the store cannot tell, the download finds out, once its scheduler was asked whether it may be.
+            if let Ok(Some(complete)) = shared.complete(request.task).await {
                 return shared.open_stored(complete, request.want);
             }
             match shared.join(&request) {

@@ -4,7 +4,7 @@ use super::{Download, Ended, Known, Start, in_turn};
 use crate::origin::{self, Answer, Ask, OriginError, Part};
 use crate::origins::Patience;
 use crate::progress::Progress;
-use crate::schedule::{self, Conversation, Joined};
+use crate::schedule::{self, Joined};
 use crate::store::{Held, Partial, Record};
 use crate::{ContentInfo, OpenError, Opened, Want};
 use darter_protocol::scheduler::{LeaseOutcome, LeaseReturned, PieceResult};
@@ -26,12 +26,22 @@ impl Download {
     /// as soon as this daemon may ask it. Then makes room for it.
     pub(super) async fn learn(&mut self, want: Want) -> Result<Start, Ended> {
         // The last download of this task may have completed after the caller had looked.
-        if let Some(complete) = self.shared.complete(self.task).await.map_err(Ended::failed)? {
-            return Err(Ended::answered(self.shared.open_stored(complete, want)));
-        }
-        let resumed = self.resume().await.map_err(store_failed)?;
-        let held_bytes = resumed.as_ref().map_or(0, |(partial, held)| bytes_of(partial, held));
+        let resumed = match self.shared.complete(self.task).await {
+            Ok(Some(complete)) => return Err(Ended::answered(self.shared.open_stored(complete, want))),
+            Ok(None) => self.resume().await,
+            Err(error) => Err(error),
+        };
+        let held_bytes = resumed
+            .as_ref()
+            .ok()
+            .and_then(Option::as_ref)
+            .map_or(0, |(partial, held)| bytes_of(partial, held));
+        // Also where the store fails: what the caller streams past it, the operator's rules may forbid.
         self.join(held_bytes).await?;
+        let resumed = resumed.map_err(|error| {
+            self.return_lease(LeaseOutcome::Failed);
+            self.not_past_the_engine(error)
+        })?;
         if let Some((partial, held)) = resumed {
             return Ok(self.start(partial, held, None));
         }
@@ -43,7 +53,7 @@ impl Download {
             Ok(partial) => (partial, Held::default()),
             Err(error) => {
                 self.return_lease(LeaseOutcome::Failed);
-                return Err(self.not_past_the_engine(error));
+                return Err(self.not_past_the_engine(store_failed(error)));
             }
         };
         Ok(self.start(partial, held, body))
@@ -51,14 +61,14 @@ impl Download {
 
     /// What an earlier try has left. Without a digest the origin's content may have changed since; then only what is asked
     /// anew is believed, and what was left makes way for it.
-    async fn resume(&mut self) -> io::Result<Option<(Partial, Held)>> {
+    async fn resume(&mut self) -> Result<Option<(Partial, Held)>, OpenError> {
         if self.digest.is_none() || self.shared.store.has_no_partial(&self.task) {
             return Ok(None);
         }
         let (store, task) = (Arc::clone(&self.shared.store), self.task);
         let checked = std::mem::take(&mut self.checked);
         let resumed = tokio::task::spawn_blocking(move || store.resume(&task, &checked)).await;
-        let resumed = resumed.map_err(io::Error::other)??;
+        let resumed = resumed.map_err(io::Error::other).and_then(|resumed| resumed).map_err(store_failed)?;
         Ok(resumed.filter(|(partial, _)| partial.record.digest == self.digest))
     }
 
@@ -183,14 +193,15 @@ impl Download {
     }
 
     /// What cannot be stored the caller streams from the origin; but not where the operator's rules keep it from there.
-    fn not_past_the_engine(&self, error: io::Error) -> Ended {
-        if self.scheduled.talk.as_ref().is_some_and(Conversation::is_barred) {
-            return refused(
+    fn not_past_the_engine(&self, error: OpenError) -> Ended {
+        match &self.scheduled.talk {
+            Some(talk) if talk.is_barred() => refused(
                 false,
                 format!("this host cannot store the content, and may not go to its origin: {error}"),
-            );
+            ),
+            None if self.shared.config.only_with_scheduler => refused(false, NOT_ALONE.to_owned()),
+            _ => Ended::failed(error),
         }
-        store_failed(error)
     }
 
     fn return_lease(&mut self, outcome: LeaseOutcome) {
@@ -247,8 +258,8 @@ fn refused(for_good: bool, reason: String) -> Ended {
     Ended::failed(OpenError::Refused { for_good, reason })
 }
 
-fn store_failed(error: io::Error) -> Ended {
-    Ended::failed(OpenError::Store(Arc::new(error)))
+fn store_failed(error: io::Error) -> OpenError {
+    OpenError::Store(Arc::new(error))
 }
 
 #[cfg(test)]

@@ -4,7 +4,8 @@ use super::impostor::{Answer, Impostor, Lie, honest};
 use super::node::{MIB, Node, Scheduler, blob, bytes, content, read};
 use super::origin::{Behaviour, CHUNK, Origin};
 use super::{part, settled};
-use darter_p2p::{ByteRange, OpenRequest, Rates, Want};
+use darter_p2p::{ByteRange, OpenError, OpenRequest, Rates, Want};
+use darter_protocol::Priority;
 use std::path::{Path, PathBuf};
 use tokio::sync::{Notify, Semaphore};
 
@@ -290,4 +291,42 @@ async fn readers_of_every_kind_share_what_a_partner_has_and_the_origin_brings_th
     assert_eq!((partner.sent(), origin.sent()), (theirs, data.len() as u64 - theirs));
     let metric = |from: &str| node.metric(&format!("p2p_content_bytes_total{{from=\"{from}\"}}"));
     assert_eq!((metric("peer"), metric("origin")), (theirs, data.len() as u64 - theirs));
+}
+
+/// The journal of what is there in part cannot be read any more: the store fails before a scheduler was asked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_fails_lets_nobody_past_what_the_scheduler_forbids() {
+    let data = bytes(5 * MIB);
+    let origin = Origin::start(Behaviour::good(data.clone())).await;
+    let scheduler = Scheduler::start().await;
+    let node = Node::obedient("a", &[scheduler.address]).await;
+    node.joined().await;
+    let request = blob(origin.address, &data);
+    get(&node, &request, 0, BLOCK).await;
+    rests(&node).await;
+    let journal = stored(&node.dir).with_extension("partial");
+    std::fs::remove_file(&journal).unwrap();
+    std::fs::create_dir(&journal).unwrap();
+    let asked = origin.requests().len();
+    assert!(
+        matches!(node.engine.open(request.clone()).await, Err(OpenError::Store(_))),
+        "nothing forbids it"
+    );
+    let forbidden = OpenRequest { priority: Priority::level(1).unwrap(), ..request.clone() };
+    let refused = node.engine.open(forbidden).await;
+    assert!(matches!(refused, Err(OpenError::Refused { for_good: true, .. })));
+    let others_only = OpenRequest { priority: Priority::level(2).unwrap(), ..request.clone() };
+    let refused = node.engine.open(others_only).await;
+    assert!(matches!(refused, Err(OpenError::Refused { for_good: false, .. })));
+    scheduler.kill();
+    while node.metric("p2p_schedulers_up") > 0 {
+        tokio::task::yield_now().await;
+    }
+    match node.engine.open(request).await {
+        Err(OpenError::Refused { reason, .. }) => {
+            assert!(reason.contains("disableAutoBackSource"), "{reason}")
+        }
+        _ => panic!("it needs a scheduler's word"),
+    }
+    assert_eq!(origin.requests().len(), asked);
 }

@@ -30,6 +30,8 @@ pub(super) struct Streams {
     /// The body of the first request, until a run takes it.
     pub(super) first: Option<Part>,
     pub(super) running: HashMap<RunId, Stream>,
+    /// Bytes come from the origin: places for uploads are kept for new pieces.
+    pub(super) coming: bool,
     /// Where streams stopped inside a block. Its bytes before that stay: readers may have seen them.
     pub(super) rests: BTreeMap<u32, Rest>,
 }
@@ -95,7 +97,6 @@ impl Transfer {
         let stop = self.bench.stop.child_token();
         let (as_whom, source) = self.download.active.source();
         self.streams.running.insert(run, Stream { goal: Arc::clone(&goal), stop: stop.clone(), as_whom });
-        self.download.shared.turns.coming(self.download.task, self.layout.pieces(), true);
         let job = Run {
             id: run,
             source,
@@ -113,12 +114,20 @@ impl Transfer {
     pub(super) fn handle_wrote(&mut self, wrote: Wrote) -> Result<(), End> {
         let now = Instant::now();
         self.right.handle_bytes();
+        // Not before: an origin that does not answer would keep places from those who could use them.
+        self.set_coming(!self.streams.running.is_empty());
         self.counts.from_origin += wrote.bytes;
         self.counts.under_lease += wrote.bytes;
         self.download.shared.metrics.add_bytes(Supplier::Origin, wrote.bytes);
         self.take_blocks(&wrote.blocks, None)?;
         self.outbox.progress(now, self.counts.held, self.counts.under_lease);
         Ok(())
+    }
+
+    fn set_coming(&mut self, coming: bool) {
+        if std::mem::replace(&mut self.streams.coming, coming) != coming {
+            self.download.shared.turns.coming(self.download.task, self.layout.pieces(), coming);
+        }
     }
 
     pub(super) fn handle_run_ended(
@@ -129,7 +138,7 @@ impl Transfer {
     ) -> Result<(), End> {
         let stream = self.streams.running.remove(&run);
         if self.streams.running.is_empty() {
-            self.download.shared.turns.coming(self.download.task, self.layout.pieces(), false);
+            self.set_coming(false);
         }
         self.swarm.handle_run_ended(run);
         if let Some((block, rest)) = rest.and_then(|rest| Some((self.layout.block_at(rest.offset)?, rest))) {
