@@ -44,12 +44,11 @@ fn no_download_fails_while_one_scheduler_after_the_other_is_killed() -> Result<(
         cluster.restart_scheduler(killed)?;
         all.extend(contents);
     }
-    // The content of a scheduler that is lost may be asked for twice for a moment. Without the others it would be eight times.
+    // Whoever reads from the origin goes on with it while the next scheduler is asked, which keeps the lease for him. What he has
+    // not brought yet when he comes later than that may be asked for twice; on one machine nobody does.
     let copies: Vec<u64> = all.iter().map(|blob| origin.sent(&blob.path)).collect();
     println!("copies: {:?}", copies.iter().map(|sent| *sent as f64 / SIZE as f64).collect::<Vec<_>>());
-    ensure!(copies.iter().all(|sent| *sent <= 2 * SIZE), "{copies:?}");
-    let once = copies.iter().filter(|sent| **sent == SIZE).count();
-    ensure!(once * 2 >= copies.len(), "only {once} of {} cost one copy: {copies:?}", copies.len());
+    ensure!(copies.iter().all(|sent| *sent == SIZE), "{copies:?}");
 
     // Whoever comes now costs the origin nothing: all schedulers know again who has what.
     let late = cluster.daemon(DAEMONS)?;

@@ -14,9 +14,9 @@ use darter_protocol::hash;
 use darter_protocol::scheduler::scheduler_client::SchedulerClient;
 use darter_protocol::scheduler::{
     AnnounceHostRequest, AnnounceTaskRequest, Content, DeleteTaskRequest, Header, HeldTask, Host,
-    LeaveHostRequest, LeaveTaskRequest, MAX_MESSAGE_BYTES, PeerPacket, PieceResult, RegisterPeerTaskRequest,
-    RegisterPeerTaskResponse, ReplicateTaskRequest, ReplicateTaskResponse, ReportPeerResultRequest,
-    StatTaskRequest, StatTaskResponse,
+    LeaseOutcome, LeaseReturned, LeaveHostRequest, LeaveTaskRequest, MAX_MESSAGE_BYTES, PeerPacket,
+    PieceResult, RegisterPeerTaskRequest, RegisterPeerTaskResponse, ReplicateTaskRequest,
+    ReplicateTaskResponse, ReportPeerResultRequest, StatTaskRequest, StatTaskResponse,
 };
 use darter_protocol::{PieceHash, Ring, Root, TaskId, UrlPrefix};
 use darter_upstream::Upstream;
@@ -27,9 +27,10 @@ use rustls_pki_types::CertificateDer;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
@@ -54,6 +55,9 @@ const SPREAD: Duration = Duration::from_millis(800);
 /// The pause before a download whose conversation ended registers anew, at most. A scheduler that answers, and ends every
 /// conversation, must not be asked without end.
 const REJOIN_PAUSE: Duration = Duration::from_millis(200);
+/// For so long after a scheduler was lost or came back, its downloads may still be on their way from one to another: as long
+/// as a scheduler keeps a lease for those (`KEPT` in `darter_scheduler`).
+const SETTLES: Duration = Duration::from_secs(2);
 /// How often a name is asked for the schedulers that it stands for, and how soon after one was lost.
 const ASK_AGAIN: Duration = Duration::from_secs(30);
 const ASK_AT_MOST: Duration = Duration::from_millis(500);
@@ -91,10 +95,19 @@ pub(crate) struct Link {
     client: SchedulerClient<Channel>,
     membership: Membership,
     up: AtomicBool,
+    changes: Mutex<Changes>,
     /// What it was not told of yet.
     news: News,
     /// It is no scheduler of ours any more.
     removed: CancellationToken,
+}
+
+/// When a scheduler came or went: contents change over to another then.
+#[derive(Debug, Default)]
+struct Changes {
+    /// It was not there from the beginning, so that it takes contents over when it comes.
+    was_away: bool,
+    last: Option<Instant>,
 }
 
 /// What a life line needs.
@@ -146,9 +159,19 @@ impl Schedulers {
 
     /// Those to ask about `task`, one after the other where one does not answer.
     pub(crate) fn up(&self, task: &TaskId) -> Vec<Arc<Link>> {
-        let known = self.known();
+        self.ways(task).into_iter().map(|(link, _)| link).collect()
+    }
+
+    /// The same, and whether others who download the task may be on their way there from another scheduler: one to which the
+    /// task belongs first has just been lost, or this one has just come.
+    pub(crate) fn ways(&self, task: &TaskId) -> Vec<(Arc<Link>, bool)> {
+        let (known, mut settling) = (self.known(), false);
         let links = known.ring.order(task).filter_map(|address| known.links.get(address));
-        links.filter(|link| link.is_up()).cloned().collect()
+        let ways = links.map(|link| {
+            settling |= link.is_settling();
+            (Arc::clone(link), settling)
+        });
+        ways.filter(|(link, _)| link.is_up()).collect()
     }
 
     fn known(&self) -> Arc<Known> {
@@ -166,6 +189,7 @@ impl Schedulers {
         for address in members {
             let link = before.links.get(address).cloned().or_else(|| {
                 let link = Link::new(address, &self.host_id, &self.membership)?;
+                link.lock_changes().was_away = !before.links.is_empty();
                 new.push(Arc::clone(&link));
                 Some(link)
             });
@@ -274,7 +298,36 @@ impl Link {
         let (address, host_id) = (address.to_owned(), host_id.to_owned());
         let (up, removed) = (AtomicBool::new(false), CancellationToken::new());
         let (membership, news) = (membership.clone(), News::default());
-        Some(Arc::new(Self { address, host_id, client, membership, up, news, removed }))
+        let changes = Mutex::default();
+        Some(Arc::new(Self { address, host_id, client, membership, up, changes, news, removed }))
+    }
+
+    fn lock_changes(&self) -> MutexGuard<'_, Changes> {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_settling(&self) -> bool {
+        self.lock_changes().last.is_some_and(|last| last.elapsed() < SETTLES)
+    }
+
+    /// It is there. One that is there from the beginning takes nothing over.
+    fn note_up(&self) {
+        self.up.store(true, Ordering::Release);
+        let mut changes = self.lock_changes();
+        if changes.was_away {
+            changes.last = Some(Instant::now());
+        }
+    }
+
+    /// It is not there. Returns whether it was.
+    fn note_down(&self) -> bool {
+        let was_up = self.up.swap(false, Ordering::AcqRel);
+        let mut changes = self.lock_changes();
+        changes.was_away = true;
+        if was_up {
+            changes.last = Some(Instant::now());
+        }
+        was_up
     }
 
     fn is_up(&self) -> bool {
@@ -319,7 +372,7 @@ impl Link {
             };
             lost();
             let refused = darter_enrol::explain(&ended);
-            if self.up.swap(false, Ordering::AcqRel) {
+            if self.note_down() {
                 life.metrics.scheduler_up.dec();
                 tracing::warn!(
                     scheduler = self.address,
@@ -344,7 +397,7 @@ impl Link {
                 () = self.removed.cancelled() => {}
             }
         }
-        if self.up.swap(false, Ordering::AcqRel) {
+        if self.note_down() {
             life.metrics.scheduler_up.dec();
             tracing::info!(scheduler = self.address, "left the scheduler");
             let goodbye = LeaveHostRequest { host_id: self.host_id.clone() };
@@ -378,7 +431,7 @@ impl Link {
             Ok(started) => started,
             Err(status) => return status,
         };
-        self.up.store(true, Ordering::Release);
+        self.note_up();
         tracing::info!(scheduler = self.address, "joined the scheduler");
         life.metrics.scheduler_up.inc();
         came_up();
@@ -521,7 +574,7 @@ impl Link {
     pub(crate) async fn join(
         self: Arc<Self>,
         task: TaskId,
-        held_bytes: u64,
+        Arrival { held_bytes, moved, at_origin }: Arrival,
         claim: Claim,
     ) -> Result<Joined, Status> {
         let request = RegisterPeerTaskRequest {
@@ -531,6 +584,8 @@ impl Link {
             origin: claim.origin,
             url_prefixes: claim.url_prefixes,
             priority: claim.priority,
+            moved,
+            at_origin,
         };
         let answer = in_time(self.client.clone().register_peer_task(request)).await?.into_inner();
         if let Some(refused) = answer.refused.as_ref().filter(|refused| refused.for_good) {
@@ -620,6 +675,17 @@ impl Claim {
     }
 }
 
+/// How a download comes to a scheduler.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Arrival {
+    /// Verified bytes that are here.
+    pub(crate) held_bytes: u64,
+    /// It comes from another scheduler, or others who are in it may.
+    pub(crate) moved: bool,
+    /// It reads from the origin meanwhile, by the word of the scheduler before.
+    pub(crate) at_origin: bool,
+}
+
 /// The answer to a registration.
 pub(crate) enum Joined {
     /// The conversation, and its first packet.
@@ -671,6 +737,13 @@ impl Conversation {
     /// Whether the download may never go to the origin, while this lasts.
     pub(crate) fn is_barred(&self) -> bool {
         self.barred
+    }
+
+    /// Gives the lease back for others to come by it elsewhere: the download moves to another scheduler.
+    pub(crate) fn take_along(&self, lease_id: u64) {
+        let lease_returned = Some(LeaseReturned { lease_id, outcome: LeaseOutcome::Moved.into() });
+        // Where there is no room for it, the end of the conversation gives the lease back, to whoever is next.
+        let _ = self.report(Box::new(PieceResult { lease_returned, ..PieceResult::default() }));
     }
 
     /// Whether it is held with this scheduler.

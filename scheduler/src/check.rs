@@ -53,6 +53,7 @@ impl Cluster {
             self.check_streams(*id, task);
             task.check(&self.world.hosts, now);
             timers.extend(task.lease.as_ref().and_then(|lease| Some((lease.timer?, Timer::Lease(*id)))));
+            timers.extend(task.kept_until.map(|at| (at, Timer::Kept(*id))));
             timers.extend(
                 task.downloads().filter_map(|(key, d)| Some((d.silent_until?, Timer::Silent(*id, key)))),
             );
@@ -200,6 +201,7 @@ impl Task {
         let holder = self.lease.as_ref().map(|lease| lease.holder);
         let leased = self.downloads().filter(|(_, d)| d.standing == Standing::Leased).map(|(key, _)| key);
         assert_eq!(leased.collect::<Vec<_>>(), Vec::from_iter(holder), "who holds the lease");
+        assert!(holder.is_none() || self.kept_until.is_none(), "a lease that is kept and given");
         assert!(holder.is_none() || !self.unshareable, "a lease where everybody goes alone");
         if self.is_free(now) {
             let forgotten = self.downloads().find(|(key, d)| {

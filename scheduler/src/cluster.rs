@@ -455,6 +455,7 @@ impl Cluster {
         task.tidy_places(&mut self.world.cx(now, id));
         if task.tidy() {
             task.take_places().for_each(|(origin, place)| self.world.budgets.give_up(&origin, place));
+            task.keep_no_longer(&mut self.world.cx(now, id));
             self.tasks.remove(&id);
             self.want_no_copies(&id);
         }
@@ -524,6 +525,7 @@ impl Cluster {
         while self.world.timers.first().is_some_and(|(at, _)| *at <= now) {
             match self.world.timers.pop_first().map(|(_, timer)| timer) {
                 Some(Timer::Lease(task)) => self.on_task(now, task, |task, cx| task.lease_due(cx)),
+                Some(Timer::Kept(task)) => self.on_task(now, task, |task, cx| task.kept_due(cx)),
                 Some(Timer::Silent(task, host)) => self.on_task(now, task, |task, cx| task.silent(cx, host)),
                 Some(Timer::Shareable(task)) => self.on_task(now, task, |task, cx| task.shareable(cx)),
                 Some(Timer::Conduct(host)) => {

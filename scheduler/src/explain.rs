@@ -58,6 +58,9 @@ fn standing(hosts: &Hosts, task: &Task, asking: Option<HostKey>) -> String {
             Standing::Waiting { .. } if task.places.contains_key(&download.origin) => {
                 "it waits: the budget of its origin is used up".to_owned()
             }
+            Standing::Waiting { .. } if task.kept_until.is_some() => {
+                "it waits: for a moment only one who reads from the origin already may go there".to_owned()
+            }
             Standing::Waiting { .. } => match holder {
                 Some(holder) => format!("it downloads from partners; {} may go to the origin", holder.id),
                 None => "it downloads from partners, one of which holds everything".to_owned(),

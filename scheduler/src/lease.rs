@@ -5,6 +5,10 @@
 //! may have it with the answer. Its origin must have room for it (`share.rs`). A lease is free when there is none, or when its holder made no progress for too long and
 //! somebody else waits, in this task or for the origin: taken from the only one who wants it, it would only break off an origin that is slow.
 //!
+//! A scheduler that takes a task over from another does not know at first who reads from the origin. While those who were in the
+//! download come one after the other, the lease is kept for that one ([`KEPT`]): it says so when it registers. So is the lease
+//! of a holder who goes to another scheduler, since those who still wait here are about to go there, too.
+//!
 //! Events that make a peer eligible call [`Task::consider`] for that peer; events that end a lease or lose a source call
 //! [`Task::pass_on`] for everybody. So at any moment outside an event, the lease is not free or nobody waits.
 
@@ -23,6 +27,11 @@ pub(crate) const LEASE_STALL: Duration = Duration::from_secs(10);
 /// After each lease in a row that saw no progress at all, the next may take twice as long, up to this many doublings: an
 /// origin that needs 15 s for its first byte would otherwise be asked by one waiter after the other and answer nobody.
 const MAX_DOUBLINGS: u32 = 3;
+
+/// For so long the lease is kept for one who is on his way. Daemons come back to a scheduler spread over a second (`SPREAD` and
+/// `FIRST_RETRY` in `p2p`), and register anew 200 ms after a conversation ended. What it costs: a download that was left without a
+/// source at that very moment goes on so much later, and so does one that begins within two seconds of a scheduler's loss.
+pub(crate) const KEPT: Duration = Duration::from_secs(2);
 
 /// A peer that gave this many leases back as failed gets no more; it gives up by itself.
 const MAX_FAILURES: u8 = 3;
@@ -111,7 +120,32 @@ impl Task {
     }
 
     pub(crate) fn is_free(&self, now: Instant) -> bool {
-        self.lease.as_ref().is_none_or(|lease| now >= lease.deadline)
+        match &self.lease {
+            Some(lease) => now >= lease.deadline,
+            None => self.kept_until.is_none(),
+        }
+    }
+
+    /// Nobody has the lease for a moment, but for one who comes with what he reads from the origin.
+    pub(crate) fn keep_lease(&mut self, cx: &mut Cx<'_>) {
+        if self.lease.is_none() && !self.unshareable {
+            self.keep_no_longer(cx);
+            let until = cx.now + KEPT;
+            self.kept_until = Some(until);
+            cx.world.timers.insert((until, Timer::Kept(cx.task)));
+        }
+    }
+
+    pub(crate) fn keep_no_longer(&mut self, cx: &mut Cx<'_>) {
+        if let Some(at) = self.kept_until.take() {
+            cx.world.timers.remove(&(at, Timer::Kept(cx.task)));
+        }
+    }
+
+    /// Nobody came for whom it was kept.
+    pub(crate) fn kept_due(&mut self, cx: &mut Cx<'_>) {
+        self.kept_until = None;
+        self.pass_on(cx);
     }
 
     /// The ticket of a peer that waits for the lease.
@@ -254,6 +288,10 @@ impl Task {
         match outcome {
             LeaseOutcome::Done => self.release(cx, Standing::Satisfied),
             LeaseOutcome::Refused => self.release(cx, Standing::Out),
+            LeaseOutcome::Moved => {
+                self.release(cx, Standing::Out);
+                self.keep_lease(cx);
+            }
             LeaseOutcome::Failed | LeaseOutcome::Unspecified => self.failed(cx, key),
             LeaseOutcome::Unshareable => {
                 self.unshareable = true;

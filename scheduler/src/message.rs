@@ -234,6 +234,10 @@ pub struct Registration {
     pub url_prefixes: Vec<UrlPrefix>,
     /// How urgent it is.
     pub priority: Priority,
+    /// Others who are in the same download may be on their way here from another scheduler.
+    pub moved: bool,
+    /// It reads from the origin already, by another scheduler's word.
+    pub at_origin: bool,
 }
 
 impl TryFrom<&proto::RegisterPeerTaskRequest> for Registration {
@@ -249,6 +253,8 @@ impl TryFrom<&proto::RegisterPeerTaskRequest> for Registration {
             origin: request.origin.to_ascii_lowercase().into(),
             url_prefixes: request.url_prefixes.iter().map(|bytes| prefix(bytes)).collect::<Result<_, _>>()?,
             priority: Priority::level(request.priority).unwrap_or_default(),
+            moved: request.moved,
+            at_origin: request.at_origin,
         })
     }
 }

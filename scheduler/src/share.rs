@@ -100,7 +100,7 @@ impl Task {
 
     /// Nobody goes to the origin now, or waits to: those who may not go themselves get nothing more than what others have.
     pub(crate) fn tell_barred(&mut self, cx: &mut Cx<'_>) {
-        if self.barred == 0 || self.lease.is_some() {
+        if self.barred == 0 || self.lease.is_some() || self.kept_until.is_some() {
             return;
         }
         let hope = |standing| matches!(standing, Standing::Waiting { .. });

@@ -30,7 +30,7 @@ use darter_protocol::HostId;
 use darter_protocol::scheduler as proto;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a peer may be registered without a stream. It opens one right after it registered, or needs none because the
 /// content is one request to a holder away; nobody takes a minute for either.
@@ -54,6 +54,8 @@ pub(crate) struct Task {
     /// Hosts that sent corrupt bytes of this task. By name, so that a new life does not wash them clean.
     pub(crate) struck: BTreeSet<HostId>,
     pub(crate) lease: Option<Lease>,
+    /// Until then the lease is kept for one who reads from the origin already and is on his way here; with a timer.
+    pub(crate) kept_until: Option<Instant>,
     /// The origins that have no room for its peers now, and its places in their lines.
     pub(crate) places: BTreeMap<Arc<str>, Place>,
     /// Downloads that may not go to the origin.
@@ -82,6 +84,11 @@ impl Task {
         barred: Option<&'static str>,
     ) -> proto::PeerPacket {
         self.leave(cx, key, Some(Refusal::Replaced));
+        if registration.at_origin {
+            self.keep_no_longer(cx);
+        } else if registration.moved && self.downloading == 0 {
+            self.keep_lease(cx);
+        }
         let ticket = self.ticket();
         let silent_until = cx.now + SILENCE;
         let mut download = Download::new(registration, ticket);

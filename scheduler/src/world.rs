@@ -125,6 +125,8 @@ pub(crate) struct Cx<'a> {
 pub(crate) enum Timer {
     /// Has the task's lease stalled?
     Lease(TaskId),
+    /// Nobody has come for whom the task's lease is kept.
+    Kept(TaskId),
     /// The peer has registered and opened no stream.
     Silent(TaskId, HostKey),
     /// The task may be tried as a shared one again.

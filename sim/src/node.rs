@@ -147,7 +147,9 @@ impl Node {
         if !self.is_done() {
             self.update_promise(now);
             self.ask_hashes();
-            let may = if self.talk.lease.is_some() { MayAsk::Now } else { MayAsk::No };
+            // As in `p2p`: what was begun goes on while the next scheduler is asked.
+            let goes_on = !self.talk.open && self.swarm.asks_origin();
+            let may = if self.talk.lease.is_some() || goes_on { MayAsk::Now } else { MayAsk::No };
             self.swarm.handle_right(may);
             while let Some(action) = self.swarm.poll_action(now, &mut self.rng) {
                 self.perform(now, action);

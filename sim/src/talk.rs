@@ -14,7 +14,7 @@ const MERGE_FOR: Duration = Duration::from_millis(50);
 /// What daemons say to the scheduler.
 #[derive(Debug)]
 pub(crate) enum ToScheduler {
-    Register { held: u64 },
+    Register { held: u64, moved: bool, at_origin: bool },
     Report(Box<PieceResult>),
     Complete(Content),
 }
@@ -38,10 +38,12 @@ impl Talk {
 }
 
 impl Node {
-    pub(crate) fn begin(&mut self) {
+    /// `moved`: it was with a scheduler that it has lost.
+    pub(crate) fn begin(&mut self, moved: bool) {
         self.talk = Talk::default();
         let held = u64::from(self.swarm.have().len()) * darter_protocol::PieceLayout::MIN_PIECE_SIZE;
-        self.out.push(Out::ToScheduler(ToScheduler::Register { held }));
+        let at_origin = self.swarm.asks_origin();
+        self.out.push(Out::ToScheduler(ToScheduler::Register { held, moved, at_origin }));
         let parents = self.parents.clone().unwrap_or_default();
         parents.into_iter().for_each(|parent| self.add_partner(&crate::node::host_id(parent), false));
     }
@@ -130,7 +132,7 @@ impl Node {
             self.talk.due = self.talk.last.or(self.talk.due);
         }
         if self.talk.satisfied && self.talk.open && self.swarm.needs_origin() {
-            self.begin();
+            self.begin(false);
         }
     }
 

@@ -438,11 +438,12 @@ impl World {
         self.lines.insert(lifeline, no);
         let at = self.clock.now();
         self.with(no, |node| {
+            let moved = node.begun.is_some();
             node.begun.get_or_insert(at);
             if node.is_done() {
                 node.announce();
             } else {
-                node.begin();
+                node.begin(moved);
             }
         });
     }
@@ -520,7 +521,10 @@ impl World {
         }
         let id = host_id(from);
         match message {
-            ToScheduler::Register { held } => self.register(now, from, held),
+            ToScheduler::Register { held, moved, at_origin } => {
+                let registration = Registration { held, moved, at_origin, ..Registration::default() };
+                self.register(now, from, &registration);
+            }
             ToScheduler::Report(report) => {
                 let report = Report::try_from(*report).expect("nodes say nothing that is malformed");
                 if let Some(stream) = self.places[from].talk {
@@ -541,16 +545,9 @@ impl World {
         self.pump_scheduler();
     }
 
-    fn register(&mut self, now: Instant, from: HostNo, held: u64) {
+    fn register(&mut self, now: Instant, from: HostNo, registration: &Registration) {
         let id = host_id(from);
-        let Ok(answer) = self.cluster.handle_registered(
-            now,
-            &id,
-            self.task,
-            &Registration { held, ..Registration::default() },
-        ) else {
-            return;
-        };
+        let Ok(answer) = self.cluster.handle_registered(now, &id, self.task, registration) else { return };
         if let Some(before) = self.places[from].talk.take() {
             self.lines.remove(&before);
             self.cluster.handle_stream_closed(now, before);

@@ -4,12 +4,13 @@ use super::{Download, Ended, Known, Start, in_turn};
 use crate::origin::{self, Answer, Ask, OriginError, Part};
 use crate::origins::Patience;
 use crate::progress::Progress;
-use crate::schedule::{self, Joined};
+use crate::schedule::{self, Arrival, Joined};
 use crate::store::{Held, Partial, Record};
 use crate::{ContentInfo, OpenError, Opened, Want};
 use darter_protocol::scheduler::{LeaseOutcome, LeaseReturned, PieceResult};
 use darter_protocol::{ByteRange, PieceLayout, PieceSet};
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -37,7 +38,7 @@ impl Download {
             .and_then(Option::as_ref)
             .map_or(0, |(partial, held)| bytes_of(partial, held));
         // Also where the store fails: what the caller streams past it, the operator's rules may forbid.
-        self.join(held_bytes).await?;
+        self.join(held_bytes, None).await?;
         let resumed = resumed.map_err(|error| {
             self.return_lease(LeaseOutcome::Failed);
             self.not_past_the_engine(error)
@@ -81,10 +82,14 @@ impl Download {
         tokio::task::spawn_blocking(move || store.create(&task, record)).await.map_err(io::Error::other)?
     }
 
-    /// Registers with the task's scheduler, if one is up, or with the next where that has just been lost.
-    async fn join(&mut self, held_bytes: u64) -> Result<(), Ended> {
-        for link in self.shared.schedulers.up(&self.task) {
-            match link.join(self.task, held_bytes, self.claim.clone()).await {
+    /// Registers with the task's scheduler, if one is up, or with the next where that has just been lost. With `again`, after
+    /// another one was lost; then it says whether the origin is being asked meanwhile.
+    async fn join(&mut self, held_bytes: u64, again: Option<bool>) -> Result<(), Ended> {
+        let mut lost = again.is_some();
+        for (link, settling) in self.shared.schedulers.ways(&self.task) {
+            let arrival =
+                Arrival { held_bytes, moved: lost || settling, at_origin: again.unwrap_or_default() };
+            match link.join(self.task, arrival, self.claim.clone()).await {
                 Ok(Joined::Refused(reason)) => return Err(refused(true, reason)),
                 Ok(Joined::Talking(talk, first)) => {
                     self.scheduled.lease = first.lease.map(|lease| lease.id);
@@ -93,6 +98,7 @@ impl Download {
                     break;
                 }
                 Err(status) if schedule::is_lost(&status) => {
+                    lost = true;
                     tracing::debug!(task = %self.task, reason = status.message(), "cannot register; asking the next scheduler");
                 }
                 Err(status) => {
@@ -119,36 +125,47 @@ impl Download {
             if let Some(refusal) = self.scheduled.early.iter().find_map(|packet| packet.refused.clone()) {
                 return Err(refused(false, refusal.reason));
             }
-            let Some(talk) = self.scheduled.talk.as_mut() else {
+            if self.scheduled.talk.is_none() {
                 return if self.shared.config.only_with_scheduler {
                     Err(refused(false, NOT_ALONE.to_owned()))
                 } else {
                     Ok(None)
                 };
-            };
+            }
             if self.scheduled.lease.is_some() || self.scheduled.unshareable {
                 return Ok(None);
             }
-            let packet = tokio::select! {
-                packet = talk.next() => packet,
-                () = self.shared.shutdown.cancelled() => return Err(stopping()),
-            };
-            match packet {
-                Some(packet) => {
-                    self.scheduled.unshareable |= packet.unshareable;
-                    self.scheduled.lease = match packet.lease {
-                        Some(lease) => Some(lease.id),
-                        None => self.scheduled.lease.filter(|_| !packet.lease_revoked),
-                    };
-                    self.scheduled.early.push(packet);
-                }
-                None => {
-                    self.scheduled.talk = None;
-                    tokio::time::sleep(schedule::rejoin_pause()).await;
-                    self.join(0).await?;
-                }
+            let shutdown = self.shared.shutdown.clone();
+            tokio::select! {
+                heard = self.hear(false) => heard?,
+                () = shutdown.cancelled() => return Err(stopping()),
             }
         }
+    }
+
+    /// Takes the scheduler's next packet, or registers anew where the scheduler is lost; `at_origin`: the origin is being asked
+    /// meanwhile. Without a scheduler it waits for ever.
+    ///
+    /// # Cancel safety
+    /// No packet is lost. A registration may be.
+    async fn hear(&mut self, at_origin: bool) -> Result<(), Ended> {
+        let Some(talk) = self.scheduled.talk.as_mut() else { return std::future::pending().await };
+        match talk.next().await {
+            Some(packet) => {
+                self.scheduled.unshareable |= packet.unshareable;
+                self.scheduled.lease = match packet.lease {
+                    Some(lease) => Some(lease.id),
+                    None => self.scheduled.lease.filter(|_| !packet.lease_revoked),
+                };
+                self.scheduled.early.push(packet);
+            }
+            None => {
+                (self.scheduled.talk, self.scheduled.lease) = (None, None);
+                tokio::time::sleep(schedule::rejoin_pause()).await;
+                self.join(0, Some(at_origin)).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Asks the origin, with the first caller's request.
@@ -156,9 +173,15 @@ impl Download {
         let ask = first_ask(want);
         let shared = Arc::clone(&self.shared);
         let patience = Patience { pause: FIRST_WAIT, turn: in_turn(&self.task, true) };
-        let asked = tokio::select! {
-            asked = shared.origins.fetch(&shared.upstream, &self.first, (ask, None), patience) => asked,
-            () = self.shared.shutdown.cancelled() => return Err(stopping()),
+        let first = self.first.clone();
+        let mut asked = pin!(shared.origins.fetch(&shared.upstream, &first, (ask, None), patience));
+        // A scheduler that takes over is told at once who asks the origin: it would send another one there.
+        let asked = loop {
+            tokio::select! {
+                asked = &mut asked => break asked,
+                heard = self.hear(true) => heard?,
+                () = shared.shutdown.cancelled() => return Err(stopping()),
+            }
         };
         match asked {
             Ok(Answer::Content { info, part }) => Ok((info, Some(part))),

@@ -1,8 +1,9 @@
 //! Who may go to the origin.
 
 use super::lab::{LENGTH, Lab};
-use crate::lease::{LEASE_STALL, UNSHAREABLE};
-use crate::message::Report;
+use crate::access::Access;
+use crate::lease::{KEPT, LEASE_STALL, UNSHAREABLE};
+use crate::message::{Registration, Report};
 use darter_protocol::scheduler::{FailureReason, LeaseOutcome};
 use std::time::Duration;
 
@@ -376,4 +377,55 @@ fn a_lease_that_was_never_read_is_not_taken_back_aloud() {
     assert_eq!(lab.lease_holder(1), "c");
     lab.set_deaf("b", 1, false);
     assert_eq!((lab.talk("b", 1).revoked, lab.talk("b", 1).lease), (0, None));
+}
+
+/// A scheduler took over from one that is lost: its daemons come one after the other.
+fn moved(lab: &mut Lab, host: &str, at_origin: bool) -> bool {
+    let registration = Registration { moved: true, at_origin, ..Registration::default() };
+    lab.try_register_at(host, 1, registration).unwrap();
+    lab.open(host, 1);
+    lab.lease_holder(1) == host
+}
+
+#[test]
+fn whoever_reads_from_the_origin_already_has_the_lease_of_a_scheduler_that_takes_over() {
+    let mut lab = Lab::with(&["a", "b", "c", "seed"]);
+    assert!(!moved(&mut lab, "a", false));
+    assert!(!moved(&mut lab, "seed", false));
+    // One who knows of no other scheduler.
+    assert_eq!(lab.join("b", 1).lease, None);
+    lab.pass(KEPT - Duration::from_millis(1));
+    assert!(moved(&mut lab, "c", true));
+    lab.close("c", 1);
+    assert_eq!(lab.lease_holder(1), "seed", "it is kept once");
+}
+
+#[test]
+fn a_lease_for_which_nobody_comes_is_given_in_the_usual_order() {
+    let mut lab = Lab::with(&["a", "seed"]);
+    assert!(!moved(&mut lab, "a", false) && !moved(&mut lab, "seed", false));
+    lab.pass(KEPT);
+    assert_eq!(lab.lease_holder(1), "seed");
+}
+
+#[test]
+fn a_holder_who_goes_to_another_scheduler_leaves_the_lease_to_nobody_at_once() {
+    let mut lab = Lab::with(&["a", "b"]);
+    lab.join("a", 1);
+    lab.join("b", 1);
+    lab.give_back("a", 1, LeaseOutcome::Moved);
+    lab.close("a", 1);
+    assert_eq!(lab.lease_holder(1), "");
+    lab.pass(KEPT);
+    assert_eq!(lab.lease_holder(1), "b", "it is still here");
+}
+
+#[test]
+fn while_a_lease_is_kept_nobody_is_told_that_there_is_no_hope() {
+    let mut lab = Lab::with(&["a"]);
+    lab.rule(Access { disable_back_source: true, ..Access::default() });
+    moved(&mut lab, "a", false);
+    assert_eq!(lab.talk("a", 1).refused, None);
+    lab.pass(KEPT);
+    assert!(lab.talk("a", 1).refused.is_some());
 }

@@ -21,7 +21,7 @@ enum Event {
     Announce,
     Die,
     Leave,
-    Register { held: u64, origin: &'static str, level: u32 },
+    Register { held: u64, origin: &'static str, level: u32, moved: bool, at_origin: bool },
     Rule { connections: u32 },
     Open,
     Close,
@@ -56,13 +56,16 @@ fn event() -> impl Strategy<Value = Event> {
         2 => Just(LeaseOutcome::Refused),
         1 => Just(LeaseOutcome::Unshareable),
         1 => Just(LeaseOutcome::Unspecified),
+        1 => Just(LeaseOutcome::Moved),
     ];
     prop_oneof![
         3 => Just(Event::Announce),
         2 => Just(Event::Die),
         1 => Just(Event::Leave),
-        8 => (bytes.clone(), prop_oneof![Just("x"), Just("y"), Just("free")], prop_oneof![5 => Just(0u32), 3 => 0..7u32])
-            .prop_map(|(held, origin, level)| Event::Register { held: held % LENGTH, origin, level }),
+        8 => (bytes.clone(), prop_oneof![Just("x"), Just("y"), Just("free")], prop_oneof![5 => Just(0u32), 3 => 0..7u32], any::<(bool, bool)>())
+            .prop_map(|(held, origin, level, (moved, at_origin))| {
+                Event::Register { held: held % LENGTH, origin, level, moved, at_origin: moved && at_origin }
+            }),
         1 => (0u32..4).prop_map(|connections| Event::Rule { connections }),
         10 => Just(Event::Open),
         3 => Just(Event::Close),
@@ -95,9 +98,16 @@ fn apply(lab: &mut Lab, host: &str, n: u8, event: Event) {
             lab.cluster.handle_host_left(lab.now, &id(host));
             lab.die(host);
         }
-        Event::Register { held, origin, level } => {
+        Event::Register { held, origin, level, moved, at_origin } => {
             let priority = Priority::level(level).unwrap();
-            let registration = Registration { held, origin: origin.into(), priority, ..Default::default() };
+            let registration = Registration {
+                held,
+                origin: origin.into(),
+                priority,
+                moved,
+                at_origin,
+                ..Default::default()
+            };
             assert_eq!(lab.try_register_at(host, n, registration).is_ok(), alive);
         }
         Event::Rule { connections } => lab.rule(rules(connections)),

@@ -250,7 +250,7 @@ impl Transfer {
                     self.handle_joined(joined)
                 }
                 _ = came_up.changed() => {
-                    if alone { self.rejoin(Duration::ZERO) } else { self.follow_ring() }
+                    if alone { self.rejoin_now() } else { self.follow_ring() }
                     Ok(())
                 }
                 () = active.demands.changed() => Ok(()),
@@ -284,6 +284,10 @@ impl Transfer {
         }
         if self.download.scheduled.lease.is_some() {
             self.vouch(Instant::now());
+        }
+        // One that lost its scheduler while the origin was asked.
+        if self.download.scheduled.talk.is_none() {
+            self.rejoin_now();
         }
         Ok(())
     }

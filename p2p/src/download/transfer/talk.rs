@@ -2,7 +2,7 @@
 
 use super::{End, Transfer};
 use crate::download::Scheduled;
-use crate::schedule::{self, Joined};
+use crate::schedule::{self, Arrival, Conversation, Joined};
 use darter_protocol::scheduler::{LeaseOutcome, PeerPacket, Share};
 use darter_protocol::{HostId, PieceHash, Root};
 use darter_swarm::Rate;
@@ -120,29 +120,37 @@ impl Transfer {
 
     pub(super) fn handle_scheduler_lost(&mut self) -> Result<(), End> {
         let held_lease = self.download.scheduled.lease.is_some();
+        let at_origin = self.takes_along();
         self.download.scheduled = Scheduled::default();
         self.outbox.clear();
         if !held_lease {
             let pause = ALONE_AFTER.mul_f64(self.rng.random_range(0.5..1.0));
             self.right.handle_alone(Instant::now(), pause);
         }
-        self.rejoin(schedule::rejoin_pause());
+        self.rejoin(schedule::rejoin_pause(), at_origin);
         Ok(())
     }
 
-    /// Registers anew, with whichever scheduler is up.
-    pub(super) fn rejoin(&mut self, pause: Duration) {
-        self.join_after(tokio::time::sleep(pause));
+    /// Whether what it reads from the origin goes on with the next scheduler, for all.
+    fn takes_along(&self) -> bool {
+        !self.download.scheduled.unshareable && self.swarm.asks_origin()
+    }
+
+    /// Registers anew after a scheduler was lost, with whichever is up.
+    fn rejoin(&mut self, pause: Duration, at_origin: bool) {
+        self.join_after(tokio::time::sleep(pause), (true, at_origin));
+    }
+
+    /// A scheduler came up: a download that has none registers there.
+    pub(super) fn rejoin_now(&mut self) {
+        let at_origin = self.takes_along();
+        self.rejoin(Duration::ZERO, at_origin);
     }
 
     /// Registers anew, in place of the conversation that there is. Its end is no loss of the scheduler.
     pub(super) fn register_again(&mut self) {
         let before = std::mem::take(&mut self.download.scheduled).talk;
-        self.join_after(async move {
-            if let Some(mut before) = before {
-                before.end().await;
-            }
-        });
+        self.join_after(end_of(before), (false, false));
     }
 
     /// Registers with the scheduler that the task belongs to now, where that is another one than it was: a scheduler that was
@@ -150,16 +158,27 @@ impl Transfer {
     pub(super) fn follow_ring(&mut self) {
         let home = self.download.shared.schedulers.of(&self.download.task);
         let talk = self.download.scheduled.talk.as_ref();
-        if home.zip(talk).is_some_and(|(home, talk)| !talk.is_with(&home)) {
-            self.register_again();
+        if home.zip(talk).is_some_and(|(home, talk)| !talk.is_with(&home)) && self.joining.is_none() {
+            let at_origin = self.takes_along();
+            let Scheduled { talk, lease, .. } = std::mem::take(&mut self.download.scheduled);
+            if let (Some(talk), Some(lease)) = (&talk, lease.filter(|_| at_origin)) {
+                talk.take_along(lease);
+            }
+            self.join_after(end_of(talk), (true, at_origin));
         }
     }
 
-    fn join_after(&mut self, first: impl Future<Output = ()> + Send + 'static) {
+    fn join_after(
+        &mut self,
+        first: impl Future<Output = ()> + Send + 'static,
+        (moved, at_origin): (bool, bool),
+    ) {
         if self.joining.is_none()
-            && let Some(link) = self.download.shared.schedulers.of(&self.download.task)
+            && let Some((link, settling)) =
+                self.download.shared.schedulers.ways(&self.download.task).into_iter().next()
         {
-            let join = link.join(self.download.task, self.counts.held, self.download.claim.clone());
+            let arrival = Arrival { held_bytes: self.counts.held, moved: moved || settling, at_origin };
+            let join = link.join(self.download.task, arrival, self.download.claim.clone());
             self.joining = Some(Box::pin(async move {
                 first.await;
                 join.await
@@ -184,10 +203,18 @@ impl Transfer {
                 // A scheduler that was lost a moment ago seems to be there still.
                 if schedule::is_lost(&status) && self.vain_joins < MAX_VAIN_JOINS {
                     self.vain_joins += 1;
-                    self.rejoin(schedule::rejoin_pause());
+                    let at_origin = self.takes_along();
+                    self.rejoin(schedule::rejoin_pause(), at_origin);
                 }
                 Ok(())
             }
         }
+    }
+}
+
+/// Ends a conversation, once all that was said on it is heard.
+async fn end_of(talk: Option<Conversation>) {
+    if let Some(mut talk) = talk {
+        talk.end().await;
     }
 }
