@@ -221,7 +221,8 @@ impl Task {
         self.stalls += 1;
         cx.world.counts.leases_expired += 1;
         if let Some(download) = self.download_mut(holder) {
-            download.news.revoked = !unsent;
+            // The one before may not have been said yet.
+            download.news.revoked |= !unsent;
         }
         self.wake(cx, holder);
         true

@@ -58,12 +58,16 @@ impl Task {
             let without: Vec<HostKey> = self.sourceless.iter().filter(|peer| fits(self, *peer)).collect();
             without.into_iter().for_each(|peer| self.link(cx, peer, key));
         }
-        let mut pool = self.lonely.some(SNAPSHOT, &mut cx.world.rng);
-        pool.extend(self.hungry.some(SNAPSHOT, &mut cx.world.rng));
-        let fitting = pool.into_iter().filter(|peer| fits(self, *peer));
-        let candidates = fitting.map(|peer| self.seen_by(&cx.world.hosts, Some(key), peer)).collect();
-        for peer in policy::invite(candidates, self.room(key), &mut cx.world.rng) {
-            self.link(cx, peer, key);
+        let room = self.room(key);
+        // In a crowd most have all their partners before they have a first byte: looking at others would be half of all work.
+        if room > 0 {
+            let mut pool = self.lonely.some(SNAPSHOT, &mut cx.world.rng);
+            pool.extend(self.hungry.some(SNAPSHOT, &mut cx.world.rng));
+            let fitting = pool.into_iter().filter(|peer| fits(self, *peer));
+            let candidates = fitting.map(|peer| self.seen_by(&cx.world.hosts, Some(key), peer)).collect();
+            for peer in policy::invite(candidates, room, &mut cx.world.rng) {
+                self.link(cx, peer, key);
+            }
         }
         self.welcome(cx, key);
     }

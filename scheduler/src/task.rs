@@ -103,6 +103,10 @@ impl Task {
         } else if barred.is_none() && self.enter_origin(cx, key) {
             self.go_alone(cx, key);
         }
+        if registration.at_origin {
+            // Who came with what it reads may not be the one that may go there here: then it is others' turn.
+            self.pass_on(cx);
+        }
         self.connect(cx, key);
         if self.supplies(key) {
             self.offer(cx, key);

@@ -4,6 +4,7 @@ use super::lab::{LENGTH, Lab};
 use crate::access::Access;
 use crate::lease::{KEPT, LEASE_STALL, UNSHAREABLE};
 use crate::message::{Registration, Report};
+use darter_protocol::Priority;
 use darter_protocol::scheduler::{FailureReason, LeaseOutcome};
 use std::time::Duration;
 
@@ -365,6 +366,29 @@ fn a_lease_that_comes_back_before_its_loss_was_read_is_told_after_it() {
 }
 
 #[test]
+fn the_loss_of_a_lease_is_told_though_another_came_and_went_before_it_was_read() {
+    let mut lab = Lab::with(&["a", "b"]);
+    lab.join("a", 1);
+    lab.join("b", 1);
+    lab.set_deaf("a", 1, true);
+    // Nobody gets anything, so that it goes to and fro.
+    let mut holders = vec!["a".to_owned()];
+    for _ in 0..100 {
+        lab.pass(LEASE_STALL / 2);
+        let holder = lab.lease_holder(1);
+        if holders.last() != Some(&holder) {
+            holders.push(holder);
+        }
+        if holders == ["a", "b", "a", "b"] {
+            break;
+        }
+    }
+    assert_eq!(holders, ["a", "b", "a", "b"]);
+    lab.set_deaf("a", 1, false);
+    assert_eq!((lab.talk("a", 1).revoked, lab.talk("a", 1).lease), (1, None));
+}
+
+#[test]
 fn a_lease_that_was_never_read_is_not_taken_back_aloud() {
     let mut lab = Lab::with(&["a", "b", "c"]);
     for host in ["a", "b", "c"] {
@@ -428,4 +452,18 @@ fn while_a_lease_is_kept_nobody_is_told_that_there_is_no_hope() {
     assert_eq!(lab.talk("a", 1).refused, None);
     lab.pass(KEPT);
     assert!(lab.talk("a", 1).refused.is_some());
+}
+
+#[test]
+fn one_who_comes_from_the_origin_and_may_not_go_there_leaves_the_lease_to_others() {
+    let mut lab = Lab::with(&["a", "b"]);
+    assert!(!moved(&mut lab, "a", false));
+    let barred = Registration {
+        moved: true,
+        at_origin: true,
+        priority: Priority::level(2).unwrap(),
+        ..Registration::default()
+    };
+    lab.try_register_at("b", 1, barred).unwrap();
+    assert_eq!(lab.lease_holder(1), "a");
 }
