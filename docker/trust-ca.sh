@@ -343,6 +343,7 @@ remove() {
         echo "removed: $place"
         case $client in docker | containerd | crio)
             reload="$reload $client.service"
+            # As above: not what is somebody else's, too.
             rmdir "$(dirname "$place")" 2>/dev/null || true
             ;;
         esac

@@ -7,6 +7,7 @@ use crate::constraints::{Constraints, PermittedNames};
 use crate::date;
 use crate::leaf::LeafName;
 use crate::pem::{self, FileError, FileProblem, read_certificates, read_private_key};
+use crate::secret::Secret;
 use crate::sign::Signer;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, KeyPair, KeyUsagePurpose,
@@ -217,8 +218,8 @@ impl Authority {
         std::iter::once(&self.certificate).chain(&self.chain).map(pem::certificate).collect()
     }
 
-    pub(crate) fn key_text(&self) -> String {
-        self.signer.key.serialize_pem()
+    pub(crate) fn key_text(&self) -> Secret {
+        self.signer.key.serialize_pem().into()
     }
 
     pub(crate) fn signer(&self) -> &Signer {
@@ -412,7 +413,7 @@ mod tests {
     fn store(folder: &Path) -> Authority {
         let authority = Authority::generate().unwrap();
         fs::write(folder.join(CRT), authority.certificates_text()).unwrap();
-        fs::write(folder.join(KEY), authority.key_text()).unwrap();
+        fs::write(folder.join(KEY), authority.key_text().reveal()).unwrap();
         authority
     }
 

@@ -7,6 +7,7 @@
 //! - [`Verification`] and [`client_config`]: how an upstream server is checked.
 //! - [`ClientIdentity`]: what we show to one that asks who we are; [`ClientAuth`]: whether it did.
 //! - [`MemberKey`], [`Order`], [`Named`], [`MemberRoots`]: certificates of a cluster's members.
+//! - [`Secret`]: a password, token or key, for all who have one.
 //! - [`server_config`]: a listener of our own, with the operator's certificate.
 //! - [`describe`] and its siblings: a failed handshake in words.
 //! - [`read_certificates`], [`read_private_key`]: PEM files, with errors that name the file.
@@ -25,6 +26,7 @@ mod folder;
 mod leaf;
 mod member;
 mod pem;
+mod secret;
 mod server;
 mod set;
 mod sign;
@@ -41,6 +43,7 @@ pub use folder::{CaFolder, RotationError};
 pub use leaf::{InvalidLeafName, Leaf, LeafError, LeafName, LeafOptions, Leaves};
 pub use member::{MemberKey, MemberRoots, Named, Order, certificate_pem, crypto_provider, sha256};
 pub use pem::{FileError, FileProblem, read_certificates, read_private_key};
+pub use secret::Secret;
 pub use server::server_config;
 pub use set::{CaRole, CaSet, CaView};
 pub use trust::{ExtraRoots, Verification, client_config, client_config_as};

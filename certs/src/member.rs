@@ -5,6 +5,7 @@
 
 use crate::ca::{Authority, SigningError, serial_number};
 use crate::pem::{self, FileError, FileProblem, private_key_in, read_private_key};
+use crate::secret::Secret;
 use crate::trust::provider;
 use rcgen::{
     CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose,
@@ -48,8 +49,8 @@ impl MemberKey {
     }
 
     /// As it is kept.
-    pub fn pem(&self) -> String {
-        self.0.serialize_pem()
+    pub fn pem(&self) -> Secret {
+        self.0.serialize_pem().into()
     }
 
     /// The public half: a SubjectPublicKeyInfo in DER form.
@@ -62,7 +63,7 @@ impl MemberKey {
     /// # Errors
     /// When the certificate is not this key's.
     pub fn certified(&self, chain: Vec<CertificateDer<'static>>) -> Result<Arc<CertifiedKey>, rustls::Error> {
-        let key = private_key_in(self.pem().as_bytes())
+        let key = private_key_in(self.pem().reveal().as_bytes())
             .map_err(|problem| rustls::Error::General(problem.to_string()))?;
         Ok(Arc::new(CertifiedKey::from_der(chain, PrivateKeyDer::clone_key(&key), provider())?))
     }

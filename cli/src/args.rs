@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use darter_certs::Secret;
 use ipnet::IpNet;
 
 use crate::exit::{self, Failure};
@@ -106,7 +107,7 @@ pub(crate) struct Daemon {
     /// Join the cluster by this token of `darter token create`, if this node has no certificate yet. DARTER_JOIN_TOKEN says
     /// it, too, and a file (security.joinTokenFile)
     #[arg(long, value_name = "TOKEN")]
-    pub(crate) join: Option<String>,
+    pub(crate) join: Option<Secret>,
     #[command(flatten)]
     pub(crate) environment: Environment,
 }

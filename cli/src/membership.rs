@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use darter_certs::Secret;
 use darter_enrol::{EnrolError, Home, Issuer, Member, Membership, Metrics, Role, Token};
 use darter_protocol::HostId;
 use darter_upstream::Upstream;
@@ -29,7 +30,7 @@ pub(crate) struct Place {
 /// What a node needs to come to its place.
 pub(crate) enum Entry {
     /// What the configuration says, and perhaps a token.
-    Configured { join: Option<String> },
+    Configured { join: Option<Secret> },
     /// It stands beside a scheduler in one process, which makes its certificate.
     Beside(Issuer),
 }
@@ -87,7 +88,7 @@ async fn joined(
     config: &Config,
     membership: &Membership,
     (home, hostname): (&Home, &str),
-    join: Option<String>,
+    join: Option<Secret>,
     upstream: &Upstream,
 ) -> exit::Result<Option<Token>> {
     if membership.member().is_some_and(|member| member.until > SystemTime::now()) {
@@ -113,15 +114,20 @@ async fn joined(
 }
 
 /// The token of the command line, the environment, or a file.
-fn token(join: Option<String>, file: Option<&Path>) -> exit::Result<Option<Token>> {
-    let text = match (join.or_else(|| std::env::var(TOKEN).ok()), file) {
+fn token(join: Option<Secret>, file: Option<&Path>) -> exit::Result<Option<Token>> {
+    let said = || std::env::var(TOKEN).ok().map(Secret::from);
+    let text: Secret = match (join.or_else(said), file) {
         (Some(text), _) => text,
-        (None, Some(file)) => std::fs::read_to_string(file).map_err(|error| {
-            Failure::configuration(format!("security.joinTokenFile {}: {error}", file.display()))
-        })?,
+        (None, Some(file)) => {
+            let read = std::fs::read_to_string(file).map(Secret::from);
+            read.map_err(|error| {
+                Failure::configuration(format!("security.joinTokenFile {}: {error}", file.display()))
+            })?
+        }
         (None, None) => return Ok(None),
     };
-    text.parse()
+    text.reveal()
+        .parse()
         .map(Some)
         .map_err(|error: darter_enrol::InvalidToken| Failure::configuration(error.to_string()))
 }

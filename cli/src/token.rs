@@ -19,7 +19,7 @@ pub(crate) fn create(args: &CreateToken) -> exit::Result {
     let (uses, now) = ((!args.unlimited).then_some(args.uses), SystemTime::now());
     let terms = Terms { ttl: args.ttl, uses, seed: args.seed };
     let token = issuer.create_token(terms, now).map_err(|error| Failure::own_files(error.to_string()))?;
-    exit::say(io::stdout(), &token.reveal());
+    exit::say(io::stdout(), token.text().reveal());
     let how_many = uses.map_or_else(|| "any number of nodes".to_owned(), nodes);
     let what = if args.seed { " as seeds" } else { "" };
     let until = date_text(now + args.ttl);

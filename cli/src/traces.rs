@@ -127,7 +127,7 @@ fn endpoint(config: &Tracing) -> exit::Result<Option<String>> {
 fn metadata(config: &Tracing) -> MetadataMap {
     let headers = config.headers.iter().filter_map(|(name, value)| {
         let name = http::HeaderName::try_from(name).ok()?;
-        let mut value = http::HeaderValue::try_from(value).ok()?;
+        let mut value = http::HeaderValue::try_from(value.reveal()).ok()?;
         value.set_sensitive(true);
         Some((name, value))
     });

@@ -73,7 +73,7 @@ pub async fn enrol(
 ) -> Result<(), EnrolError> {
     let request = proto::EnrolRequest {
         token_id: token.id().to_owned(),
-        secret: token.secret(),
+        secret: token.secret().to_owned(),
         public_key: home.key().public_key().into(),
         name: name.to_owned(),
     };

@@ -39,7 +39,7 @@ impl Home {
         let path = folder.join("node.key");
         if file::read(&path)?.is_none() {
             let key = MemberKey::generate().map_err(|error| FileError::new(&path, error))?;
-            file::write(&path, &key.pem())?;
+            file::write(&path, key.pem().reveal())?;
         }
         Self::open(folder)
     }

@@ -260,7 +260,7 @@ pub(crate) mod tests {
         for (seed, role) in [(true, Role::Seed), (false, Role::Node)] {
             let token = issuer.create_token(terms(1, seed), now).unwrap();
             let key = MemberKey::generate().unwrap().public_key();
-            let issued = issuer.enrol((token.id(), &token.secret()), "n", &key, now).unwrap();
+            let issued = issuer.enrol((token.id(), token.secret()), "n", &key, now).unwrap();
             let named = Named::of(&issued.certificate).unwrap();
             let member = Member::of(&named).unwrap();
             assert_eq!((member.role, &member.id), (role, &issued.id));
@@ -283,9 +283,9 @@ pub(crate) mod tests {
         let now = SystemTime::now();
         let token = issuer.create_token(terms(1, false), now).unwrap();
         let token = (token.id(), token.secret());
-        assert!(issuer.enrol((token.0, &token.1), "n", b"junk", now).is_err());
+        assert!(issuer.enrol(token, "n", b"junk", now).is_err());
         let key = MemberKey::generate().unwrap().public_key();
-        assert!(issuer.enrol((token.0, &token.1), "n", &key, now).is_ok());
+        assert!(issuer.enrol(token, "n", &key, now).is_ok());
     }
 
     #[test]
@@ -294,15 +294,15 @@ pub(crate) mod tests {
         let now = SystemTime::now();
         let token = issuer.create_token(terms(9, false), now).unwrap();
         let key = MemberKey::generate().unwrap().public_key();
-        let issued = issuer.enrol((token.id(), &token.secret()), "n", &key, now).unwrap();
+        let issued = issuer.enrol((token.id(), token.secret()), "n", &key, now).unwrap();
         issuer.expel(&issued.id, now).unwrap();
         let member = Member::of(&Named::of(&issued.certificate).unwrap()).unwrap();
         let again = Issuer::open(folder.path()).unwrap();
         assert!(matches!(again.renew(&member, now), Err(IssuerError::Expelled)));
-        let joined = again.enrol((token.id(), &token.secret()), "n", &key, now);
+        let joined = again.enrol((token.id(), token.secret()), "n", &key, now);
         assert!(matches!(joined, Err(IssuerError::Expelled)));
         let other = MemberKey::generate().unwrap().public_key();
-        assert!(again.enrol((token.id(), &token.secret()), "n", &other, now).is_ok(), "others do");
+        assert!(again.enrol((token.id(), token.secret()), "n", &other, now).is_ok(), "others do");
     }
 
     #[test]
@@ -313,7 +313,7 @@ pub(crate) mod tests {
         let again = Issuer::open_or_make(folder.path()).unwrap();
         assert_eq!(sha256(&again.signer()), *token.ca());
         let key = MemberKey::generate().unwrap().public_key();
-        assert!(again.enrol((token.id(), &token.secret()), "n", &key, now).is_ok());
+        assert!(again.enrol((token.id(), token.secret()), "n", &key, now).is_ok());
         let empty = tempfile::tempdir().unwrap();
         assert!(Issuer::open(empty.path()).is_err(), "no CA is made by looking");
     }

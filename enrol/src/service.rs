@@ -3,6 +3,7 @@
 use crate::issuer::{Issued, Issuer, IssuerError};
 use crate::member::Member;
 use crate::tokens::TokenRefused;
+use darter_certs::Secret;
 use darter_protocol::HostId;
 use darter_protocol::enrolment as proto;
 use darter_protocol::enrolment::enrolment_server::{Enrolment as Rpc, EnrolmentServer};
@@ -122,7 +123,9 @@ impl Rpc for Enrolment {
             return Err(Status::permission_denied("this connection is not one to join by"));
         }
         let proto::EnrolRequest { token_id, secret, public_key, name } = request.into_inner();
-        self.issued(move |issuer, now| issuer.enrol((&token_id, &secret), &name, &public_key, now)).await
+        let secret = Secret::from(secret);
+        self.issued(move |issuer, now| issuer.enrol((&token_id, secret.reveal()), &name, &public_key, now))
+            .await
     }
 
     async fn renew(

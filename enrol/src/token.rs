@@ -5,9 +5,10 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
-use darter_certs::sha256;
+use darter_certs::{Secret, sha256};
 use std::fmt;
 use std::str::FromStr;
+use zeroize::Zeroizing;
 
 /// What a token of this form begins with.
 const FORM: &str = "darter1";
@@ -16,7 +17,8 @@ const FORM: &str = "darter1";
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token {
     id: String,
-    secret: [u8; 16],
+    /// 16 bytes, as they are written.
+    secret: Secret,
     ca: [u8; 32],
 }
 
@@ -31,9 +33,8 @@ impl Token {
     /// A new one of the cluster whose CA has this SHA-256; `random` is made up by the caller, all of it by chance.
     pub(crate) fn new(random: &[u8; 20], ca: [u8; 32]) -> Self {
         let (id, secret) = random.split_at(4);
-        let mut kept = [0; 16];
-        kept.iter_mut().zip(secret).for_each(|(to, from)| *to = *from);
-        Self { id: id.iter().map(|byte| format!("{byte:02x}")).collect(), secret: kept, ca }
+        let id = id.iter().map(|byte| format!("{byte:02x}")).collect();
+        Self { id, secret: BASE64.encode(secret).into(), ca }
     }
 
     /// Its public part.
@@ -42,8 +43,8 @@ impl Token {
     }
 
     /// Its secret part, as it is sent to a scheduler that was recognised.
-    pub(crate) fn secret(&self) -> String {
-        BASE64.encode(self.secret)
+    pub(crate) fn secret(&self) -> &str {
+        self.secret.reveal()
     }
 
     /// The SHA-256 of the cluster's CA.
@@ -52,8 +53,8 @@ impl Token {
     }
 
     /// All of it, to be handed over.
-    pub fn reveal(&self) -> String {
-        format!("{FORM}.{}.{}.{}", self.id, self.secret(), BASE64.encode(self.ca))
+    pub fn text(&self) -> Secret {
+        format!("{FORM}.{}.{}.{}", self.id, self.secret(), BASE64.encode(self.ca)).into()
     }
 }
 
@@ -68,21 +69,22 @@ impl FromStr for Token {
     fn from_str(text: &str) -> Result<Self, InvalidToken> {
         let parts: Vec<&str> = text.trim().split('.').collect();
         let [FORM, id, secret, ca] = parts.as_slice() else { return Err(InvalidToken) };
-        let bytes = |text: &str| BASE64.decode(text).map_err(|_| InvalidToken);
+        let bytes = |text: &str| BASE64.decode(text).map(Zeroizing::new).map_err(|_| InvalidToken);
         if id.len() != 8 || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Err(InvalidToken);
         }
+        let length = bytes(secret)?.len();
         Ok(Self {
             id: (*id).to_owned(),
-            secret: bytes(secret)?.try_into().map_err(|_| InvalidToken)?,
-            ca: bytes(ca)?.try_into().map_err(|_| InvalidToken)?,
+            secret: Some(*secret).filter(|_| length == 16).ok_or(InvalidToken)?.into(),
+            ca: bytes(ca)?.as_slice().try_into().map_err(|_| InvalidToken)?,
         })
     }
 }
 
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Token({}, [redacted])", self.id)
+        write!(f, "Token({}, {})", self.id, self.secret)
     }
 }
 
@@ -93,15 +95,17 @@ mod tests {
     #[test]
     fn a_token_is_read_as_it_was_written_and_never_shown_by_chance() {
         let token = Token::new(&[7; 20], [9; 32]);
-        let text = token.reveal();
+        let text = token.text();
+        let text = text.reveal();
         assert!(text.starts_with("darter1.07070707.") && text.len() < 100, "{text}");
         assert_eq!(format!(" {text}\n").parse::<Token>(), Ok(token.clone()));
-        assert!(!format!("{token:?}").contains(&token.secret()));
+        assert!(!format!("{token:?}").contains(token.secret()));
     }
 
     #[test]
     fn a_text_that_is_no_token_is_refused() {
-        let text = Token::new(&[7; 20], [9; 32]).reveal();
+        let text = Token::new(&[7; 20], [9; 32]).text();
+        let text = text.reveal();
         for wrong in [
             "",
             "darter1",

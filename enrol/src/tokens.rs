@@ -5,9 +5,11 @@
 
 use crate::file::{self, FileError};
 use crate::token::{Token, hash};
+use aws_lc_rs::constant_time::verify_slices_are_equal;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
+use zeroize::Zeroizing;
 
 /// Tokens that have ended are shown for so long, and forgotten then.
 const REMEMBERED: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -88,8 +90,8 @@ impl Tokens {
     /// # Errors
     /// When the file cannot be read or written, or there are too many.
     pub fn create(&self, terms: Terms, ca: [u8; 32], now: SystemTime) -> Result<Token, FileError> {
-        let mut random = [0; 20];
-        aws_lc_rs::rand::fill(&mut random)
+        let mut random = Zeroizing::new([0; 20]);
+        aws_lc_rs::rand::fill(&mut *random)
             .map_err(|_| FileError::new(&self.path(), "the system gives no random numbers"))?;
         let token = Token::new(&random, ca);
         self.change(|kept| {
@@ -102,7 +104,7 @@ impl Tokens {
             }
             kept.push(Kept {
                 id: token.id().to_owned(),
-                hash: hash(&token.secret()),
+                hash: hash(token.secret()),
                 uses_left: terms.uses,
                 seed: terms.seed,
                 made: seconds(now),
@@ -191,7 +193,8 @@ fn admit(
     now: SystemTime,
 ) -> Result<bool, TokenRefused> {
     let hash = hash(secret);
-    let token = kept.iter_mut().find(|token| token.id == id && token.hash == hash);
+    let same = |kept: &Kept| verify_slices_are_equal(kept.hash.as_bytes(), hash.as_bytes()).is_ok();
+    let token = kept.iter_mut().find(|token| token.id == id && same(token));
     let token = token.ok_or(TokenRefused::Unknown)?;
     if seconds(now) >= token.ends {
         return Err(TokenRefused::Expired);
@@ -228,7 +231,7 @@ mod tests {
     }
 
     fn take(tokens: &Tokens, token: &Token, host: &str, now: SystemTime) -> Result<bool, TokenRefused> {
-        tokens.take(token.id(), &token.secret(), host, now).unwrap()
+        tokens.take(token.id(), token.secret(), host, now).unwrap()
     }
 
     #[test]
@@ -242,7 +245,7 @@ mod tests {
         let before = file(&tokens);
         assert_eq!(tokens.take(token.id(), "wrong", "a", now).unwrap(), Err(TokenRefused::Unknown));
         assert!(!tokens.revoke("00000000").unwrap());
-        assert_eq!(tokens.look(token.id(), &token.secret(), "a", now).unwrap(), Ok(false));
+        assert_eq!(tokens.look(token.id(), token.secret(), "a", now).unwrap(), Ok(false));
         assert_eq!((file(&tokens), tokens.list().unwrap()[0].hosts.len()), (before, 0));
         assert_eq!(take(&tokens, &token, "a", now), Ok(false));
         assert_ne!(file(&tokens), before);
@@ -268,7 +271,7 @@ mod tests {
         let now = SystemTime::now();
         let token = tokens.create(Terms { ttl: HOUR, uses: None, seed: false }, [1; 32], now).unwrap();
         let wrong = Token::new(&[0; 20], [1; 32]);
-        assert_eq!(tokens.take(token.id(), &wrong.secret(), "a", now).unwrap(), Err(TokenRefused::Unknown));
+        assert_eq!(tokens.take(token.id(), wrong.secret(), "a", now).unwrap(), Err(TokenRefused::Unknown));
         assert_eq!(take(&tokens, &wrong, "a", now), Err(TokenRefused::Unknown));
         assert_eq!(take(&tokens, &token, "a", now), Ok(false));
         assert!(tokens.revoke(token.id()).unwrap());
@@ -283,7 +286,7 @@ mod tests {
         let token = tokens.create(terms, [1; 32], SystemTime::now()).unwrap();
         let path = folder.path().join("tokens.json");
         let text = std::fs::read_to_string(&path).unwrap();
-        assert!(text.contains(token.id()) && !text.contains(&token.secret()));
+        assert!(text.contains(token.id()) && !text.contains(token.secret()));
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
 

@@ -37,15 +37,8 @@ pub use range::ByteRange;
 pub use ring::Ring;
 
 /// Messages, client and server of the scheduler's gRPC service.
-#[expect(
-    missing_docs,
-    unused_qualifications,
-    clippy::allow_attributes,
-    clippy::allow_attributes_without_reason,
-    reason = "generated; the documentation is in the .proto file"
-)]
 pub mod scheduler {
-    tonic::include_proto!("darter.scheduler.v1");
+    pub use super::generated::scheduler::*;
 
     /// The number of this protocol, which both sides say when they meet. It grows when one side must know what the other can
     /// do; for fields that may be ignored it does not. Whoever says a smaller one, or none, is served all the same. 2: a
@@ -60,26 +53,50 @@ pub mod scheduler {
     pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
 }
 
-/// Messages, client and server of the daemon's gRPC service on its Unix socket.
+pub use generated::{daemon, enrolment};
+
 #[expect(
     missing_docs,
+    unreachable_pub,
     unused_qualifications,
     clippy::allow_attributes,
     clippy::allow_attributes_without_reason,
-    reason = "generated; the documentation is in the .proto file"
+    reason = "generated; the documentation is in the .proto files, and what is public here is so above"
 )]
-pub mod daemon {
-    tonic::include_proto!("darter.daemon.v1");
+mod generated {
+    pub mod scheduler {
+        tonic::include_proto!("darter.scheduler.v1");
+    }
+
+    /// Messages, client and server of the daemon's gRPC service on its Unix socket.
+    pub mod daemon {
+        tonic::include_proto!("darter.daemon.v1");
+    }
+
+    /// Messages, client and server of the gRPC service that gives hosts their certificates.
+    pub mod enrolment {
+        tonic::include_proto!("darter.enrolment.v1");
+    }
 }
 
-/// Messages, client and server of the gRPC service that gives hosts their certificates.
-#[expect(
-    missing_docs,
-    unused_qualifications,
-    clippy::allow_attributes,
-    clippy::allow_attributes_without_reason,
-    reason = "generated; the documentation is in the .proto file"
-)]
-pub mod enrolment {
-    tonic::include_proto!("darter.enrolment.v1");
+impl std::fmt::Debug for enrolment::EnrolRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut shown = f.debug_struct("EnrolRequest");
+        shown.field("token_id", &self.token_id).field("secret", &"[redacted]").field("name", &self.name);
+        shown.finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_request_to_join_prints_no_secret() {
+        let request = super::enrolment::EnrolRequest {
+            token_id: "3fa90c17".to_owned(),
+            secret: "hunter2".to_owned(),
+            ..Default::default()
+        };
+        let printed = format!("{request:?}");
+        assert!(printed.contains("3fa90c17") && !printed.contains("hunter2"), "{printed}");
+    }
 }

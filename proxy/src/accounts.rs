@@ -11,6 +11,7 @@
 //! the registry has named it, whose certificate was verified, and never in the clear on behalf of a registry that speaks TLS.
 
 use crate::realms::{Judge, Judges};
+use darter_certs::Secret;
 use darter_rules::oci::{self, Resource};
 use darter_rules::{Scheme, Target};
 use darter_upstream::{Body, Incoming, Upstream, empty_body};
@@ -20,7 +21,6 @@ use http_body_util::{BodyExt as _, Limited};
 use moka::Expiry;
 use moka::future::Cache;
 use regex::Regex;
-use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use url::Url;
@@ -57,16 +57,16 @@ pub struct Account {
     pub insecure: bool,
 }
 
-/// A name and a password. Never shown.
-#[derive(Clone)]
-pub struct Login(HeaderValue);
+/// What is said in an Authorization header: a name and a password, or the token that they were good for. Never shown.
+#[derive(Debug, Clone)]
+pub struct Login(Secret);
 
 /// The accounts, and what was learned with them.
 pub struct Accounts {
     accounts: Vec<Account>,
     /// By `scheme://host:port` of the registry.
     challenges: Cache<String, Known<Challenge>>,
-    tokens: Cache<TokenKey, Known<HeaderValue>>,
+    tokens: Cache<TokenKey, Known<Login>>,
     /// Which registries have named a token service: by the service's `scheme://host:port` and path.
     realms: Cache<String, Arc<Realm>>,
 }
@@ -142,23 +142,35 @@ impl Login {
         if name.contains(':') {
             return Err("a user name cannot hold a colon");
         }
-        let encoded = base64::engine::general_purpose::STANDARD.encode(format!("{name}:{password}"));
-        let mut value = HeaderValue::try_from(format!("Basic {encoded}")).map_err(|_| "too long")?;
-        value.set_sensitive(true);
-        Ok(Self(value))
+        let both = Secret::from(format!("{name}:{password}"));
+        let encoded = Secret::from(base64::engine::general_purpose::STANDARD.encode(both.reveal()));
+        Self::of(format!("Basic {}", encoded.reveal())).ok_or("too long")
     }
-}
 
-impl Login {
+    /// A token (RFC 6750), if it can stand in a header.
+    fn bearer(token: &str) -> Option<Self> {
+        Self::of(format!("Bearer {token}"))
+    }
+
+    fn of(value: String) -> Option<Self> {
+        let login = Self(value.into());
+        login.try_header().map(|_| login)
+    }
+
+    fn try_header(&self) -> Option<HeaderValue> {
+        let mut header = HeaderValue::try_from(self.0.reveal()).ok()?;
+        header.set_sensitive(true);
+        Some(header)
+    }
+
+    /// The header's value, which prints as `Sensitive`.
+    fn header(&self) -> HeaderValue {
+        self.try_header().expect("it was tried when the login was made")
+    }
+
     /// What tells one login from another, as secret as the password.
     pub(crate) fn as_bytes(&self) -> &[u8] {
-        self.0.as_bytes()
-    }
-}
-
-impl fmt::Debug for Login {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[redacted]")
+        self.0.reveal().as_bytes()
     }
 }
 
@@ -247,7 +259,7 @@ impl Accounts {
         };
         match self.challenge(judges.upstream, target).await? {
             Challenge::Open => Ok(Meant::Needless),
-            Challenge::Basic => Ok(Meant::Credentials(account.login.0.clone())),
+            Challenge::Basic => Ok(Meant::Credentials(account.login.header())),
             Challenge::Bearer { realm, service } => {
                 let key = TokenKey {
                     account: index,
@@ -256,7 +268,7 @@ impl Accounts {
                     repository: oci::repository_identity(target.host(), repository),
                 };
                 let fetched = fetch_token(judges, account, (realm, service), repository);
-                self.tokens.get_with(key, fetched).await.value.map(Meant::Credentials)
+                self.tokens.get_with(key, fetched).await.value.map(|token| Meant::Credentials(token.header()))
             }
         }
     }
@@ -274,12 +286,12 @@ impl Accounts {
             };
             // A client that is let in without asking for a password then asks for repositories without one.
             let basic = self.challenge(upstream, target).await? == Challenge::Basic;
-            return Ok(basic.then(|| account.login.0.clone()));
+            return Ok(basic.then(|| account.login.header()));
         }
         let Some(realm) = self.realms.get(&target.without_query()).await else { return Ok(None) };
         let Some(names) = scopes(target.query().unwrap_or_default()) else { return Ok(None) };
         let account = realm.registries.iter().find_map(|registry| self.account_for_all(registry, &names));
-        Ok(account.map(|account| account.login.0.clone()))
+        Ok(account.map(|account| account.login.header()))
     }
 
     /// A registry has named a token service.
@@ -443,7 +455,7 @@ async fn fetch_token(
     account: &Account,
     (realm, service): (Url, Option<String>),
     repository: &str,
-) -> Known<HeaderValue> {
+) -> Known<Login> {
     let of = realm.host_str().unwrap_or_default().to_owned();
     let _turn = match Target::parse(realm.as_str()) {
         Ok(service) => judges.turn(Judge::TokenService, &service).await,
@@ -463,7 +475,7 @@ async fn ask_token(
     account: &Account,
     (mut realm, service): (Url, Option<String>),
     repository: &str,
-) -> Result<(HeaderValue, Duration), String> {
+) -> Result<(Login, Duration), String> {
     {
         let mut query = realm.query_pairs_mut();
         if let Some(service) = &service {
@@ -482,21 +494,20 @@ async fn ask_token(
 }
 
 /// The token in an answer, as a header, and how long it may be used.
-fn token(body: &[u8]) -> Option<(HeaderValue, Duration)> {
+fn token(body: &[u8]) -> Option<(Login, Duration)> {
     let body: serde_json::Value = serde_json::from_slice(body).ok()?;
     let token = ["token", "access_token"].iter().find_map(|name| body.get(name)?.as_str())?;
-    let mut header = HeaderValue::try_from(format!("Bearer {token}")).ok()?;
-    header.set_sensitive(true);
+    let token = Login::bearer(token)?;
     let life = body.get("expires_in").and_then(serde_json::Value::as_u64);
     let life = life.map_or(DEFAULT_TOKEN_LIFE, Duration::from_secs).min(MAX_TOKEN_LIFE);
-    Some((header, life.saturating_sub(RENEW_BEFORE).max(life / 2)))
+    Some((token, life.saturating_sub(RENEW_BEFORE).max(life / 2)))
 }
 
 async fn get(upstream: &Upstream, url: &str, login: Option<&Login>) -> Result<Response<Incoming>, String> {
     let request: Request<Body> = {
         let mut request = Request::get(url).body(empty_body()).map_err(|error| error.to_string())?;
-        if let Some(Login(value)) = login {
-            request.headers_mut().insert(header::AUTHORIZATION, value.clone());
+        if let Some(login) = login {
+            request.headers_mut().insert(header::AUTHORIZATION, login.header());
         }
         request
     };
@@ -610,7 +621,7 @@ mod tests {
     #[test]
     fn logins_are_not_shown() {
         let login = Login::new("user", "hunter2").unwrap();
-        assert_eq!(format!("{login:?} {:?}", login.0), "[redacted] Sensitive");
+        assert_eq!(format!("{login:?} {:?}", login.header()), "Login([redacted]) Sensitive");
         assert!(Login::new("a:b", "c").is_err());
     }
 }

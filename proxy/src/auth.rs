@@ -4,6 +4,7 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{Digest, SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use darter_certs::Secret;
 use http::HeaderMap;
 use http::header::PROXY_AUTHORIZATION;
 use std::fmt;
@@ -17,7 +18,7 @@ pub struct BasicAuth {
 impl BasicAuth {
     /// Serves whoever brings these.
     pub fn new(username: &str, password: &str) -> Self {
-        Self { expected: hash(format!("{username}:{password}").as_bytes()) }
+        Self { expected: hash(Secret::from(format!("{username}:{password}")).reveal().as_bytes()) }
     }
 
     /// Whether a request brings them in its Proxy-Authorization, the only header that is looked at: `Authorization`

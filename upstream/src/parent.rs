@@ -10,6 +10,7 @@ use crate::route::Lookup;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use darter_certs::Secret;
 use http::uri::Authority as UriAuthority;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::client::conn::http1;
@@ -129,7 +130,7 @@ impl ParentAddress {
     pub fn accepts(&self, credentials: &Credentials) -> Result<(), InvalidParent> {
         let fits = |text: &str| (1..=MAX_SOCKS_CREDENTIAL).contains(&text.len());
         match self.protocol {
-            Protocol::Socks5 if !(fits(&credentials.user) && fits(&credentials.password.0)) => {
+            Protocol::Socks5 if !(fits(&credentials.user) && fits(credentials.password.reveal())) => {
                 Err(InvalidParent::SocksCredentials)
             }
             _ => Ok(()),
@@ -169,17 +170,7 @@ impl fmt::Display for ParentAddress {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Credentials {
     user: String,
-    password: Password,
-}
-
-/// Prints as `[redacted]`.
-#[derive(Clone, PartialEq, Eq)]
-struct Password(String);
-
-impl fmt::Debug for Password {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[redacted]")
-    }
+    password: Secret,
 }
 
 impl Credentials {
@@ -190,7 +181,7 @@ impl Credentials {
     pub fn parse(text: &str) -> Result<Self, InvalidParent> {
         match text.split_once(':') {
             Some((user, password)) if !user.is_empty() => {
-                Ok(Self { user: user.to_owned(), password: Password(password.to_owned()) })
+                Ok(Self { user: user.to_owned(), password: password.into() })
             }
             _ => Err(InvalidParent::Credentials),
         }
@@ -208,14 +199,15 @@ impl Credentials {
         if user.is_empty() || user.contains(':') {
             return Err(InvalidParent::Credentials);
         }
-        Ok(Self { user, password: Password(password) })
+        Ok(Self { user, password: password.into() })
     }
 
     /// The value of a Proxy-Authorization header (RFC 7617).
     pub(crate) fn basic(&self) -> HeaderValue {
-        let encoded = STANDARD.encode(format!("{}:{}", self.user, self.password.0));
-        let mut value =
-            HeaderValue::try_from(format!("Basic {encoded}")).expect("base64 makes a header value");
+        let both = Secret::from(format!("{}:{}", self.user, self.password.reveal()));
+        let encoded = Secret::from(STANDARD.encode(both.reveal()));
+        let value = Secret::from(format!("Basic {}", encoded.reveal()));
+        let mut value = HeaderValue::try_from(value.reveal()).expect("base64 makes a header value");
         value.set_sensitive(true);
         value
     }
@@ -302,7 +294,8 @@ impl Parent {
     async fn socks(&self, hop: Hop, host: &str, port: u16) -> Result<Link, Kind> {
         let opened = match &self.credentials {
             Some(Credentials { user, password }) => {
-                Socks5Stream::connect_with_password_and_socket(hop, (host, port), user, &password.0).await
+                Socks5Stream::connect_with_password_and_socket(hop, (host, port), user, password.reveal())
+                    .await
             }
             None => Socks5Stream::connect_with_socket(hop, (host, port)).await,
         };

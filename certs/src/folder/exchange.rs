@@ -5,6 +5,7 @@ use super::{CaFolder, Found};
 use crate::ca::Authority;
 use crate::date;
 use crate::pem::FileError;
+use crate::secret::Secret;
 use crate::set::Successor;
 use std::sync::Arc;
 
@@ -16,9 +17,9 @@ impl CaFolder {
         incoming: &Authority,
         outgoing: &Place,
     ) -> Result<(), FileError> {
-        outgoing.write(&pair_text(&Successor { authority: current.clone(), from: None }))?;
+        outgoing.write(pair_text(&Successor { authority: current.clone(), from: None }).reveal())?;
         self.sync()?;
-        self.key.write(&incoming.key_text())?;
+        self.key.write(incoming.key_text().reveal())?;
         self.sync()?;
         // This is the change.
         self.certificate.write(&incoming.certificates_text())?;
@@ -29,7 +30,7 @@ impl CaFolder {
     pub(super) fn tidy(&self) -> Result<Found, FileError> {
         let found = self.find()?;
         if !self.key_fits(&found.current)? {
-            self.key.write(&found.current.key_text())?;
+            self.key.write(found.current.key_text().reveal())?;
             self.sync()?;
         }
         for (place, counts) in [(&self.next, found.successor.is_some()), (&self.old, found.old.is_some())] {
@@ -43,15 +44,16 @@ impl CaFolder {
 }
 
 /// A CA in one file: what people should know about it, its key, its certificate.
-pub(super) fn pair_text(Successor { authority, from }: &Successor) -> String {
+pub(super) fn pair_text(Successor { authority, from }: &Successor) -> Secret {
     let date = from.map(|from| format!("{DATE}{}\n", date::rfc3339(from))).unwrap_or_default();
-    format!(
+    let text = format!(
         "CA: {}\nSHA-256 fingerprint: {}\n{date}{}{}",
         authority.subject(),
         authority.fingerprint_sha256(),
-        authority.key_text(),
+        authority.key_text().reveal(),
         authority.certificates_text()
-    )
+    );
+    text.into()
 }
 
 #[cfg(test)]

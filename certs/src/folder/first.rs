@@ -38,7 +38,7 @@ impl CaFolder {
     }
 
     fn store(&self, authority: &Authority) -> Result<(), FileError> {
-        self.key.prepare(&authority.key_text())?;
+        self.key.prepare(authority.key_text().reveal())?;
         self.certificate.prepare(&authority.certificate_pem())?;
         self.sync()?;
         self.key.put_in_place()?;

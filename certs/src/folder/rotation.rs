@@ -77,7 +77,7 @@ impl CaFolder {
             return Err(RotationError::TooLate(date::text(current.end())));
         }
         let authority = Arc::new(Authority::generate_for(permitted)?);
-        self.next.write(&pair_text(&Successor { authority, from }))?;
+        self.next.write(pair_text(&Successor { authority, from }).reveal())?;
         Ok(self.read()?)
     }
 
@@ -126,7 +126,8 @@ impl CaFolder {
         match &found.successor {
             Some(Successor { authority, from: Some(from) }) if *from <= OffsetDateTime::now_utc() => {
                 check_time_of(&found.current, &self.certificate)?;
-                self.next.write(&pair_text(&Successor { authority: authority.clone(), from: None }))?;
+                self.next
+                    .write(pair_text(&Successor { authority: authority.clone(), from: None }).reveal())?;
             }
             Some(_) => self.next.remove()?,
             None if found.old.is_none() => return Err(RotationError::NotUnderWay),
@@ -284,7 +285,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (old, _) = announced(dir.path());
         let ended = Successor { authority: Arc::new(of_the_past()), from: None };
-        fs::write(dir.path().join("next.pem"), pair_text(&ended)).unwrap();
+        fs::write(dir.path().join("next.pem"), pair_text(&ended).reveal()).unwrap();
         let folder = CaFolder::at(dir.path());
         let error = folder.activate().unwrap_err().to_string();
         assert!(error.contains("next.pem: its certificate expired on 20"), "{error}");

@@ -51,7 +51,7 @@ pub(super) fn announced(folder: &Path) -> (String, String) {
 pub(super) fn expired(folder: &Path) -> String {
     let authority = of_the_past();
     fs::write(folder.join(CRT), authority.certificate_pem()).unwrap();
-    fs::write(folder.join(KEY), authority.key_text()).unwrap();
+    fs::write(folder.join(KEY), authority.key_text().reveal()).unwrap();
     authority.fingerprint_sha256()
 }
 

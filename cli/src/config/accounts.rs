@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use darter_certs::Secret;
 use darter_proxy::{Account, Login};
 
 use super::section::Section;
@@ -37,9 +38,10 @@ fn account(section: &mut Section<'_>) -> Option<Account> {
 
 /// What stands in the file is never repeated.
 fn login(file: &Path) -> Result<Login, String> {
-    let text =
-        std::fs::read_to_string(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
-    let text = text.strip_suffix('\n').unwrap_or(&text);
+    let text = std::fs::read_to_string(file).map(Secret::from);
+    let text = text.map_err(|error| format!("cannot read {}: {error}", file.display()))?;
+    let text = text.reveal();
+    let text = text.strip_suffix('\n').unwrap_or(text);
     let text = text.strip_suffix('\r').unwrap_or(text);
     if text.len() > MAX_FILE_BYTES {
         return Err(format!("{} is too long to hold NAME:PASSWORD", file.display()));

@@ -23,7 +23,9 @@ pub(super) fn cluster(section: &mut Section<'_>, pieces: &Listen) -> Cluster {
     for key in ["caCert", "cacert", "tlsPolicy", "certSpec"] {
         section.no_effect(key, issued);
     }
-    section.value("tlsVerify", value::boolean);
+    let mutual =
+        "every connection between hosts is verified by both sides, unless insecure: true says that none is";
+    section.always("tlsVerify", true, value::boolean, mutual);
     let insecure = section.value("insecure", value::boolean).unwrap_or(false);
     let on_networks = section.value("insecureOnNetworks", value::boolean).unwrap_or(false);
     if insecure && !on_networks && !pieces.ip.is_loopback() {
@@ -66,6 +68,14 @@ mod tests {
 
     fn errors(source: &str) -> String {
         parse(Path::new("f"), source).map_or_else(|report| report.to_string(), |_| String::new())
+    }
+
+    #[test]
+    fn that_certificates_are_not_to_be_verified_has_no_effect_and_is_said() {
+        let said = |source| parse(Path::new("f"), source).unwrap().report.to_string();
+        let warned = said("security: {tlsVerify: false}");
+        assert!(warned.contains("security.tlsVerify: has no effect: every connection"), "{warned}");
+        assert_eq!(said("security: {tlsVerify: true}"), "");
     }
 
     #[test]

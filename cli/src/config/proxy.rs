@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use darter_certs::{Authority, CaSet, ExtraRoots, LeafOptions, PermittedName, PermittedNames, Verification};
+use darter_certs::{
+    Authority, CaSet, ExtraRoots, LeafOptions, PermittedName, PermittedNames, Secret, Verification,
+};
 use darter_proxy::{Account, Ages, BasicAuth, Clients, Forwarded, Limits, Marks};
 use darter_rules::{
     Destinations, HostPattern, Intercept, Mirror, Naming, QueryFilter, Rules, Target, WhiteListEntry,
@@ -217,8 +219,8 @@ fn naming(section: &mut Section<'_>) -> Naming {
 
 fn basic_auth(section: &mut Section<'_>) -> Option<BasicAuth> {
     let (username, password) = (section.filled("username", user), section.filled("password", value::text));
-    match (username, password) {
-        (Some(username), Some(password)) => return Some(BasicAuth::new(&username, &password)),
+    match (username, password.map(Secret::from)) {
+        (Some(username), Some(password)) => return Some(BasicAuth::new(&username, password.reveal())),
         (Some(_), None) if !section.has("password") => {
             section.error("password", "a username without a password protects nothing");
         }

@@ -1,33 +1,21 @@
 //! `tracing`: whether and where traces are sent. The keys are Dragonfly's.
 
-use std::fmt;
+use darter_certs::Secret;
 
 use super::section::Section;
 use super::value::{self, Read};
 
 /// Where traces are sent.
-#[derive(Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Tracing {
     /// `http://host:port` of an OTLP collector that speaks gRPC; `None`: as the environment says.
     pub(crate) endpoint: Option<String>,
-    /// Sent along with every batch. The values may be secrets.
-    pub(crate) headers: Vec<(String, String)>,
+    /// Sent along with every batch.
+    pub(crate) headers: Vec<(String, Secret)>,
     /// Of the traces that begin here, this part is sent, 0 to 1. Of those that a client began, what it has decided.
     pub(crate) ratio: f64,
     /// What traces call this program.
     pub(crate) service: String,
-}
-
-impl fmt::Debug for Tracing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<&str> = self.headers.iter().map(|(name, _)| name.as_str()).collect();
-        f.debug_struct("Tracing")
-            .field("endpoint", &self.endpoint)
-            .field("headers", &names)
-            .field("ratio", &self.ratio)
-            .field("service", &self.service)
-            .finish()
-    }
 }
 
 impl Tracing {
@@ -92,14 +80,14 @@ fn ratio(text: &str) -> Read<f64> {
         .ok_or_else(|| format!("expected a number from 0 to 1, found `{text}`"))
 }
 
-fn headers(section: &mut Section<'_>) -> Vec<(String, String)> {
+fn headers(section: &mut Section<'_>) -> Vec<(String, Secret)> {
     let mut headers = Vec::new();
     for (name, value) in section.texts("headers") {
         let is_sane =
             http::HeaderName::try_from(&name).is_ok() && http::HeaderValue::try_from(&value).is_ok();
         // gRPC's own, and binary ones, are not for people to write.
         if is_sane && !name.starts_with("grpc-") && !name.ends_with("-bin") {
-            headers.push((name.to_ascii_lowercase(), value));
+            headers.push((name.to_ascii_lowercase(), value.into()));
         } else {
             section.error("headers", format!("`{name}` and its value make no header"));
         }
@@ -130,7 +118,7 @@ mod tests {
         assert_eq!(config.endpoint.as_deref(), Some("http://collector.example:4317"));
         assert_eq!(
             (config.headers.clone(), config.ratio),
-            (vec![("x-key".to_owned(), "hunter2".to_owned())], 0.25)
+            (vec![("x-key".to_owned(), "hunter2".into())], 0.25)
         );
         assert!(!format!("{config:?}").contains("hunter2"));
         assert_eq!(Tracing::endpoint_of("http://[::1]:4317/").unwrap(), "http://[::1]:4317");

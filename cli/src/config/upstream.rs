@@ -7,7 +7,7 @@ use std::io::Read as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
-use darter_certs::{ClientIdentity, Verification};
+use darter_certs::{ClientIdentity, Secret, Verification};
 use darter_rules::Intercept;
 use darter_upstream::{Credentials, Dns, HttpVersion, InvalidParent, Lookup, NoProxy, ParentAddress};
 use regex::Regex;
@@ -153,7 +153,8 @@ fn credentials(file: &Path, parent: &ParentAddress) -> Read<Credentials> {
     File::open(file)
         .and_then(|file| file.take(MAX_AUTH_BYTES).read_to_string(&mut text))
         .map_err(|error| format!("cannot read it: {error}"))?;
-    let line = text.lines().next().unwrap_or_default();
+    let text = Secret::from(text);
+    let line = text.reveal().lines().next().unwrap_or_default();
     let credentials =
         Credentials::parse(line).map_err(|_| "its first line is no USER:PASSWORD".to_owned())?;
     parent.accepts(&credentials).map_err(|error: InvalidParent| error.to_string())?;
