@@ -24,7 +24,10 @@ pub(crate) enum Message {
     More(PieceIndex),
     Come(Option<PieceIndex>),
     /// `GET /tasks/ID/data`; the answer is a stream, or one of these.
-    Ask(PieceIndex),
+    Ask {
+        piece: PieceIndex,
+        called: bool,
+    },
     Busy(PieceIndex),
     Failed(PieceIndex),
     /// `DELETE /tasks/ID/turn`
@@ -183,9 +186,9 @@ impl Node {
 
     fn perform(&mut self, now: Instant, action: Action) {
         match action {
-            Action::Fetch { partner, piece, .. } => {
+            Action::Fetch { partner, piece, called, .. } => {
                 self.fetches.insert((host_no(&partner), piece), None);
-                self.out.push(Out::To(host_no(&partner), Message::Ask(piece)));
+                self.out.push(Out::To(host_no(&partner), Message::Ask { piece, called }));
             }
             Action::Cancel { partner, piece } => {
                 if let Some(Some(stream)) = self.fetches.remove(&(host_no(&partner), piece)) {
@@ -274,12 +277,17 @@ impl Node {
                     self.swarm.handle_come(&id, best);
                 }
             }
-            Message::Ask(piece) if self.content[piece.as_usize()].is_none() => {
+            Message::Ask { piece, .. } if self.content[piece.as_usize()].is_none() => {
                 self.out.push(Out::To(from, Message::Failed(piece)));
             }
-            Message::Ask(piece) => {
+            Message::Ask { piece, called } => {
                 let bytes = self.layout.range(piece).len();
-                match self.uploads.handle_asked(now, self.task, Some(&id), (piece, bytes)) {
+                let verdict = if called {
+                    self.uploads.handle_asked(now, self.task, Some(&id), (piece, bytes))
+                } else {
+                    self.uploads.handle_asked_uncalled(now, self.task, Some(&id), (piece, bytes))
+                };
+                match verdict {
                     Verdict::Serve(upload) => self.out.push(Out::Send { to: from, piece, upload }),
                     Verdict::Wait => self.out.push(Out::To(from, Message::Busy(piece))),
                 }

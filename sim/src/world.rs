@@ -399,7 +399,7 @@ impl World {
             // Its kernel says that nobody is there.
             let after = self.clock.now() + self.scenario.latency;
             match message {
-                Message::Ask(_) | Message::AskHashes | Message::Follow => {
+                Message::Ask { .. } | Message::AskHashes | Message::Follow => {
                     self.clock.plan(after, Event::Lost(from, to))
                 }
                 _ => {}

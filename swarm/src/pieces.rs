@@ -61,6 +61,8 @@ pub(crate) struct Pieces {
     pub(crate) runs: BTreeMap<RunId, Run>,
     /// How many partners have each piece.
     pub(crate) availability: Vec<u16>,
+    /// Those that exactly one partner has.
+    pub(crate) sole: PieceSet,
 }
 
 impl Pieces {
@@ -78,6 +80,7 @@ impl Pieces {
             asked: BTreeSet::new(),
             runs: BTreeMap::new(),
             availability: vec![0; pieces as usize],
+            sole: PieceSet::empty(pieces),
             have,
         }
     }
@@ -142,6 +145,26 @@ impl Pieces {
     /// The run that is to bring `block`.
     pub(crate) fn run_of(&self, block: u32) -> Option<RunId> {
         self.runs.iter().find(|(_, run)| (run.first..run.end).contains(&block)).map(|(id, _)| *id)
+    }
+
+    /// One more partner has it.
+    pub(crate) fn shown(&mut self, piece: PieceIndex) {
+        self.count_holders(piece, |holders| holders + 1);
+    }
+
+    /// One partner fewer has it.
+    pub(crate) fn hidden(&mut self, piece: PieceIndex) {
+        self.count_holders(piece, |holders| holders - 1);
+    }
+
+    fn count_holders(&mut self, piece: PieceIndex, count: impl FnOnce(u16) -> u16) {
+        let holders = &mut self.availability[piece.as_usize()];
+        *holders = count(*holders);
+        if *holders == 1 {
+            self.sole.insert(piece);
+        } else {
+            self.sole.remove(piece);
+        }
     }
 
     /// Whether a partner has it and it could be checked.

@@ -3,7 +3,8 @@
 //! First whoever keeps a place for us, and what he would rather give; then the partners of whom least was asked. Of what a
 //! partner has: what a reader waits for and the few pieces after it, then the rarest among all partners, ties by lot: a
 //! mesh of rarest-first peers spreads content in little more than the time of one copy, while in-order selection takes
-//! several times that. When nothing is left that nobody brings, what comes slowly is asked of another as well.
+//! several times that. Whoever has something that no other partner has is asked for it however much is under way: it has to
+//! leave that one line before anybody can pass it on, and that line must never be idle. When nothing is left that nobody brings, what comes slowly is asked of another as well.
 
 use crate::action::Action;
 use crate::partner::{Fetch, Pace, Partner, Standing};
@@ -44,6 +45,10 @@ impl Swarm {
             let (unused, room) = (known.in_flight == 0, self.fetches.len() < self.limits.fetches + beyond);
             let choice = if room { self.choose(&partner, rng) } else { None };
             let choice = choice.map(|piece| (piece, self.pieces.to_ask(piece, self.waited_in(piece)), false));
+            let choice = choice.or_else(|| {
+                let sole = if !invited && unused { self.choose_sole(&partner, rng) } else { None };
+                sole.map(|piece| (piece, self.pieces.to_ask(piece, self.waited_in(piece)), false))
+            });
             let choice = choice.or_else(|| {
                 let spare = if room && (invited || unused) { self.choose_spare(&partner) } else { None };
                 spare.map(|(piece, blocks)| (piece, blocks, true))
@@ -99,6 +104,16 @@ impl Swarm {
         })
     }
 
+    /// What to ask of `partner` although enough is under way: something that no other partner has.
+    fn choose_sole(&self, partner: &HostId, rng: &mut impl Rng) -> Option<PieceIndex> {
+        if self.fetches.len() >= self.limits.fetches + FOR_FRESH {
+            return None;
+        }
+        let have = &self.partners.get(partner)?.have;
+        let sole = self.pieces.open.common(&self.pieces.sole).filter(|piece| have.contains(*piece));
+        sole.min_by_key(|_| rng.random::<u32>())
+    }
+
     /// The block of `piece` that a reader waits for, or the one that a reader waited for last, wherever that is.
     fn waited_in(&self, piece: PieceIndex) -> u32 {
         let blocks = self.pieces.layout.blocks_of(piece);
@@ -139,8 +154,10 @@ impl Swarm {
         if !spare {
             self.pieces.apply(Change::Asked(piece));
         }
+        let mut called = false;
         if let Some(known) = self.partners.get_mut(&partner) {
             known.in_flight += 1;
+            called = matches!(known.standing, Standing::Invited { .. });
             known.standing = Standing::Free;
         }
         let look = now + self.look_after();
@@ -157,7 +174,7 @@ impl Swarm {
             cancelled: false,
         };
         self.fetches.push(fetch);
-        Action::Fetch { partner, piece, blocks, spare }
+        Action::Fetch { partner, piece, blocks, spare, called }
     }
 
     pub(crate) fn set_standing(&mut self, partner: &HostId, standing: Standing) {

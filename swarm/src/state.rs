@@ -177,8 +177,8 @@ impl Swarm {
         let new = || Partner::new(have.pieces(), under_way());
         let known = self.partners.entry(partner.clone()).or_insert_with(new);
         let before = std::mem::replace(&mut known.have, have.clone());
-        before.iter().for_each(|piece| self.pieces.availability[piece.as_usize()] -= 1);
-        have.iter().for_each(|piece| self.pieces.availability[piece.as_usize()] += 1);
+        before.iter().for_each(|piece| self.pieces.hidden(piece));
+        have.iter().for_each(|piece| self.pieces.shown(piece));
         self.idle = false;
     }
 
@@ -187,7 +187,7 @@ impl Swarm {
         let Some(known) = self.partners.get_mut(partner) else { return };
         for piece in more {
             if known.have.insert(piece) {
-                self.pieces.availability[piece.as_usize()] += 1;
+                self.pieces.shown(piece);
                 if known.may_be_asked() && self.pieces.open.contains(piece) {
                     self.idle = false;
                 }
@@ -198,7 +198,9 @@ impl Swarm {
     /// `partner` is not to be asked any more. Fetches that are under way end on their own.
     pub fn handle_partner_gone(&mut self, partner: &HostId) {
         if let Some(gone) = self.partners.remove(partner) {
-            gone.have.iter().for_each(|piece| self.pieces.availability[piece.as_usize()] -= 1);
+            gone.have.iter().for_each(|piece| self.pieces.hidden(piece));
+            // Another may be the only one by now who has something.
+            self.idle = false;
         }
     }
 

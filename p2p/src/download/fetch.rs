@@ -32,6 +32,8 @@ pub(super) struct Fetch {
     pub(super) address: SocketAddr,
     pub(super) piece: PieceIndex,
     pub(super) blocks: Range<u32>,
+    /// The partner keeps a place for this.
+    pub(super) called: bool,
     pub(super) expected: PieceHash,
     /// What all blocks of the piece hash to, if that is known; it was proven by `expected`.
     pub(super) list: Option<Arc<[BlockHash]>>,
@@ -73,7 +75,7 @@ impl Bench {
             return Err(PieceError::Peer(PeerError::NotHeld));
         };
         let asked = async {
-            let data = self.peers.data(fetch.at(), &self.task, range);
+            let data = self.peers.data(fetch.at(), &self.task, range, fetch.called);
             tokio::try_join!(data, self.learn_list(fetch))
         };
         let (body, list) = match fetch.underway.stop.run_until_cancelled(asked).await {

@@ -2,7 +2,7 @@
 
 use super::dial::Dial;
 use super::have::{MAX_LINE_BYTES, Said};
-use super::{At, HOST_HEADER};
+use super::{At, HOST_HEADER, UNCALLED_HEADER};
 use crate::http_range::{ContentRange, parse_content_range, range_header};
 use crate::store::decode_hashes;
 use bytes::{Buf, Bytes, BytesMut};
@@ -71,14 +71,18 @@ impl Peers {
         Self { client, host }
     }
 
-    /// The bytes of `range`, as they come.
+    /// The bytes of `range`, as they come. `called`: the peer has said to come for it.
     pub(crate) async fn data(
         &self,
         peer: At<'_>,
         task: &TaskId,
         range: ByteRange,
+        called: bool,
     ) -> Result<Incoming, PeerError> {
         let mut request = request(peer, task, "data");
+        if !called {
+            request.headers_mut().insert(UNCALLED_HEADER, HeaderValue::from_static("1"));
+        }
         request.headers_mut().insert(header::RANGE, range_header(range.start(), Some(range.end())));
         let response = self.send(request, HEAD_TIMEOUT).await?;
         let part = response.headers().get(header::CONTENT_RANGE).and_then(parse_content_range);

@@ -15,7 +15,8 @@
 //! proven; who asks for the whole piece needs no list.
 //!
 //! Few are served at once (`turns.rs`), but for parts of a piece that take less time than to wait for a turn. Who gets 503 for data and said who it is (`Darter-Host: ID`) stands in a line from
-//! then on; when a place is kept for it, it reads `come` among the lines of `/have`.
+//! then on; when a place is kept for it, it reads `come` among the lines of `/have`. Who asks without having been called
+//! says so (`Darter-Uncalled`): requests go over several connections, and one that is not meant for the place may be first.
 
 mod client;
 mod dial;
@@ -40,6 +41,9 @@ pub(crate) struct At<'a> {
 
 /// Who asks: the id of its host. Where hosts prove who they are, it is what the certificate says, too.
 const HOST_HEADER: http::HeaderName = http::HeaderName::from_static("darter-host");
+
+/// Stands at a request for data of one that was not called; its value says nothing.
+const UNCALLED_HEADER: http::HeaderName = http::HeaderName::from_static("darter-uncalled");
 
 #[cfg(test)]
 mod tests {
@@ -99,11 +103,14 @@ mod tests {
         let (peers, task, host) = (peers("a"), TaskId::from([1; 32]), "s".parse().unwrap());
         let address = At { host: &host, address };
         let first = ByteRange::new(0, PIECE).unwrap();
-        let body = peers.data(address, &task, first).await.unwrap();
+        let body = peers.data(address, &task, first, false).await.unwrap();
         assert_eq!(body.collect().await.unwrap().to_bytes().len() as u64, first.len());
         for (start, end) in [(0, LENGTH), (HELD, LENGTH), (0, u64::MAX), (LENGTH, LENGTH + 1)] {
             let range = ByteRange::new(start, end).unwrap();
-            assert!(matches!(peers.data(address, &task, range).await, Err(PeerError::NotHeld)), "{range}");
+            assert!(
+                matches!(peers.data(address, &task, range, false).await, Err(PeerError::NotHeld)),
+                "{range}"
+            );
         }
     }
 
@@ -114,13 +121,30 @@ mod tests {
         let host = "s".parse().unwrap();
         let address = At { host: &host, address };
         let piece = ByteRange::new(0, HELD).unwrap();
-        let body = first.data(address, &task, piece).await.unwrap();
-        assert!(matches!(second.data(address, &task, piece).await, Err(PeerError::Busy)));
+        let body = first.data(address, &task, piece, false).await.unwrap();
+        assert!(matches!(second.data(address, &task, piece, false).await, Err(PeerError::Busy)));
         let mut followed = second.have(address, &task, 17).await.unwrap();
         assert_eq!(followed.next().await.unwrap(), Some(Said::Have(held())));
         drop(body);
         assert_eq!(followed.next().await.unwrap(), Some(Said::Come(None)));
         second.pass(address, &task).await;
-        assert!(first.data(address, &task, piece).await.is_ok(), "nobody wants the place any more");
+        assert!(first.data(address, &task, piece, false).await.is_ok(), "nobody wants the place any more");
+    }
+
+    #[tokio::test]
+    async fn a_place_is_not_taken_by_what_was_asked_before_the_call() {
+        let (address, _server, _dir) = server(1).await;
+        let (first, second, task) = (peers("a"), peers("b"), TaskId::from([1; 32]));
+        let host = "s".parse().unwrap();
+        let address = At { host: &host, address };
+        let piece = ByteRange::new(0, HELD).unwrap();
+        let body = first.data(address, &task, piece, false).await.unwrap();
+        assert!(matches!(second.data(address, &task, piece, false).await, Err(PeerError::Busy)));
+        let mut followed = second.have(address, &task, 17).await.unwrap();
+        followed.next().await.unwrap();
+        drop(body);
+        assert_eq!(followed.next().await.unwrap(), Some(Said::Come(None)));
+        assert!(matches!(second.data(address, &task, piece, false).await, Err(PeerError::Busy)));
+        assert!(second.data(address, &task, piece, true).await.is_ok());
     }
 }

@@ -1,8 +1,8 @@
 //! Serving other daemons.
 
-use super::HOST_HEADER;
 use super::have::Said;
 use super::turns::{Calls, Place, Turns};
+use super::{HOST_HEADER, UNCALLED_HEADER};
 use crate::http_range::{content_range_header, number, parse_range};
 use crate::metrics::Metrics;
 use crate::progress::{Progress, State};
@@ -204,7 +204,8 @@ where
             "" => describe(&served),
             "data" => match request.headers().get(header::RANGE).and_then(parse_range) {
                 Some(range) => {
-                    let to = Asker { host: asker.as_ref(), encrypted: member.is_some() };
+                    let called = !request.headers().contains_key(UNCALLED_HEADER);
+                    let to = Asker { host: asker.as_ref(), called, encrypted: member.is_some() };
                     self.data(task, to, &served, range)
                 }
                 None => status(StatusCode::BAD_REQUEST),
@@ -255,7 +256,7 @@ where
         let permit = small.then(|| Arc::clone(&self.quick.small).try_acquire_owned().ok()).flatten();
         let place = match permit {
             Some(permit) => Taken::Small { _permit: permit },
-            None => match self.turns.ask(task, asker.host, (piece, range.len())) {
+            None => match self.turns.ask(task, (asker.host, asker.called), (piece, range.len())) {
                 Some(place) => Taken::Place { place, part },
                 None => return busy(),
             },
@@ -305,6 +306,7 @@ impl<F> Server<F> {
 #[derive(Clone, Copy)]
 struct Asker<'a> {
     host: Option<&'a HostId>,
+    called: bool,
     encrypted: bool,
 }
 

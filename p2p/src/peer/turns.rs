@@ -61,15 +61,19 @@ impl Turns {
         Self(Arc::new(Shared { state: Mutex::new(state), kept: Notify::new() }))
     }
 
-    /// `peer` asks for `piece` of `bytes` bytes. `None`: it must wait, and will be called when it said who it is.
+    /// `peer` asks for a piece of so many bytes, called or not. `None`: it must wait, and will be called when it said who it is.
     pub(crate) fn ask(
         &self,
         task: TaskId,
-        peer: Option<&HostId>,
-        (piece, bytes): (PieceIndex, u64),
+        (peer, called): (Option<&HostId>, bool),
+        wish: (PieceIndex, u64),
     ) -> Option<Place> {
-        let mut state = self.lock();
-        let verdict = state.uploads.handle_asked(Instant::now().into_std(), task, peer, (piece, bytes));
+        let (mut state, now) = (self.lock(), Instant::now().into_std());
+        let verdict = if called {
+            state.uploads.handle_asked(now, task, peer, wish)
+        } else {
+            state.uploads.handle_asked_uncalled(now, task, peer, wish)
+        };
         self.call(&mut state);
         match verdict {
             Verdict::Serve(upload) => Some(Place { turns: self.clone(), upload, sent: false }),
@@ -209,20 +213,20 @@ mod tests {
     #[tokio::test]
     async fn whoever_finds_no_place_is_called_when_there_is_one() {
         let (turns, task) = (Turns::new(1), TaskId::from([1; 32]));
-        let first = turns.ask(task, Some(&host("a")), PIECE).unwrap();
-        assert!(turns.ask(task, Some(&host("b")), PIECE).is_none());
+        let first = turns.ask(task, (Some(&host("a")), true), PIECE).unwrap();
+        assert!(turns.ask(task, (Some(&host("b")), true), PIECE).is_none());
         let mut calls = turns.listen(task, host("b"));
         drop(first);
         assert_eq!(calls.next().await, Some(None));
-        assert!(turns.ask(task, Some(&host("c")), PIECE).is_none(), "it is kept for another");
-        assert!(turns.ask(task, Some(&host("b")), PIECE).is_some());
+        assert!(turns.ask(task, (Some(&host("c")), true), PIECE).is_none(), "it is kept for another");
+        assert!(turns.ask(task, (Some(&host("b")), true), PIECE).is_some());
     }
 
     #[tokio::test]
     async fn one_that_listens_late_is_called_still() {
         let (turns, task) = (Turns::new(1), TaskId::from([1; 32]));
-        let first = turns.ask(task, None, PIECE).unwrap();
-        assert!(turns.ask(task, Some(&host("b")), PIECE).is_none());
+        let first = turns.ask(task, (None, true), PIECE).unwrap();
+        assert!(turns.ask(task, (Some(&host("b")), true), PIECE).is_none());
         drop(first);
         assert_eq!(turns.listen(task, host("b")).next().await, Some(None));
     }
@@ -232,9 +236,9 @@ mod tests {
         let (turns, task) = (Turns::new(1), TaskId::from([1; 32]));
         let stop = CancellationToken::new();
         let _clock = tokio::task::JoinSet::from_iter([turns.clone().run(stop)]);
-        let first = turns.ask(task, None, PIECE).unwrap();
-        assert!(turns.ask(task, Some(&host("dead")), PIECE).is_none());
-        assert!(turns.ask(task, Some(&host("alive")), PIECE).is_none());
+        let first = turns.ask(task, (None, true), PIECE).unwrap();
+        assert!(turns.ask(task, (Some(&host("dead")), true), PIECE).is_none());
+        assert!(turns.ask(task, (Some(&host("alive")), true), PIECE).is_none());
         let mut calls = turns.listen(task, host("alive"));
         let began = Instant::now();
         drop(first);
@@ -245,10 +249,10 @@ mod tests {
     #[tokio::test]
     async fn one_that_goes_away_is_not_waited_for() {
         let (turns, task) = (Turns::new(1), TaskId::from([1; 32]));
-        let first = turns.ask(task, None, PIECE).unwrap();
-        assert!(turns.ask(task, Some(&host("b")), PIECE).is_none());
+        let first = turns.ask(task, (None, true), PIECE).unwrap();
+        assert!(turns.ask(task, (Some(&host("b")), true), PIECE).is_none());
         drop(turns.listen(task, host("b")));
         drop(first);
-        assert!(turns.ask(task, Some(&host("c")), PIECE).is_some());
+        assert!(turns.ask(task, (Some(&host("c")), true), PIECE).is_some());
     }
 }

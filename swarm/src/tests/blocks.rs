@@ -25,7 +25,7 @@ fn runs(actions: &[Action]) -> Vec<(RunId, Range<u32>)> {
 }
 
 fn part(n: u32, p: u32, blocks: Range<u32>) -> Action {
-    Action::Fetch { partner: host(n), piece: piece(p), blocks, spare: false }
+    Action::Fetch { partner: host(n), piece: piece(p), blocks, spare: false, called: false }
 }
 
 #[test]

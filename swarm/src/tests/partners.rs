@@ -1,7 +1,7 @@
 //! Which piece is asked of whom.
 
-use super::{asked, drain, fetch, hashed, host, piece, set, waits};
-use crate::Action;
+use super::{all_of, asked, blocks, drain, fetch, hashed, host, new, piece, set, waits};
+use crate::{Action, Limits};
 use darter_protocol::PieceSet;
 use std::time::{Duration, Instant};
 
@@ -43,7 +43,31 @@ fn whoever_has_no_place_is_not_asked_before_it_calls() {
     }
     assert_eq!(drain(&mut swarm, now), vec![]);
     swarm.handle_come(&host(1), Some(piece(2)));
-    assert_eq!(drain(&mut swarm, now)[0], fetch(1, 2), "what it would rather give");
+    let actions = drain(&mut swarm, now);
+    let called =
+        Action::Fetch { partner: host(1), piece: piece(2), blocks: blocks(2..3), spare: false, called: true };
+    assert_eq!(actions[0], called, "what it would rather give");
+    let next = actions.iter().skip(1).all(|action| matches!(action, Action::Fetch { called: false, .. }));
+    assert!(next && actions.len() == 2, "one call, one place: {actions:?}");
+}
+
+#[test]
+fn what_nobody_else_has_is_asked_for_however_much_is_under_way() {
+    let now = Instant::now();
+    let mut swarm = new(40, Limits { fetches: 4, ..Limits::default() });
+    swarm.set_wanted(all_of(0..40));
+    (0..40).for_each(|n| swarm.handle_hash(piece(n)));
+    (1..4).for_each(|n| swarm.handle_have(&host(n), set(40, 0..30)));
+    assert_eq!(drain(&mut swarm, now).len(), 4);
+    swarm.handle_have(&host(4), set(40, 0..30));
+    assert_eq!(drain(&mut swarm, now), vec![], "it has what others have");
+    swarm.handle_more(&host(4), [piece(35), piece(36)]);
+    let actions = drain(&mut swarm, now);
+    assert!(actions == [fetch(4, 35)] || actions == [fetch(4, 36)], "{actions:?}");
+    swarm.handle_have(&host(5), set(40, [35, 36]));
+    assert_eq!(drain(&mut swarm, now), vec![], "two have it by now");
+    swarm.handle_partner_gone(&host(4));
+    assert_eq!(drain(&mut swarm, now).len(), 1, "and one again");
 }
 
 #[test]

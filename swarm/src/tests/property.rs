@@ -74,7 +74,7 @@ impl Crew {
     fn follow(&mut self, swarm: &mut Swarm) -> Result<(), TestCaseError> {
         while let Some(action) = swarm.poll_action(self.now, &mut self.rng) {
             match action {
-                Action::Fetch { partner, piece, blocks, spare } => {
+                Action::Fetch { partner, piece, blocks, spare, .. } => {
                     prop_assert!(!blocks.is_empty() && self.came.within(blocks.clone()).next().is_none());
                     let same: Vec<_> = self.fetches.iter().filter(|other| other.piece == piece).collect();
                     prop_assert_eq!(!same.is_empty(), spare, "one writes, others are spares");

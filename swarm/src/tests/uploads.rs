@@ -60,6 +60,20 @@ fn a_place_that_is_passed_on_or_not_taken_goes_to_the_next() {
 }
 
 #[test]
+fn a_place_is_kept_for_what_its_peer_was_called_for() {
+    let now = Instant::now();
+    let mut uploads = Uploads::new(1);
+    let a = ask(&mut uploads, now, 1, 0).unwrap();
+    (2..4).for_each(|n| assert!(ask(&mut uploads, now, n, 0).is_none()));
+    uploads.handle_fetched(task(), piece(5), 9);
+    uploads.handle_sent(now, a, true);
+    assert_eq!(invited(&mut uploads, now), [(2, Some(5))]);
+    let ahead = uploads.handle_asked_uncalled(now, task(), Some(&host(2)), (piece(0), SIZE));
+    assert_eq!(ahead, Verdict::Wait, "it was on its way already");
+    assert!(ask(&mut uploads, now, 2, 5).is_some());
+}
+
+#[test]
 fn an_invitation_is_good_after_its_place_was_given_away() {
     let now = Instant::now();
     let mut uploads = Uploads::new(1);

@@ -325,7 +325,9 @@ impl Transfer {
                     stream.stop.cancel();
                 }
             }
-            Action::Fetch { partner, piece, blocks, .. } => self.fetch_piece(partner, piece, blocks),
+            Action::Fetch { partner, piece, blocks, called, .. } => {
+                self.fetch_piece(partner, (piece, blocks), called);
+            }
             Action::Cancel { partner, piece } => {
                 if let Some(underway) = self.fetches.get(&(partner, piece)) {
                     underway.stop.cancel();

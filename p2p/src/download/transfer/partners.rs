@@ -29,7 +29,12 @@ pub(super) struct Neighbour {
 }
 
 impl Transfer {
-    pub(super) fn fetch_piece(&mut self, partner: HostId, piece: PieceIndex, blocks: Range<u32>) {
+    pub(super) fn fetch_piece(
+        &mut self,
+        partner: HostId,
+        (piece, blocks): (PieceIndex, Range<u32>),
+        called: bool,
+    ) {
         let known = self.hashes.pieces[piece.as_usize()].zip(self.neighbours.get(&partner));
         let Some((expected, neighbour)) = known else {
             // Asked again, it would be chosen again.
@@ -53,6 +58,7 @@ impl Transfer {
             piece,
             list: self.hashes.lists.get(&piece).cloned(),
             blocks,
+            called,
             expected,
             kept: kept.collect(),
             others: same.map(|(_, other)| other.clone()).collect(),
