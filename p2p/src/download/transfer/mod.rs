@@ -33,7 +33,6 @@ use futures_util::stream::FuturesUnordered;
 use rand::rngs::SmallRng;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
