@@ -451,6 +451,13 @@ mod tests {
     use clap::CommandFactory;
 
     #[test]
+    fn a_join_token_is_not_shown_with_the_arguments() {
+        let args =
+            Args::try_parse_from(["darter", "daemon", "--config", "f", "--join", "darter1.hunter2"]).unwrap();
+        assert!(!format!("{args:?}").contains("hunter2"));
+    }
+
+    #[test]
     fn the_command_line_is_consistent() {
         Args::command().debug_assert();
     }

@@ -78,8 +78,9 @@ pub async fn enrol(
         name: name.to_owned(),
     };
     let ask = |address: String| {
-        let (request, ca) = (request.clone(), *token.ca());
-        async move { client(joining(address, ca)?).enrol(request).await }
+        let (request, channel) = (request.clone(), joining(&address, token));
+        let channel = channel.map_err(|error| Status::invalid_argument(error.to_string()));
+        async move { client(channel?).enrol(request).await }
     };
     let enrolled = first(schedulers, ask).await?;
     take(membership, home, enrolled).await?;
@@ -208,10 +209,14 @@ async fn take(membership: &Membership, home: &Home, said: proto::Enrolled) -> Re
     taken.await.map_err(|error| error.to_string()).and_then(|taken| taken).map_err(odd)
 }
 
-/// A connection that shows nothing, to a scheduler whose CA has this SHA-256.
-fn joining(address: String, ca: [u8; 32]) -> Result<Channel, Status> {
-    let invalid = |error: tonic::transport::Error| Status::invalid_argument(error.to_string());
-    let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(invalid)?;
+/// A channel to the scheduler at `HOST:PORT`, dialled when it is used by somebody who shows nothing, and knows the scheduler by
+/// the CA of `token`.
+///
+/// # Errors
+/// When that is no address.
+pub fn joining(address: &str, token: &Token) -> Result<Channel, tonic::transport::Error> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))?;
+    let (address, ca) = (address.to_owned(), *token.ca());
     Ok(endpoint.connect_with_connector_lazy(tower::service_fn(move |_| {
         let address = address.clone();
         async move {

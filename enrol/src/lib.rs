@@ -10,6 +10,7 @@
 //! - `issuer.rs`: [`Issuer`], who makes certificates. `home.rs`: where a host keeps its own.
 //! - `membership.rs`: [`Membership`], what a process is in the cluster, now. `tls.rs`: its TLS. `stream.rs`: [`Secured`], a
 //!   connection that ends when who is at its other end is expelled.
+//! - `newcomers.rs`: how many may be there at once who have not shown yet who they are.
 //! - `service.rs`: [`Enrolment`], the gRPC service. `enrol.rs`: joining and renewing, from the other side.
 //! - `metrics.rs`: what an operator graphs.
 //!
@@ -26,6 +27,7 @@ mod issuer;
 mod member;
 mod membership;
 mod metrics;
+mod newcomers;
 mod refused;
 mod service;
 mod stream;
@@ -33,7 +35,7 @@ mod tls;
 mod token;
 mod tokens;
 
-pub use enrol::{EnrolError, channel, enrol, keep_renewed};
+pub use enrol::{EnrolError, channel, enrol, joining, keep_renewed};
 pub use expulsion::Expulsions;
 pub use file::FileError;
 pub use home::Home;

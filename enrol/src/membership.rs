@@ -9,6 +9,7 @@ use crate::home::{Home, Papers};
 use crate::issuer::{Issuer, IssuerError};
 use crate::member::{Member, Role};
 use crate::metrics::Metrics;
+use crate::newcomers::{Newcomer, Newcomers};
 use crate::refused::Refused;
 use crate::service::{Caller, Enrolment, Who};
 use crate::stream::{Secured, Tls};
@@ -81,6 +82,7 @@ struct Secure {
     expelled: Option<ExpulsionFile>,
     changed: watch::Sender<u64>,
     issuer: Option<Issuer>,
+    newcomers: Newcomers,
     metrics: Metrics,
 }
 
@@ -160,6 +162,7 @@ impl Membership {
             expelled,
             changed: watch::Sender::new(0),
             issuer,
+            newcomers: Newcomers::default(),
             metrics: metrics.clone(),
             state,
         };
@@ -309,7 +312,11 @@ impl Membership {
         expected: &Expected,
     ) -> Result<Secured, Refused> {
         let Some(secure) = &self.secure else { return Ok(Secured::plain(stream, remote)) };
-        let shaken = tokio::time::timeout(HANDSHAKE, secure.accept(stream, remote, expected)).await;
+        let Some(newcomer) = secure.newcomers.come(remote.ip()) else {
+            return self.counted(Err(Refused::TooMany), remote);
+        };
+        let shaking = secure.accept(stream, remote, expected, newcomer);
+        let shaken = tokio::time::timeout(HANDSHAKE, shaking).await;
         self.counted(shaken.unwrap_or(Err(Refused::NoTls)), remote)
     }
 
@@ -386,6 +393,7 @@ impl Secure {
         stream: TcpStream,
         remote: SocketAddr,
         expected: &Expected,
+        newcomer: Newcomer,
     ) -> Result<Secured, Refused> {
         let stream = BufReader::with_capacity(READ_REQUESTS, stream);
         let hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream);
@@ -398,7 +406,7 @@ impl Secure {
         let stream = hello.into_stream(Arc::clone(config)).await;
         let stream: Tls = stream.map_err(|error| Refused::of(&error))?.into();
         if joins {
-            return Ok(Secured::joining(stream, remote, JOINING));
+            return Ok(Secured::joining(stream, remote, JOINING).of(newcomer));
         }
         self.secured(stream, remote, expected)
     }

@@ -16,6 +16,9 @@ pub enum Refused {
     /// There was no TLS, or no handshake within its time.
     #[error("it does not speak TLS 1.3 as members of a cluster do")]
     NoTls,
+    /// Its address has as many connections as may be that have not shown yet whose they are.
+    #[error("its address has too many connections that have not shown a certificate yet: try again")]
+    TooMany,
     /// It showed no certificate.
     #[error("it shows no certificate of the cluster")]
     NoCertificate,
@@ -38,13 +41,14 @@ pub enum Refused {
 
 impl Refused {
     /// All kinds, as they are counted.
-    pub(crate) const REASONS: [&'static str; 7] =
-        ["no_tls", "no_certificate", "stranger", "time", "expelled", "other", "by_them"];
+    pub(crate) const REASONS: [&'static str; 8] =
+        ["no_tls", "too_many", "no_certificate", "stranger", "time", "expelled", "other", "by_them"];
 
     /// What it is counted as.
     pub(crate) const fn reason(&self) -> &'static str {
         match self {
             Self::NoTls => "no_tls",
+            Self::TooMany => "too_many",
             Self::NoCertificate => "no_certificate",
             Self::Stranger => "stranger",
             Self::Time => "time",

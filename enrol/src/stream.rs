@@ -1,5 +1,6 @@
 //! [`Secured`]: a connection with another member, which ends when that one is expelled.
 
+use crate::newcomers::Newcomer;
 use crate::refused::Refused;
 use crate::service::{Caller, Who};
 use hyper_util::client::legacy::connect::{Connected, Connection};
@@ -21,6 +22,8 @@ pub struct Secured {
     io: Io,
     caller: Caller,
     cut: Option<Cut>,
+    /// Somebody who joins stays one until he has gone.
+    _newcomer: Option<Newcomer>,
 }
 
 /// When the connection ends, and why.
@@ -33,7 +36,12 @@ enum Io {
 
 impl Secured {
     pub(crate) fn plain(stream: TcpStream, remote: SocketAddr) -> Self {
-        Self { io: Io::Plain(stream), caller: Caller { remote, who: Who::Anybody }, cut: None }
+        Self {
+            io: Io::Plain(stream),
+            caller: Caller { remote, who: Who::Anybody },
+            cut: None,
+            _newcomer: None,
+        }
     }
 
     pub(crate) fn tls(stream: Tls, caller: Caller, cut: CancellationToken) -> Self {
@@ -41,6 +49,7 @@ impl Secured {
             io: Io::Tls(Box::new(stream)),
             caller,
             cut: Some((Box::pin(cut.cancelled_owned()), Refused::Expelled)),
+            _newcomer: None,
         }
     }
 
@@ -48,7 +57,12 @@ impl Secured {
     pub(crate) fn joining(stream: Tls, remote: SocketAddr, limit: Duration) -> Self {
         let caller = Caller { remote, who: Who::Joining };
         let cut = Some((Box::pin(tokio::time::sleep(limit)) as Pin<Box<_>>, Refused::NoCertificate));
-        Self { io: Io::Tls(Box::new(stream)), caller, cut }
+        Self { io: Io::Tls(Box::new(stream)), caller, cut, _newcomer: None }
+    }
+
+    /// Counts as this one for as long as it is open.
+    pub(crate) fn of(self, newcomer: Newcomer) -> Self {
+        Self { _newcomer: Some(newcomer), ..self }
     }
 
     /// Who is at the other end.
@@ -150,5 +164,44 @@ impl tonic::transport::server::Connected for Secured {
 
     fn connect_info(&self) -> Caller {
         self.caller.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::issuer::tests::issuer;
+    use crate::membership::{Expected, JOINING, Membership};
+    use crate::{Metrics, Role, tls};
+    use darter_certs::sha256;
+    use rustls_pki_types::ServerName;
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsConnector;
+
+    #[tokio::test]
+    async fn who_comes_to_join_and_says_nothing_is_hung_up_on() {
+        let (_folder, issuer) = issuer();
+        let scheduler = Membership::of_issuer(&issuer, Role::Scheduler, "s", Metrics::default()).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let come = async {
+            let config = tls::client_of_joining(sha256(&issuer.signer())).unwrap();
+            let stream = TcpStream::connect(address).await.unwrap();
+            let name = ServerName::IpAddress(address.ip().into());
+            TlsConnector::from(config).connect(name, stream).await.unwrap()
+        };
+        let take = async {
+            let (stream, remote) = listener.accept().await.unwrap();
+            scheduler.accept(stream, remote, &Expected::Asker).await.unwrap()
+        };
+        let (_silent, mut taken) = tokio::join!(come, take);
+        assert!(matches!(taken.caller().who, Who::Joining));
+        // Nothing else waits for anything: the clock goes on to what is due next.
+        tokio::time::pause();
+        let since = tokio::time::Instant::now();
+        let ended = tokio::time::timeout(10 * JOINING, taken.read(&mut [0])).await.expect("it ends");
+        assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
+        assert!(since.elapsed() < 2 * JOINING, "of the clock that is paused");
     }
 }

@@ -7,6 +7,7 @@ mod calls;
 mod citizen;
 mod fields;
 mod hostile;
+mod joining;
 mod lab;
 mod members;
 mod previous;

@@ -14,20 +14,20 @@ use tonic::Code;
 use tonic::transport::Channel;
 
 /// So long something may take that happens at once, so that a test that waits for nothing fails.
-const LIMIT: Duration = Duration::from_secs(30);
+pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 
 /// A scheduler with a CA.
-struct Secure {
-    address: String,
-    issuer: Issuer,
+pub(crate) struct Secure {
+    pub(crate) address: String,
+    pub(crate) issuer: Issuer,
     folder: tempfile::TempDir,
-    metrics: Metrics,
+    pub(crate) metrics: Metrics,
     _running: JoinSet<Result<(), RunError>>,
     _kept: JoinSet<()>,
 }
 
 impl Secure {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         Issuer::open_or_make(folder.path()).unwrap();
         Self::start_in(folder).await
@@ -55,20 +55,20 @@ impl Secure {
         Self { address, issuer, folder, metrics, _running: running, _kept: kept }
     }
 
-    fn token(&self, uses: u32, seed: bool) -> Token {
+    pub(crate) fn token(&self, uses: u32, seed: bool) -> Token {
         let terms = Terms { ttl: Duration::from_secs(600), uses: Some(uses), seed };
         self.issuer.create_token(terms, SystemTime::now()).unwrap()
     }
 
-    async fn member(&self, name: &str) -> Member {
+    pub(crate) async fn member(&self, name: &str) -> Member {
         Member::join(self, &self.token(1, false), name).await.unwrap()
     }
 }
 
 /// A daemon with a certificate.
-struct Member {
+pub(crate) struct Member {
     id: String,
-    membership: Membership,
+    pub(crate) membership: Membership,
     home: Home,
     client: SchedulerClient<Channel>,
     folder: tempfile::TempDir,
@@ -117,7 +117,7 @@ async fn stat(membership: &Membership, scheduler: &Secure) -> Result<u64, tonic:
 }
 
 /// Waits until somebody was refused for one of these reasons: who refuses says so to the other side before it counts it.
-async fn refused(metrics: &Metrics, reasons: &[&'static str]) {
+pub(crate) async fn refused(metrics: &Metrics, reasons: &[&'static str]) {
     let counted = async {
         while reasons.iter().all(|reason| metrics.refusals(reason) == 0) {
             tokio::time::sleep(Duration::from_millis(5)).await;
