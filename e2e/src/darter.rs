@@ -206,6 +206,12 @@ impl Scheduler {
         Self::start_with(host.command(binary()), host.folder(), "0.0.0.0:8002", "0.0.0.0:40901", None)
     }
 
+    /// The same, by a command on `host` that ends with the binary, of one that has a CA, in the host's folder, and takes members
+    /// of its cluster only.
+    pub fn start_secured_by(host: &Host, command: Command) -> Result<Self> {
+        Self::start_with(command, host.folder(), "0.0.0.0:8002", "0.0.0.0:40901", Some(host.folder()))
+    }
+
     fn start_with(
         mut command: Command,
         folder: &Path,
@@ -218,7 +224,9 @@ impl Scheduler {
             Some(data) => command.arg("--data-dir").arg(data),
             None => command.args(["--insecure", "--insecure-on-networks"]),
         };
-        command.env("RUST_LOG", std::env::var_os("RUST_LOG").unwrap_or_else(|| "info".into()));
+        if !command.get_envs().any(|(name, _)| name == "RUST_LOG") {
+            command.env("RUST_LOG", std::env::var_os("RUST_LOG").unwrap_or_else(|| "info".into()));
+        }
         let process = Process::start("scheduler", &mut command, &folder.join("scheduler.log"))?;
         let (address, health) = (listening(&process, "scheduler")?, listening(&process, "health")?);
         Ok(Self { process, address, health, data: data.map(Path::to_owned) })

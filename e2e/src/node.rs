@@ -27,6 +27,16 @@ impl Node {
 
     /// The same, by a command on `host` that ends with the binary.
     pub fn start_by(host: Host, proxy: &str, command: Command) -> Result<Self> {
+        Self::start_with(host, proxy, command, "security: { insecure: true, insecureOnNetworks: true }")
+    }
+
+    /// The same of one that joins its cluster by a token of the scheduler.
+    pub fn start_member(host: Host, proxy: &str, mut command: Command, token: &str) -> Result<Self> {
+        command.env("DARTER_JOIN_TOKEN", token);
+        Self::start_with(host, proxy, command, "")
+    }
+
+    fn start_with(host: Host, proxy: &str, command: Command, security: &str) -> Result<Self> {
         let folder = host.folder();
         // Who else fills this machine's disk is not what is tested.
         let config = format!(
@@ -36,7 +46,7 @@ dataDir: {folder}/content
 storage: {{ diskGCThresholdPercent: 0 }}
 scheduler:
   netAddrs: [{{ type: tcp, addr: 'scheduler:8002' }}]
-security: {{ insecure: true, insecureOnNetworks: true }}
+{security}
 proxy:
 {proxy}",
             name = host.name(),

@@ -5,11 +5,13 @@
 //! The tests run in the order in which they stand here: one of them takes a password away, the last but one stops the registries.
 #![forbid(unsafe_code)]
 
+mod collector;
 mod engines;
 mod grid;
 mod secrets;
 
 use anyhow::{Result, ensure};
+use collector::Collector;
 use darter_e2e::ca::Ca;
 use darter_e2e::darter::{Scheduler, binary, sum_of};
 use darter_e2e::docker::tail;
@@ -44,6 +46,8 @@ struct Matrix {
     /// What the private repository of each kind of registry holds.
     images: [Image; 2],
     secrets: Secrets,
+    traces: Collector,
+    _collector: Host,
     stranger: Host,
     _lab: Lab,
 }
@@ -71,7 +75,13 @@ impl Matrix {
         let tokens = TokenService::start(&lab.host(&[REALM])?, &ca)?;
         let registry = Registry::start_with(&lab.host(&Registry::NAMES)?, ca, Some(&tokens))?;
         let scheduler_host = lab.host(&["scheduler"])?;
-        let scheduler = Scheduler::start_on(&scheduler_host)?;
+        // Not only our own: what libraries say, too.
+        let mut command = scheduler_host.command(binary());
+        command.env("RUST_LOG", "trace");
+        let scheduler = Scheduler::start_secured_by(&scheduler_host, command)?;
+        let secrets = Secrets::default();
+        let collector = lab.host(&["collector"])?;
+        let traces = Collector::start(collector.listen(4317)?)?;
         let stranger = lab.host(&["stranger"])?;
         let mut nodes = Vec::new();
         for (name, kind) in [
@@ -80,7 +90,8 @@ impl Matrix {
             ("basic1", Kind::Basic),
             ("basic2", Kind::Basic),
         ] {
-            nodes.push(start_node(lab.host(&[name])?, kind, &registry)?);
+            let token = secrets::token(&secrets, scheduler_host.folder())?;
+            nodes.push(start_node(lab.host(&[name])?, kind, &registry, &token)?);
         }
         let publish = |kind: Kind, repository: &str, seed, layers| {
             registry.publish(&format!("{}/{repository}:1", kind.registry()), seed, layers, LAYER)
@@ -100,7 +111,9 @@ impl Matrix {
             tokens,
             impostor: Signer::new()?,
             images,
-            secrets: Secrets::default(),
+            secrets,
+            traces,
+            _collector: collector,
             stranger,
             _lab: lab,
         };
@@ -137,8 +150,8 @@ impl Matrix {
     }
 }
 
-/// A node whose mirror is the registry of a kind, and which logs all that it can.
-fn start_node(host: Host, kind: Kind, registry: &Registry) -> Result<Node> {
+/// A member of the cluster whose mirror is the registry of a kind, and which logs and traces all that it can.
+fn start_node(host: Host, kind: Kind, registry: &Registry, token: &str) -> Result<Node> {
     // What a registry says is compared with what it says at that moment.
     let proxy = format!(
         "  negativeTTL: 0s
@@ -146,14 +159,14 @@ fn start_node(host: Host, kind: Kind, registry: &Registry) -> Result<Node> {
   hijackHTTPS:
     hosts:
       - {{ regx: '^({OPEN}|{PRIVATE}|{SERVICE}|{REALM}):443$', certs: ['{ca}'] }}
+tracing: {{ protocol: grpc, endpoint: 'collector:4317' }}
 ",
         mirror = kind.registry(),
         ca = registry.ca_file().display(),
     );
     let mut command = host.command(binary());
-    // Not only our own: what libraries say, too.
     command.env("RUST_LOG", "trace");
-    Node::start_by(host, &proxy, command)
+    Node::start_member(host, &proxy, command, token)
 }
 
 /// A page of a host's own.

@@ -14,7 +14,9 @@ use darter_e2e::process::run;
 use darter_e2e::registry::{CREDENTIALS, OPEN, SECOND};
 use std::collections::{HashMap, HashSet};
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -75,9 +77,36 @@ fn encoded(credentials: &str) -> String {
     BASE64_STANDARD.encode(credentials)
 }
 
+/// A join token of the scheduler with this folder. The command says it once, in its answer, and nothing of it besides.
+pub(crate) fn token(secrets: &Secrets, folder: &Path) -> Result<String> {
+    let darter = |args: &[&str]| {
+        let mut command = Command::new(binary());
+        run(command.args(args).arg("--data-dir").arg(folder).env("RUST_LOG", "trace"), LIMIT)?.ok()
+    };
+    let made = darter(&["token", "create"])?;
+    let token = made.stdout.trim().to_owned();
+    let secret = token.split('.').nth(2).context("a token has a secret")?.to_owned();
+    let listed = darter(&["token", "list"])?;
+    let said = [made.stderr, listed.stdout, listed.stderr].concat();
+    check("what the command says besides", said.as_bytes(), std::slice::from_ref(&secret))?;
+    secrets.note(&secret);
+    Ok(token)
+}
+
+/// The part of a private key in PEM form that is nobody else's: a line from its middle.
+fn key(path: &Path) -> Result<String> {
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    Ok(text.lines().nth(2).context("a key has several lines")?.to_owned())
+}
+
 pub(crate) fn no_secret_is_written_anywhere(scene: &Matrix) -> Result<()> {
     let node = &scene.nodes[0];
     show_many(scene, node)?;
+    let mut secrets = scene.secrets.all();
+    secrets.push(key(&scene.scheduler_host.folder().join("cluster/ca.key"))?);
+    for node in &scene.nodes {
+        secrets.push(key(&node.host.folder().join("work/node/node.key"))?);
+    }
     let secrets = scene.secrets.all();
     let mut files = 0;
     for node in &scene.nodes {
@@ -88,7 +117,13 @@ pub(crate) fn no_secret_is_written_anywhere(scene: &Matrix) -> Result<()> {
         ensure!(log.contains(" access: ") && log.contains("TRACE"), "{} logged nothing", node.host.name());
         files += scan(node.host.folder(), &secrets)?;
     }
+    ensure!(scene.scheduler.process.log().contains("TRACE"), "the scheduler logged nothing");
     scan(scene.scheduler_host.folder(), &secrets)?;
+    let shown = page(&scene.scheduler_host, scene.scheduler.health.port(), "/metrics")?;
+    check("the scheduler's metrics", shown.as_bytes(), &secrets)?;
+    let traces = scene.traces.bytes();
+    ensure!(contains(&traces, b"/v2/"), "{} bytes of traces tell of no request", traces.len());
+    check("the traces", &traces, &secrets)?;
     ensure!(files > scene.nodes.len() * 5, "{files} files are not all that daemons keep");
     // It does find what is there.
     let planted = node.host.folder().join("planted");
@@ -98,8 +133,12 @@ pub(crate) fn no_secret_is_written_anywhere(scene: &Matrix) -> Result<()> {
     Ok(std::fs::remove_file(planted)?)
 }
 
-/// Fails when a file in a folder, or below it, holds a secret; how many were read. What engines keep for themselves, and where
-/// the node's own keys are, is nobody's log.
+fn contains(bytes: &[u8], words: &[u8]) -> bool {
+    bytes.windows(words.len()).any(|window| window == words)
+}
+
+/// Fails when a file in a folder, or below it, holds a secret; how many were read. What engines keep for themselves is nobody's
+/// log, and a key stands in its own file, which is its owner's alone.
 fn scan(folder: &Path, secrets: &[String]) -> Result<usize> {
     let mut files = 0;
     for entry in std::fs::read_dir(folder)? {
@@ -107,6 +146,9 @@ fn scan(folder: &Path, secrets: &[String]) -> Result<usize> {
         let name = name.to_string_lossy();
         if entry.is_dir() && !["docker.", "containerd.", "copied."].iter().any(|it| name.starts_with(it)) {
             files += scan(&entry, secrets)?;
+        } else if entry.extension().is_some_and(|it| it == "key") {
+            let mode = entry.metadata()?.permissions().mode() & 0o777;
+            ensure!(mode == 0o600, "{} is for {mode:o}", entry.display());
         } else if entry.is_file() {
             check(&entry.display().to_string(), &std::fs::read(&entry)?, secrets)?;
             files += 1;
