@@ -11,8 +11,9 @@ use darter_e2e::poll::until;
 use darter_e2e::process::{Output, Process, run};
 use darter_e2e::suite::{self, Scene};
 use std::io::{Read as _, Write as _};
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 const MIB: u64 = 1 << 20;
 
@@ -39,7 +40,16 @@ struct Cluster {
     first: Node,
     second: Node,
     stranger: Host,
+    /// What it shows of itself when it is no member of this cluster.
+    elsewhere: Elsewhere,
     _lab: Lab,
+}
+
+/// A cluster of another CA, with one node.
+struct Elsewhere {
+    host: Host,
+    _scheduler: Process,
+    _node: Daemon,
 }
 
 struct Node {
@@ -82,13 +92,7 @@ impl Cluster {
     fn start() -> Result<Self> {
         let mut lab = Lab::new()?;
         let scheduler = lab.host(&["scheduler"])?;
-        let mut command = scheduler.command(binary());
-        command.arg("scheduler").arg("--data-dir").arg(scheduler.folder());
-        command.args(["--certificate-lifetime", LIFETIME]).env("RUST_LOG", "info");
-        let running = Process::start("scheduler", &mut command, &scheduler.folder().join("scheduler.log"))?;
-        running.wait_line("it to listen", START_LIMIT, |line| {
-            line.contains("component=scheduler").then_some(())
-        })?;
+        let running = start_scheduler(&scheduler)?;
         let home = lab.host(&["origin.example"])?;
         let origin = Origin::start_on(home.listen(8000)?, None)?;
         let token = token(&scheduler, &["--uses", "2"])?;
@@ -101,7 +105,8 @@ impl Cluster {
         };
         let (first, second) = (node("first")?, node("second")?);
         let stranger = lab.host(&["stranger"])?;
-        Ok(Self { scheduler, running, home, origin, first, second, stranger, _lab: lab })
+        let elsewhere = Elsewhere::start(lab.host(&["elsewhere"])?)?;
+        Ok(Self { scheduler, running, home, origin, first, second, stranger, elsewhere, _lab: lab })
     }
 
     fn darter(&self, args: &[&str]) -> Result<Output> {
@@ -132,6 +137,30 @@ impl Node {
             http::Request { method: "GET", target: "/metrics", host: "node", headers: &[], body: None };
         sum_of(&http::send(Box::new(stream), &request)?.text()?, name)
     }
+}
+
+impl Elsewhere {
+    fn start(host: Host) -> Result<Self> {
+        let scheduler = start_scheduler(&host)?;
+        let token = token(&host, &[])?;
+        let mut command = host.command(binary());
+        command.env("DARTER_JOIN_TOKEN", token);
+        let config = config(&host).replace("'scheduler:8002'", "'elsewhere:8002'");
+        let node = Daemon::start_by(&host, host.folder(), &config, command)?;
+        let joined = |line: &str| line.contains("joined the scheduler").then_some(());
+        node.process.wait_line("it to join its scheduler", START_LIMIT, joined)?;
+        Ok(Self { host, _scheduler: scheduler, _node: node })
+    }
+}
+
+fn start_scheduler(host: &Host) -> Result<Process> {
+    let mut command = host.command(binary());
+    command.arg("scheduler").arg("--data-dir").arg(host.folder());
+    command.args(["--certificate-lifetime", LIFETIME]).env("RUST_LOG", "info");
+    let running = Process::start("scheduler", &mut command, &host.folder().join("scheduler.log"))?;
+    let listens = |line: &str| line.contains("component=scheduler").then_some(());
+    running.wait_line("it to listen", START_LIMIT, listens)?;
+    Ok(running)
 }
 
 fn config(host: &Host) -> String {
@@ -205,12 +234,20 @@ fn what_moves_between_nodes_cannot_be_read_on_the_way(cluster: &Cluster) -> Resu
     Ok(())
 }
 
+/// The ports that are there, and those of them that answer anybody: docs/security.md says why.
+fn ports(cluster: &Cluster) -> [(&Host, &'static [u16], &'static [u16]); 2] {
+    [
+        (&cluster.first.host, &[40901, 65001, 65002], &[65001, 40901]),
+        (&cluster.scheduler, &[8000, 8002], &[8000]),
+    ]
+}
+
 fn a_host_without_a_certificate_is_answered_by_no_port(cluster: &Cluster) -> Result<()> {
-    let mut asked = 0;
-    for (host, own) in [(&cluster.first.host, vec![65001, 40901]), (&cluster.scheduler, vec![8000])] {
-        let ports = listening(host)?;
-        ensure!(own.iter().all(|port| ports.contains(port)), "{ports:?}");
-        for port in ports.iter().filter(|port| !own.contains(port)) {
+    let self_made = self_made(&cluster.stranger)?;
+    let of_another = Identity::of(&cluster.elsewhere.host);
+    for (host, all, open) in ports(cluster) {
+        ensure!(listening(host)? == all, "{} listens on {:?}", host.name(), listening(host)?);
+        for port in all.iter().filter(|port| !open.contains(port)) {
             for said in [
                 &b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"[..],
                 b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
@@ -222,17 +259,58 @@ fn a_host_without_a_certificate_is_answered_by_no_port(cluster: &Cluster) -> Res
                     "port {port} of {}: {answer:?}",
                     host.name()
                 );
-                asked += 1;
             }
+            for (shown, what) in
+                [(None, "nobody"), (Some(&self_made), "a stranger"), (Some(&of_another), "another's member")]
+            {
+                let taken = shakes_hands(&cluster.stranger, host, *port, shown)?;
+                ensure!(!taken, "port {port} of {} takes {what}", host.name());
+            }
+            let member = Identity::of(&cluster.second.host);
+            let taken = shakes_hands(&cluster.stranger, host, *port, Some(&member))?;
             ensure!(
-                !shakes_hands(&cluster.stranger, host, *port)?,
-                "port {port} of {} takes anybody",
+                taken,
+                "port {port} of {} takes no member: what is refused here is not shown",
                 host.name()
             );
         }
     }
-    ensure!(asked >= 4, "there are ports to ask");
     Ok(())
+}
+
+/// A certificate and its key, PEM.
+struct Identity {
+    certificate: PathBuf,
+    key: PathBuf,
+}
+
+impl Identity {
+    /// That of a node.
+    fn of(host: &Host) -> Self {
+        let folder = host.folder().join("work/node");
+        Self { certificate: folder.join("node.crt"), key: folder.join("node.key") }
+    }
+
+    /// A copy of it as it is now.
+    fn kept(host: &Host) -> Result<Self> {
+        let (now, folder) = (Self::of(host), host.new_folder("kept")?);
+        let kept = Self { certificate: folder.join("a.crt"), key: folder.join("a.key") };
+        std::fs::copy(now.certificate, &kept.certificate)?;
+        std::fs::copy(now.key, &kept.key)?;
+        Ok(kept)
+    }
+}
+
+/// Whoever makes a certificate for himself can write into it what he likes.
+fn self_made(host: &Host) -> Result<Identity> {
+    let folder = host.new_folder("self-made")?;
+    let (certificate, key) = (folder.join("a.crt"), folder.join("a.key"));
+    let mut command = host.command("openssl");
+    command.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]);
+    command.args(["-subj", "/CN=Darter member", "-addext", "subjectAltName=URI:darter://operator/a"]);
+    command.arg("-out").arg(&certificate).arg("-keyout").arg(&key);
+    run(&mut command, START_LIMIT)?.ok()?;
+    Ok(Identity { certificate, key })
 }
 
 /// What a port says before it hangs up.
@@ -247,12 +325,15 @@ fn answer_of(from: &Host, to: &Host, port: u16, said: &[u8]) -> Result<Vec<u8>> 
     }
 }
 
-/// Whether somebody who believes everything and shows nothing gets an answer through TLS. A server of HTTP/2 speaks first.
-fn shakes_hands(from: &Host, to: &Host, port: u16) -> Result<bool> {
+/// Whether somebody who believes everything, and shows this, gets an answer through TLS. A server of HTTP/2 speaks first.
+fn shakes_hands(from: &Host, to: &Host, port: u16, shown: Option<&Identity>) -> Result<bool> {
     let ask = "(printf 'GET / HTTP/1.1\\r\\nHost: a\\r\\nConnection: close\\r\\n\\r\\n'; sleep 1) \\
-        | openssl s_client -quiet -verify_quiet -connect \"$0\"";
+        | openssl s_client -quiet -verify_quiet -connect \"$@\"";
     let mut command = from.command("sh");
-    command.args(["-c", ask, &to.port(port).to_string()]);
+    command.args(["-c", ask, "sh", &to.port(port).to_string()]);
+    if let Some(Identity { certificate, key }) = shown {
+        command.arg("-cert").arg(certificate).arg("-key").arg(key);
+    }
     Ok(!run(&mut command, START_LIMIT)?.stdout.is_empty())
 }
 
@@ -266,6 +347,7 @@ fn listening(host: &Host) -> Result<Vec<u16>> {
         let port = |words: Vec<&str>| u16::from_str_radix(words.get(1)?.rsplit(':').next()?, 16).ok();
         ports.extend(listens.filter_map(port));
     }
+    ports.sort_unstable();
     Ok(ports)
 }
 
@@ -289,7 +371,11 @@ fn who_cannot_join_is_told_why_and_what_to_do(cluster: &Cluster) -> Result<()> {
     daemon.kill()?;
     std::fs::remove_dir_all(cluster.stranger.folder().join("work-used"))?;
     let expired = token(&cluster.scheduler, &["--ttl", "1s"])?;
-    std::thread::sleep(Duration::from_millis(1100));
+    let id = expired.split('.').nth(1).context("a token has an id")?;
+    until("a token to expire", START_LIMIT, || {
+        let listed = cluster.darter(&["token", "list"]).ok()?.stdout;
+        listed.lines().any(|line| line.contains(id) && line.contains("expired")).then_some(())
+    })?;
     let revoked = token(&cluster.scheduler, &[])?;
     let id = revoked.split('.').nth(1).context("a token has an id")?;
     cluster.darter(&["token", "revoke", id])?.ok()?;
@@ -333,10 +419,26 @@ fn an_expelled_node_gets_nothing_from_anybody(cluster: &Cluster) -> Result<()> {
     let content = Content::new(3, 6 * MIB);
     let (url, path) = cluster.offer(content, None);
     ensure!(cluster.first.get(&url)? == content.digest(), "something else");
+    // One that has most of its time before it: it is to be refused for nothing else.
+    let ends = || cluster.second.metric("darter_enrol_certificate_end_time_seconds").ok();
+    let since_1970 = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    let fresh = || ends().filter(|ends| ends - since_1970() > 9.0);
+    until("a certificate that is new", START_LIMIT, fresh)?;
     let said = cluster.darter(&["expel", "second"])?.ok()?;
     ensure!(said.stdout.contains("is expelled"), "{}", said.stdout);
+    // Taken away at once, before its time ends.
+    let expelled = Identity::kept(&cluster.second.host)?;
     let knows = || cluster.first.metric("darter_enrol_expelled_hosts").ok().filter(|hosts| *hosts == 1.0);
     until("the first to know", START_LIMIT, knows)?;
+    let refused = "darter_enrol_refused_total{reason=\"expelled\"}";
+    let before = cluster.first.metric(refused)?;
+    for (host, all, open) in ports(cluster) {
+        for port in all.iter().filter(|port| !open.contains(port)) {
+            let taken = shakes_hands(&cluster.stranger, host, *port, Some(&expelled))?;
+            ensure!(!taken, "port {port} of {} takes who was expelled", host.name());
+        }
+    }
+    ensure!(cluster.first.metric(refused)? > before, "it was refused for something else");
     until("the second to be without a scheduler", START_LIMIT, || {
         cluster.second.metric("darter_p2p_schedulers_up").ok().filter(|up| *up == 0.0)
     })?;
