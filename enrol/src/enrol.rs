@@ -186,6 +186,9 @@ fn explained(address: &str, status: &Status) -> String {
         Some(Refused::Stranger) => format!(
             "scheduler {address}: it is not of the cluster that this node or its join token is for: its CA is another"
         ),
+        Some(Refused::Time) => format!(
+            "scheduler {address}: its certificate does not hold at this time by this host's clock: set the clocks of both hosts"
+        ),
         Some(Refused::NoTls) => {
             format!("scheduler {address}: it does not speak TLS there: is it one with --insecure?")
         }
@@ -231,4 +234,60 @@ pub fn joining(address: &str, token: &Token) -> Result<Channel, tonic::transport
             Ok::<_, io::Error>(TokioIo::new(Secured::joining(stream, remote, JOINING)))
         }
     })))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::issuer::tests::issuer;
+    use crate::{Issuer, Metrics, Role, Terms};
+    use tokio::net::TcpListener;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    /// What a host hears whose clock is so far behind that of its scheduler, which has no enrolment service here.
+    async fn heard(issuer: &Issuer, behind: Duration) -> String {
+        let scheduler = Membership::of_issuer(issuer, Role::Scheduler, "s", Metrics::default()).unwrap();
+        scheduler.issue(issuer, Role::Scheduler, "s", SystemTime::now() + behind).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::open_or_make(folder.path()).unwrap();
+        let membership = Membership::of_home(&home, Metrics::default()).unwrap();
+        let terms = Terms { ttl: MINUTE, uses: None, seed: false };
+        let token = issuer.create_token(terms, SystemTime::now()).unwrap();
+        let serve = async {
+            loop {
+                let (stream, remote) = listener.accept().await.unwrap();
+                let _ = scheduler.accept(stream, remote, &Expected::Asker).await;
+            }
+        };
+        let schedulers = [address];
+        tokio::select! {
+            joined = enrol(&membership, &home, &token, "n", &schedulers) => joined.unwrap_err().to_string(),
+            () = serve => unreachable!("it ends never"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_is_wrong_by_less_than_an_hour_does_not_matter_and_more_is_said() {
+        let (_folder, issuer) = issuer();
+        let says = "set the clocks of both hosts";
+        let near = heard(&issuer, 59 * MINUTE).await;
+        assert!(!near.contains(says), "the handshake succeeds: {near}");
+        let far = heard(&issuer, 61 * MINUTE).await;
+        assert!(far.contains(says) && !far.contains('\n'), "{far}");
+    }
+
+    #[test]
+    fn a_host_whose_clock_is_an_hour_behind_or_ahead_believes_what_it_was_given() {
+        let (_folder, issuer) = issuer();
+        let now = SystemTime::now();
+        let key = darter_certs::MemberKey::generate().unwrap();
+        let given = issuer.own(Role::Node, "n", &key, now).unwrap();
+        let roots = issuer.roots().unwrap();
+        let holds = |at| roots.check(&given, crate::expulsion::unix(at)).is_ok();
+        assert!(holds(now - 60 * MINUTE) && holds(now + 60 * MINUTE));
+        assert!(!holds(now - 62 * MINUTE));
+    }
 }

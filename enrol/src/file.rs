@@ -1,8 +1,10 @@
 //! Small files that are whole or not there, and that several processes change.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, fchown};
+use std::os::unix::fs::{
+    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown,
+};
 use std::path::{Path, PathBuf};
 
 /// The folder may be another user's than the one who writes: a link in a file's place is not followed.
@@ -74,6 +76,32 @@ pub(crate) fn write(path: &Path, text: &str) -> Result<(), FileError> {
         fs::rename(&beside, path)
     };
     write().map_err(|error| FileError::new(path, format!("cannot be written: {error}")))
+}
+
+/// Closes a file with a key to all but its owner, and says so once when it was open to others.
+///
+/// # Errors
+/// When others may read it and we cannot change that: a key that others have is nobody's proof.
+pub(crate) fn close_to_others(path: &Path) -> Result<(), FileError> {
+    let close = || {
+        let file = OpenOptions::new().read(true).custom_flags(NOFOLLOW).open(path)?;
+        let mode = file.metadata()?.permissions().mode() & 0o777;
+        if mode & 0o077 != 0 {
+            file.set_permissions(Permissions::from_mode(0o600))?;
+            tracing::warn!(
+                path = %path.display(),
+                mode = format!("{mode:04o}"),
+                "this key was open to other users, and is its owner's alone from now on (0600): if somebody may have read it, expel this node and let it join anew (docs/cluster.md)"
+            );
+        }
+        Ok(())
+    };
+    close().map_err(|error: io::Error| {
+        FileError::new(
+            path,
+            format!("cannot be kept from other users, as a key must be (chmod 600): {error}"),
+        )
+    })
 }
 
 /// An operator's command may run as root, and the service that reads the file as another user, who owns the folder.

@@ -50,6 +50,9 @@ impl Home {
     /// When there is none, or it cannot be used.
     pub fn open(folder: &Path) -> Result<Self, FileError> {
         let path = folder.join("node.key");
+        if path.exists() {
+            file::close_to_others(&path)?;
+        }
         let key = MemberKey::read(&path).map_err(|error| FileError::new(&path, error.problem))?;
         Ok(Self { folder: folder.to_owned(), key: Arc::new(key) })
     }
@@ -84,5 +87,35 @@ impl Home {
 
     pub(crate) fn expelled_file(&self) -> ExpulsionFile {
         ExpulsionFile::at(self.folder.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn a_key_that_others_may_read_is_closed_to_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let id = Home::open_or_make(folder.path()).unwrap().id("n");
+        let path = folder.path().join("node.key");
+        let mode = || fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(), 0o600);
+        for open in [0o644, 0o640, 0o606] {
+            fs::set_permissions(&path, Permissions::from_mode(open)).unwrap();
+            assert_eq!(Home::open(folder.path()).unwrap().id("n"), id);
+            assert_eq!(mode(), 0o600, "from {open:o}");
+        }
+    }
+
+    #[test]
+    fn a_link_in_the_keys_place_is_refused() {
+        let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        Home::open_or_make(other.path()).unwrap();
+        std::os::unix::fs::symlink(other.path().join("node.key"), folder.path().join("node.key")).unwrap();
+        let why = Home::open(folder.path()).unwrap_err().to_string();
+        assert!(why.contains("cannot be kept from other users"), "{why}");
     }
 }

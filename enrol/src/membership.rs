@@ -144,7 +144,7 @@ impl Membership {
         let keeps = (role == Role::Scheduler).then(|| issuer.clone());
         let membership = Self::with(metrics, Some(issuer.expelled_file()), keeps)
             .map_err(|error| darter_certs::SigningError::because(error.to_string()))?;
-        membership.issue(issuer, role, name)?;
+        membership.issue(issuer, role, name, SystemTime::now())?;
         membership.learn_file()?;
         Ok(membership)
     }
@@ -217,11 +217,18 @@ impl Membership {
         Ok(())
     }
 
-    fn issue(&self, issuer: &Issuer, role: Role, name: &str) -> Result<(), IssuerError> {
+    /// Makes this process's own certificate, as of `now`.
+    pub(crate) fn issue(
+        &self,
+        issuer: &Issuer,
+        role: Role,
+        name: &str,
+        now: SystemTime,
+    ) -> Result<(), IssuerError> {
         let Some(secure) = &self.secure else { return Ok(()) };
         let because = |why: String| darter_certs::SigningError::because(why);
         let key = MemberKey::generate()?;
-        let certificate = issuer.own(role, name, &key, SystemTime::now())?;
+        let certificate = issuer.own(role, name, &key, now)?;
         let named = Named::of(&certificate).map_err(because)?;
         let member = Member::of(&named).ok_or(IssuerError::Nobody)?;
         let chain = vec![certificate, issuer.signer()];
@@ -244,7 +251,7 @@ impl Membership {
             let looked = tokio::task::spawn_blocking(move || {
                 if due {
                     issuer.reload()?;
-                    this.issue(&issuer, Role::Scheduler, &name)?;
+                    this.issue(&issuer, Role::Scheduler, &name, SystemTime::now())?;
                 }
                 Ok::<_, IssuerError>(this.learn_file()?)
             });
