@@ -5,6 +5,7 @@
 //! - [`CaFolder`]: where a node keeps its own, and one takes another's place; [`CaSet`]: what it found there.
 //! - [`Leaves`]: leaf certificates, as ready TLS configurations.
 //! - [`Verification`] and [`client_config`]: how an upstream server is checked.
+//! - [`Judged`]: a verifier that judges by words of somebody else's.
 //! - [`ClientIdentity`]: what we show to one that asks who we are; [`ClientAuth`]: whether it did.
 //! - [`MemberKey`], [`Order`], [`Named`], [`MemberRoots`]: certificates of a cluster's members.
 //! - [`Secret`]: a password, token or key, for all who have one.
@@ -23,6 +24,7 @@ mod constraints;
 mod date;
 mod describe;
 mod folder;
+mod judged;
 mod leaf;
 mod member;
 mod pem;
@@ -40,6 +42,7 @@ pub use constraints::{InvalidPermittedName, PermittedName, PermittedNames};
 pub use date::date_text;
 pub use describe::{NoTls, describe, describe_downstream, describe_io, is_refusal};
 pub use folder::{CaFolder, RotationError};
+pub use judged::Judged;
 pub use leaf::{InvalidLeafName, Leaf, LeafError, LeafName, LeafOptions, Leaves};
 pub use member::{MemberKey, MemberRoots, Named, Order, certificate_pem, crypto_provider, sha256};
 pub use pem::{FileError, FileProblem, read_certificates, read_private_key};

@@ -226,6 +226,8 @@ impl Soak {
                 Ok(()) => drop(self.done[kind].fetch_add(1, Ordering::SeqCst)),
                 Err(error) if node.restless && error.downcast_ref::<Wrong>().is_none() => {
                     self.broken.fetch_add(1, Ordering::SeqCst);
+                    // As a person would: a client that came back at once would take the processor from the daemon that starts.
+                    // Nothing that is asserted hangs on it.
                     std::thread::sleep(Duration::from_millis(50));
                 }
                 Err(error) => return Err(error),

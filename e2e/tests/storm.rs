@@ -200,22 +200,8 @@ impl Client {
 
 #[test]
 fn a_thousand_clients_that_start_together_cost_no_more_than_their_own_questions() -> Result<()> {
-    let _alone = alone();
-    let folder = tempfile::tempdir()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let cloud = Cloud::start(&runtime)?;
-    let mirror = format!("  registryMirror: {{ url: 'http://{}' }}\n", cloud.registry);
-    let daemon = Daemon::start("daemon", folder.path(), &loopback_config(folder.path(), &mirror))?;
-    let proxy = daemon.proxy;
-    runtime.block_on(async {
-        let mut clients = JoinSet::new();
-        for number in 0..CLIENTS {
-            let cloud = cloud.clone();
-            clients
-                .spawn(async move { Client::connect(proxy).await?.pull(&cloud, &number.to_string()).await });
-        }
-        clients.join_all().await.into_iter().collect::<Result<()>>()
-    })?;
+    let cloud =
+        storm(|cloud, mut client, number| async move { client.pull(&cloud, &number.to_string()).await })?;
     check(&cloud)?;
     assert_eq!(cloud.tokens_most.load(Ordering::SeqCst), AT_ONCE, "tokens at once");
     assert_eq!(cloud.asked("token"), CLIENTS, "each has another name");
@@ -225,15 +211,21 @@ fn a_thousand_clients_that_start_together_cost_no_more_than_their_own_questions(
     Ok(())
 }
 
-/// No more than one question for each layer. What of it is fetched is the engine's business.
-fn check(cloud: &Cloud) -> Result<()> {
-    let (questions, copies) = (cloud.asked("HEAD /blobs/"), cloud.asked("GET /blobs/"));
-    ensure!(questions <= 2 && copies >= 2, "{questions} questions, {copies} copies");
-    Ok(())
-}
-
 #[test]
 fn those_who_show_the_same_and_ask_for_layers_alone_cost_one_question_a_layer() -> Result<()> {
+    let shown = "Bearer for Basic same";
+    let cloud =
+        storm(move |cloud, mut client, number| async move { client.layer(&cloud, number % 2, shown).await })?;
+    check(&cloud)
+}
+
+/// All clients come to a new daemon at once, and do what `each` does with its number.
+fn storm<F>(
+    each: impl Fn(Arc<Cloud>, Client, usize) -> F + Copy + Send + Sync + 'static,
+) -> Result<Arc<Cloud>>
+where
+    F: Future<Output = Result<()>> + Send,
+{
     let _alone = alone();
     let folder = tempfile::tempdir()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -245,11 +237,16 @@ fn those_who_show_the_same_and_ask_for_layers_alone_cost_one_question_a_layer() 
         let mut clients = JoinSet::new();
         for number in 0..CLIENTS {
             let cloud = cloud.clone();
-            let shown = "Bearer for Basic same";
-            clients
-                .spawn(async move { Client::connect(proxy).await?.layer(&cloud, number % 2, shown).await });
+            clients.spawn(async move { each(cloud, Client::connect(proxy).await?, number).await });
         }
         clients.join_all().await.into_iter().collect::<Result<()>>()
     })?;
-    check(&cloud)
+    Ok(cloud)
+}
+
+/// No more than one question for each layer. What of it is fetched is the engine's business.
+fn check(cloud: &Cloud) -> Result<()> {
+    let (questions, copies) = (cloud.asked("HEAD /blobs/"), cloud.asked("GET /blobs/"));
+    ensure!(questions <= 2 && copies >= 2, "{questions} questions, {copies} copies");
+    Ok(())
 }
