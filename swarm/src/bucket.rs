@@ -15,9 +15,10 @@ const UNIT: u128 = 1_000_000_000;
 /// milliseconds, and that must not cost any of the rate.
 const BURSTS_PER_SEC: u64 = 8;
 const MIN_BURST: u64 = 4 << 10;
-/// What is taken at once is what the rate gives in a fortieth of a second. Ten streams that share a rate each move four times
-/// a second then: twice before whoever waits for one takes it for silent.
+/// What is taken at once is what the rate gives in a fortieth of a second, or less where more than ten streams share it.
 const CHUNKS_PER_SEC: u64 = 40;
+/// So often each of them moves, however many they are: twice before whoever waits for one takes it for silent.
+const ROUNDS_PER_SEC: u64 = 4;
 const MIN_CHUNK: u64 = 1 << 10;
 const MAX_CHUNK: u64 = 64 << 10;
 
@@ -58,6 +59,11 @@ impl Rate {
     /// How many bytes are taken at once, at most. Never more than the burst.
     pub fn chunk(self) -> u64 {
         (self.0.get() / CHUNKS_PER_SEC).clamp(MIN_CHUNK, MAX_CHUNK)
+    }
+
+    /// How many bytes are taken at once, at most, by one of so many streams that share the rate, one after the other.
+    pub fn chunk_of(self, streams: u64) -> u64 {
+        self.chunk().min(self.0.get() / ROUNDS_PER_SEC / streams.max(1)).max(MIN_CHUNK)
     }
 }
 

@@ -3,6 +3,7 @@
 use super::rates::{Limit, Rates};
 use crate::metrics::Metrics;
 use darter_swarm::{Bucket, Rate};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep};
@@ -15,6 +16,8 @@ pub(crate) struct Throttle {
     bucket: Mutex<Option<Bucket>>,
     /// Whoever has the one permit is the first in the line. Those who wait for it get it in their order.
     first: Semaphore,
+    /// How long the line is, the first included.
+    waiting: AtomicU64,
     metrics: Metrics,
 }
 
@@ -28,7 +31,8 @@ struct Waiting<'a> {
 
 impl Throttle {
     pub(super) fn new(limit: Limit, rates: watch::Receiver<Rates>, metrics: Metrics) -> Self {
-        Self { limit, rates, bucket: Mutex::default(), first: Semaphore::new(1), metrics }
+        let (bucket, first, waiting) = (Mutex::default(), Semaphore::new(1), AtomicU64::new(0));
+        Self { limit, rates, bucket, first, waiting, metrics }
     }
 
     /// The limit as it is now.
@@ -36,8 +40,8 @@ impl Throttle {
         self.rates.borrow().of(self.limit)
     }
 
-    /// Waits until up to `most` bytes may pass; gives how many, at most a chunk. `None`: there is no limit, and nothing was
-    /// taken.
+    /// Waits until up to `most` bytes may pass; gives how many, at most a chunk, which is smaller where many wait. `None`: there is
+    /// no limit, and nothing was taken.
     ///
     /// # Cancel safety
     /// Nothing is taken before this resolves. Whoever comes again stands at the end of the line.
@@ -55,6 +59,8 @@ impl Throttle {
         loop {
             // Before the rate is looked at: a change after that is heard.
             rates.mark_unchanged();
+            let streams = self.waiting.load(Ordering::Relaxed) + 1;
+            let most = most.min(self.rate()?.chunk_of(streams));
             let wait = match self.with(|bucket, now| bucket.take(now, most))? {
                 Ok(bytes) => return Some(bytes),
                 Err(wait) => wait,
@@ -95,12 +101,14 @@ impl Throttle {
 
 impl<'a> Waiting<'a> {
     fn at(throttle: &'a Throttle) -> Self {
+        throttle.waiting.fetch_add(1, Ordering::Relaxed);
         Self { throttle, since: Instant::now() }
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
+        self.throttle.waiting.fetch_sub(1, Ordering::Relaxed);
         self.throttle.metrics.add_wait(self.throttle.limit, self.since.elapsed());
     }
 }

@@ -65,6 +65,34 @@ async fn streams_share_a_rate_evenly_and_use_all_of_it() {
     assert_eq!(metrics.waited(Limit::Origin), 0.0);
 }
 
+/// The longest time within `time` in which no byte moves. Goes on for a while after it: whoever leaves makes room for others.
+async fn longest_silence(way: Way, time: Duration) -> Duration {
+    let (until, mut last, mut longest) = (Instant::now() + time, Instant::now(), Duration::ZERO);
+    while last < until + Duration::from_secs(2) {
+        let taken = way.take(1 << 20).await;
+        let all = taken.bytes();
+        taken.used(all);
+        if Instant::now() < until {
+            longest = longest.max(last.elapsed());
+        }
+        last = Instant::now();
+    }
+    longest
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_many_who_share_a_rate_nobody_looks_silent() {
+    let (throttles, _) = limited(Rates { upload: rate(RATE), ..Rates::default() });
+    let mut streams = JoinSet::new();
+    for n in 0..60 {
+        let way = throttles.to(Some(&host(&format!("h{n}"))));
+        streams.spawn(longest_silence(way, Duration::from_secs(20)));
+    }
+    let longest = streams.join_all().await.into_iter().max().unwrap();
+    // Whoever receives asks another as well after half a second without a byte.
+    assert!(longest < Duration::from_millis(500), "{longest:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn every_limit_on_the_way_holds_and_nobody_waits_for_anothers() {
     let rates =
