@@ -1,0 +1,163 @@
+//! [`Link`]: one scheduler, whether it is there, and what is asked of it in a single call.
+
+use super::held;
+use crate::news::News;
+use crate::store::Record;
+use darter_enrol::Membership;
+use darter_protocol::scheduler::scheduler_client::SchedulerClient;
+use darter_protocol::scheduler::{
+    AnnounceTaskRequest, DeleteTaskRequest, HeldTask, LeaveTaskRequest, MAX_MESSAGE_BYTES,
+    ReplicateTaskRequest, ReplicateTaskResponse, StatTaskRequest, StatTaskResponse,
+};
+use darter_protocol::{PieceHash, TaskId};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use tonic::transport::{Channel, Endpoint};
+
+/// How long dialling a scheduler may take.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a call may take. A decision takes microseconds; what takes longer is a scheduler to do without.
+pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(3);
+/// How often the life line is probed, and how long the answer may take: a scheduler that died without a word is noticed
+/// within five seconds.
+const PROBE_INTERVAL: Duration = Duration::from_secs(2);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
+/// For so long after a scheduler was lost or came back, its downloads may still be on their way from one to another: as long
+/// as a scheduler keeps a lease for those (`KEPT` in `darter_scheduler`).
+const SETTLES: Duration = Duration::from_secs(2);
+
+/// One scheduler.
+pub(crate) struct Link {
+    pub(super) address: String,
+    pub(super) host_id: String,
+    pub(super) client: SchedulerClient<Channel>,
+    pub(super) membership: Membership,
+    pub(super) up: AtomicBool,
+    changes: Mutex<Changes>,
+    /// What it was not told of yet.
+    pub(super) news: News,
+    /// It is no scheduler of ours any more.
+    pub(super) removed: CancellationToken,
+}
+
+/// When a scheduler came or went: contents change over to another then.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    /// It was not there from the beginning, so that it takes contents over when it comes.
+    pub(super) was_away: bool,
+    last: Option<Instant>,
+}
+
+impl Link {
+    pub(super) fn new(address: &str, host_id: &str, membership: &Membership) -> Option<Arc<Self>> {
+        let shape = |endpoint: Endpoint| {
+            endpoint
+                .connect_timeout(DIAL_TIMEOUT)
+                .http2_keep_alive_interval(PROBE_INTERVAL)
+                .keep_alive_timeout(PROBE_TIMEOUT)
+                .keep_alive_while_idle(true)
+        };
+        let channel = darter_enrol::channel(membership, address, shape).ok()?;
+        let client = SchedulerClient::new(channel)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        let (address, host_id) = (address.to_owned(), host_id.to_owned());
+        let (up, removed) = (AtomicBool::new(false), CancellationToken::new());
+        let (membership, news) = (membership.clone(), News::default());
+        let changes = Mutex::default();
+        Some(Arc::new(Self { address, host_id, client, membership, up, changes, news, removed }))
+    }
+
+    pub(super) fn lock_changes(&self) -> MutexGuard<'_, Changes> {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn is_settling(&self) -> bool {
+        self.lock_changes().last.is_some_and(|last| last.elapsed() < SETTLES)
+    }
+
+    /// It is there. One that is there from the beginning takes nothing over.
+    pub(super) fn note_up(&self) {
+        self.up.store(true, Ordering::Release);
+        let mut changes = self.lock_changes();
+        if changes.was_away {
+            changes.last = Some(Instant::now());
+        }
+    }
+
+    /// It is not there. Returns whether it was.
+    pub(super) fn note_down(&self) -> bool {
+        let was_up = self.up.swap(false, Ordering::AcqRel);
+        let mut changes = self.lock_changes();
+        changes.was_away = true;
+        if was_up {
+            changes.last = Some(Instant::now());
+        }
+        was_up
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        self.up.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// What the scheduler knows of a task.
+    pub(crate) async fn stat(&self, task: &TaskId) -> Result<StatTaskResponse, Status> {
+        let request = StatTaskRequest { task_id: task.as_bytes().to_vec().into() };
+        Ok(in_time(self.client.clone().stat_task(request)).await?.into_inner())
+    }
+
+    /// Has every other host that has some of a task throw it away; gives how many are told.
+    pub(crate) async fn delete(&self, task: &TaskId) -> Result<u32, Status> {
+        let task_id = task.as_bytes().to_vec().into();
+        let request = DeleteTaskRequest { host_id: self.host_id.clone(), task_id };
+        Ok(in_time(self.client.clone().delete_task(request)).await?.into_inner().hosts)
+    }
+
+    /// Has others fetch a task until so many hosts have all of it, this one among them; gives how far that is.
+    pub(crate) async fn replicate(&self, task: &TaskId, hosts: u32) -> Result<ReplicateTaskResponse, Status> {
+        let task_id = task.as_bytes().to_vec().into();
+        let request = ReplicateTaskRequest { host_id: self.host_id.clone(), task_id, hosts };
+        Ok(in_time(self.client.clone().replicate_task(request)).await?.into_inner())
+    }
+
+    pub(super) async fn announce(&self, tasks: Vec<HeldTask>) -> Result<(), Status> {
+        let request = AnnounceTaskRequest { host_id: self.host_id.clone(), tasks };
+        in_time(self.client.clone().announce_task(request)).await.map(drop)
+    }
+
+    /// Tells that tasks are complete here now, outside of a conversation.
+    pub(crate) async fn announce_one(&self, task: &TaskId, record: &Record, hashes: &[PieceHash]) {
+        let tasks = held(task, record, hashes).into_iter().collect();
+        if let Err(status) = self.announce(tasks).await {
+            tracing::debug!(%task, reason = status.message(), "cannot announce the task");
+        }
+    }
+
+    /// Tells that tasks are not here any more. What was noted of them is told then; otherwise it is told again soon.
+    pub(crate) async fn leave(&self, tasks: &[TaskId]) {
+        match self.try_leave(tasks).await {
+            Ok(()) => tasks.iter().for_each(|task| self.news.settle_gone(task)),
+            Err(status) => {
+                tracing::debug!(reason = status.message(), "cannot tell the scheduler which tasks are gone");
+            }
+        }
+    }
+
+    pub(super) async fn try_leave(&self, tasks: &[TaskId]) -> Result<(), Status> {
+        let task_ids = tasks.iter().map(|task| task.as_bytes().to_vec().into()).collect();
+        let request = LeaveTaskRequest { host_id: self.host_id.clone(), task_ids };
+        in_time(self.client.clone().leave_task(request)).await.map(drop)
+    }
+}
+
+pub(super) async fn in_time<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    tokio::time::timeout(CALL_TIMEOUT, call).await.map_err(|_| Status::deadline_exceeded("no answer"))?
+}
