@@ -38,8 +38,9 @@ const SOAK_MINUTES: &str = "20";
 type Step = (&'static str, fn() -> Result<Count>);
 
 /// The long runs beside the fuzzers, in order; what takes hours goes last.
-const LONG_RUNS: [Step; 6] = [
+const LONG_RUNS: [Step; 7] = [
     ("a thousand peers in virtual time", mesh),
+    ("ten thousand in three zones", zones),
     ("two hundred kills of a daemon", kills),
     ("a soak: mixed load, evictions and restarts", soak),
     ("sixteen daemons on links of 80 Mbit/s", herds),
@@ -117,6 +118,12 @@ fn mesh() -> Result<Count> {
     let mut command = Command::new("cargo");
     command.args(["run", "--release", "--package", "darter-bench", "--", "mesh"]);
     check(command.args(["--peers", "10,100,1000", "--at-most", "1.25"]))
+}
+
+fn zones() -> Result<Count> {
+    let mut command = Command::new("cargo");
+    command.args(["test", "--release", "--package", "darter-sim", "--test", "zones"]);
+    tests(command.args(["--", "--ignored"]))
 }
 
 /// In network namespaces, which takes root.
