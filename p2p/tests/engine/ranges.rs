@@ -312,12 +312,16 @@ async fn a_store_that_fails_lets_nobody_past_what_the_scheduler_forbids() {
         matches!(node.engine.open(request.clone()).await, Err(OpenError::Store(_))),
         "nothing forbids it"
     );
+    // Who comes while a download ends gets what that one got.
+    rests(&node).await;
     let forbidden = OpenRequest { priority: Priority::level(1).unwrap(), ..request.clone() };
     let refused = node.engine.open(forbidden).await;
     assert!(matches!(refused, Err(OpenError::Refused { for_good: true, .. })));
+    rests(&node).await;
     let others_only = OpenRequest { priority: Priority::level(2).unwrap(), ..request.clone() };
     let refused = node.engine.open(others_only).await;
     assert!(matches!(refused, Err(OpenError::Refused { for_good: false, .. })));
+    rests(&node).await;
     scheduler.kill();
     while node.metric("p2p_schedulers_up") > 0 {
         tokio::task::yield_now().await;
