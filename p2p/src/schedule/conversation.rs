@@ -231,3 +231,29 @@ pub(crate) fn is_lost(status: &Status) -> bool {
 pub(crate) fn rejoin_pause() -> Duration {
     REJOIN_PAUSE.mul_f64(rand::rng().random_range(0.5..1.0))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_scheduler_is_told_of_a_download_does_not_depend_on_who_asks() {
+        let told = |url: &str, shown: &[(http::HeaderName, &'static str)]| {
+            let headers =
+                shown.iter().map(|(name, value)| (name.clone(), http::HeaderValue::from_static(value)));
+            let (url, headers) = (url.parse().unwrap(), headers.collect());
+            let request = OpenRequest { url, headers, ..OpenRequest::imported(TaskId::from([1; 32])) };
+            format!("{:?}", Claim::of(&request))
+        };
+        let nobody = told("https://registry.example:444/v2/a/blobs/b", &[]);
+        assert!(nobody.contains("registry.example:444"), "{nobody}");
+        let shown = [
+            (http::header::AUTHORIZATION, "Bearer planted"),
+            (http::header::COOKIE, "session=planted"),
+            (http::header::PROXY_AUTHORIZATION, "Basic planted"),
+            (http::HeaderName::from_static("private-token"), "planted"),
+        ];
+        let url = "https://planted:planted@registry.example:444/v2/a/blobs/b?X-Amz-Signature=planted#planted";
+        assert_eq!(told(url, &shown), nobody);
+    }
+}
