@@ -9,6 +9,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex, PoisonError};
+use tokio::task::JoinSet;
 
 /// An answer without a field, as gRPC frames it.
 const EMPTY: &[u8] = &[0; 5];
@@ -34,12 +35,13 @@ impl Collector {
 
     async fn serve(self, listener: TcpListener) -> Result<()> {
         let listener = tokio::net::TcpListener::from_std(listener)?;
+        let mut connections = JoinSet::new();
         loop {
             let (stream, _) = listener.accept().await?;
             let kept = self.clone();
             let service = service_fn(move |request| kept.clone().take(request));
             let server = http2::Builder::new(TokioExecutor::new());
-            tokio::spawn(server.serve_connection(TokioIo::new(stream), service));
+            connections.spawn(server.serve_connection(TokioIo::new(stream), service));
         }
     }
 
