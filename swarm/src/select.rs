@@ -21,6 +21,9 @@ pub(crate) const PER_PARTNER: u32 = 2;
 /// nobody else has: passed on, it would come to everybody later.
 const FOR_INVITED: usize = 2;
 const FOR_FRESH: usize = 4;
+/// And when no other partner has it and nothing else is asked of this one: enough for somebody to stand in its line. With four, of a
+/// thousand peers, most of which know only one who has a piece, the last is done at 1.21 times one copy, and not at 1.18.
+const FOR_SOLE: usize = 1;
 
 impl Partner {
     /// Whether it could be asked for another piece now.
@@ -106,7 +109,7 @@ impl Swarm {
 
     /// What to ask of `partner` although enough is under way: something that no other partner has.
     fn choose_sole(&self, partner: &HostId, rng: &mut impl Rng) -> Option<PieceIndex> {
-        if self.fetches.len() >= self.limits.fetches + FOR_FRESH {
+        if self.fetches.len() >= self.limits.fetches + FOR_SOLE {
             return None;
         }
         let have = &self.partners.get(partner)?.have;
