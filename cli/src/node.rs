@@ -123,6 +123,7 @@ fn settings(config: &Config, leaves: Option<Leaves>) -> Settings {
         clients: config.proxy.clients.clone(),
         basic_auth: config.proxy.basic_auth.clone(),
         accounts: Accounts::new(config.proxy.accounts.clone()),
+        trusted: config.proxy.trusted.clone(),
         allow_push: config.proxy.allow_push,
         limits: Limits { p2p_requests: config.proxy.max_concurrency, ..config.proxy.limits },
         marks: config.proxy.marks,

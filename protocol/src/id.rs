@@ -23,6 +23,15 @@ impl TaskId {
         Self::derive("darter 2026 task by digest", &[digest.to_string().as_bytes()])
     }
 
+    /// The task of content with that digest as these sources have it (a registry, or several that believe each other). Who does not
+    /// speak for them cannot ask for it by the digest alone.
+    pub fn of_digest_at(digest: &crate::Digest, sources: &str) -> Self {
+        Self::derive(
+            "darter 2026 task by digest at a source",
+            &[digest.to_string().as_bytes(), sources.as_bytes()],
+        )
+    }
+
     /// The task of content that is known by its place only: the canonical URL (without the filtered query parameters),
     /// and the tag and application under which callers keep versions of it apart.
     pub fn of_url(canonical_url: &str, tag: &str, application: &str) -> Self {

@@ -4,9 +4,11 @@
 
 use crate::Proxy;
 use crate::entitle::Asker;
-use crate::p2p;
+use crate::refusal::Refusal;
+use crate::tasks;
 use darter_p2p::{ClusterStat, LocalStat, TaskStat};
-use darter_rules::{Decision, Explanation, Host, Identity, Request as Seen, Step, Target, Way};
+use darter_protocol::TaskId;
+use darter_rules::{Decision, Explanation, Host, Request as Seen, Step, Target, Way};
 use http::{HeaderMap, Method, Uri};
 use std::net::IpAddr;
 use std::time::SystemTime;
@@ -75,7 +77,8 @@ impl Proxy {
             let caller = self.gate.explain(&target, &mut identity, asker);
             steps.push(Step { subject: "caller", text: caller });
             if settled {
-                steps.extend(self.whereabouts(&identity).await);
+                let task = tasks::task(&identity, &target, asker, settings.trusted.as_ref());
+                steps.extend(self.whereabouts(task).await);
             } else {
                 let text = "its name holds the version that the origin is asked for first, so what is stored is not known here";
                 steps.push(Step { subject: "stored", text: text.to_owned() });
@@ -84,8 +87,8 @@ impl Proxy {
         steps
     }
 
-    async fn whereabouts(&self, identity: &Identity) -> Vec<Step> {
-        let task = match p2p::task(identity) {
+    async fn whereabouts(&self, task: Result<TaskId, Refusal>) -> Vec<Step> {
+        let task = match task {
             Ok(task) => task,
             Err(refusal) => return vec![Step { subject: "task", text: refusal.to_string() }],
         };

@@ -64,6 +64,7 @@ mod sniff;
 mod socket;
 mod sockets;
 mod status_headers;
+mod tasks;
 mod together;
 mod trail;
 mod tunnel;

@@ -15,7 +15,7 @@ use crate::slots::Slot;
 use crate::trail::Trail;
 use crate::version::{NoVersion, Version};
 use crate::via::Came;
-use crate::{BoxError, Proxy, TRACE, direct, headers};
+use crate::{BoxError, Proxy, TRACE, direct, headers, tasks};
 use bytes::Bytes;
 use darter_p2p::{
     ByteRange, Content, ContentBody, ContentInfo, Engine, OpenError, OpenRequest, Opened, Served, Want,
@@ -118,7 +118,7 @@ async fn fetched<B>(proxy: &Proxy, mut peers: Peers, request: Request<B>) -> Res
 where
     B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Unpin + Send + 'static,
 {
-    let trail = Trail::of(&request);
+    let (trail, settings) = (Trail::of(&request), proxy.settings());
     let slot = proxy.p2p_slot().await;
     let (length, _held) = match proxy
         .gate
@@ -139,7 +139,14 @@ where
         }
         Err(NoVersion::Unreachable(error)) => return Err(error.into()),
     };
-    let wish = peers.wish(&proxy.engine, request.headers())?;
+    let task = match peers.task {
+        Some(task) => task,
+        None => {
+            let (asker, trusted) = (Asker::of(&request), settings.trusted.as_ref());
+            tasks::task(&peers.identity, &peers.target, asker, trusted)?
+        }
+    };
+    let wish = peers.wish(&proxy.engine, task, request.headers())?;
     trail.of_task(wish.open.task);
     match wish.precondition(length).await {
         (Judged::Proceed, _) => {}
@@ -211,15 +218,20 @@ impl Peers {
         }
     }
 
-    fn wish<'a>(&self, engine: &'a Engine, request: &'a HeaderMap) -> Result<Wish<'a>, Refusal> {
+    fn wish<'a>(
+        &self,
+        engine: &'a Engine,
+        task: TaskId,
+        request: &'a HeaderMap,
+    ) -> Result<Wish<'a>, Refusal> {
         let mut headers = request.clone();
         headers::keep_for_origin(&mut headers);
         // Who is on the way to this caller is nothing that the content of all may depend on.
         headers::drop_forwarded(&mut headers);
         let asked = Asked::by(request);
         let open = OpenRequest {
-            task: self.task.map_or_else(|| task(&self.identity), Ok)?,
-            digest: self.digest.as_deref().map(parse_digest).transpose()?,
+            task,
+            digest: self.digest.as_deref().map(tasks::parse_digest).transpose()?,
             url: self
                 .target
                 .url()
@@ -375,17 +387,6 @@ impl Wish<'_> {
 fn is_same_version(a: &ContentInfo, b: &ContentInfo) -> bool {
     let same = |name| a.headers.get(&name) == b.headers.get(&name);
     a.length == b.length && same(header::ETAG) && same(header::LAST_MODIFIED)
-}
-
-pub(crate) fn task(identity: &Identity) -> Result<TaskId, Refusal> {
-    Ok(match identity {
-        Identity::Digest(digest) => TaskId::of_digest(&parse_digest(digest)?),
-        Identity::Url { canonical, tag, application } => TaskId::of_url(canonical, tag, application),
-    })
-}
-
-fn parse_digest(text: &str) -> Result<Digest, Refusal> {
-    text.parse().map_err(|invalid: darter_protocol::InvalidDigest| Refusal::unsupported(invalid.to_string()))
 }
 
 /// A 304 for a client that has the content.

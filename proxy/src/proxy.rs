@@ -27,6 +27,7 @@ use darter_rules::Rules;
 use darter_upstream::Upstream;
 use http::HeaderMap;
 use prometheus_client::registry::Registry;
+use regex::Regex;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,6 +68,9 @@ pub struct Settings {
     pub basic_auth: Option<BasicAuth>,
     /// Credentials that are lent to clients that bring none.
     pub accounts: Accounts,
+    /// Registries (host:port) that are believed when they say what they have: content that was fetched with a credential has one
+    /// name among all of them (`proxy.trustedRegistries`). `None`: each has names of its own for that.
+    pub trusted: Option<Regex>,
     /// Whether clients may change what registries hold.
     pub allow_push: bool,
     /// How much at once, and how long.

@@ -43,6 +43,7 @@ pub(crate) struct Proxy {
     pub(crate) accounts: Vec<Account>,
     /// Whether clients may push.
     pub(crate) allow_push: bool,
+    pub(crate) trusted: Option<Regex>,
     /// How many requests may go through the peers at once; `None`: no limit.
     pub(crate) max_concurrency: Option<NonZeroUsize>,
     /// How long clients may take; the rest of it is said elsewhere.
@@ -137,6 +138,7 @@ pub(super) fn proxy(section: &mut Section<'_>, default_port: u16) -> Proxy {
         basic_auth,
         accounts: accounts::accounts(section),
         allow_push: section.value("allowPush", value::boolean).unwrap_or(true),
+        trusted: section.filled("trustedRegistries", value::regex),
         max_concurrency: section.value("maxConcurrency", value::count).and_then(NonZeroUsize::new),
         limits: limits(section),
         marks: Marks {

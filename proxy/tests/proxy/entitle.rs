@@ -1,13 +1,14 @@
 //! Who gets what is cached.
 
 use crate::lab::{Body, Darter, Origin, Setup, full};
-use crate::p2p::{ask, bytes, digest_of};
+use crate::p2p::{ask, bytes, digest_of, try_ask};
 use bytes::Bytes;
 use darter_proxy::{Ages, Limits};
 use futures_util::StreamExt as _;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Incoming;
+use regex::Regex;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -33,6 +34,15 @@ impl Registry {
 
     /// What it said is believed for so long.
     async fn believed(proofs: Ages) -> (Arc<Self>, Origin, Darter) {
+        let limits = Limits { proofs, ..Limits::default() };
+        Self::with(Setup { limits, ..Setup::default() }).await
+    }
+
+    async fn trusting(trusted: Option<Regex>) -> (Arc<Self>, Origin, Darter) {
+        Self::with(Setup { trusted, ..Setup::default() }).await
+    }
+
+    async fn with(setup: Setup) -> (Arc<Self>, Origin, Darter) {
         let layer: Bytes = (0..50_000u32).map(|at| (at * 13 + at / 251) as u8).collect();
         let (revoked, trouble) = (AtomicBool::new(false), AtomicU16::new(0));
         let registry = Arc::new(Self { layer, revoked, trouble, log: Mutex::default() });
@@ -43,8 +53,7 @@ impl Registry {
         })
         .await;
         let mirror = format!("http://127.0.0.1:{}", origin.port);
-        let limits = Limits { proofs, ..Limits::default() };
-        let darter = Darter::start(Setup { mirror, limits, ..Setup::default() }).await;
+        let darter = Darter::start(Setup { mirror, ..setup }).await;
         (registry, origin, darter)
     }
 
@@ -140,6 +149,67 @@ impl Registry {
     }
 }
 
+/// Asks until it comes from the disk: a download is complete a moment after its last byte has left.
+async fn until_hit(ask: impl AsyncFn() -> bool) -> bool {
+    for _ in 0..200 {
+        if ask().await {
+            return true;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    false
+}
+
+/// A registry of somebody's own: it says that it has whatever it is asked for, and sends as many zeros.
+async fn braggart(length: usize) -> Origin {
+    Origin::http(move |request: Request<Incoming>| async move {
+        let digest = request.uri().path().rsplit('/').next().unwrap().to_owned();
+        let answer = Response::builder().header("docker-content-digest", digest);
+        answer.body(full(vec![0; length])).unwrap()
+    })
+    .await
+}
+
+#[tokio::test]
+async fn who_runs_a_registry_of_his_own_gets_nothing_by_naming_a_digest_there() {
+    let (registry, _origin, darter) = Registry::start().await;
+    registry.warm(&darter).await;
+    let own = braggart(registry.layer.len()).await;
+    let url = format!("http://127.0.0.1:{}{}", own.port, registry.blob("mine"));
+    for shown in [&[][..], &[RIGHT], &[WRONG]] {
+        for range in [None, Some(("range", "bytes=100-199")), Some(("range", "bytes=-100"))] {
+            let headers: Vec<_> = shown.iter().copied().chain(range).collect();
+            // Wrong bytes are cut off when that shows, with or without the answer's head.
+            let Ok(answer) = try_ask(&darter, Method::GET, &url, &headers).await else { continue };
+            let body = answer.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+            assert!(body.iter().all(|byte| *byte == 0), "bytes of the private layer, with {headers:?}");
+        }
+    }
+    let reader = ask(&darter, Method::GET, &registry.blob("private"), &[RIGHT]).await;
+    assert_eq!(reader.headers()["cache-status"], "darter; hit");
+    assert!(bytes(reader).await == registry.layer);
+}
+
+#[tokio::test]
+async fn registries_that_are_believed_share_what_credentials_were_shown_for() {
+    for (trusted, hit) in [(None, false), (Some(Regex::new("^127[.]0[.]0[.]1:").unwrap()), true)] {
+        let (registry, _origin, darter) = Registry::trusting(trusted).await;
+        registry.warm(&darter).await;
+        let other = registry.clone();
+        let mirror = Origin::http(move |request: Request<Incoming>| {
+            let response = other.answer(&request);
+            async move { response }
+        })
+        .await;
+        let url = format!("http://127.0.0.1:{}{}", mirror.port, registry.blob("private"));
+        let answer = ask(&darter, Method::GET, &url, &[RIGHT]).await;
+        assert_eq!(answer.headers()["cache-status"] == "darter; hit", hit);
+        assert!(bytes(answer).await == registry.layer);
+        // Being believed lets nobody in.
+        assert_eq!(ask(&darter, Method::GET, &url, &[WRONG]).await.status(), StatusCode::UNAUTHORIZED);
+    }
+}
+
 /// Where a repository keeps its index of this digest.
 fn by_hash(digest: &str) -> String {
     format!("/by-hash/SHA256/{}", digest.trim_start_matches("sha256:"))
@@ -157,8 +227,9 @@ async fn other_content_by_digest_is_shared_with_those_whom_the_place_that_they_a
         let asked: Vec<String> = registry.asked().iter().map(|asked| asked[..4].to_owned()).collect();
         (answer.status().as_u16(), hit, asked.join(" "), bytes(answer).await == registry.layer)
     };
-    assert_eq!(get("open", &[]).await, (200, true, "HEAD".into(), true));
-    assert_eq!(get("open", &[]).await, (200, true, String::new(), true), "it is known now");
+    // What a credential was needed for is not what anybody gets.
+    assert_eq!(get("open", &[]).await, (200, false, "HEAD GET ".into(), true));
+    assert!(until_hit(async || get("open", &[]).await.1).await, "it is known now");
     assert_eq!(get("mirror", &[]).await, (200, true, "HEAD".into(), true));
     assert_eq!(get("locked", &[]).await, (401, false, "HEAD GET ".into(), false));
     assert_eq!(get("locked", &[WRONG]).await, (401, false, "HEAD GET ".into(), false));
@@ -258,17 +329,17 @@ async fn a_private_layer_is_not_to_be_had_through_a_public_repository() {
 async fn a_page_for_signing_in_lets_nobody_in() {
     let (registry, _origin, darter) = Registry::start().await;
     registry.warm(&darter).await;
-    let answer = ask(&darter, Method::GET, &registry.blob("guarded"), &[]).await;
+    let answer = ask(&darter, Method::GET, &registry.blob("guarded"), &[WRONG]).await;
     assert_eq!(
         (answer.status(), &answer.headers()["location"]),
         (StatusCode::FOUND, &"/login".parse().unwrap())
     );
     assert!(bytes(answer).await.is_empty());
-    let again = ask(&darter, Method::GET, &registry.blob("guarded"), &[]).await;
+    let again = ask(&darter, Method::GET, &registry.blob("guarded"), &[WRONG]).await;
     assert_eq!(again.status(), StatusCode::FOUND);
     // Nor does the page prove that anybody may read the repository.
     bytes(ask(&darter, Method::GET, "/v2/guarded/manifests/latest", &[RIGHT]).await).await;
-    let stranger = ask(&darter, Method::GET, &registry.blob("guarded"), &[]).await;
+    let stranger = ask(&darter, Method::GET, &registry.blob("guarded"), &[WRONG]).await;
     assert_eq!(stranger.status(), StatusCode::FOUND);
     let reader = ask(&darter, Method::GET, &registry.blob("guarded"), &[RIGHT]).await;
     assert_eq!(bytes(reader).await, registry.layer);
@@ -279,16 +350,17 @@ async fn a_page_that_is_no_refusal_lets_nobody_in() {
     let (registry, _origin, darter) = Registry::start().await;
     registry.warm(&darter).await;
     let page = "<html>who are you?</html>";
-    let shown = async || bytes(ask(&darter, Method::GET, &registry.blob("portal"), &[]).await).await == page;
+    let shown =
+        async || bytes(ask(&darter, Method::GET, &registry.blob("portal"), &[WRONG]).await).await == page;
     for _ in 0..3 {
         assert!(shown().await);
     }
-    ask(&darter, Method::HEAD, &registry.blob("portal"), &[]).await;
+    ask(&darter, Method::HEAD, &registry.blob("portal"), &[WRONG]).await;
     assert!(shown().await);
     // What says that the repository contains the layer says nothing of strangers.
     bytes(ask(&darter, Method::GET, "/v2/portal/manifests/latest", &[RIGHT]).await).await;
     for method in [Method::GET, Method::HEAD] {
-        bytes(ask(&darter, method, "/v2/portal/manifests/latest", &[]).await).await;
+        bytes(ask(&darter, method, "/v2/portal/manifests/latest", &[WRONG]).await).await;
         assert!(shown().await);
     }
     let reader = ask(&darter, Method::GET, &registry.blob("portal"), &[RIGHT]).await;

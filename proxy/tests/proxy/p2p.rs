@@ -4,7 +4,8 @@ use crate::lab::{Body, Darter, Origin, Setup, full, h1, h2, read_head, settled, 
 use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
 use darter_proxy::Limits;
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::uri::Authority;
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use std::num::NonZeroUsize;
@@ -70,10 +71,23 @@ pub(crate) async fn ask(
     target: &str,
     headers: &[(&str, &str)],
 ) -> Response<Incoming> {
+    try_ask(darter, method, target, headers).await.unwrap()
+}
+
+/// The same where the connection may be cut off.
+pub(crate) async fn try_ask(
+    darter: &Darter,
+    method: Method,
+    target: &str,
+    headers: &[(&str, &str)],
+) -> hyper::Result<Response<Incoming>> {
     let (mut client, mut tasks) = h1(darter.connect().await).await;
-    let builder = Request::builder().method(method).uri(target).header("host", "mirror.example");
+    // Of a target in absolute form it says the same.
+    let host =
+        target.parse::<Uri>().unwrap().authority().map_or("mirror.example".to_owned(), Authority::to_string);
+    let builder = Request::builder().method(method).uri(target).header("host", host);
     let request = headers.iter().fold(builder, |it, (name, value)| it.header(*name, *value));
-    let answer = client.send_request(request.body(full("")).unwrap()).await.unwrap();
+    let answer = client.send_request(request.body(full("")).unwrap()).await;
     tasks.detach_all();
     answer
 }

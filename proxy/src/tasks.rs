@@ -1,0 +1,95 @@
+//! Which task a request's content is.
+//!
+//! A digest names content wherever it is, and whoever fetched it without a credential may share it by that name over all
+//! registries. What a credential was needed for is not shared so: whoever knows a digest and runs a registry could have it
+//! say *200, so many bytes*, and be given what others fetched from theirs. A registry could be made to prove that it has the
+//! content, by a range that it cannot foresee; but then what is under way at this moment, in parts, on many hosts, would have
+//! to be told apart by where each part came from. A name apart does it for all of that: content that a credential was shown for is
+//! a task of its registry, and of all those that the operator says are to be believed (`proxy.trustedRegistries`).
+
+use crate::entitle::{Asker, credentials};
+use crate::refusal::Refusal;
+use darter_protocol::{Digest, TaskId};
+use darter_rules::{Identity, Target};
+use regex::Regex;
+
+/// What trusted registries are called together. No registry has this name.
+const TRUSTED: &str = "trusted";
+
+/// The task of what `identity` names, for this caller.
+///
+/// # Errors
+/// For a digest of a kind that is not known.
+pub(crate) fn task(
+    identity: &Identity,
+    target: &Target,
+    asker: Asker<'_>,
+    trusted: Option<&Regex>,
+) -> Result<TaskId, Refusal> {
+    match identity {
+        Identity::Url { canonical, tag, application } => Ok(TaskId::of_url(canonical, tag, application)),
+        Identity::Digest(digest) => {
+            let digest = parse_digest(digest)?;
+            Ok(if shows_nothing(target, asker) {
+                TaskId::of_digest(&digest)
+            } else {
+                TaskId::of_digest_at(&digest, &sources(target, trusted))
+            })
+        }
+    }
+}
+
+/// Whether anybody would be given the same.
+fn shows_nothing(target: &Target, asker: Asker<'_>) -> bool {
+    credentials(asker.headers).next().is_none() && asker.account.is_none() && target.query().is_none()
+}
+
+fn sources(target: &Target, trusted: Option<&Regex>) -> String {
+    let place = format!("{}:{}", target.host(), target.port());
+    if trusted.is_some_and(|trusted| trusted.is_match(&place)) {
+        return TRUSTED.to_owned();
+    }
+    format!("{}://{place}", target.scheme().as_str())
+}
+
+pub(crate) fn parse_digest(text: &str) -> Result<Digest, Refusal> {
+    text.parse().map_err(|invalid: darter_protocol::InvalidDigest| Refusal::unsupported(invalid.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::header::{self, HeaderMap, HeaderValue};
+
+    fn named(url: &str, password: Option<&'static str>, trusted: Option<&Regex>) -> TaskId {
+        let identity = Identity::Digest(format!("sha256:{}", "ab".repeat(32)));
+        let authorization = password.map(|it| (header::AUTHORIZATION, HeaderValue::from_static(it)));
+        let headers = HeaderMap::from_iter(authorization);
+        let asker = Asker { headers: &headers, account: None };
+        task(&identity, &Target::parse(url).unwrap(), asker, trusted).unwrap()
+    }
+
+    #[test]
+    fn what_anybody_may_have_has_one_name_everywhere_and_what_needs_a_credential_one_for_each_registry() {
+        let (a, b) = ("https://a.example/v2/x/blobs/y", "https://b.example/v2/x/blobs/y");
+        assert_eq!(named(a, None, None), named(b, None, None));
+        assert_ne!(named(a, Some("one"), None), named(a, None, None));
+        assert_eq!(
+            named(a, Some("one"), None),
+            named("https://a.example:443/v2/z/blobs/y", Some("two"), None)
+        );
+        for other in [b, "http://a.example/v2/x/blobs/y", "https://a.example:5000/v2/x/blobs/y"] {
+            assert_ne!(named(a, Some("one"), None), named(other, Some("one"), None), "{other}");
+        }
+    }
+
+    #[test]
+    fn registries_that_are_believed_share_with_one_another_and_with_nobody_else() {
+        let trusted = Regex::new("^[ab][.]example:443$").unwrap();
+        let name = |url, password| named(url, password, Some(&trusted));
+        let (a, b, c) = ("https://a.example/x", "https://b.example/x", "https://c.example/x");
+        assert_eq!(name(a, Some("one")), name(b, Some("two")));
+        assert_ne!(name(a, Some("one")), name(c, Some("one")));
+        assert_ne!(name(a, Some("one")), name(a, None), "what anybody asks for");
+    }
+}
