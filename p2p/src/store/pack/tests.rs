@@ -646,6 +646,7 @@ proptest! {
             prop_assert!(get(&store, &task(*seed)) == Some(bytes(*seed, *length)));
         }
         drop(store);
-        prop_assert!(check(dir.path(), false).unwrap().findings.is_empty());
+        // The segment that is written to stays when the last object in it goes; the next start takes it away.
+        prop_assert!(check(dir.path(), false).unwrap().findings.iter().all(|finding| finding.left_over));
     }
 }
