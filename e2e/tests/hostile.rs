@@ -45,7 +45,8 @@ fn a_hostile_daemon_stops_nobody_and_is_shut_out() -> Result<()> {
     })?;
     let before = scheduler.process.resident_memory()?;
     let contents: Vec<Content> = (0..6).map(|n| Content::new(500 + n, 3 * MIB)).collect();
-    let wanted: Vec<TaskId> = contents.iter().map(|content| task_of(*content)).collect::<Result<_>>()?;
+    let at = format!("http://{}", origin.address());
+    let wanted: Vec<TaskId> = contents.iter().map(|content| task_of(*content, &at)).collect::<Result<_>>()?;
     let silent = Silent::take()?;
 
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
@@ -90,9 +91,10 @@ fn a_hostile_daemon_stops_nobody_and_is_shut_out() -> Result<()> {
     })
 }
 
-fn task_of(content: Content) -> Result<TaskId> {
+/// What a registry has is named by its digest and the registry.
+fn task_of(content: Content, registry: &str) -> Result<TaskId> {
     let digest: Digest = content.digest().parse().context("a digest")?;
-    Ok(TaskId::of_digest(&digest))
+    Ok(TaskId::of_digest_at(&digest, registry))
 }
 
 /// A daemon that says what it likes.

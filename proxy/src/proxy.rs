@@ -68,8 +68,8 @@ pub struct Settings {
     pub basic_auth: Option<BasicAuth>,
     /// Credentials that are lent to clients that bring none.
     pub accounts: Accounts,
-    /// Registries (host:port) that are believed when they say what they have: content that was fetched with a credential has one
-    /// name among all of them (`proxy.trustedRegistries`). `None`: each has names of its own for that.
+    /// Registries (host:port) that are believed when they say what they have: content has one
+    /// name among all of them (`proxy.trustedRegistries`). `None`: each has names of its own.
     pub trusted: Option<Regex>,
     /// Whether clients may change what registries hold.
     pub allow_push: bool,

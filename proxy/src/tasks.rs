@@ -1,15 +1,16 @@
 //! Which task a request's content is.
 //!
-//! A digest names content wherever it is, and whoever fetched it without a credential may share it by that name over all
-//! registries. What a credential was needed for is not shared so: whoever knows a digest and runs a registry could have it
+//! A digest names content wherever it is, and what a file server gave without a credential is shared by that name over all mirrors.
+//! What a credential was shown for, and what a registry has, is not shared so: whoever knows a digest and runs a registry could have it
 //! say *200, so many bytes*, and be given what others fetched from theirs. A registry could be made to prove that it has the
 //! content, by a range that it cannot foresee; but then what is under way at this moment, in parts, on many hosts, would have
-//! to be told apart by where each part came from. A name apart does it for all of that: content that a credential was shown for is
-//! a task of its registry, and of all those that the operator says are to be believed (`proxy.trustedRegistries`).
+//! to be told apart by where each part came from. A name apart does it for all of that: it is
+//! a task of its registry or server, and of all those that the operator says are to be believed (`proxy.trustedRegistries`).
 
 use crate::entitle::{Asker, credentials};
 use crate::refusal::Refusal;
 use darter_protocol::{Digest, TaskId};
+use darter_rules::oci::Resource;
 use darter_rules::{Identity, Target};
 use regex::Regex;
 
@@ -30,13 +31,19 @@ pub(crate) fn task(
         Identity::Url { canonical, tag, application } => Ok(TaskId::of_url(canonical, tag, application)),
         Identity::Digest(digest) => {
             let digest = parse_digest(digest)?;
-            Ok(if shows_nothing(target, asker) {
-                TaskId::of_digest(&digest)
-            } else {
+            Ok(if is_registrys(target) || !shows_nothing(target, asker) {
                 TaskId::of_digest_at(&digest, &sources(target, trusted))
+            } else {
+                TaskId::of_digest(&digest)
             })
         }
     }
+}
+
+/// Whether it is a registry's. Nearly all of them give tokens, to anybody or to some, and clients send what they like beside: one name for
+/// all callers, so that those of one registry share one copy.
+fn is_registrys(target: &Target) -> bool {
+    Resource::parse(target.path()).is_some()
 }
 
 /// Whether anybody would be given the same.
@@ -71,16 +78,22 @@ mod tests {
 
     #[test]
     fn what_anybody_may_have_has_one_name_everywhere_and_what_needs_a_credential_one_for_each_registry() {
-        let (a, b) = ("https://a.example/v2/x/blobs/y", "https://b.example/v2/x/blobs/y");
+        let (a, b) = ("https://a.example/by-hash/x", "https://b.example/by-hash/x");
         assert_eq!(named(a, None, None), named(b, None, None));
         assert_ne!(named(a, Some("one"), None), named(a, None, None));
-        assert_eq!(
-            named(a, Some("one"), None),
-            named("https://a.example:443/v2/z/blobs/y", Some("two"), None)
-        );
-        for other in [b, "http://a.example/v2/x/blobs/y", "https://a.example:5000/v2/x/blobs/y"] {
+        assert_eq!(named(a, Some("one"), None), named("https://a.example:443/y", Some("two"), None));
+        for other in [b, "http://a.example/by-hash/x", "https://a.example:5000/by-hash/x"] {
             assert_ne!(named(a, Some("one"), None), named(other, Some("one"), None), "{other}");
         }
+    }
+
+    #[test]
+    fn a_registrys_content_has_one_name_whoever_asks_and_another_at_another_registry() {
+        let blob = |place| format!("https://{place}/blobs/sha256:{}", "ab".repeat(32));
+        let (a, b) = (blob("a.example/v2/x"), blob("b.example/v2/x"));
+        assert_eq!(named(&a, None, None), named(&a, Some("one"), None));
+        assert_eq!(named(&a, None, None), named(&blob("a.example/v2/y"), Some("two"), None));
+        assert_ne!(named(&a, None, None), named(&b, None, None));
     }
 
     #[test]

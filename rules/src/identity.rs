@@ -22,8 +22,7 @@ const FILTER_HEADERS: [HeaderName; 2] = [
 /// What some content is called. Equal identities are the same task for every node.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub enum Identity {
-    /// By what it contains: `sha256:<hex>`. One copy serves every repository, and every registry and mirror where it needs no
-    /// credential.
+    /// By what it contains: `sha256:<hex>`. Whose copies of it are one and the same is the proxy's to say.
     Digest(String),
     /// By its place.
     Url {

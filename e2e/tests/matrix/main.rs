@@ -155,6 +155,8 @@ fn start_node(host: Host, kind: Kind, registry: &Registry, token: &str) -> Resul
     // What a registry says is compared with what it says at that moment.
     let proxy = format!(
         "  negativeTTL: 0s
+  # The forward proxy's clients speak to the registries without TLS, which are others without this.
+  trustedRegistries: '^({OPEN}|{PRIVATE}|{SERVICE}):(80|443)$'
   registryMirror: {{ dynamic: true, url: 'https://{mirror}', certs: ['{ca}'] }}
   hijackHTTPS:
     hosts:
