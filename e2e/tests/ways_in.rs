@@ -142,6 +142,8 @@ fn base(host: &Host) -> String {
 workHome: {folder}/work
 dataDir: {folder}/content
 proxy:
+  # Over http and https, from one copy.
+  trustedRegistries: '^origin[.]example:(80|443)$'
 ",
         name = host.name(),
         address = host.address(),
@@ -205,7 +207,6 @@ fn an_unmodified_client_of_this_host_is_turned_to_us(site: &Site) -> Result<()> 
     let (path, content) = site.offer(1);
     let ca = site.ca().display().to_string();
     let turned = site.turn(&[])?;
-    // Over http and https, from one copy.
     for url in [format!("http://origin.example{path}"), format!("https://origin.example{path}")] {
         for version in ["--http1.1", "--http2"] {
             download(&site.node, content, &[version, "--cacert", &ca, &url])?;
