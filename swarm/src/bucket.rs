@@ -17,7 +17,8 @@ const BURSTS_PER_SEC: u64 = 8;
 const MIN_BURST: u64 = 4 << 10;
 /// What is taken at once is what the rate gives in a fortieth of a second, or less where more than ten streams share it.
 const CHUNKS_PER_SEC: u64 = 40;
-/// So often each of them moves, however many they are: twice before whoever waits for one takes it for silent.
+/// So often each of them moves, twice before whoever waits for one takes it for silent; less often where that is less than
+/// [`MIN_CHUNK`] at a time (4 KiB/s for each).
 const ROUNDS_PER_SEC: u64 = 4;
 const MIN_CHUNK: u64 = 1 << 10;
 const MAX_CHUNK: u64 = 64 << 10;

@@ -16,7 +16,7 @@ const HOLDERS: usize = 10;
 /// Daemons on their way in at a time: the backlog of a listener is bounded.
 const AT_ONCE: usize = 128;
 
-/// From the first connection until the last announcement is answered. Daemons wait for up to a second and a half before they come
+/// From the first connection until the last announcement is answered. Daemons wait for up to a second before they come
 /// back, at random; these do not, which is harder.
 pub(super) async fn measure() -> Result<()> {
     let scheduler = Served::start()?;

@@ -92,9 +92,9 @@ async fn a_reader_in_the_middle_waits_neither_for_a_slow_stream_nor_for_a_piece(
     let middle = get(&node, &request, at, at + 1024);
     let let_through = async {
         loop {
-            // The stream and the reader take turns at the gate.
+            // The stream and the reader take turns at the gate. A slow origin, so that the stream is not there first.
             origin.let_through(1);
-            tokio::task::yield_now().await;
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
         }
     };
     let middle = tokio::select! {
