@@ -14,7 +14,7 @@ use darter_rules::oci::Resource;
 use darter_rules::{Identity, Target};
 use regex::Regex;
 
-/// What trusted registries are called together. No registry has this name.
+/// What trusted registries are called together, with who they are. No registry has this name.
 const TRUSTED: &str = "trusted";
 
 /// The task of what `identity` names, for this caller.
@@ -53,10 +53,16 @@ fn shows_nothing(target: &Target, asker: Asker<'_>) -> bool {
 
 fn sources(target: &Target, trusted: Option<&Regex>) -> String {
     let place = format!("{}:{}", target.host(), target.port());
-    if trusted.is_some_and(|trusted| trusted.is_match(&place)) {
-        return TRUSTED.to_owned();
+    let server = format!("{}://{place}", target.scheme().as_str());
+    if !is_registrys(target) {
+        // A server of files checks no digest: whoever may put a file there says by its path what it is.
+        return format!("{server}{}", target.path());
     }
-    format!("{}://{place}", target.scheme().as_str())
+    match trusted.filter(|trusted| trusted.is_match(&place)) {
+        // Nodes that believe others do not share with this one.
+        Some(trusted) => format!("{TRUSTED} {trusted}"),
+        None => server,
+    }
 }
 
 pub(crate) fn parse_digest(text: &str) -> Result<Digest, Refusal> {
@@ -81,8 +87,9 @@ mod tests {
         let (a, b) = ("https://a.example/by-hash/x", "https://b.example/by-hash/x");
         assert_eq!(named(a, None, None), named(b, None, None));
         assert_ne!(named(a, Some("one"), None), named(a, None, None));
-        assert_eq!(named(a, Some("one"), None), named("https://a.example:443/y", Some("two"), None));
-        for other in [b, "http://a.example/by-hash/x", "https://a.example:5000/by-hash/x"] {
+        assert_eq!(named(a, Some("one"), None), named("https://a.example:443/by-hash/x", Some("two"), None));
+        let elsewhere = "https://a.example/mine/by-hash/x";
+        for other in [b, "http://a.example/by-hash/x", "https://a.example:5000/by-hash/x", elsewhere] {
             assert_ne!(named(a, Some("one"), None), named(other, Some("one"), None), "{other}");
         }
     }
@@ -100,9 +107,13 @@ mod tests {
     fn registries_that_are_believed_share_with_one_another_and_with_nobody_else() {
         let trusted = Regex::new("^[ab][.]example:443$").unwrap();
         let name = |url, password| named(url, password, Some(&trusted));
-        let (a, b, c) = ("https://a.example/x", "https://b.example/x", "https://c.example/x");
-        assert_eq!(name(a, Some("one")), name(b, Some("two")));
-        assert_ne!(name(a, Some("one")), name(c, Some("one")));
-        assert_ne!(name(a, Some("one")), name(a, None), "what anybody asks for");
+        let blob = |place| format!("https://{place}.example/v2/x/blobs/sha256:{}", "ab".repeat(32));
+        let [in_a, in_b, in_c] = ["a", "b", "c"].map(blob);
+        assert_eq!(name(&in_a, Some("one")), name(&in_b, None));
+        assert_ne!(name(&in_a, Some("one")), name(&in_c, Some("one")));
+        let (a, b) = ("https://a.example/x", "https://b.example/x");
+        assert_ne!(name(a, Some("one")), name(b, Some("one")), "a file is no registry's");
+        let other = Regex::new("^[ac][.]example:443$").unwrap();
+        assert_ne!(named(&in_a, None, Some(&other)), name(&in_a, None), "other nodes believe others");
     }
 }

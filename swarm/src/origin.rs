@@ -48,7 +48,11 @@ impl Swarm {
         let first = self.pieces.next_gap(carried.clone())?.start;
         self.begin(self.pieces.layout.piece_of(first));
         let blocks = self.pieces.next_gap(carried)?;
-        Some((self.start_run(blocks.clone()), blocks))
+        let id = self.start_run(blocks.clone());
+        // A reader may wait since before there was a run that could be too late for it.
+        let waiting: Vec<u32> = self.waiting.keys().copied().collect();
+        waiting.into_iter().for_each(|block| self.hurry_run(block));
+        Some((id, blocks))
     }
 
     /// A run is about to bring `block`, though what it brought before may not be on disk yet. Said before a reader's waiting

@@ -138,7 +138,7 @@ pub(super) fn proxy(section: &mut Section<'_>, default_port: u16) -> Proxy {
         basic_auth,
         accounts: accounts::accounts(section),
         allow_push: section.value("allowPush", value::boolean).unwrap_or(true),
-        trusted: section.filled("trustedRegistries", value::regex),
+        trusted: section.filled("trustedRegistries", |text| value::regex(&format!("^(?:{text})$"))),
         max_concurrency: section.value("maxConcurrency", value::count).and_then(NonZeroUsize::new),
         limits: limits(section),
         marks: Marks {

@@ -107,7 +107,6 @@ pub(crate) fn no_secret_is_written_anywhere(scene: &Matrix) -> Result<()> {
     for node in &scene.nodes {
         secrets.push(key(&node.host.folder().join("work/node/node.key"))?);
     }
-    let secrets = scene.secrets.all();
     let mut files = 0;
     for node in &scene.nodes {
         for place in ["/metrics", "/healthy"] {
