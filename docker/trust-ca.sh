@@ -162,6 +162,11 @@ fetch() {
     fi
 }
 
+# A folder stays when somebody else keeps something there.
+remove_if_empty() {
+    [ -n "$(ls -A "$1")" ] || rmdir "$1"
+}
+
 # The certificates of a file, and nothing else, each into a file of its own ($work/trust/darter.crt, darter-2.crt, ...)
 # and into $work/all; without those whose fingerprint was not asked for.
 take_apart() {
@@ -170,7 +175,7 @@ take_apart() {
         /-----BEGIN CERTIFICATE-----/ { number++; inside = 1 }
         inside { print > (parts number) }
         /-----END CERTIFICATE-----/ { inside = 0; close(parts number) }' "$1"
-    count=$(grep -c -e '-----BEGIN ' "$1") || true
+    count=$(awk '/-----BEGIN / { count++ } END { print count + 0 }' "$1")
     if [ "$count" = 0 ] || [ "$count" -gt $most ] || [ "$count" != "$(find "$work/parts" -type f | wc -l | tr -d ' ')" ]; then
         fail "this is not one certificate in PEM, nor several"
     fi
@@ -331,8 +336,7 @@ remove() {
     for certificate in "$root"/etc/docker/certs.d/*/"$name"; do
         [ -e "$certificate" ] || continue
         rm "$certificate"
-        # Stays when somebody else keeps something there.
-        rmdir "$(dirname "$certificate")" 2>/dev/null || true
+        remove_if_empty "$(dirname "$certificate")"
         echo "removed: $certificate"
     done
     reload=''
@@ -343,8 +347,7 @@ remove() {
         echo "removed: $place"
         case $client in docker | containerd | crio)
             reload="$reload $client.service"
-            # As above: not what is somebody else's, too.
-            rmdir "$(dirname "$place")" 2>/dev/null || true
+            remove_if_empty "$(dirname "$place")"
             ;;
         esac
     done

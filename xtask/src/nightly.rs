@@ -123,7 +123,7 @@ fn mesh() -> Result<Count> {
 fn zones() -> Result<Count> {
     let mut command = Command::new("cargo");
     command.args(["test", "--release", "--package", "darter-sim", "--test", "zones"]);
-    tests(command.args(["--", "--ignored"]))
+    tests(command.env("DARTER_NIGHTLY", "1"))
 }
 
 /// In network namespaces, which takes root.
