@@ -1,14 +1,17 @@
 //! `darter get URL -O FILE`, also by the name `dfget`: a download through the daemon that runs on this host.
 //!
-//! - `transfer`: one file, from the daemon's answer to its name. `part`: the file while it is not whole, and how it goes on.
+//! - `transfer`: one file, from the daemon's answer to its name. `answer`: what that says of its bytes. `part`: the file
+//!   while it is not whole, and how it goes on. `range`: a part of a file, as people name it.
 //! - `index`: the files that an HTTP index names. `show`: what people and scripts see. `foreign`: flags of dfget without a
 //!   meaning here.
 //!
 //! Without a daemon nothing is downloaded: a fleet whose daemons are down would otherwise meet at the origin.
 
+mod answer;
 pub(crate) mod foreign;
 mod index;
 pub(crate) mod part;
+mod range;
 mod show;
 mod transfer;
 
@@ -26,8 +29,9 @@ use crate::exit::{self, Failure};
 use crate::socket::{Place, client};
 
 use foreign::Foreign;
+use range::Bytes;
 use show::Show;
-use transfer::{Bytes, Job, Transfer};
+use transfer::{Job, Transfer};
 
 /// What `darter get` takes: the flags of Dragonfly's dfget that have a meaning here, and a few more.
 #[derive(Debug, clap::Args)]
