@@ -23,6 +23,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 
 use crate::exit::{self, Failure};
+use crate::identity;
 
 /// Where the socket stands in the daemon's folder.
 const SOCKET: &str = "darter.sock";
@@ -70,11 +71,14 @@ pub(crate) fn path(work_home: &Path) -> PathBuf {
 /// Takes the socket away when it is dropped. Apart from the socket itself, because nobody waits for tasks at the very end.
 pub(crate) struct Sweep(PathBuf);
 
-impl Sweep {
-    /// Of the daemon that works in `work_home`.
-    pub(crate) fn of(work_home: &Path) -> Self {
-        Self(path(work_home))
-    }
+/// Makes `work_home` when it is not there, and works in it as the only daemon; what it leaves there is swept away at the end.
+///
+/// # Errors
+/// When another daemon works there, or the folder cannot be made or written to.
+pub(crate) fn occupy(work_home: &Path) -> exit::Result<Sweep> {
+    identity::make_folder(work_home)?;
+    identity::take(work_home)?;
+    Ok(Sweep(path(work_home)))
 }
 
 impl Drop for Sweep {

@@ -1,18 +1,16 @@
 //! `darter daemon`: a node with a configuration.
 
-use prometheus_client::registry::Registry;
-
 use crate::args;
 use crate::components::{self, Components};
 use crate::config::{Loaded, Place, Source, directories};
 use crate::exit::{self, Failure};
-use crate::health::{self, Health, Metrics};
+use crate::health::{self, Health};
 use crate::logging;
 use crate::membership::Entry;
 use crate::node::{self, Keys, Parts, Sockets};
 use crate::reload::{self, Reload};
 use crate::traces::Traces;
-use crate::{ca, control, identity, limits, listen, process_metrics};
+use crate::{ca, control, limits, listen};
 
 const KEYS: Keys = Keys { proxy: "proxy.tcpListen", pieces: "upload.tcpListen" };
 
@@ -54,13 +52,8 @@ pub(crate) async fn run(args: args::Daemon, wish: args::Logging) -> exit::Result
         tracing::warn!("{line}");
     }
 
-    let metrics = Metrics::default();
-    components.probe(health::run(probes.listener, health, metrics.clone()));
-    let mut registry = Registry::default();
-    process_metrics::register(&mut registry);
-    identity::make_folder(&config.work_home)?;
-    identity::take(&config.work_home)?;
-    let _sweep = control::Sweep::of(&config.work_home);
+    let (metrics, mut registry) = health::start(probes.listener, health, &mut components);
+    let _sweep = control::occupy(&config.work_home)?;
     let drain_timeout = config.drain_timeout;
     let ca = ca::authorities(&config, ca::Missing::Made)?;
     if let Some(ca) = &ca {

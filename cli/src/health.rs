@@ -19,6 +19,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use crate::components::Components;
+use crate::process_metrics;
+
 /// How many connections are served at once: probes and scrapers are few, and nobody else has business here.
 const MAX_CONNECTIONS: usize = 64;
 
@@ -140,6 +143,19 @@ impl Drop for Part {
     fn drop(&mut self) {
         self.set(Status::Stopped);
     }
+}
+
+/// Serves from now on, and shows the process's own metrics with those that are put into the registry, once that is published.
+pub(crate) fn start(
+    listener: TcpListener,
+    health: Health,
+    components: &mut Components,
+) -> (Metrics, Registry) {
+    let metrics = Metrics::default();
+    components.probe(run(listener, health, metrics.clone()));
+    let mut registry = Registry::default();
+    process_metrics::register(&mut registry);
+    (metrics, registry)
 }
 
 /// Serves for as long as it is polled. Its own failures are not the process's: a connection that fails is dropped.

@@ -5,7 +5,6 @@ use std::path::Path;
 
 use darter_enrol::{Issuer, Metrics};
 use darter_scheduler::{Access, Scheduler};
-use prometheus_client::registry::Registry;
 
 use crate::args;
 use crate::components::{self, Components};
@@ -14,7 +13,6 @@ use crate::exit::{self, Failure};
 use crate::health::{self, Health};
 use crate::listen;
 use crate::membership;
-use crate::process_metrics;
 use crate::token::failed;
 
 /// Runs until a signal or a failure.
@@ -29,10 +27,7 @@ pub(crate) async fn run(args: args::Scheduler) -> exit::Result {
     let probes = listen::bind("health", &Listen::at(args.health_listen), "--health-listen").await?;
     let daemons = listen::bind("scheduler", &Listen::at(args.listen), "--listen").await?;
 
-    let metrics = health::Metrics::default();
-    components.probe(health::run(probes.listener, health, metrics.clone()));
-    let mut registry = Registry::default();
-    process_metrics::register(&mut registry);
+    let (metrics, mut registry) = health::start(probes.listener, health, &mut components);
     let enrol = Metrics::register(registry.sub_registry_with_prefix("darter"));
     let membership = if insecure {
         membership::insecure(enrol, "--insecure", &mut components)

@@ -4,19 +4,18 @@ use std::net::SocketAddr;
 
 use darter_enrol::Issuer;
 use darter_scheduler::Scheduler;
-use prometheus_client::registry::Registry;
 
 use crate::args;
 use crate::components::{self, Components};
 use crate::config::{self, Config, HEALTH_PORT, Listen, PIECE_PORT, PROXY_PORT, directories};
 use crate::exit::{self, Failure};
-use crate::health::{self, Health, Metrics};
+use crate::health::{self, Health};
 use crate::listen::local;
 use crate::membership::{self, Entry};
 use crate::node::{self, Keys, Parts, Sockets};
 use crate::token::failed;
 use crate::welcome::Welcome;
-use crate::{ca, control, identity, listen, process_metrics};
+use crate::{ca, control, listen};
 
 /// The scheduler's usual port, as in Dragonfly.
 const SCHEDULER_PORT: u16 = 8002;
@@ -37,13 +36,8 @@ pub(crate) async fn run(args: args::Up) -> exit::Result {
     let sockets = Sockets::bind(&config, &KEYS).await?;
     config.schedulers = vec![local(daemons.addr).to_string()];
 
-    let metrics = Metrics::default();
-    components.probe(health::run(probes.listener, health, metrics.clone()));
-    let mut registry = Registry::default();
-    process_metrics::register(&mut registry);
-    identity::make_folder(&config.work_home)?;
-    identity::take(&config.work_home)?;
-    let _sweep = control::Sweep::of(&config.work_home);
+    let (metrics, mut registry) = health::start(probes.listener, health, &mut components);
+    let _sweep = control::occupy(&config.work_home)?;
     let ca =
         ca::authorities(&config, ca::Missing::Made)?.ok_or_else(|| Failure::software("there is no CA"))?;
     let welcome = Welcome {

@@ -45,6 +45,21 @@ pub mod scheduler {
     /// daemon fetches what it is told to on its life line.
     pub const PROTOCOL: u32 = 2;
 
+    /// The answer to a registration, as the first packet of the conversation that it begins.
+    impl From<RegisterPeerTaskResponse> for PeerPacket {
+        fn from(answer: RegisterPeerTaskResponse) -> Self {
+            Self {
+                content: answer.content,
+                partners: answer.partners,
+                hashes: answer.hashes,
+                lease: answer.lease,
+                share: answer.share,
+                refused: answer.refused,
+                ..Self::default()
+            }
+        }
+    }
+
     /// The .proto file as a `FileDescriptorSet`, for gRPC's reflection.
     pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 

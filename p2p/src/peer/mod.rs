@@ -54,6 +54,7 @@ mod tests {
     use darter_enrol::Membership;
     use darter_protocol::{ByteRange, PieceLayout, PieceSet, TaskId};
     use http_body_util::BodyExt;
+    use hyper::body::Incoming;
     use std::sync::Arc;
     use tokio::net::TcpListener;
     use tokio::task::JoinSet;
@@ -114,37 +115,65 @@ mod tests {
         }
     }
 
+    /// Where there is one place, which the first has, and for which the second waits.
+    struct OnePlace {
+        address: SocketAddr,
+        host: HostId,
+        task: TaskId,
+        piece: ByteRange,
+        first: Peers,
+        second: Peers,
+        _server: JoinSet<()>,
+        _dir: tempfile::TempDir,
+    }
+
+    impl OnePlace {
+        async fn new() -> Self {
+            let (address, _server, _dir) = server(1).await;
+            Self {
+                address,
+                host: "s".parse().unwrap(),
+                task: TaskId::from([1; 32]),
+                piece: ByteRange::new(0, HELD).unwrap(),
+                first: peers("a"),
+                second: peers("b"),
+                _server,
+                _dir,
+            }
+        }
+
+        fn at(&self) -> At<'_> {
+            At { host: &self.host, address: self.address }
+        }
+
+        async fn asked(&self, peers: &Peers, called: bool) -> Result<Incoming, PeerError> {
+            peers.data(self.at(), &self.task, self.piece, called).await
+        }
+    }
+
     #[tokio::test]
     async fn who_finds_no_place_is_told_to_come_when_there_is_one() {
-        let (address, _server, _dir) = server(1).await;
-        let (first, second, task) = (peers("a"), peers("b"), TaskId::from([1; 32]));
-        let host = "s".parse().unwrap();
-        let address = At { host: &host, address };
-        let piece = ByteRange::new(0, HELD).unwrap();
-        let body = first.data(address, &task, piece, false).await.unwrap();
-        assert!(matches!(second.data(address, &task, piece, false).await, Err(PeerError::Busy)));
-        let mut followed = second.have(address, &task, 17).await.unwrap();
+        let lab = OnePlace::new().await;
+        let body = lab.asked(&lab.first, false).await.unwrap();
+        assert!(matches!(lab.asked(&lab.second, false).await, Err(PeerError::Busy)));
+        let mut followed = lab.second.have(lab.at(), &lab.task, 17).await.unwrap();
         assert_eq!(followed.next().await.unwrap(), Some(Said::Have(held())));
         drop(body);
         assert_eq!(followed.next().await.unwrap(), Some(Said::Come(None)));
-        second.pass(address, &task).await;
-        assert!(first.data(address, &task, piece, false).await.is_ok(), "nobody wants the place any more");
+        lab.second.pass(lab.at(), &lab.task).await;
+        assert!(lab.asked(&lab.first, false).await.is_ok(), "nobody wants the place any more");
     }
 
     #[tokio::test]
     async fn a_place_is_not_taken_by_what_was_asked_before_the_call() {
-        let (address, _server, _dir) = server(1).await;
-        let (first, second, task) = (peers("a"), peers("b"), TaskId::from([1; 32]));
-        let host = "s".parse().unwrap();
-        let address = At { host: &host, address };
-        let piece = ByteRange::new(0, HELD).unwrap();
-        let body = first.data(address, &task, piece, false).await.unwrap();
-        assert!(matches!(second.data(address, &task, piece, false).await, Err(PeerError::Busy)));
-        let mut followed = second.have(address, &task, 17).await.unwrap();
+        let lab = OnePlace::new().await;
+        let body = lab.asked(&lab.first, false).await.unwrap();
+        assert!(matches!(lab.asked(&lab.second, false).await, Err(PeerError::Busy)));
+        let mut followed = lab.second.have(lab.at(), &lab.task, 17).await.unwrap();
         followed.next().await.unwrap();
         drop(body);
         assert_eq!(followed.next().await.unwrap(), Some(Said::Come(None)));
-        assert!(matches!(second.data(address, &task, piece, false).await, Err(PeerError::Busy)));
-        assert!(second.data(address, &task, piece, true).await.is_ok());
+        assert!(matches!(lab.asked(&lab.second, false).await, Err(PeerError::Busy)));
+        assert!(lab.asked(&lab.second, true).await.is_ok());
     }
 }

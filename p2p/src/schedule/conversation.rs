@@ -4,7 +4,7 @@ use super::link::{CALL_TIMEOUT, Link, in_time};
 use crate::OpenRequest;
 use darter_protocol::scheduler::{
     Content, LeaseOutcome, LeaseReturned, PeerPacket, PieceResult, RegisterPeerTaskRequest,
-    RegisterPeerTaskResponse, ReportPeerResultRequest,
+    ReportPeerResultRequest,
 };
 use darter_protocol::{TaskId, UrlPrefix};
 use rand::RngExt;
@@ -64,7 +64,7 @@ impl Link {
         }]);
         let barred = answer.barred;
         let talk = Conversation { link: self, task, up: Some(up), down, barred, _listening: listening };
-        Ok(Joined::Talking(talk, Box::new(first_packet(answer))))
+        Ok(Joined::Talking(talk, Box::new(PeerPacket::from(answer))))
     }
 }
 
@@ -110,18 +110,6 @@ pub(crate) enum Joined {
     Talking(Conversation, Box<PeerPacket>),
     /// The operator's rules refuse it, for this reason.
     Refused(String),
-}
-
-fn first_packet(answer: RegisterPeerTaskResponse) -> PeerPacket {
-    PeerPacket {
-        content: answer.content,
-        partners: answer.partners,
-        hashes: answer.hashes,
-        lease: answer.lease,
-        share: answer.share,
-        refused: answer.refused,
-        ..PeerPacket::default()
-    }
 }
 
 // === impl Conversation ===

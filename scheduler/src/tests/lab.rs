@@ -228,15 +228,7 @@ impl Lab {
             self.cluster.handle_stream_closed(self.now, before);
         }
         let mut talk = Talk::default();
-        talk.hear(proto::PeerPacket {
-            content: answer.content,
-            partners: answer.partners,
-            hashes: answer.hashes,
-            lease: answer.lease,
-            share: answer.share,
-            refused: answer.refused,
-            ..Default::default()
-        });
+        talk.hear(answer.into());
         self.talks.insert((name.to_owned(), n), talk.clone());
         self.settle();
         Ok(talk)
