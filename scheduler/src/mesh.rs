@@ -9,10 +9,21 @@ use crate::world::Cx;
 use darter_protocol::HostId;
 use darter_protocol::scheduler::FailureReason;
 
-/// How many peers the policy looks at for one, drawn at random where there are more. It bounds what a decision costs in a
-/// task with ten thousand peers: 50 us for one that is named to twenty others (measured, unoptimised). Six candidates for
-/// every partner are choice enough.
+/// How many peers the policy looks at for one, at most, drawn at random where there are more. It bounds what a decision costs
+/// in a task with ten thousand peers: 30 us for one that is named to twenty others while all is in the processor's caches,
+/// several times that in a cluster of ten thousand hosts and twenty such tasks.
 const SNAPSHOT: usize = 128;
+
+/// Candidates for each place: choice enough.
+const CHOICE: usize = 6;
+
+/// However few places are free, so many are looked at: one of them should be near.
+const LEAST: usize = 32;
+
+/// How many are looked at for so many places.
+fn snapshot(places: usize) -> usize {
+    places.saturating_mul(CHOICE).clamp(LEAST, SNAPSHOT)
+}
 
 /// To so many peers of a task one on probation is named at once: enough to prove itself, few enough to hurt nobody.
 pub(crate) const PROBED_BY: usize = 2;
@@ -37,9 +48,10 @@ impl Task {
             self.usable(key, *supplier) && !self.named(key, *supplier) && !self.is_probed_enough(*supplier)
         };
         let rng = &mut cx.world.rng;
-        let mut pool = self.suppliers.some(SNAPSHOT, rng);
+        let looked_at = snapshot(PARTNERS.saturating_sub(asker.partners));
+        let mut pool = self.suppliers.some(looked_at, rng);
         pool.retain(fits);
-        if self.suppliers.len() > SNAPSHOT {
+        if self.suppliers.len() > looked_at {
             // What must not be missed for bad luck: anybody at all, and a source for one that has none.
             if pool.is_empty() {
                 pool.extend(self.suppliers.iter_anywhere(rng).find(fits));
@@ -61,10 +73,17 @@ impl Task {
         let room = self.room(key);
         // In a crowd most have all their partners before they have a first byte: looking at others would be half of all work.
         if room > 0 {
-            let mut pool = self.lonely.some(SNAPSHOT, &mut cx.world.rng);
-            pool.extend(self.hungry.some(SNAPSHOT, &mut cx.world.rng));
-            let fitting = pool.into_iter().filter(|peer| fits(self, *peer));
-            let candidates = fitting.map(|peer| self.seen_by(&cx.world.hosts, Some(key), peer)).collect();
+            let looked_at = snapshot(room);
+            let mut pool = self.lonely.some(looked_at, &mut cx.world.rng);
+            pool.retain(|peer| fits(self, *peer));
+            // Those who have nobody come first, so nobody else is looked at where they are enough.
+            if pool.len() < room {
+                let mut hungry = self.hungry.some(looked_at, &mut cx.world.rng);
+                hungry.retain(|peer| fits(self, *peer));
+                pool.extend(hungry);
+            }
+            let candidates =
+                pool.into_iter().map(|peer| self.seen_by(&cx.world.hosts, Some(key), peer)).collect();
             for peer in policy::invite(candidates, room, &mut cx.world.rng) {
                 self.link(cx, peer, key);
             }

@@ -59,7 +59,8 @@ impl Rpc for Service {
         let host = self.speaker(request.host_id, caller)?;
         let tasks = message::inventory(request.tasks).map_err(|invalid| self.nonsense(&host, invalid))?;
         for batch in batches(tasks) {
-            self.0.with(|cluster, now| cluster.handle_inventory(now, &host, batch)).map_err(refused)?;
+            let heard = self.0.in_turn(|cluster, now| cluster.handle_inventory(now, &host, batch)).await;
+            heard.map_err(refused)?;
             tokio::task::yield_now().await;
         }
         Ok(Response::new(proto::AnnounceTaskResponse {}))
@@ -76,8 +77,8 @@ impl Rpc for Service {
         let registration = registration.map_err(|invalid| self.nonsense(&host, invalid))?;
         let task = message::task_id(&request.task_id).map_err(malformed)?;
         let registered =
-            self.0.with(|cluster, now| cluster.handle_registered(now, &host, task, &registration));
-        let answer = registered.map_err(refused)?;
+            self.0.in_turn(|cluster, now| cluster.handle_registered(now, &host, task, &registration));
+        let answer = registered.await.map_err(refused)?;
         let (partners, lease) = (answer.partners.len(), answer.lease.is_some());
         tracing::debug!(%host, %task, partners, lease, "registered");
         Ok(Response::new(answer))
@@ -110,8 +111,8 @@ impl Rpc for Service {
         tracing::debug!(%host, %task, complete = complete.is_some(), from_origin, from_peers, "download ended");
         let bytes = Sources { from_origin, from_peers };
         let heard =
-            self.0.with(|cluster, now| cluster.handle_peer_result(now, (&host, task), complete, bytes));
-        heard.map_err(refused)?;
+            self.0.in_turn(|cluster, now| cluster.handle_peer_result(now, (&host, task), complete, bytes));
+        heard.await.map_err(refused)?;
         Ok(Response::new(proto::ReportPeerResultResponse {}))
     }
 
@@ -132,7 +133,7 @@ impl Rpc for Service {
         let host = self.speaker(request.host_id, caller)?;
         let tasks = message::task_ids(&request.task_ids).map_err(malformed)?;
         for batch in batches(tasks) {
-            self.0.with(|cluster, now| cluster.handle_tasks_left(now, &host, batch));
+            self.0.in_turn(|cluster, now| cluster.handle_tasks_left(now, &host, batch)).await;
             tokio::task::yield_now().await;
         }
         Ok(Response::new(proto::LeaveTaskResponse {}))

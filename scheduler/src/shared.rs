@@ -1,6 +1,9 @@
 //! [`Shared`]: the cluster behind its mutex, its clock, and the wake-ups of its streams.
 //!
-//! A decision takes microseconds, and the lock is never held over an await.
+//! A decision takes microseconds, and the lock is never held over an await. But a crowd of ten thousand hosts asks for more
+//! decisions at once than there are in seconds. If the tasks of all these calls met at the mutex, they would hold all threads,
+//! and nobody would answer the probes of connections meanwhile: they broke by the thousand, each of which is another crowd. So
+//! what decides something waits for its turn, asleep, and one thread decides while the others serve.
 
 use crate::cluster::{Cluster, Taken};
 use crate::speakers::{Introduction, Speakers, Usurper};
@@ -11,12 +14,14 @@ use darter_protocol::HostId;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 /// The state, and whom to wake.
 pub(crate) struct Shared {
     state: Mutex<State>,
+    /// One place: whoever has it may decide.
+    turn: Semaphore,
     /// The next deadline is nearer than it was.
     sooner: Notify,
     /// No stream is served any more.
@@ -35,6 +40,7 @@ impl Shared {
     pub(crate) fn new(cluster: Cluster, membership: Membership) -> Self {
         Self {
             state: Mutex::new(State { cluster, readers: HashMap::new(), speakers: Speakers::default() }),
+            turn: Semaphore::new(1),
             sooner: Notify::new(),
             closing: CancellationToken::new(),
             started: now(),
@@ -104,6 +110,17 @@ impl Shared {
         }
     }
 
+    /// The same as [`Self::with`] for what may take long where many come at once: in the order of their coming, and asleep
+    /// until it is their turn.
+    ///
+    /// # Cancel safety
+    /// The event happens as a whole, or not at all.
+    pub(crate) async fn in_turn<R>(&self, event: impl FnOnce(&mut Cluster, Instant) -> R) -> R {
+        // It is never closed.
+        let _turn = self.turn.acquire().await;
+        self.with(event)
+    }
+
     /// Lets the cluster handle one event, and wakes whom it concerns.
     pub(crate) fn with<R>(&self, event: impl FnOnce(&mut Cluster, Instant) -> R) -> R {
         let mut state = self.lock();
@@ -169,6 +186,11 @@ impl Attached {
     /// Lets the cluster handle something that was heard on the stream.
     pub(crate) fn with<R>(&self, event: impl FnOnce(&mut Cluster, Instant, StreamId) -> R) -> R {
         self.shared.with(|cluster, now| event(cluster, now, self.id))
+    }
+
+    /// The same, when it is its turn ([`Shared::in_turn`]).
+    pub(crate) async fn in_turn<R>(&self, event: impl FnOnce(&mut Cluster, Instant, StreamId) -> R) -> R {
+        self.shared.in_turn(|cluster, now| event(cluster, now, self.id)).await
     }
 
     /// The life line of that connection has ended.

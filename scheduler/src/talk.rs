@@ -192,14 +192,14 @@ impl Conversation {
                 let task = message::task_id(&first.task_id).map_err(malformed)?;
                 let opened = shared.with(|cluster, now| cluster.handle_conversation_opened(now, &host, task));
                 let attached = Attached::new(shared, opened.map_err(refused)?);
-                hear(&attached, &host, first)?;
+                hear(&attached, &host, first).await?;
                 (attached, host, inbound)
             }
         };
         loop {
             // One message in for each packet out: a peer that is told much is heard all the same.
             match inbound.message().now_or_never().transpose()? {
-                Some(Some(message)) => hear(&attached, &host, message)?,
+                Some(Some(message)) => hear(&attached, &host, message).await?,
                 Some(None) => return Ok(None),
                 None => {}
             }
@@ -209,7 +209,7 @@ impl Conversation {
                 Taken::Nothing => {}
             }
             match next_event(&mut inbound, &attached).await? {
-                Event::Said(message) => hear(&attached, &host, message)?,
+                Event::Said(message) => hear(&attached, &host, message).await?,
                 Event::Ready => {}
                 Event::End => return Ok(None),
             }
@@ -217,12 +217,12 @@ impl Conversation {
     }
 }
 
-fn hear(attached: &Attached, host: &HostId, message: proto::PieceResult) -> Result<(), Status> {
+async fn hear(attached: &Attached, host: &HostId, message: proto::PieceResult) -> Result<(), Status> {
     let report = Report::try_from(message).map_err(|invalid| {
         attached.with(|cluster, now, _| cluster.handle_nonsense(now, host));
         malformed(invalid)
     })?;
-    attached.with(|cluster, now, stream| cluster.handle_report(now, stream, report)).map_err(refused)
+    attached.in_turn(|cluster, now, stream| cluster.handle_report(now, stream, report)).await.map_err(refused)
 }
 
 /// A stream of answers from something that gives one and what comes after it. It ends after an error.

@@ -2,19 +2,22 @@
 //! peers cost in memory.
 
 use super::{percentile, row};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use darter_protocol::scheduler as proto;
 use darter_protocol::{HostId, TaskId};
 use darter_scheduler::message::{Content, Held, Host, Registration, Report};
 use darter_scheduler::{Cluster, Taken};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 /// Decisions that are measured.
 const DECISIONS: usize = 5_000;
 /// Tasks of the host that has many.
 const TASKS: usize = 100_000;
+/// Bytes of a piece.
+const PIECE: u64 = 1 << 20;
 
 struct Player {
     cluster: Cluster,
@@ -58,6 +61,12 @@ pub(super) fn measure(peers: usize) -> Result<()> {
     );
     row("a decision: p50", "us", percentile(&took, 50).as_micros());
     row("a decision: p99", "us", percentile(&took, 99).as_micros());
+    let each = player.crowd(crowd, TaskId::from([2; 32]))? / peers as u32;
+    row(
+        &format!("{peers} register before anybody has a byte: each, until all have partners"),
+        "us",
+        each.as_micros(),
+    );
     Ok(())
 }
 
@@ -100,10 +109,38 @@ impl Player {
         let stream = self.cluster.handle_conversation_opened(self.now, host, task)?;
         let content =
             told.lease.map(|_| Content::try_from(proto::Content { length: 64 << 20, ..Default::default() }));
-        let report = Report { content: content.transpose()?, held_bytes: 1 << 20, ..Report::default() };
+        let report = Report { content: content.transpose()?, held_bytes: PIECE, ..Report::default() };
         self.cluster.handle_report(self.now, stream, report).context("a report")?;
         self.deliver();
         Ok(())
+    }
+
+    /// All ask for a content that nobody has; then the first has a piece, and everybody who is given a partner has one a
+    /// moment later. How long the scheduler works on that.
+    fn crowd(&mut self, hosts: &[HostId], task: TaskId) -> Result<Duration> {
+        let began = Instant::now();
+        let (mut holder, mut hungry) = (None, HashSet::new());
+        for host in hosts {
+            let told = self.register(host, task)?;
+            let stream = self.cluster.handle_conversation_opened(self.now, host, task)?;
+            match told.lease {
+                Some(_) => holder = Some(stream),
+                None => drop(hungry.insert(stream)),
+            }
+        }
+        let content = Content::try_from(proto::Content { length: 64 << 20, ..Default::default() })?;
+        let first = Report { content: Some(content), held_bytes: PIECE, ..Report::default() };
+        self.cluster.handle_report(self.now, holder.context("nobody may go to the origin")?, first)?;
+        while let Some(stream) = self.cluster.poll_ready() {
+            while let Taken::Packet(packet) = self.cluster.take(stream) {
+                if !packet.partners.is_empty() && hungry.remove(&stream) {
+                    let report = Report { held_bytes: PIECE, ..Report::default() };
+                    self.cluster.handle_report(self.now, stream, report)?;
+                }
+            }
+        }
+        ensure!(hungry.is_empty(), "{} have nobody", hungry.len());
+        Ok(began.elapsed())
     }
 
     /// Everybody reads what there is to be told.
