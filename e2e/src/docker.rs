@@ -5,6 +5,8 @@ use crate::net::{Host, Launch};
 use crate::poll::until;
 use crate::process::{Output, Process, run};
 use anyhow::{Context, Result};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -88,6 +90,19 @@ impl Dockerd {
             .args(args);
         command.env_remove("DOCKER_HOST");
         run(&mut command, COMMAND_LIMIT)
+    }
+
+    /// What the client shows to a registry from now on, `user:password`, whatever a `docker login` would say of it.
+    pub fn show(&self, registry: &str, credentials: Option<&str>) -> Result<()> {
+        let mut auths = serde_json::Map::new();
+        if let Some(credentials) = credentials {
+            let auth = BASE64_STANDARD.encode(credentials);
+            auths.insert(registry.to_owned(), serde_json::json!({ "auth": auth }));
+        }
+        let folder = self.folder.join("client");
+        std::fs::create_dir_all(&folder)?;
+        let config = serde_json::json!({ "auths": auths }).to_string();
+        Ok(std::fs::write(folder.join("config.json"), config)?)
     }
 
     /// Pulls.

@@ -93,6 +93,22 @@ pub fn tls(stream: TcpStream, name: &str, config: Arc<rustls::ClientConfig>) -> 
 
 /// Sends a request, and reads the answer's head.
 pub fn send(mut stream: Box<dyn Stream>, request: &Request<'_>) -> Result<Answer> {
+    write_request(&mut stream, request)?;
+    let mut stream = BufReader::with_capacity(64 << 10, stream);
+    let (status, reason, headers) = read_head(&mut stream)?;
+    let body = body_of(status, request.method, &headers, stream)?;
+    Ok(Answer { status, reason, headers, body })
+}
+
+/// Sends a request, and gives all that comes until the connection closes: head, body and trailers as they stand there.
+pub fn exchange(mut stream: Box<dyn Stream>, request: &Request<'_>) -> Result<Vec<u8>> {
+    write_request(&mut stream, request)?;
+    let mut all = Vec::new();
+    stream.read_to_end(&mut all)?;
+    Ok(all)
+}
+
+fn write_request(stream: &mut impl Write, request: &Request<'_>) -> Result<()> {
     let mut head = format!("{} {} HTTP/1.1\r\nHost: {}\r\n", request.method, request.target, request.host);
     for (name, value) in request.headers {
         head.push_str(&format!("{name}: {value}\r\n"));
@@ -103,13 +119,9 @@ pub fn send(mut stream: Box<dyn Stream>, request: &Request<'_>) -> Result<Answer
     head.push_str("Connection: close\r\n\r\n");
     stream.write_all(head.as_bytes())?;
     if let Some(body) = request.body {
-        std::io::copy(&mut body.reader(0), &mut stream).context("while sending the body")?;
+        std::io::copy(&mut body.reader(0), stream).context("while sending the body")?;
     }
-    stream.flush()?;
-    let mut stream = BufReader::with_capacity(64 << 10, stream);
-    let (status, reason, headers) = read_head(&mut stream)?;
-    let body = body_of(status, request.method, &headers, stream)?;
-    Ok(Answer { status, reason, headers, body })
+    Ok(stream.flush()?)
 }
 
 impl Answer {

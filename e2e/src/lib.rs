@@ -26,6 +26,7 @@ pub mod poll;
 pub mod port;
 pub mod process;
 pub mod registry;
+pub mod scan;
 pub mod site;
 pub mod suite;
 pub mod tokens;

@@ -99,14 +99,14 @@ pub(crate) fn wait_port(host: &Host, port: u16) -> Result<()> {
 }
 
 /// The password file of some users, each `user:password`, as nginx and registries read it.
-pub(crate) fn password_file(users: &[&str], file: &Path) -> Result<()> {
-    let line = |user: &&str| -> Result<String> {
+pub(crate) fn password_file(users: &[impl AsRef<str>], file: &Path) -> Result<()> {
+    let line = |user: &str| -> Result<String> {
         let (user, password) = user.split_once(':').context("no user:password")?;
         let mut command = std::process::Command::new("htpasswd");
         let line = crate::process::run(command.args(["-nbB", user, password]), START_LIMIT)?.ok()?;
         Ok(format!("{}\n", line.stdout.trim()))
     };
-    let lines = users.iter().map(line).collect::<Result<String>>()?;
+    let lines = users.iter().map(|user| line(user.as_ref())).collect::<Result<String>>()?;
     Ok(std::fs::write(file, lines)?)
 }
 

@@ -47,6 +47,13 @@ pub enum Page {
         /// The body.
         body: String,
     },
+    /// Says to a HEAD that it is there, and not to a GET.
+    Claim {
+        /// So many bytes, it says.
+        length: u64,
+        /// What a GET is answered; `None`: the same, and it hangs up before the first of them.
+        then: Option<u16>,
+    },
     /// Takes a body of any size, and answers 201 with its digest.
     Sink,
 }
@@ -276,6 +283,14 @@ fn serve<S: Read + Write>(mut stream: BufReader<S>, shared: &Shared) -> Result<(
                 }
             }
             Some(Page::Fixed { status, headers, body }) => send_fixed(out, &method, status, &headers, &body)?,
+            Some(Page::Claim { then: Some(status), .. }) if method != "HEAD" => {
+                send_fixed(out, &method, status, &[], "all of a sudden\n")?
+            }
+            Some(Page::Claim { length, .. }) => {
+                write!(out, "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n")?;
+                out.flush()?;
+                anyhow::ensure!(method == "HEAD", "what was claimed is not there");
+            }
             Some(Page::Sink) => send_fixed(out, &method, 201, &[("X-Digest".into(), digest)], "")?,
             None => send_fixed(out, &method, 404, &[], "no such page at the origin\n")?,
         }

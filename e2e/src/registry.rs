@@ -23,11 +23,16 @@ pub const PRIVATE: &str = "private.example";
 pub const HUB: &str = "registry-1.docker.io";
 /// What [`PRIVATE`] asks for.
 pub const CREDENTIALS: &str = "somebody:correct-horse";
-/// Somebody else whom [`PRIVATE`] knows: see [`Registry::revoke_second`].
-pub const SECOND: &str = "nobody:battery-staple";
+/// How many others [`PRIVATE`] knows: see [`second`] and [`Registry::revoke_seconds`].
+pub const SECONDS: usize = 16;
 
 /// How long a question to a registry may take.
 const LIMIT: Duration = Duration::from_secs(60);
+
+/// One of [`SECONDS`]: `user:password`.
+pub fn second(number: usize) -> String {
+    format!("second-{number}:battery-staple-{number}")
+}
 
 /// A running pair of registries.
 pub struct Registry {
@@ -55,7 +60,9 @@ impl Registry {
         std::fs::create_dir(&trust)?;
         ca.write(&trust.join("ca.crt"))?;
         let identity = ca.issue(&Self::NAMES)?;
-        password_file(&[CREDENTIALS, SECOND], &folder.join("users"))?;
+        let users: Vec<String> =
+            std::iter::once(CREDENTIALS.to_owned()).chain((0..SECONDS).map(second)).collect();
+        password_file(&users, &folder.join("users"))?;
 
         let open = start_registry(host, &folder, "open", 5001, "")?;
         let auth = format!("auth: {{htpasswd: {{realm: private, path: {}/users}}}}\n", folder.display());
@@ -70,8 +77,8 @@ impl Registry {
         Ok(Self { host: host.clone(), folder, ca, front, _all: all })
     }
 
-    /// Forgets [`SECOND`]. [`PRIVATE`] reads its users anew when the file has changed.
-    pub fn revoke_second(&self) -> Result<()> {
+    /// Forgets [`SECONDS`]. [`PRIVATE`] reads its users anew when the file has changed.
+    pub fn revoke_seconds(&self) -> Result<()> {
         password_file(&[CREDENTIALS], &self.folder.join("users"))
     }
 

@@ -54,6 +54,41 @@ pub(crate) fn a_warm_pull(scene: &Matrix) -> Result<()> {
     Ok(())
 }
 
+/// An engine behind its node's proxy, for content that is nowhere, here, and at a peer; with a token registry and with a password.
+pub(crate) fn dockerd(scene: &Matrix) -> Result<()> {
+    for kind in Kind::ALL {
+        let reference = &format!("{}/team/docker:1", kind.registry());
+        let image = scene.registry.publish(reference, 8 + kind as u64, 2, MIB)?;
+        for (node, before) in kind.nodes(scene).into_iter().zip([0, 1]) {
+            let certs = vec![(kind.registry(), node.ca.clone())];
+            let engine =
+                Dockerd::start(&node.host, &Setup { proxy: Some(node.proxy()), certs, ..Setup::default() })?;
+            let refuses_others = |copies| -> Result<()> {
+                for wrong in [None, Some("somebody:wrong-horse")] {
+                    engine.show(kind.registry(), wrong)?;
+                    let said = engine.docker(&["pull", reference])?.failed()?.stderr;
+                    let words =
+                        ["unauthorized", "access to the resource is denied", "no basic auth credentials"];
+                    ensure!(words.iter().any(|it| said.contains(it)), "{kind:?} {wrong:?}: {said}");
+                    ensure!(
+                        !engine.docker(&["image", "inspect", reference])?.status.success(),
+                        "it is there"
+                    );
+                }
+                scene.registry.check_copies(&image, copies)
+            };
+            refuses_others(before)?;
+            engine.show(kind.registry(), Some(CREDENTIALS))?;
+            engine.pull(reference)?;
+            engine.check(reference, &image)?;
+            scene.registry.check_copies(&image, 1)?;
+            forget(&engine, reference)?;
+            refuses_others(1)?;
+        }
+    }
+    Ok(())
+}
+
 pub(crate) fn containerd_and_skopeo(scene: &Matrix) -> Result<()> {
     let reference = &format!("{PRIVATE}/team/engines:1");
     let image = scene.registry.publish(reference, 6, 2, MIB)?;

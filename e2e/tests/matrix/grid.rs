@@ -9,7 +9,7 @@ use darter_e2e::darter::sum_of;
 use darter_e2e::http;
 use darter_e2e::node::Node;
 use darter_e2e::poll::until;
-use darter_e2e::registry::{CREDENTIALS, PRIVATE, SECOND};
+use darter_e2e::registry::{self, CREDENTIALS, PRIVATE, SECONDS};
 use darter_e2e::tokens::{PUBLIC, REALM, SERVICE};
 use std::fmt;
 use std::io::Read as _;
@@ -47,8 +47,8 @@ pub(crate) enum Caller {
     Nobody,
     /// What opened it until two minutes ago: registries take a token for a minute longer than it says.
     Expired,
-    /// Whose password is going to be taken away.
-    Second,
+    /// One of those whose passwords are going to be taken away.
+    Second(usize),
 }
 
 /// Which layers of the image are for what.
@@ -59,7 +59,18 @@ pub(crate) struct Got {
     pub(crate) status: u16,
     challenge: Option<String>,
     cache: Option<String>,
-    body: Vec<u8>,
+    pub(crate) body: Vec<u8>,
+}
+
+/// Bytes that went somewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(crate) struct Moved {
+    /// From node to node.
+    pub(crate) between: f64,
+    /// From any origin to a node.
+    fetched: f64,
+    /// Of content, from the registries to anybody.
+    pub(crate) left: u64,
 }
 
 impl Kind {
@@ -85,16 +96,16 @@ impl Way {
 
 impl Layers {
     /// On the first node from the start, and never on the second.
-    const WARM: usize = 0;
+    pub(crate) const WARM: usize = 0;
     /// On no node.
-    const COLD: usize = 1;
+    pub(crate) const COLD: usize = 1;
     /// One for each way: fetched by the first node, when that is asked for.
     const COLD_RIGHT: usize = 2;
     const COLD_MOUNTED: usize = 6;
     /// One for each way: on the first node from the start, fetched by the second when that is asked for.
     const PEER_RIGHT: usize = 10;
     const PEER_MOUNTED: usize = 14;
-    const PEER_DOWN: usize = 18;
+    pub(crate) const PEER_DOWN: usize = 18;
     pub(crate) const NUMBER: u64 = 22;
 
     /// Those that are on the first node from the start.
@@ -110,11 +121,11 @@ impl Got {
     }
 
     /// Bytes of content in it: what a registry says when it refuses is none.
-    fn content(&self) -> usize {
+    pub(crate) fn content(&self) -> usize {
         if (200..300).contains(&self.status) { self.body.len() } else { 0 }
     }
 
-    fn of(mut answer: http::Answer) -> Result<Self> {
+    pub(crate) fn of(mut answer: http::Answer) -> Result<Self> {
         let header = |name| answer.header(name).map(str::to_owned);
         let (status, challenge, cache) = (answer.status, header("www-authenticate"), header("cache-status"));
         let mut body = Vec::new();
@@ -136,7 +147,7 @@ impl Matrix {
     }
 
     /// What a caller sends; the same each time.
-    fn shown(&self, kind: Kind, caller: Caller) -> Result<Option<String>> {
+    pub(crate) fn shown(&self, kind: Kind, caller: Caller) -> Result<Option<String>> {
         let token = |signer: &darter_e2e::tokens::Signer, repository: &str, seconds| {
             self.secrets.keep((caller, repository.to_owned()), || {
                 Ok(format!("Bearer {}", signer.token(repository, &["pull"], seconds)?))
@@ -147,10 +158,10 @@ impl Matrix {
             (Kind::Token, Caller::Right(repository)) => token(self.tokens.signer(), repository, 3600)?,
             (Kind::Token, Caller::Wrong) => token(&self.impostor, SECRET, 3600)?,
             (Kind::Token, Caller::Expired) => token(self.tokens.signer(), SECRET, -120)?,
-            (Kind::Token, Caller::Second) => bail!("there is none"),
+            (Kind::Token, Caller::Second(_)) => bail!("there is none"),
             (Kind::Basic, Caller::Right(_)) => basic(CREDENTIALS),
             (Kind::Basic, Caller::Wrong | Caller::Expired) => basic("somebody:wrong-horse"),
-            (Kind::Basic, Caller::Second) => basic(SECOND),
+            (Kind::Basic, Caller::Second(number)) => basic(&registry::second(number)),
         }))
     }
 
@@ -162,10 +173,21 @@ impl Matrix {
         caller: Caller,
         more: &[(&str, &str)],
     ) -> Result<Got> {
-        let (registry, own) = (kind.registry(), node.host.name());
         let shown = self.shown(kind, caller)?;
-        let mut headers = [&[MANIFESTS], more].concat();
-        headers.extend(shown.as_deref().map(|shown| ("Authorization", shown)));
+        let shown = shown.as_deref().map(|shown| ("Authorization", shown));
+        let headers: Vec<_> = more.iter().copied().chain(shown).collect();
+        let answer = self.ask_of((node, way, kind.registry()), path, &headers);
+        Got::of(answer?).with_context(|| format!("{way:?} {} {path} {caller:?}", node.host.name()))
+    }
+
+    /// Asks a node for a path of any registry.
+    pub(crate) fn ask_of(
+        &self,
+        (node, way, registry): (&Node, Way, &str),
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<http::Answer> {
+        let (own, headers) = (node.host.name(), [&[MANIFESTS], headers].concat());
         let proxy = node.host.connect(node.host.port(65001))?;
         let (stream, target, host): (Box<dyn http::Stream>, _, _) = match way {
             Way::Intercepted => (self.intercepted(node, registry)?, path.to_owned(), registry),
@@ -174,7 +196,7 @@ impl Matrix {
             Way::NsMirror => (Box::new(proxy), format!("{path}?ns={registry}"), own),
         };
         let request = http::Request { method: "GET", target: &target, host, headers: &headers, body: None };
-        Got::of(http::send(stream, &request)?).with_context(|| format!("{way:?} {own} {target} {caller:?}"))
+        http::send(stream, &request).with_context(|| format!("{way:?} {own} {target}"))
     }
 
     /// TLS with a host, which a node opens up.
@@ -196,14 +218,14 @@ impl Matrix {
         Got::of(http::send(stream, &request)?)
     }
 
-    /// Bytes that nodes have fetched or given to each other, and bytes of content that left the registries.
-    fn moved(&self, of: &[usize]) -> Result<(f64, u64)> {
-        let mut between = 0.0;
-        for node in &self.nodes {
+    /// What has moved so far, of these layers where that can be told.
+    pub(crate) fn moved(&self, of: &[usize]) -> Result<Moved> {
+        let mut moved = Moved::default();
+        for node in self.nodes.iter().chain([&self.fooled]) {
             let page = page(&node.host, 40901, "/metrics")?;
-            between += sum_of(&page, "darter_p2p_uploaded_bytes_total")?;
+            moved.between += sum_of(&page, "darter_p2p_uploaded_bytes_total")?;
             // A node that has fetched nothing has no such line.
-            between += sum_of(&page, "darter_p2p_content_bytes_total{from=\"origin\"}").unwrap_or(0.0);
+            moved.fetched += sum_of(&page, "darter_p2p_content_bytes_total{from=\"origin\"}").unwrap_or(0.0);
         }
         let layers =
             |kind: Kind| of.iter().map(move |layer| self.images[kind as usize].layers[*layer].clone());
@@ -211,12 +233,13 @@ impl Matrix {
         let hits = self.registry.log()?;
         let content = hits.iter().filter(|hit| (200..300).contains(&hit.status) && hit.method == "GET");
         let left = content.filter(|hit| layers.iter().any(|layer| hit.path.contains(layer.as_str())));
-        Ok((between, left.map(|hit| hit.bytes).sum()))
+        moved.left = left.map(|hit| hit.bytes).sum();
+        Ok(moved)
     }
 }
 
 /// Every way, for both kinds.
-fn ways() -> impl Iterator<Item = (Way, Kind)> {
+pub(crate) fn ways() -> impl Iterator<Item = (Way, Kind)> {
     Kind::ALL.into_iter().flat_map(|kind| Way::ALL.into_iter().map(move |way| (way, kind)))
 }
 
@@ -232,12 +255,12 @@ pub(crate) fn who_may_have_a_private_layer_gets_it(scene: &Matrix) -> Result<()>
             ("at a peer, by another repository", second, MOUNTED, Layers::PEER_MOUNTED + way as usize, 0),
         ] {
             let context = || format!("{kind:?} {way:?} {what}");
-            let (_, before) = scene.moved(&[layer])?;
+            let before = scene.moved(&[layer])?.left;
             let path = scene.blob(kind, repository, layer);
             let got = scene.ask((node, way, kind), &path, Caller::Right(repository), &[])?;
             ensure!(got.status == 200, "{}: {}", context(), got.status);
             ensure!(path.ends_with(&digest_of(got.body.as_slice())?), "{}: other bytes", context());
-            let (_, after) = scene.moved(&[layer])?;
+            let after = scene.moved(&[layer])?.left;
             ensure!(after - before == copies * got.body.len() as u64, "{}: {before} to {after}", context());
         }
     }
@@ -322,32 +345,43 @@ pub(crate) fn the_registrys_challenge_leads_to_a_token(scene: &Matrix) -> Result
     Ok(())
 }
 
+/// For each way and place somebody of his own, whom the registry has let in there just before.
 pub(crate) fn a_revoked_password(scene: &Matrix) -> Result<()> {
     let kind = Kind::Basic;
     let [first, second] = kind.nodes(scene);
     let manifest = format!("/v2/{SECRET}/manifests/1");
-    let warm = scene.blob(kind, SECRET, Layers::WARM);
-    for way in Way::ALL {
-        let got = scene.ask((first, way, kind), &warm, Caller::Second, &[])?;
-        ensure!(got.is_hit(), "{way:?}: {}", got.status);
+    let places = [(first, Layers::COLD), (first, Layers::WARM), (second, Layers::WARM)];
+    let cells: Vec<_> = Way::ALL.into_iter().flat_map(|way| places.map(|place| (way, place))).collect();
+    ensure!(cells.len() <= SECONDS, "{} cells", cells.len());
+    let cells = || cells.iter().enumerate().map(|(n, (way, place))| (Caller::Second(n), *way, *place));
+    for (caller, way, (node, layer)) in cells() {
+        let got = scene.ask((node, way, kind), &manifest, caller, &[])?;
+        ensure!(got.status == 200, "{way:?} {}: {got:?}", node.host.name());
+        if layer == Layers::WARM && node.host.name() == first.host.name() {
+            let got = scene.ask((node, way, kind), &scene.blob(kind, SECRET, layer), caller, &[])?;
+            ensure!(got.is_hit(), "{way:?}: {got:?}");
+        }
     }
-    scene.registry.revoke_second()?;
+    scene.registry.revoke_seconds()?;
     until("the registry to know", LIMIT, || {
-        scene.straight(kind, &manifest, Caller::Second).ok().filter(|got| got.status == 401)
+        scene.straight(kind, &manifest, Caller::Second(0)).ok().filter(|got| got.status == 401)
     })?;
+    let warm = scene.blob(kind, SECRET, Layers::WARM);
     let before = scene.moved(&[Layers::WARM, Layers::COLD])?;
-    for way in Way::ALL {
-        for (node, layer) in [(first, Layers::COLD), (first, Layers::WARM), (second, Layers::WARM)] {
-            // What a client asks first.
-            let got = scene.ask((node, way, kind), &manifest, Caller::Second, &[])?;
-            ensure!(got.status == 401, "{way:?}: {}", got.status);
-            let path = scene.blob(kind, SECRET, layer);
-            let got = scene.ask((node, way, kind), &path, Caller::Second, &[])?;
-            ensure!(got.status == 401 && got.content() == 0, "{way:?} {}: {got:?}", node.host.name());
+    for (caller, way, (node, layer)) in cells() {
+        let cell = || format!("{way:?} {} {layer}", node.host.name());
+        let path = scene.blob(kind, SECRET, layer);
+        // What a client asks first, or what the registry is asked for in any case, since nobody has it.
+        let first_question = if layer == Layers::COLD { &path } else { &manifest };
+        for asked in [first_question, &path] {
+            let got = scene.ask((node, way, kind), asked, caller, &[])?;
+            let said = scene.straight(kind, asked, caller)?;
+            ensure!(got.status == 401 && got.content() == 0, "{} {asked}: {got:?}", cell());
+            ensure!((&got.challenge, &got.body) == (&said.challenge, &said.body), "{}: {got:?}", cell());
         }
         // Nobody else's proof ends with it.
         let got = scene.ask((first, way, kind), &warm, Caller::Right(SECRET), &[])?;
-        ensure!(got.is_hit(), "{way:?}: {}", got.status);
+        ensure!(got.is_hit(), "{}: {got:?}", cell());
     }
     let after = scene.moved(&[Layers::WARM, Layers::COLD])?;
     ensure!(before == after, "bytes moved: {before:?} to {after:?}");

@@ -8,6 +8,7 @@
 mod collector;
 mod engines;
 mod grid;
+mod hostile;
 mod secrets;
 
 use anyhow::{Result, ensure};
@@ -20,10 +21,11 @@ use darter_e2e::image::Image;
 use darter_e2e::net::{Host, Lab};
 use darter_e2e::node::Node;
 use darter_e2e::poll::until;
-use darter_e2e::registry::{OPEN, PRIVATE, Registry};
+use darter_e2e::registry::Registry;
 use darter_e2e::suite::{self, Scene};
-use darter_e2e::tokens::{PUBLIC, REALM, SERVICE, Signer, TokenService};
+use darter_e2e::tokens::{PUBLIC, REALM, Signer, TokenService};
 use grid::{Caller, Kind, Layers, MOUNTED, SECRET, Way};
+use hostile::Hostile;
 use secrets::Secrets;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -37,6 +39,9 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// The hosts, and what runs on them. What is used by others goes last.
 struct Matrix {
     nodes: Vec<Node>,
+    /// A node of the first kind, whose mirror is the hostile registry.
+    fooled: Node,
+    hostile: Hostile,
     scheduler: Scheduler,
     scheduler_host: Host,
     registry: Registry,
@@ -58,8 +63,13 @@ fn main() -> ExitCode {
         &[
             ("who_may_have_a_private_layer_gets_it", grid::who_may_have_a_private_layer_gets_it),
             ("nobody_else_gets_a_byte_of_it", grid::nobody_else_gets_a_byte_of_it),
+            (
+                "a_registry_that_claims_a_private_layer_gets_none_of_it",
+                hostile::who_claims_it_gets_none_of_it,
+            ),
             ("the_registrys_challenge_leads_to_a_token", grid::the_registrys_challenge_leads_to_a_token),
             ("a_warm_pull_costs_what_only_the_registry_can_say", engines::a_warm_pull),
+            ("dockerd_gets_a_private_image_with_the_right_password_alone", engines::dockerd),
             ("containerd_and_skopeo_get_what_their_passwords_are_for", engines::containerd_and_skopeo),
             ("a_revoked_password_ends_with_the_first_refusal", grid::a_revoked_password),
             ("while_the_registries_are_down_only_those_they_knew_are_served", grid::registries_are_down),
@@ -73,6 +83,7 @@ impl Matrix {
         let mut lab = Lab::new()?;
         let ca = Ca::new("registry test authority")?;
         let tokens = TokenService::start(&lab.host(&[REALM])?, &ca)?;
+        let hostile_tls = ca.issue(&[hostile::NAME])?.server()?;
         let registry = Registry::start_with(&lab.host(&Registry::NAMES)?, ca, Some(&tokens))?;
         let scheduler_host = lab.host(&["scheduler"])?;
         // Not only our own: what libraries say, too.
@@ -83,6 +94,10 @@ impl Matrix {
         let collector = lab.host(&["collector"])?;
         let traces = Collector::start(collector.listen(4317)?)?;
         let stranger = lab.host(&["stranger"])?;
+        let mut node = |name, kind: Kind, mirror| {
+            let token = secrets::token(&secrets, scheduler_host.folder())?;
+            start_node(lab.host(&[name])?, (kind, mirror), &registry, &token)
+        };
         let mut nodes = Vec::new();
         for (name, kind) in [
             ("token1", Kind::Token),
@@ -90,9 +105,9 @@ impl Matrix {
             ("basic1", Kind::Basic),
             ("basic2", Kind::Basic),
         ] {
-            let token = secrets::token(&secrets, scheduler_host.folder())?;
-            nodes.push(start_node(lab.host(&[name])?, kind, &registry, &token)?);
+            nodes.push(node(name, kind, kind.registry())?);
         }
+        let fooled = node("fooled", Kind::Token, hostile::NAME)?;
         let publish = |kind: Kind, repository: &str, seed, layers| {
             registry.publish(&format!("{}/{repository}:1", kind.registry()), seed, layers, LAYER)
         };
@@ -103,8 +118,11 @@ impl Matrix {
         }
         let image = |kind: Kind| publish(kind, SECRET, 1 + kind as u64, Layers::NUMBER);
         let images = [image(Kind::Token)?, image(Kind::Basic)?];
+        let hostile = Hostile::start(&lab.host(&[hostile::NAME])?, hostile_tls, &images)?;
         let scene = Self {
             nodes,
+            fooled,
+            hostile,
             scheduler,
             scheduler_host,
             registry,
@@ -120,6 +138,7 @@ impl Matrix {
         for kind in Kind::ALL {
             scene.warm(kind)?;
         }
+        scene.warm_fooled()?;
         Ok(scene)
     }
 
@@ -150,20 +169,20 @@ impl Matrix {
     }
 }
 
-/// A member of the cluster whose mirror is the registry of a kind, and which logs and traces all that it can.
-fn start_node(host: Host, kind: Kind, registry: &Registry, token: &str) -> Result<Node> {
+/// A member of the cluster with a mirror, which believes the registry of one kind alone, and logs and traces all that it can.
+fn start_node(host: Host, (kind, mirror): (Kind, &str), registry: &Registry, token: &str) -> Result<Node> {
     // What a registry says is compared with what it says at that moment.
     let proxy = format!(
         "  negativeTTL: 0s
   # The forward proxy's clients speak to the registries without TLS, which are others without this.
-  trustedRegistries: '^({OPEN}|{PRIVATE}|{SERVICE}):(80|443)$'
+  trustedRegistries: '^{believed}:(80|443)$'
   registryMirror: {{ dynamic: true, url: 'https://{mirror}', certs: ['{ca}'] }}
   hijackHTTPS:
     hosts:
-      - {{ regx: '^({OPEN}|{PRIVATE}|{SERVICE}|{REALM}):443$', certs: ['{ca}'] }}
+      - {{ regx: '^[^.]+[.]example:443$', certs: ['{ca}'] }}
 tracing: {{ protocol: grpc, endpoint: 'collector:4317' }}
 ",
-        mirror = kind.registry(),
+        believed = kind.registry(),
         ca = registry.ca_file().display(),
     );
     let mut command = host.command(binary());
@@ -186,6 +205,6 @@ impl Scene for Matrix {
         let part = |node: &Node| {
             format!("--- {}\n{}\n", node.host.name(), tail(&lines(&node.daemon.process.log()), 12))
         };
-        self.nodes.iter().map(part).collect()
+        self.nodes.iter().chain([&self.fooled]).map(part).collect()
     }
 }

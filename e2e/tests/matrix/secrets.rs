@@ -11,10 +11,10 @@ use darter_e2e::http;
 use darter_e2e::node::Node;
 use darter_e2e::origin::{Origin, Page};
 use darter_e2e::process::run;
-use darter_e2e::registry::{CREDENTIALS, OPEN, SECOND};
+use darter_e2e::registry::{CREDENTIALS, OPEN, SECONDS, second};
+use darter_e2e::scan;
 use std::collections::{HashMap, HashSet};
-use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt as _;
+use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
@@ -60,9 +60,10 @@ impl Secrets {
         let others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
         let tokens = kept.values().chain(others.iter());
         let signatures = tokens.map(|token| token.rsplit('.').next().unwrap_or_default().to_owned());
-        let passwords = [CREDENTIALS, SECOND, "somebody:wrong-horse"].into_iter();
-        let passwords = passwords.flat_map(|it| {
-            [it.to_owned(), encoded(it), it.rsplit(':').next().unwrap_or_default().to_owned()]
+        let known = [CREDENTIALS, "somebody:wrong-horse"].map(str::to_owned).into_iter();
+        let passwords = known.chain((0..SECONDS).map(second)).flat_map(|it| {
+            let password = it.rsplit(':').next().unwrap_or_default().to_owned();
+            [encoded(&it), it, password]
         });
         signatures.chain(passwords).chain([PLANTED.to_owned()]).collect()
     }
@@ -88,15 +89,13 @@ pub(crate) fn token(secrets: &Secrets, folder: &Path) -> Result<String> {
     let secret = token.split('.').nth(2).context("a token has a secret")?.to_owned();
     let listed = darter(&["token", "list"])?;
     let said = [made.stderr, listed.stdout, listed.stderr].concat();
-    check("what the command says besides", said.as_bytes(), std::slice::from_ref(&secret))?;
+    scan::bytes("what the command says besides", said.as_bytes(), std::slice::from_ref(&secret))?;
     secrets.note(&secret);
     Ok(token)
 }
 
-/// The part of a private key in PEM form that is nobody else's: a line from its middle.
 fn key(path: &Path) -> Result<String> {
-    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    Ok(text.lines().nth(2).context("a key has several lines")?.to_owned())
+    scan::of_key(&std::fs::read_to_string(path).with_context(|| path.display().to_string())?)
 }
 
 pub(crate) fn no_secret_is_written_anywhere(scene: &Matrix) -> Result<()> {
@@ -110,61 +109,44 @@ pub(crate) fn no_secret_is_written_anywhere(scene: &Matrix) -> Result<()> {
     let mut files = 0;
     for node in &scene.nodes {
         for place in ["/metrics", "/healthy"] {
-            check(place, page(&node.host, 40901, place)?.as_bytes(), &secrets)?;
+            scan::bytes(place, page(&node.host, 40901, place)?.as_bytes(), &secrets)?;
         }
         let log = node.daemon.process.log();
         ensure!(log.contains(" access: ") && log.contains("TRACE"), "{} logged nothing", node.host.name());
-        files += scan(node.host.folder(), &secrets)?;
+        files += scan::folder(node.host.folder(), &secrets)?;
     }
     ensure!(scene.scheduler.process.log().contains("TRACE"), "the scheduler logged nothing");
-    scan(scene.scheduler_host.folder(), &secrets)?;
+    scan::folder(scene.scheduler_host.folder(), &secrets)?;
     let shown = page(&scene.scheduler_host, scene.scheduler.health.port(), "/metrics")?;
-    check("the scheduler's metrics", shown.as_bytes(), &secrets)?;
+    scan::bytes("the scheduler's metrics", shown.as_bytes(), &secrets)?;
     let traces = scene.traces.bytes();
-    ensure!(contains(&traces, b"/v2/"), "{} bytes of traces tell of no request", traces.len());
-    check("the traces", &traces, &secrets)?;
+    let tells = scan::bytes("the traces", &traces, &["/v2/".to_owned()]).is_err();
+    ensure!(tells, "{} bytes of traces tell of no request", traces.len());
+    scan::bytes("the traces", &traces, &secrets)?;
     ensure!(files > scene.nodes.len() * 5, "{files} files are not all that daemons keep");
-    // It does find what is there.
-    let planted = node.host.folder().join("planted");
-    std::fs::write(&planted, [&[b'x'; 9999][..], PLANTED.as_bytes(), b"1"].concat())?;
-    let found = scan(node.host.folder(), &secrets).expect_err("a secret was planted").to_string();
-    ensure!(found.contains("planted"), "{found}");
-    Ok(std::fs::remove_file(planted)?)
-}
-
-fn contains(bytes: &[u8], words: &[u8]) -> bool {
-    bytes.windows(words.len()).any(|window| window == words)
-}
-
-/// Fails when a file in a folder, or below it, holds a secret; how many were read. What engines keep for themselves is nobody's
-/// log, and a key stands in its own file, which is its owner's alone.
-fn scan(folder: &Path, secrets: &[String]) -> Result<usize> {
-    let mut files = 0;
-    for entry in std::fs::read_dir(folder)? {
-        let (entry, name) = entry.map(|entry| (entry.path(), entry.file_name()))?;
-        let name = name.to_string_lossy();
-        if entry.is_dir() && !["docker.", "containerd.", "copied."].iter().any(|it| name.starts_with(it)) {
-            files += scan(&entry, secrets)?;
-        } else if entry.extension().is_some_and(|it| it == "key") {
-            let mode = entry.metadata()?.permissions().mode() & 0o777;
-            ensure!(mode == 0o600, "{} is for {mode:o}", entry.display());
-        } else if entry.is_file() {
-            check(&entry.display().to_string(), &std::fs::read(&entry)?, secrets)?;
-            files += 1;
-        }
+    // It does find what is there, keys as well.
+    let planted = node.host.new_folder("planted")?;
+    for secret in [&format!("{PLANTED}1")].into_iter().chain(&secrets) {
+        std::fs::write(planted.join("log"), [&[b'x'; 9999][..], secret.as_bytes()].concat())?;
+        let found = scan::folder(&planted, &secrets);
+        ensure!(found.is_err_and(|found| found.to_string().contains("planted")), "{secret} is not found");
     }
-    Ok(files)
+    let found = scan::folder(node.host.folder(), &secrets);
+    ensure!(found.is_err_and(|found| found.to_string().contains("planted")), "it does not look everywhere");
+    Ok(std::fs::remove_dir_all(planted)?)
 }
 
-fn check(what: &str, bytes: &[u8], secrets: &[String]) -> Result<()> {
-    let text = String::from_utf8_lossy(bytes);
-    for secret in secrets {
-        if let Some((before, _)) = text.split_once(secret.as_str()) {
-            let line = before.lines().next_back().unwrap_or_default();
-            anyhow::bail!("{what} holds {secret}, behind {}", &line[line.len().saturating_sub(300)..]);
-        }
-    }
-    Ok(())
+/// What no answer may hold of what was shown, header by header, trailers and body included. What the origin's own redirect
+/// says is its client's.
+fn check_answer(what: &str, answer: &[u8]) -> Result<()> {
+    let text = String::from_utf8_lossy(answer);
+    let redirects = text.starts_with("HTTP/1.1 307 ");
+    let is_origins = |line: &&str| {
+        let line = line.to_ascii_lowercase();
+        redirects && (line.starts_with("location:") || line.starts_with("set-cookie:"))
+    };
+    let lines: Vec<&str> = text.lines().filter(|line| !is_origins(line)).collect();
+    scan::bytes(what, lines.join("\n").as_bytes(), &[PLANTED.to_owned()])
 }
 
 /// Shows secrets in every place where one may stand, on every way that a request may take: to where there is an answer, to
@@ -217,10 +199,9 @@ fn show_many(scene: &Matrix, node: &Node) -> Result<()> {
             for headers in [&headers[..], &[]] {
                 let stream = Box::new(node.host.connect(node.host.port(65001))?);
                 let request = http::Request { method, target: url, host: name, headers, body: None };
-                let mut answer = http::send(stream, &request).with_context(|| url.clone())?;
-                let mut body = Vec::new();
-                std::io::Read::read_to_end(&mut answer, &mut body)?;
-                check(&format!("the answer to {method} {url}"), &body, &[format!("{PLANTED}A")])?;
+                let answer = http::exchange(stream, &request).with_context(|| url.clone())?;
+                ensure!(answer.starts_with(b"HTTP/1.1 "), "{method} {url}: no answer");
+                check_answer(&format!("the answer to {method} {url}"), &answer)?;
             }
         }
         explain(node, url)?;
@@ -236,8 +217,10 @@ fn show_many(scene: &Matrix, node: &Node) -> Result<()> {
     ] {
         let mut stream = node.host.connect(node.host.port(65001))?;
         stream.write_all(odd.as_bytes())?;
-        // Whatever it is told: it may be cut off before.
-        let _ = std::io::copy(&mut stream, &mut std::io::sink());
+        // It may be cut off before it has been told anything.
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        check_answer(&format!("the answer to {odd}"), &answer)?;
     }
     Ok(())
 }
@@ -249,5 +232,5 @@ fn explain(node: &Node, url: &str) -> Result<()> {
     command.arg("--header").arg(format!("Authorization: Bearer {PLANTED}15")).arg(url);
     let said = run(&mut command, LIMIT)?;
     ensure!(said.stdout.len() + said.stderr.len() > 20, "it says nothing of {url}");
-    check(&format!("explain {url}"), (said.stdout + &said.stderr).as_bytes(), &[PLANTED.to_owned()])
+    scan::bytes(&format!("explain {url}"), (said.stdout + &said.stderr).as_bytes(), &[PLANTED.to_owned()])
 }
