@@ -189,6 +189,9 @@ fn explained(address: &str, status: &Status) -> String {
         Some(Refused::Time) => format!(
             "scheduler {address}: its certificate does not hold at this time by this host's clock: set the clocks of both hosts"
         ),
+        Some(Refused::HungUp) => format!(
+            "scheduler {address}: it hung up before the TLS handshake was done: either too many come to it at once, then it is tried again; or it is one with --insecure"
+        ),
         Some(Refused::NoTls) => {
             format!("scheduler {address}: it does not speak TLS there: is it one with --insecure?")
         }
@@ -231,7 +234,7 @@ pub fn joining(address: &str, token: &Token) -> Result<Channel, tonic::transport
             let stream = BufReader::with_capacity(READ, stream);
             let connected = TlsConnector::from(config).connect(name, stream).await;
             let stream: Tls = connected.map_err(|error| io::Error::other(Refused::of(&error)))?.into();
-            Ok::<_, io::Error>(TokioIo::new(Secured::joining(stream, remote, JOINING)))
+            Ok::<_, io::Error>(TokioIo::new(Secured::joining(stream, remote, JOINING, None)))
         }
     })))
 }

@@ -319,12 +319,14 @@ impl Membership {
         expected: &Expected,
     ) -> Result<Secured, Refused> {
         let Some(secure) = &self.secure else { return Ok(Secured::plain(stream, remote)) };
-        let Some(newcomer) = secure.newcomers.come(remote.ip()) else {
-            return self.counted(Err(Refused::TooMany), remote);
-        };
+        let newcomer = secure.newcomers.come(remote.ip());
+        let cut = newcomer.cut();
         let shaking = secure.accept(stream, remote, expected, newcomer);
-        let shaken = tokio::time::timeout(HANDSHAKE, shaking).await;
-        self.counted(shaken.unwrap_or(Err(Refused::NoTls)), remote)
+        let shaken = tokio::select! {
+            shaken = tokio::time::timeout(HANDSHAKE, shaking) => shaken.unwrap_or(Err(Refused::NoTls)),
+            () = cut.cancelled() => Err(Refused::TooMany),
+        };
+        self.counted(shaken, remote)
     }
 
     /// A connection to `address`, where `expected` is.
@@ -339,6 +341,11 @@ impl Membership {
         let Some(secure) = &self.secure else { return Ok(Secured::plain(stream, remote)) };
         let shaken = tokio::time::timeout(HANDSHAKE, secure.connect(stream, remote, expected)).await;
         self.counted(shaken.unwrap_or(Err(Refused::NoTls)), remote).map_err(io::Error::other)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn newcomers(&self) -> Option<&Newcomers> {
+        self.secure.as_ref().map(|secure| &secure.newcomers)
     }
 
     fn counted(&self, shaken: Result<Secured, Refused>, remote: SocketAddr) -> Result<Secured, Refused> {
@@ -413,7 +420,7 @@ impl Secure {
         let stream = hello.into_stream(Arc::clone(config)).await;
         let stream: Tls = stream.map_err(|error| Refused::of(&error))?.into();
         if joins {
-            return Ok(Secured::joining(stream, remote, JOINING).of(newcomer));
+            return Ok(Secured::joining(stream, remote, JOINING, Some(newcomer)));
         }
         self.secured(stream, remote, expected)
     }

@@ -1,6 +1,7 @@
 //! [`Refused`]: why somebody is no member of the cluster.
 
 use rustls::{AlertDescription, CertificateError, Error};
+use std::io::ErrorKind;
 
 /// What the other side says of us.
 const THEY_EXPELLED: &str = "this node was expelled from the cluster";
@@ -10,14 +11,27 @@ const THEY_ASK: &str = "the other side asks for a certificate of its cluster, an
 const THEIR_CA: &str = "the other side belongs to another cluster: its CA is not ours";
 const THEIR_REFUSAL: &str = "the other side refused the TLS handshake";
 
+/// How it shows that nobody is there any more.
+const GONE: [ErrorKind; 4] = [
+    ErrorKind::UnexpectedEof,
+    ErrorKind::ConnectionReset,
+    ErrorKind::ConnectionAborted,
+    ErrorKind::BrokenPipe,
+];
+
 /// Why a connection was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// There was no TLS, or no handshake within its time.
     #[error("it does not speak TLS 1.3 as members of a cluster do")]
     NoTls,
-    /// Its address has as many connections as may be that have not shown yet whose they are.
-    #[error("its address has too many connections that have not shown a certificate yet: try again")]
+    /// It hung up before the handshake was done, or was cut off.
+    #[error(
+        "it hung up before the TLS handshake was done, as a member does with the oldest of those who have not shown who they are when too many come at once: try again"
+    )]
+    HungUp,
+    /// It has to make way for others who have not shown yet either whose they are.
+    #[error("it has not shown a certificate yet, and too many others have come since: try again")]
     TooMany,
     /// It showed no certificate.
     #[error("it shows no certificate of the cluster")]
@@ -41,13 +55,23 @@ pub enum Refused {
 
 impl Refused {
     /// All kinds, as they are counted.
-    pub(crate) const REASONS: [&'static str; 8] =
-        ["no_tls", "too_many", "no_certificate", "stranger", "time", "expelled", "other", "by_them"];
+    pub(crate) const REASONS: [&'static str; 9] = [
+        "no_tls",
+        "hung_up",
+        "too_many",
+        "no_certificate",
+        "stranger",
+        "time",
+        "expelled",
+        "other",
+        "by_them",
+    ];
 
     /// What it is counted as.
     pub(crate) const fn reason(&self) -> &'static str {
         match self {
             Self::NoTls => "no_tls",
+            Self::HungUp => "hung_up",
             Self::TooMany => "too_many",
             Self::NoCertificate => "no_certificate",
             Self::Stranger => "stranger",
@@ -65,6 +89,7 @@ impl Refused {
             Some(Error::NoCertificatesPresented) => Self::NoCertificate,
             Some(Error::InvalidCertificate(error)) => Self::of_certificate(error),
             Some(Error::AlertReceived(alert)) => Self::of_alert(*alert),
+            None if GONE.contains(&error.kind()) => Self::HungUp,
             _ => Self::NoTls,
         }
     }

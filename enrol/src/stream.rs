@@ -26,8 +26,8 @@ pub struct Secured {
     _newcomer: Option<Newcomer>,
 }
 
-/// When the connection ends, and why.
-type Cut = (Pin<Box<dyn Future<Output = ()> + Send>>, Refused);
+/// Is done when the connection ends, and says why.
+type Cut = Pin<Box<dyn Future<Output = Refused> + Send>>;
 
 enum Io {
     Plain(TcpStream),
@@ -48,21 +48,31 @@ impl Secured {
         Self {
             io: Io::Tls(Box::new(stream)),
             caller,
-            cut: Some((Box::pin(cut.cancelled_owned()), Refused::Expelled)),
+            cut: Some(Box::pin(async move {
+                cut.cancelled_owned().await;
+                Refused::Expelled
+            })),
             _newcomer: None,
         }
     }
 
-    /// For somebody who has shown nothing yet, and must not keep a connection for it: it ends after `limit`.
-    pub(crate) fn joining(stream: Tls, remote: SocketAddr, limit: Duration) -> Self {
+    /// For joining, by which nobody may keep a connection for long: it ends after `limit`. Where somebody has come to join, it counts
+    /// as this newcomer for as long as it is open, and ends when that one has to make way.
+    pub(crate) fn joining(
+        stream: Tls,
+        remote: SocketAddr,
+        limit: Duration,
+        newcomer: Option<Newcomer>,
+    ) -> Self {
         let caller = Caller { remote, who: Who::Joining };
-        let cut = Some((Box::pin(tokio::time::sleep(limit)) as Pin<Box<_>>, Refused::NoCertificate));
-        Self { io: Io::Tls(Box::new(stream)), caller, cut, _newcomer: None }
-    }
-
-    /// Counts as this one for as long as it is open.
-    pub(crate) fn of(self, newcomer: Newcomer) -> Self {
-        Self { _newcomer: Some(newcomer), ..self }
+        let makes_way = newcomer.as_ref().map_or_else(CancellationToken::new, Newcomer::cut);
+        let cut = async move {
+            tokio::select! {
+                () = tokio::time::sleep(limit) => Refused::NoCertificate,
+                () = makes_way.cancelled() => Refused::TooMany,
+            }
+        };
+        Self { io: Io::Tls(Box::new(stream)), caller, cut: Some(Box::pin(cut)), _newcomer: newcomer }
     }
 
     /// Who is at the other end.
@@ -81,15 +91,12 @@ impl Secured {
         }
     }
 
-    /// An error, once the other end was expelled.
+    /// An error, once the connection has to end.
     fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        let Some((cut, _)) = &mut self.cut else { return Ok(()) };
-        if cut.as_mut().poll(cx).is_pending() {
-            return Ok(());
-        }
+        let Some(cut) = &mut self.cut else { return Ok(()) };
+        let Poll::Ready(why) = cut.as_mut().poll(cx) else { return Ok(()) };
         // A future that has ended is not polled again; nothing is asked of a connection that has failed.
-        let why = self.cut.take().map_or(Refused::Expelled, |(_, why)| why);
-        self.cut = Some((Box::pin(std::future::ready(())), why.clone()));
+        self.cut = Some(Box::pin(std::future::ready(why.clone())));
         Err(io::Error::new(io::ErrorKind::ConnectionAborted, why))
     }
 }
@@ -172,6 +179,7 @@ mod tests {
     use super::*;
     use crate::issuer::tests::issuer;
     use crate::membership::{Expected, JOINING, Membership};
+    use crate::newcomers::MOST;
     use crate::{Metrics, Role, tls};
     use darter_certs::sha256;
     use rustls_pki_types::ServerName;
@@ -179,8 +187,8 @@ mod tests {
     use tokio::net::TcpListener;
     use tokio_rustls::TlsConnector;
 
-    #[tokio::test]
-    async fn who_comes_to_join_and_says_nothing_is_hung_up_on() {
+    /// A scheduler, and somebody who has come to join it and says nothing more: both ends.
+    async fn silent() -> (Membership, TlsStream<TcpStream>, Secured) {
         let (_folder, issuer) = issuer();
         let scheduler = Membership::of_issuer(&issuer, Role::Scheduler, "s", Metrics::default()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -195,13 +203,31 @@ mod tests {
             let (stream, remote) = listener.accept().await.unwrap();
             scheduler.accept(stream, remote, &Expected::Asker).await.unwrap()
         };
-        let (_silent, mut taken) = tokio::join!(come, take);
+        let (silent, taken) = tokio::join!(come, take);
         assert!(matches!(taken.caller().who, Who::Joining));
+        (scheduler, silent.into(), taken)
+    }
+
+    #[tokio::test]
+    async fn who_comes_to_join_and_says_nothing_is_hung_up_on() {
+        let (_scheduler, _silent, mut taken) = silent().await;
         // Nothing else waits for anything: the clock goes on to what is due next.
         tokio::time::pause();
         let since = tokio::time::Instant::now();
         let ended = tokio::time::timeout(10 * JOINING, taken.read(&mut [0])).await.expect("it ends");
         assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
         assert!(since.elapsed() < 2 * JOINING, "of the clock that is paused");
+    }
+
+    #[tokio::test]
+    async fn who_comes_to_join_and_says_nothing_makes_way_when_too_many_come() {
+        let (scheduler, _silent, mut taken) = silent().await;
+        tokio::time::pause();
+        let since = tokio::time::Instant::now();
+        let all = scheduler.newcomers().expect("it asks for certificates");
+        let _more: Vec<_> = (0..MOST).map(|_| all.come([127, 0, 0, 1].into())).collect();
+        let ended = taken.read(&mut [0]).await.unwrap_err();
+        assert!(ended.to_string().contains("too many others have come since"), "{ended}");
+        assert_eq!(since.elapsed(), Duration::ZERO, "not for its silence");
     }
 }

@@ -1,22 +1,24 @@
 //! What somebody is refused who has only come to join, and shows no certificate.
 use crate::lab::requests;
-use crate::members::{Secure, refused};
+use crate::members::{LIMIT, Secure, refused};
 use darter_certs::{MemberKey, Named};
-use darter_enrol::{Terms, Token, channel, joining};
+use darter_enrol::{Home, Membership, Metrics, Terms, Token, channel, joining};
 use darter_protocol::enrolment::enrolment_client::EnrolmentClient;
 use darter_protocol::enrolment::{EnrolRequest, Enrolled, RenewRequest};
 use darter_protocol::scheduler as proto;
 use darter_protocol::scheduler::scheduler_client::SchedulerClient;
 use rustls_pki_types::CertificateDer;
 use std::time::{Duration, SystemTime};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::task::JoinSet;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
-/// As many connections of one address may be silent at once.
-const MOST: usize = 64;
+/// As many connections may be silent at once.
+const MOST: usize = 512;
 
 fn door(scheduler: &Secure, token: &Token) -> Channel {
     joining(&scheduler.address, token).unwrap()
@@ -126,21 +128,41 @@ async fn nobody_is_given_another_role_or_anothers_name_than_his_token_and_key_sa
 }
 
 #[tokio::test]
-async fn one_address_cannot_hold_the_door_with_connections_that_say_nothing() {
+async fn nobody_holds_the_door_by_connections_that_say_nothing() {
     let scheduler = Secure::start().await;
     let mut silent = Vec::new();
-    for _ in 0..=MOST {
-        silent.push(silent_connection(&scheduler).await);
+    // As many of one address, the same that everybody has here, and then some of many.
+    for n in 0..MOST {
+        silent.push(silent_connection(&scheduler, 1).await);
+        if n >= MOST / 2 {
+            silent.push(silent_connection(&scheduler, 2 + (n % 16) as u8).await);
+        }
     }
     refused(&scheduler.metrics, &["too_many"]).await;
+    let cut = tokio::time::timeout(LIMIT, silent[0].read(&mut [0])).await.expect("the oldest is cut off");
+    assert!(matches!(cut, Ok(0) | Err(_)), "{cut:?}");
     let token = scheduler.token(1, false);
     assert!(enrol(&door(&scheduler, &token), request(&token, "a")).await.is_ok(), "others come in");
     drop(silent);
 }
 
-/// From another address than everybody else's here.
-async fn silent_connection(scheduler: &Secure) -> TcpStream {
+#[tokio::test]
+async fn who_is_hung_up_on_reads_that_and_not_that_there_is_no_tls() {
+    let scheduler = Secure::start().await;
+    let token = scheduler.token(1, false);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let _hangs_up = JoinSet::from_iter([async move { while listener.accept().await.is_ok() {} }]);
+    let folder = tempfile::tempdir().unwrap();
+    let home = Home::open_or_make(folder.path()).unwrap();
+    let membership = Membership::of_home(&home, Metrics::default()).unwrap();
+    let said = darter_enrol::enrol(&membership, &home, &token, "a", &[address]).await.unwrap_err();
+    assert!(said.to_string().contains("it hung up before the TLS handshake was done"), "{said}");
+}
+
+/// From this address of loopback.
+async fn silent_connection(scheduler: &Secure, host: u8) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
-    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    socket.bind(([127, 0, 0, host], 0).into()).unwrap();
     socket.connect(scheduler.address.parse().unwrap()).await.unwrap()
 }
