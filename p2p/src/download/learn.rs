@@ -1,13 +1,14 @@
 //! Finding out what the content is.
 
+use super::scheduled::{next_packet, sleep_until};
 use super::{Download, Ended, Known, Start, in_turn};
 use crate::origin::{self, Answer, Ask, OriginError, Part};
 use crate::origins::Patience;
 use crate::progress::Progress;
-use crate::schedule::{self, Arrival, Joined};
+use crate::schedule::Arrival;
 use crate::store::{Held, Partial, Record};
 use crate::{ContentInfo, OpenError, Opened, Want};
-use darter_protocol::scheduler::{LeaseOutcome, LeaseReturned, PieceResult};
+use darter_protocol::scheduler::{LeaseOutcome, LeaseReturned, PeerPacket, PieceResult};
 use darter_protocol::{ByteRange, PieceLayout, PieceSet};
 use std::io;
 use std::pin::pin;
@@ -38,7 +39,7 @@ impl Download {
             .and_then(Option::as_ref)
             .map_or(0, |(partial, held)| bytes_of(partial, held));
         // Also where the store fails: what the caller streams past it, the operator's rules may forbid.
-        self.join(held_bytes, None).await?;
+        self.join(held_bytes).await?;
         let resumed = resumed.map_err(|error| {
             self.return_lease(LeaseOutcome::Failed);
             self.not_past_the_engine(error)
@@ -73,7 +74,7 @@ impl Download {
         Ok(resumed.filter(|(partial, _)| partial.record.digest == self.digest))
     }
 
-    async fn create(&self, info: &ContentInfo) -> io::Result<Partial> {
+    async fn create(&mut self, info: &ContentInfo) -> io::Result<Partial> {
         let (store, task) = (Arc::clone(&self.shared.store), self.task);
         let record = Record::new(info.clone(), self.digest);
         if let Some(partial) = store.create_now(&task, &record)? {
@@ -82,31 +83,15 @@ impl Download {
         tokio::task::spawn_blocking(move || store.create(&task, record)).await.map_err(io::Error::other)?
     }
 
-    /// Registers with the task's scheduler, if one is up, or with the next where that has just been lost. With `again`, after
-    /// another one was lost; then it says whether the origin is being asked meanwhile.
-    async fn join(&mut self, held_bytes: u64, again: Option<bool>) -> Result<(), Ended> {
-        let mut lost = again.is_some();
-        for (link, settling) in self.shared.schedulers.ways(&self.task) {
-            let arrival =
-                Arrival { held_bytes, moved: lost || settling, at_origin: again.unwrap_or_default() };
-            match link.join(self.task, arrival, self.claim.clone()).await {
-                Ok(Joined::Refused(reason)) => return Err(refused(true, reason)),
-                Ok(Joined::Talking(talk, first)) => {
-                    self.scheduled.lease = first.lease.map(|lease| lease.id);
-                    self.scheduled.early.push(*first);
-                    self.scheduled.talk = Some(talk);
-                    break;
-                }
-                Err(status) if schedule::is_lost(&status) => {
-                    lost = true;
-                    tracing::debug!(task = %self.task, reason = status.message(), "cannot register; asking the next scheduler");
-                }
-                Err(status) => {
-                    tracing::debug!(task = %self.task, reason = status.message(), "cannot register; going on alone");
-                    break;
-                }
-            }
+    /// Registers with the task's scheduler, if one is up.
+    async fn join(&mut self, held_bytes: u64) -> Result<(), Ended> {
+        let arrival = Arrival { held_bytes, ..Arrival::default() };
+        if self.shared.schedulers.lost_one() {
+            self.wait_for_scheduler();
         }
+        let joined = self.shared.schedulers.join(&self.task, arrival, &self.claim).await;
+        let first = self.hear_joined(joined, arrival).map_err(|reason| refused(true, reason))?;
+        first.into_iter().for_each(|first| self.take_packet(first));
         Ok(())
     }
 
@@ -125,7 +110,8 @@ impl Download {
             if let Some(refusal) = self.scheduled.early.iter().find_map(|packet| packet.refused.clone()) {
                 return Err(refused(false, refusal.reason));
             }
-            if self.scheduled.talk.is_none() {
+            let lost = self.scheduled.talk.is_none() && !self.joining.is_under_way();
+            if lost && !self.is_changing_over() {
                 return if self.shared.config.only_with_scheduler {
                     Err(refused(false, NOT_ALONE.to_owned()))
                 } else {
@@ -135,37 +121,44 @@ impl Download {
             if self.scheduled.lease.is_some() || self.scheduled.unshareable {
                 return Ok(None);
             }
-            let shutdown = self.shared.shutdown.clone();
+            let (shutdown, alone) = (self.shared.shutdown.clone(), self.alone_from.filter(|_| lost));
             tokio::select! {
                 heard = self.hear(false) => heard?,
+                () = sleep_until(alone) => {}
                 () = shutdown.cancelled() => return Err(stopping()),
             }
         }
     }
 
-    /// Takes the scheduler's next packet, or registers anew where the scheduler is lost; `at_origin`: the origin is being asked
-    /// meanwhile. Without a scheduler it waits for ever.
+    /// Takes the scheduler's next packet, or registers anew where it is lost or the task belongs to another; `at_origin`: the
+    /// origin is being asked meanwhile. While there is no scheduler it waits for one.
     ///
     /// # Cancel safety
-    /// No packet is lost. A registration may be.
+    /// No packet and no registration is lost.
     async fn hear(&mut self, at_origin: bool) -> Result<(), Ended> {
-        let Some(talk) = self.scheduled.talk.as_mut() else { return std::future::pending().await };
-        match talk.next().await {
-            Some(packet) => {
-                self.scheduled.unshareable |= packet.unshareable;
-                self.scheduled.lease = match packet.lease {
-                    Some(lease) => Some(lease.id),
-                    None => self.scheduled.lease.filter(|_| !packet.lease_revoked),
-                };
-                self.scheduled.early.push(packet);
+        let at_origin = at_origin && !self.scheduled.unshareable;
+        let arrival = Arrival { at_origin, ..Arrival::default() };
+        tokio::select! {
+            packet = next_packet(&mut self.scheduled.talk) => match packet {
+                Some(packet) => self.take_packet(packet),
+                None => self.lose_scheduler(arrival),
+            },
+            joined = self.joining.ended() => {
+                let first = self.hear_joined(joined, arrival).map_err(|reason| refused(true, reason))?;
+                first.into_iter().for_each(|first| self.take_packet(first));
             }
-            None => {
-                (self.scheduled.talk, self.scheduled.lease) = (None, None);
-                tokio::time::sleep(schedule::rejoin_pause()).await;
-                self.join(0, Some(at_origin)).await?;
-            }
+            Ok(()) = self.came_up.changed(), if !self.joining.is_under_way() => drop(self.follow_ring(arrival)),
         }
         Ok(())
+    }
+
+    fn take_packet(&mut self, packet: PeerPacket) {
+        self.scheduled.unshareable |= packet.unshareable;
+        self.scheduled.lease = match &packet.lease {
+            Some(lease) => Some(lease.id),
+            None => self.scheduled.lease.filter(|_| !packet.lease_revoked),
+        };
+        self.scheduled.early.push(packet);
     }
 
     /// Asks the origin, with the first caller's request.

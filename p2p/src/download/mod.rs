@@ -9,20 +9,23 @@ mod jobs;
 mod learn;
 mod outbox;
 mod right;
+mod scheduled;
 mod transfer;
 
+use self::scheduled::{Joining, Scheduled};
 use crate::engine::Shared;
 use crate::origin::{Part, Source};
 use crate::progress::{Demand, Demands, Progress};
-use crate::schedule::{Claim, Conversation};
+use crate::schedule::Claim;
 use crate::store::{Held, Partial, TaskFile};
 use crate::{ContentInfo, OpenError, OpenRequest, Opened, Want};
-use darter_protocol::scheduler::PeerPacket;
 use darter_protocol::{ByteRange, Digest, TaskId};
 use darter_upstream::InTurn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 pub use right::Backoff;
 
@@ -90,20 +93,13 @@ pub(crate) struct Download {
     checked: Held,
     phase: watch::Sender<Phase>,
     scheduled: Scheduled,
-}
-
-/// What the scheduler has to do with a download.
-#[derive(Default)]
-struct Scheduled {
-    talk: Option<Conversation>,
-    /// Packets that came while the content was not known yet.
-    early: Vec<PeerPacket>,
-    lease: Option<u64>,
-    unshareable: bool,
-    /// The lease was given back because nobody wanted more.
-    done: bool,
-    /// Nobody can bring what others do not have, and this daemon may not fetch it: the scheduler's sentence.
-    refused: Option<String>,
+    joining: Joining,
+    /// After a scheduler was lost: until then it is waited for another.
+    alone_from: Option<Instant>,
+    /// Changes whenever the task may belong to another scheduler. Subscribed to before the first one is asked.
+    came_up: watch::Receiver<u64>,
+    /// Conversations that are being ended, because the task belongs to another scheduler.
+    leaving: JoinSet<()>,
 }
 
 /// The content, and what there is of it.
@@ -133,6 +129,10 @@ impl Active {
             checked,
             phase,
             scheduled: Scheduled::default(),
+            joining: Joining::default(),
+            alone_from: None,
+            came_up: shared.schedulers.came_up(),
+            leaving: JoinSet::new(),
         };
         (active, download)
     }
@@ -191,10 +191,11 @@ impl Download {
             }
             Err(ended) => {
                 let _ = first.send(First::Answer(ended.answer));
-                if let Some(talk) = self.scheduled.talk.take() {
+                if let Some(talk) = self.take_talk().await {
                     talk.finish(None, 0, 0).await;
                 }
                 self.over(ended.for_others);
+                while self.leaving.join_next().await.is_some() {}
             }
         }
     }

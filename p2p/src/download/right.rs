@@ -32,9 +32,9 @@ impl Right {
         Self { backoff, failures: 0, fed: false, not_before: None }
     }
 
-    /// The scheduler is gone: wait a little, in case another one or a partner helps.
-    pub(super) fn handle_alone(&mut self, now: Instant, pause: Duration) {
-        self.wait_until(now + pause);
+    /// The scheduler is gone: wait until `then`, in case another one or a partner helps.
+    pub(super) fn handle_alone(&mut self, then: Instant) {
+        self.wait_until(then);
     }
 
     /// Bytes came from the origin.
@@ -105,7 +105,7 @@ mod tests {
     fn whoever_is_left_alone_waits_first() {
         let mut right = Right::new(BACKOFF);
         let now = Instant::now();
-        right.handle_alone(now, Duration::from_secs(1));
+        right.handle_alone(now + Duration::from_secs(1));
         assert!(!right.is_due(now));
         assert!(right.is_due(now + Duration::from_secs(1)));
     }

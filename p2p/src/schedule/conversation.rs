@@ -1,5 +1,6 @@
-//! [`Conversation`]: what a download and its scheduler say to each other; and how it begins ([`Link::join`]).
+//! [`Conversation`]: what a download and its scheduler say to each other; and how it begins ([`Schedulers::join`]).
 
+use super::Schedulers;
 use super::link::{CALL_TIMEOUT, Link, in_time};
 use crate::OpenRequest;
 use darter_protocol::scheduler::{
@@ -21,9 +22,37 @@ const REJOIN_PAUSE: Duration = Duration::from_millis(200);
 /// sent; packets that do not fit make the scheduler wait.
 const QUEUE: usize = 64;
 
+impl Schedulers {
+    /// Registers with the task's scheduler, or with the next where that has just been lost.
+    ///
+    /// # Errors
+    /// What the last one said that was asked.
+    pub(crate) async fn join(
+        &self,
+        task: &TaskId,
+        mut arrival: Arrival,
+        claim: &Claim,
+    ) -> Result<Joined, Status> {
+        let mut lost = Ok(Joined::Nobody);
+        for (link, settling) in self.ways(task) {
+            arrival.moved |= settling;
+            let address = link.address.clone();
+            match link.join(*task, arrival, claim.clone()).await {
+                Err(status) if is_lost(&status) => {
+                    tracing::debug!(%task, scheduler = address, reason = status.message(), "a scheduler does not answer");
+                    arrival.moved = true;
+                    lost = Err(status);
+                }
+                joined => return joined,
+            }
+        }
+        lost
+    }
+}
+
 impl Link {
     /// Asks for a task, and opens the conversation about it. The answer comes as the conversation's first packet.
-    pub(crate) async fn join(
+    async fn join(
         self: Arc<Self>,
         task: TaskId,
         Arrival { held_bytes, moved, at_origin }: Arrival,
@@ -110,6 +139,8 @@ pub(crate) enum Joined {
     Talking(Conversation, Box<PeerPacket>),
     /// The operator's rules refuse it, for this reason.
     Refused(String),
+    /// No scheduler is there.
+    Nobody,
 }
 
 // === impl Conversation ===

@@ -10,7 +10,6 @@ use darter_protocol::scheduler::{
     ReplicateTaskRequest, ReplicateTaskResponse, StatTaskRequest, StatTaskResponse,
 };
 use darter_protocol::{PieceHash, TaskId};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -36,24 +35,39 @@ pub(crate) struct Link {
     pub(super) host_id: String,
     pub(super) client: SchedulerClient<Channel>,
     pub(super) membership: Membership,
-    pub(super) up: AtomicBool,
-    changes: Mutex<Changes>,
+    presence: Mutex<Presence>,
     /// What it was not told of yet.
     pub(super) news: News,
     /// It is no scheduler of ours any more.
     pub(super) removed: CancellationToken,
 }
 
-/// When a scheduler came or went: contents change over to another then.
+/// Whether a scheduler is there, and when that was last another: contents change over to another scheduler then. Whoever sees
+/// the one sees the other, or a download would come to a scheduler that has just taken over, and not say so.
 #[derive(Debug, Default)]
-pub(super) struct Changes {
+struct Presence {
+    up: bool,
     /// It was not there from the beginning, so that it takes contents over when it comes.
-    pub(super) was_away: bool,
-    last: Option<Instant>,
+    was_away: bool,
+    changed: Option<Instant>,
+}
+
+/// How a scheduler is at a moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) up: bool,
+    /// Downloads may still be on their way from it, or to it.
+    pub(super) settles: bool,
 }
 
 impl Link {
-    pub(super) fn new(address: &str, host_id: &str, membership: &Membership) -> Option<Arc<Self>> {
+    /// With `was_away`, others have its contents until it comes up.
+    pub(super) fn new(
+        address: &str,
+        host_id: &str,
+        membership: &Membership,
+        was_away: bool,
+    ) -> Option<Arc<Self>> {
         let shape = |endpoint: Endpoint| {
             endpoint
                 .connect_timeout(DIAL_TIMEOUT)
@@ -66,42 +80,48 @@ impl Link {
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let (address, host_id) = (address.to_owned(), host_id.to_owned());
-        let (up, removed) = (AtomicBool::new(false), CancellationToken::new());
         let (membership, news) = (membership.clone(), News::default());
-        let changes = Mutex::default();
-        Some(Arc::new(Self { address, host_id, client, membership, up, changes, news, removed }))
+        let (presence, removed) =
+            (Mutex::new(Presence { was_away, ..Presence::default() }), CancellationToken::new());
+        Some(Arc::new(Self { address, host_id, client, membership, presence, news, removed }))
     }
 
-    pub(super) fn lock_changes(&self) -> MutexGuard<'_, Changes> {
-        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
+    fn presence(&self) -> MutexGuard<'_, Presence> {
+        self.presence.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn is_settling(&self) -> bool {
-        self.lock_changes().last.is_some_and(|last| last.elapsed() < SETTLES)
+    pub(super) fn seen(&self) -> Seen {
+        let presence = self.presence();
+        let settles = presence.changed.is_some_and(|changed| changed.elapsed() < SETTLES);
+        Seen { up: presence.up, settles }
     }
 
     /// It is there. One that is there from the beginning takes nothing over.
     pub(super) fn note_up(&self) {
-        self.up.store(true, Ordering::Release);
-        let mut changes = self.lock_changes();
-        if changes.was_away {
-            changes.last = Some(Instant::now());
+        let mut presence = self.presence();
+        if presence.was_away {
+            presence.changed = Some(Instant::now());
         }
+        presence.up = true;
     }
 
     /// It is not there. Returns whether it was.
     pub(super) fn note_down(&self) -> bool {
-        let was_up = self.up.swap(false, Ordering::AcqRel);
-        let mut changes = self.lock_changes();
-        changes.was_away = true;
+        let mut presence = self.presence();
+        let was_up = std::mem::take(&mut presence.up);
+        presence.was_away = true;
         if was_up {
-            changes.last = Some(Instant::now());
+            presence.changed = Some(Instant::now());
         }
         was_up
     }
 
-    pub(super) fn is_up(&self) -> bool {
-        self.up.load(Ordering::Acquire)
+    /// It is no scheduler of ours any more: its contents go to others, though its line is still up.
+    pub(super) fn note_removed(&self) {
+        let mut presence = self.presence();
+        if presence.up {
+            presence.changed = Some(Instant::now());
+        }
     }
 
     pub(crate) fn address(&self) -> &str {

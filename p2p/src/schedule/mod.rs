@@ -47,8 +47,11 @@ pub(crate) struct Schedulers {
 /// The schedulers that there are at a time.
 #[derive(Default)]
 struct Known {
+    /// With those that are gone: without their points it would be the same for all others.
     ring: Ring,
     links: HashMap<String, Arc<Link>>,
+    /// Those that were removed while they were there, at least for as long as their contents change over.
+    gone: HashMap<String, Arc<Link>>,
 }
 
 // === impl Schedulers ===
@@ -85,12 +88,19 @@ impl Schedulers {
     /// task belongs first has just been lost, or this one has just come.
     pub(crate) fn ways(&self, task: &TaskId) -> Vec<(Arc<Link>, bool)> {
         let (known, mut settling) = (self.known(), false);
-        let links = known.ring.order(task).filter_map(|address| known.links.get(address));
-        let ways = links.map(|link| {
-            settling |= link.is_settling();
-            (Arc::clone(link), settling)
-        });
-        ways.filter(|(link, _)| link.is_up()).collect()
+        let way = |address: &str| {
+            let link = known.links.get(address);
+            let seen = link.or_else(|| known.gone.get(address))?.seen();
+            settling |= seen.settles;
+            Some((Arc::clone(link.filter(|_| seen.up)?), settling))
+        };
+        known.ring.order(task).filter_map(way).collect()
+    }
+
+    /// Whether a scheduler was there a moment ago, that is not there now: it may be back in another.
+    pub(crate) fn lost_one(&self) -> bool {
+        let known = self.known();
+        known.links.values().map(|link| link.seen()).any(|seen| seen.settles && !seen.up)
     }
 
     fn known(&self) -> Arc<Known> {
@@ -107,19 +117,25 @@ impl Schedulers {
         let mut links = HashMap::new();
         for address in members {
             let link = before.links.get(address).cloned().or_else(|| {
-                let link = Link::new(address, &self.host_id, &self.membership)?;
-                link.lock_changes().was_away = !before.links.is_empty();
+                let was_away = !before.links.is_empty();
+                let link = Link::new(address, &self.host_id, &self.membership, was_away)?;
                 new.push(Arc::clone(&link));
                 Some(link)
             });
             links.extend(link.map(|link| (address.clone(), link)));
         }
-        let gone = before.links.iter().filter(|(address, _)| !members.contains(*address));
-        let gone: Vec<Arc<Link>> = gone.map(|(_, link)| Arc::clone(link)).collect();
-        let known = Arc::new(Known { ring: Ring::new(links.keys().cloned()), links });
-        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = known;
+        let left = before.links.iter().filter(|(address, _)| !members.contains(*address));
+        let left: Vec<(String, Arc<Link>)> =
+            left.map(|(address, link)| (address.clone(), Arc::clone(link))).collect();
+        left.iter().for_each(|(_, link)| link.note_removed());
+        let mut gone: HashMap<_, _> =
+            before.gone.iter().map(|(address, link)| (address.clone(), Arc::clone(link))).collect();
+        gone.extend(left.iter().cloned());
+        gone.retain(|address, link| !members.contains(address) && link.seen().settles);
+        let ring = Ring::new(links.keys().chain(gone.keys()).cloned());
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(Known { ring, links, gone });
         // Only now: whoever hears of its end must not find it again.
-        gone.iter().for_each(|link| link.removed.cancel());
+        left.iter().for_each(|(_, link)| link.removed.cancel());
         self.came_up.send_modify(|times| *times += 1);
         new
     }
@@ -221,7 +237,6 @@ pub(crate) fn content(record: &Record, root: Option<Root>) -> Content {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::Ordering;
 
     /// Two schedulers that do not answer: nobody listens at these ports.
     fn silent() -> Schedulers {
@@ -244,9 +259,55 @@ mod tests {
     async fn what_a_scheduler_does_not_hear_of_what_went_it_is_told_again() {
         let (schedulers, task) = (silent(), TaskId::from([1; 32]));
         let link = Arc::clone(&schedulers.known().links["127.0.0.1:1"]);
-        link.up.store(true, Ordering::Release);
+        link.note_up();
         schedulers.leave(vec![task]).await;
         assert!(link.tell_news().await.is_err(), "the line ends");
         assert_eq!(link.news.take(), (vec![], vec![task]));
+    }
+
+    /// A content whose scheduler, of these, is the one at `home`.
+    fn at_home(schedulers: &Schedulers, home: &str) -> TaskId {
+        let known = schedulers.known();
+        let mut tasks = (0..=255).map(|n| TaskId::from([n; 32]));
+        tasks.find(|task| known.ring.order(task).next() == Some(home)).unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_contents_of_a_scheduler_that_is_removed_are_on_their_way_to_others() {
+        let schedulers = silent();
+        schedulers.known().links.values().for_each(|link| link.note_up());
+        let (moved, other) = (at_home(&schedulers, "127.0.0.1:1"), at_home(&schedulers, "127.0.0.1:2"));
+        schedulers.replace(&BTreeSet::from(["127.0.0.1:2".to_owned()]));
+        let ways = |task| {
+            let ways = schedulers.ways(&task).into_iter();
+            ways.map(|(link, settling)| (link.address().to_owned(), settling)).collect::<Vec<_>>()
+        };
+        assert_eq!(ways(moved), [("127.0.0.1:2".to_owned(), true)]);
+        assert_eq!(ways(other), [("127.0.0.1:2".to_owned(), false)]);
+    }
+
+    /// Whoever finds it there finds it settling, whichever thread is in between.
+    #[tokio::test]
+    async fn a_scheduler_that_comes_back_is_never_there_without_its_contents_being_on_their_way() {
+        let task = TaskId::from([1; 32]);
+        for _ in 0..2_000 {
+            let schedulers = silent();
+            let known = schedulers.known();
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    for link in known.links.values() {
+                        link.note_down();
+                        link.note_up();
+                    }
+                });
+                let (_, settling) = loop {
+                    if let Some(way) = schedulers.ways(&task).into_iter().next() {
+                        break way;
+                    }
+                    std::hint::spin_loop();
+                };
+                assert!(settling);
+            });
+        }
     }
 }

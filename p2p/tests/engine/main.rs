@@ -3,9 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod access;
+mod handover;
 mod impostor;
 mod liar;
 mod limits;
+mod line;
 mod members;
 #[path = "../../../upstream/tests/upstream/name_server.rs"]
 #[expect(dead_code, reason = "others ask it what it was asked")]

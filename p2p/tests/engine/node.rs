@@ -48,12 +48,20 @@ impl Node {
         Self { _temp: Some(temp), ..node }
     }
 
-    /// One that goes to origins only with a scheduler's word.
-    pub(crate) async fn obedient(name: &str, schedulers: &[SocketAddr]) -> Self {
+    /// One with a configuration of its own.
+    pub(crate) async fn with(
+        name: &str,
+        schedulers: &[SocketAddr],
+        change: impl FnOnce(&mut EngineConfig),
+    ) -> Self {
         let temp = tempfile::tempdir().unwrap();
-        let change = |config: &mut EngineConfig| config.only_with_scheduler = true;
         let node = Self::start_with(temp.path(), name, schedulers, change).await;
         Self { _temp: Some(temp), ..node }
+    }
+
+    /// One that goes to origins only with a scheduler's word.
+    pub(crate) async fn obedient(name: &str, schedulers: &[SocketAddr]) -> Self {
+        Self::with(name, schedulers, |config| config.only_with_scheduler = true).await
     }
 
     /// A member of a cluster.
@@ -218,7 +226,7 @@ impl Scheduler {
     }
 
     async fn start_with(address: SocketAddr, access: Access) -> Self {
-        let listener = std::net::TcpListener::bind(address).unwrap();
+        let listener = bind(address).await;
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -244,6 +252,19 @@ impl Drop for Scheduler {
     fn drop(&mut self) {
         self.runtime.take().into_iter().for_each(Runtime::shutdown_background);
     }
+}
+
+/// A scheduler that was killed at this address lets go of it in a moment.
+async fn bind(address: SocketAddr) -> std::net::TcpListener {
+    for _ in 0..1000 {
+        match std::net::TcpListener::bind(address) {
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            bound => return bound.unwrap(),
+        }
+    }
+    panic!("{address} is never free");
 }
 
 /// Content that no piece of which is like another.

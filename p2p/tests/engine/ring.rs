@@ -26,7 +26,7 @@ async fn held_back(home: SocketAddr, all: &[SocketAddr]) -> (Origin, OpenRequest
 }
 
 /// Waits until so many hosts download the task by what the scheduler knows.
-async fn downloading(scheduler: SocketAddr, task: TaskId, hosts: u32) {
+pub(crate) async fn downloading(scheduler: SocketAddr, task: TaskId, hosts: u32) {
     let asked = async {
         let mut client = SchedulerClient::connect(format!("http://{scheduler}")).await.unwrap();
         loop {
@@ -41,7 +41,7 @@ async fn downloading(scheduler: SocketAddr, task: TaskId, hosts: u32) {
     tokio::time::timeout(Duration::from_secs(30), asked).await.expect("they come");
 }
 
-async fn joined_all(node: &Node, schedulers: u64) {
+pub(crate) async fn joined_all(node: &Node, schedulers: u64) {
     while node.metric("p2p_schedulers_up") != schedulers {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

@@ -145,7 +145,7 @@ impl Transfer {
         // It is found on disk from now on, so that no other download begins while the scheduler is told.
         self.download.over(None);
         let Counts { from_origin, from_peers, .. } = self.counts;
-        let heard = match self.download.scheduled.talk.take() {
+        let heard = match self.download.take_talk().await {
             Some(talk) => {
                 let (task, told) = (self.download.task, talk.address());
                 let held =
@@ -162,7 +162,7 @@ impl Transfer {
 
     async fn tell_ended(&mut self) {
         let Counts { from_origin, from_peers, .. } = self.counts;
-        if let Some(talk) = self.download.scheduled.talk.take() {
+        if let Some(talk) = self.download.take_talk().await {
             talk.finish(None, from_origin, from_peers).await;
         }
     }

@@ -17,11 +17,11 @@ use super::fetch::Underway;
 use super::jobs::{Bench, Event};
 use super::outbox::Outbox;
 use super::right::Right;
+use super::scheduled::{next_packet, sleep_until};
 use super::{Download, Known, Start};
 use crate::ReadError;
 use crate::peer::PeerError;
 use crate::progress::{State, Wanted};
-use crate::schedule::{Conversation, Joined};
 use crate::store::Partial;
 use crate::verify::Verifier;
 use darter_protocol::scheduler::PeerPacket;
@@ -37,7 +37,6 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
 use tracing::Instrument as _;
 
 /// Events that wait for the driver. Jobs wait when it is full.
@@ -68,9 +67,6 @@ pub(super) struct Transfer {
     /// Whether some reader lacks something.
     lacking: watch::Sender<bool>,
     outbox: Outbox,
-    joining: Option<BoxFuture<'static, Result<Joined, Status>>>,
-    /// Registrations in a row that did not reach a scheduler.
-    vain_joins: u32,
     counts: Counts,
     jobs: JoinSet<()>,
     /// Jobs of content in memory, which never block: to hand them to other threads, and hear from there, would cost more than
@@ -140,8 +136,6 @@ impl Transfer {
             fetches: HashMap::new(),
             streams: Streams { first: body, ..Streams::default() },
             outbox: Outbox::default(),
-            joining: None,
-            vain_joins: 0,
             jobs: JoinSet::new(),
             near: FuturesUnordered::new(),
             at_work: 0,
@@ -187,11 +181,12 @@ impl Transfer {
             (Err(late), End::Suspended | End::Stopped) => late,
             (_, end) => end,
         };
+        let mut leaving = std::mem::take(&mut self.download.leaving);
         self.close(end).await;
+        while leaving.join_next().await.is_some() {}
     }
 
     async fn drive(&mut self) -> End {
-        let mut came_up = self.download.shared.schedulers.came_up();
         if let Err(end) = self.begin() {
             return end;
         }
@@ -222,20 +217,21 @@ impl Transfer {
                     return End::Suspended;
                 }
             }
-            let scheduled = &mut self.download.scheduled;
+            let Download { scheduled, joining, alone_from, came_up, shared, .. } = &mut self.download;
             if let Some(talk) = &scheduled.talk {
-                self.outbox.flush(now, talk, || self.download.shared.turns.free());
+                self.outbox.flush(now, talk, || shared.turns.free());
             }
             let report_due = self.outbox.due().filter(|_| scheduled.talk.is_some());
             let look = self.swarm.poll_timeout().map(Instant::from_std);
             let wake = report_due
                 .into_iter()
                 .chain(self.right.due_at(now))
+                .chain(alone_from.filter(|then| *then > now))
                 .chain(self.promise)
                 .chain(self.hope)
                 .chain(look)
                 .min();
-            let alone = scheduled.talk.is_none() && self.joining.is_none();
+            let joins = joining.is_under_way();
             let ended = tokio::select! {
                 Some(event) = self.events.recv() => self.handle_event(event),
                 Some(()) = self.near.next() => Ok(()),
@@ -244,12 +240,10 @@ impl Transfer {
                     Some(packet) => self.handle_packet(packet),
                     None => self.handle_scheduler_lost(),
                 },
-                joined = async { self.joining.as_mut().expect("checked").await }, if self.joining.is_some() => {
-                    self.joining = None;
-                    self.handle_joined(joined)
-                }
-                _ = came_up.changed() => {
-                    if alone { self.rejoin_now() } else { self.follow_ring() }
+                joined = joining.ended() => self.handle_joined(joined),
+                // What changes while it registers is looked at then.
+                _ = came_up.changed(), if !joins => {
+                    self.follow_ring();
                     Ok(())
                 }
                 () = active.demands.changed() => Ok(()),
@@ -284,9 +278,15 @@ impl Transfer {
         if self.download.scheduled.lease.is_some() {
             self.vouch(Instant::now());
         }
-        // One that lost its scheduler while the origin was asked.
-        if self.download.scheduled.talk.is_none() {
-            self.rejoin_now();
+        // One that lost its scheduler while it learned what the content is.
+        let scheduled = &self.download.scheduled;
+        if let Some(then) = self.download.alone_from.filter(|_| scheduled.talk.is_none() && !self.swarm.asks_origin())
+        {
+            self.right.handle_alone(then);
+        }
+        // One that did without so far.
+        if scheduled.talk.is_none() {
+            self.follow_ring();
         }
         Ok(())
     }
@@ -459,18 +459,4 @@ fn limits(layout: &PieceLayout, in_cluster: bool) -> Limits {
     let limits = Limits::default();
     let spares = usize::try_from(SPARE_BYTES / layout.piece_size()).unwrap_or(usize::MAX);
     Limits { spares: limits.spares.min(spares), whole_pieces: in_cluster, ..limits }
-}
-
-async fn next_packet(talk: &mut Option<Conversation>) -> Option<PeerPacket> {
-    match talk {
-        Some(talk) => talk.next().await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn sleep_until(wake: Option<Instant>) {
-    match wake {
-        Some(wake) => tokio::time::sleep_until(wake).await,
-        None => std::future::pending().await,
-    }
 }

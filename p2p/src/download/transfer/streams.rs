@@ -59,8 +59,11 @@ impl Transfer {
         let scheduled = &self.download.scheduled;
         let allowed = match scheduled.talk {
             Some(_) => scheduled.lease.is_some() || scheduled.unshareable,
-            None if self.download.shared.config.only_with_scheduler => false,
-            None => self.joining.is_none() || self.swarm.asks_origin(),
+            // What was begun goes on while the scheduler changes: that is no refusal.
+            None if self.download.shared.config.only_with_scheduler => {
+                self.swarm.asks_origin() && self.download.is_changing_over()
+            }
+            None => !self.download.joining.is_under_way() || self.swarm.asks_origin(),
         };
         self.swarm.handle_right(match (allowed, self.right.is_due(now)) {
             (false, _) => MayAsk::No,
@@ -68,7 +71,7 @@ impl Transfer {
             (true, false) => MayAsk::Later,
             (true, true) => MayAsk::Now,
         });
-        let starved = allowed || !self.swarm.needs_origin() || self.joining.is_some();
+        let starved = allowed || !self.swarm.needs_origin() || self.download.joining.is_under_way();
         if !starved && scheduled.done {
             // The lease was given back when nobody wanted more. Now somebody does.
             self.register_again();

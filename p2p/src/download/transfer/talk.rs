@@ -1,22 +1,12 @@
 //! The conversation with the scheduler: what it says, what it is told, and when it is gone.
 
 use super::{End, Transfer};
-use crate::download::Scheduled;
 use crate::schedule::{self, Arrival, Conversation, Joined};
 use darter_protocol::scheduler::{LeaseOutcome, PeerPacket, Share};
 use darter_protocol::{HostId, PieceHash, Root};
 use darter_swarm::Rate;
-use rand::RngExt;
-use std::time::Duration;
 use tokio::time::Instant;
 use tonic::Status;
-
-/// How long a daemon that has just lost its scheduler looks for another one, or for partners, before it goes to the origin;
-/// half of it is left to chance.
-const ALONE_AFTER: Duration = Duration::from_secs(2);
-
-/// As often in a row a download tries to register again with schedulers that seem to be there. Then it goes on without.
-const MAX_VAIN_JOINS: u32 = 5;
 
 impl Transfer {
     pub(super) fn handle_packet(&mut self, packet: PeerPacket) -> Result<(), End> {
@@ -119,95 +109,50 @@ impl Transfer {
     }
 
     pub(super) fn handle_scheduler_lost(&mut self) -> Result<(), End> {
-        let held_lease = self.download.scheduled.lease.is_some();
-        let at_origin = self.takes_along();
-        self.download.scheduled = Scheduled::default();
+        let (held_lease, arrival) = (self.download.scheduled.lease.is_some(), self.arrival());
+        self.download.lose_scheduler(arrival);
         self.outbox.clear();
-        if !held_lease {
-            let pause = ALONE_AFTER.mul_f64(self.rng.random_range(0.5..1.0));
-            self.right.handle_alone(Instant::now(), pause);
+        if let Some(then) = self.download.alone_from.filter(|_| !held_lease) {
+            self.right.handle_alone(then);
         }
-        self.rejoin(schedule::rejoin_pause(), at_origin);
         Ok(())
     }
 
-    /// Whether what it reads from the origin goes on with the next scheduler, for all.
-    fn takes_along(&self) -> bool {
-        !self.download.scheduled.unshareable && self.swarm.asks_origin()
-    }
-
-    /// Registers anew after a scheduler was lost, with whichever is up.
-    fn rejoin(&mut self, pause: Duration, at_origin: bool) {
-        self.join_after(tokio::time::sleep(pause), (true, at_origin));
-    }
-
-    /// A scheduler came up: a download that has none registers there.
-    pub(super) fn rejoin_now(&mut self) {
-        let at_origin = self.takes_along();
-        self.rejoin(Duration::ZERO, at_origin);
+    /// How it comes to the next scheduler. What it reads from the origin goes on there, for all; also where it is about to go on
+    /// reading, after a stream broke off.
+    fn arrival(&self) -> Arrival {
+        let scheduled = &self.download.scheduled;
+        let reads = scheduled.lease.is_some() || self.swarm.asks_origin();
+        let at_origin = reads && !scheduled.unshareable;
+        Arrival { held_bytes: self.counts.held, moved: false, at_origin }
     }
 
     /// Registers anew, in place of the conversation that there is. Its end is no loss of the scheduler.
     pub(super) fn register_again(&mut self) {
         let before = std::mem::take(&mut self.download.scheduled).talk;
-        self.join_after(end_of(before), (false, false));
+        let arrival = Arrival { held_bytes: self.counts.held, ..Arrival::default() };
+        self.download.join_after(end_of(before), arrival);
     }
 
-    /// Registers with the scheduler that the task belongs to now, where that is another one than it was: a scheduler that was
-    /// added has to hear of what is under way, or it would send the next one to the origin.
+    /// Goes to the scheduler that the task belongs to now.
     pub(super) fn follow_ring(&mut self) {
-        let home = self.download.shared.schedulers.of(&self.download.task);
-        let talk = self.download.scheduled.talk.as_ref();
-        if home.zip(talk).is_some_and(|(home, talk)| !talk.is_with(&home)) && self.joining.is_none() {
-            let at_origin = self.takes_along();
-            let Scheduled { talk, lease, .. } = std::mem::take(&mut self.download.scheduled);
-            if let (Some(talk), Some(lease)) = (&talk, lease.filter(|_| at_origin)) {
-                talk.take_along(lease);
-            }
-            self.join_after(end_of(talk), (true, at_origin));
-        }
-    }
-
-    fn join_after(
-        &mut self,
-        first: impl Future<Output = ()> + Send + 'static,
-        (moved, at_origin): (bool, bool),
-    ) {
-        if self.joining.is_none()
-            && let Some((link, settling)) =
-                self.download.shared.schedulers.ways(&self.download.task).into_iter().next()
-        {
-            let arrival = Arrival { held_bytes: self.counts.held, moved: moved || settling, at_origin };
-            let join = link.join(self.download.task, arrival, self.download.claim.clone());
-            self.joining = Some(Box::pin(async move {
-                first.await;
-                join.await
-            }));
+        let arrival = self.arrival();
+        if self.download.follow_ring(arrival) {
+            self.outbox.clear();
         }
     }
 
     pub(super) fn handle_joined(&mut self, joined: Result<Joined, Status>) -> Result<(), End> {
-        match joined {
-            Ok(Joined::Refused(reason)) => Err(End::unavailable(reason, LeaseOutcome::Refused)),
-            Ok(Joined::Talking(talk, first)) => {
-                self.vain_joins = 0;
-                self.download.scheduled = Scheduled { talk: Some(talk), ..Scheduled::default() };
+        let arrival = self.arrival();
+        let first = self.download.hear_joined(joined, arrival);
+        match first.map_err(|reason| End::unavailable(reason, LeaseOutcome::Refused))? {
+            Some(first) => {
                 self.outbox.clear();
                 // What another scheduler said of this is not this one's word.
                 self.take_share(Share::default());
-                self.handle_packet(*first)
+                self.handle_packet(first)
             }
-            Err(status) => {
-                tracing::debug!(task = %self.download.task, reason = status.message(), "cannot register");
-                self.download.scheduled = Scheduled::default();
-                // A scheduler that was lost a moment ago seems to be there still.
-                if schedule::is_lost(&status) && self.vain_joins < MAX_VAIN_JOINS {
-                    self.vain_joins += 1;
-                    let at_origin = self.takes_along();
-                    self.rejoin(schedule::rejoin_pause(), at_origin);
-                }
-                Ok(())
-            }
+            None => Ok(()),
         }
     }
 }
