@@ -168,6 +168,10 @@ impl Demands {
         }
         let id = inner.next;
         inner.next += 1;
+        // From the first moment: what is asked for it is asked for before it has looked.
+        if !wish.blocks.is_empty() {
+            inner.waiting.insert(id, wish.blocks.start);
+        }
         inner.readers.insert(id, wish.blocks);
         inner.all |= wish.all;
         if let Some(ahead) = wish.ahead {
@@ -310,6 +314,14 @@ mod tests {
         assert_eq!(demands.take(80).now, std::iter::once(1..3).collect());
         drop(a);
         assert_eq!(wanted(&demands), [(0, 80)]);
+    }
+
+    #[test]
+    fn who_comes_waits_for_its_first_block_before_it_has_looked() {
+        let demands = Arc::new(Demands::default());
+        let _reader = demands.add(wish(3..7)).unwrap();
+        let _wants_nothing = demands.add(Wish { all: true, ..Wish::default() });
+        assert_eq!(demands.take(80).waiting, [(3, 7)]);
     }
 
     #[test]

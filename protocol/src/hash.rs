@@ -55,6 +55,13 @@ macro_rules! bytes32 {
     };
 }
 
+impl BlockHash {
+    /// From 64 lower-case hexadecimal digits, as `{:?}` writes them; `None` for anything else.
+    pub fn from_hex(digits: &str) -> Option<Self> {
+        crate::digest::from_hex(digits).map(Self)
+    }
+}
+
 bytes32!(PieceHash, "hash");
 bytes32!(BlockHash, "hash");
 bytes32!(Root, "root");

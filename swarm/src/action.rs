@@ -23,6 +23,8 @@ pub enum Action {
         /// Another is fetching the piece already, and may write it: what comes is kept in memory until it is known to be
         /// right.
         spare: bool,
+        /// A reader waits for some of it: what can be proven of it before all has come is of use.
+        awaited: bool,
         /// The partner keeps a place for it; see [`Uploads::handle_asked`](crate::Uploads::handle_asked).
         called: bool,
     },

@@ -145,8 +145,10 @@ impl Swarm {
         };
         live()
             .filter(fits)
-            .max_by_key(|fetch| (fetch.pace, std::cmp::Reverse(fetch.asked)))
-            .map(|fetch| (fetch.piece, fetch.blocks.clone()))
+            // What it has brought and proven need not come again.
+            .filter_map(|fetch| Some((fetch, self.pieces.next_gap(fetch.blocks.clone())?)))
+            .max_by_key(|(fetch, _)| (fetch.pace, std::cmp::Reverse(fetch.asked)))
+            .map(|(fetch, rest)| (fetch.piece, rest))
     }
 
     fn fetch(
@@ -178,7 +180,8 @@ impl Swarm {
             cancelled: false,
         };
         self.fetches.push(fetch);
-        Action::Fetch { partner, piece, blocks, spare, called }
+        let awaited = self.waiting.range(blocks.clone()).next().is_some();
+        Action::Fetch { partner, piece, blocks, spare, awaited, called }
     }
 
     pub(crate) fn set_standing(&mut self, partner: &HostId, standing: Standing) {

@@ -246,6 +246,12 @@ impl Swarm {
         self.idle = false;
     }
 
+    /// The first `blocks` of a fetch that goes on are on disk, and match their hashes. They stay also when its rest does not come.
+    pub fn handle_proven(&mut self, blocks: Range<u32>) {
+        self.pieces.apply(Change::Came(blocks));
+        self.idle = false;
+    }
+
     /// `piece` did not come from `partner`: unless another is bringing it, it is missing again.
     pub fn handle_fetch_failed(&mut self, piece: PieceIndex, partner: &HostId) {
         self.end_fetch(partner, piece);

@@ -1,18 +1,22 @@
 //! One piece from a partner, or blocks of it: into the file, or, beside another that may be writing it, into memory first.
 //!
 //! A whole piece is proven by its hash. Blocks are proven by the list of all blocks' hashes of their piece, which comes from
-//! the partner, too, and which the piece's hash proves. Nobody reads a block before it is proven.
+//! the partner, too, and which the piece's hash proves. Nobody reads a block before it is proven. The list is asked for with the
+//! blocks of a part, and with a whole piece that a reader waits for: that reads each block when it has come, and what has
+//! come stays when the rest does not. Each byte is hashed once in any case, by its block; the partner hashes the piece for
+//! the list.
 //!
-//! A partner gives on only what it has whole, and a whole piece is read when it has come whole. What passing blocks on would gain is
-//! bounded by `sim/tests/mesh.rs` (`what_pieces_in_sixteen_parts_would_gain`): with 64 pieces of 4 MiB the last of 16 hosts at
-//! 80 Mbit/s is done after 1.44 times one copy, and could be after 1.02. Whoever relays a block would have to prove it, by the list
-//! of its piece: otherwise another's wrong bytes would be its fault.
+//! A partner gives on only what it has whole. What passing blocks on would gain is bounded by `sim/tests/mesh.rs`
+//! (`what_pieces_in_sixteen_parts_would_gain`): with 64 pieces of 4 MiB the last of 16 hosts at 80 Mbit/s is done after 1.44 times
+//! one copy, and could be after 1.02. Whoever relays a block would have to prove it, by the list of its piece: otherwise
+//! another's wrong bytes would be its fault.
 //!
 //! Each ends with one [`Event::Piece`], unless the whole download has stopped.
 
 use super::jobs::{Bench, Brought, Event, PieceError};
+use crate::Supplier;
 use crate::intake::{Heard, parts};
-use crate::peer::{At, PeerError};
+use crate::peer::{At, Data, PeerError, Wish};
 use crate::sink::{Blocks, Goal, Limits, PumpError, Report, Sink, Wrote, pump, write_kept};
 use bytes::{Bytes, BytesMut};
 use darter_protocol::hash::{self, BlockHasher};
@@ -32,6 +36,8 @@ pub(super) struct Fetch {
     pub(super) address: SocketAddr,
     pub(super) piece: PieceIndex,
     pub(super) blocks: Range<u32>,
+    /// A reader waits for some of them.
+    pub(super) awaited: bool,
     /// The partner keeps a place for this.
     pub(super) called: bool,
     pub(super) expected: PieceHash,
@@ -74,16 +80,13 @@ impl Bench {
         let Some(range) = self.file.layout().bytes_of(&fetch.blocks) else {
             return Err(PieceError::Peer(PeerError::NotHeld));
         };
-        let asked = async {
-            let data = self.peers.data(fetch.at(), &self.task, range, fetch.called);
-            tokio::try_join!(data, self.learn_list(fetch))
-        };
-        let (body, list) = match fetch.underway.stop.run_until_cancelled(asked).await {
-            Some(answers) => answers.map_err(PieceError::Peer)?,
-            None => return Err(PieceError::Cancelled),
-        };
+        let asked = fetch.underway.stop.run_until_cancelled(self.ask(fetch, range)).await;
+        let (body, list) = asked.unwrap_or(Err(PieceError::Cancelled))?;
+        let mut told = 0;
         let blocks = if fetch.others.is_empty() {
-            self.receive(fetch, range, list.as_deref(), body).await?
+            let came = self.receive(fetch, range, list.as_ref(), body).await?;
+            told = came.told;
+            came.blocks
         } else {
             let (blocks, bytes) = self.collect(fetch, range, list.as_deref(), body).await?;
             for other in &fetch.others {
@@ -94,20 +97,35 @@ impl Bench {
             blocks
         };
         self.check_kept(fetch, &blocks).await?;
-        Ok(Brought { blocks, list })
+        Ok(Brought { blocks, told, list })
     }
 
-    /// What the blocks must hash to. A whole piece is known by its own hash.
-    async fn learn_list(&self, fetch: &Fetch) -> Result<Option<Arc<[BlockHash]>>, PeerError> {
+    /// The bytes, and what the blocks must hash to, where that is of use: a whole piece is known by its own hash.
+    async fn ask(
+        &self,
+        fetch: &Fetch,
+        range: ByteRange,
+    ) -> Result<(Incoming, Option<Arc<[BlockHash]>>), PieceError> {
         let layout = self.file.layout();
-        if fetch.list.is_some() || fetch.blocks == layout.blocks_of(fetch.piece) {
-            return Ok(fetch.list.clone());
-        }
-        let list = self.peers.blocks(fetch.at(), &self.task, layout, fetch.piece).await?;
-        if hash::piece(layout, &list) == fetch.expected {
-            Ok(Some(list.into()))
+        let all = layout.blocks_of(fetch.piece);
+        let part = fetch.blocks != all;
+        let useful = fetch.list.is_none() && (part || fetch.awaited && all.len() > 1);
+        let wish = Wish { range, called: fetch.called, proof: useful.then_some(all.len()) };
+        let Data { body, proof } =
+            self.peers.data(fetch.at(), &self.task, wish).await.map_err(PieceError::Peer)?;
+        let said = match proof {
+            Some(list) => list,
+            // A daemon of an earlier version tells it in an answer of its own.
+            None if part && useful => {
+                let asked = self.peers.blocks(fetch.at(), &self.task, layout, fetch.piece);
+                asked.await.map_err(PieceError::Peer)?
+            }
+            None => return Ok((body, fetch.list.clone())),
+        };
+        if hash::piece(layout, &said) == fetch.expected {
+            Ok((body, Some(said.into())))
         } else {
-            Err(PeerError::Corrupt)
+            Err(PieceError::Peer(PeerError::Corrupt))
         }
     }
 
@@ -116,11 +134,13 @@ impl Bench {
         &self,
         fetch: &Fetch,
         range: ByteRange,
-        list: Option<&[BlockHash]>,
+        list: Option<&Arc<[BlockHash]>>,
         body: Incoming,
-    ) -> Result<Blocks, PieceError> {
+    ) -> Result<Came, PieceError> {
         let goal = Goal::new(range.end());
-        let Underway { heard, stop, .. } = &fetch.underway;
+        let Underway { heard, stop: stopped, .. } = &fetch.underway;
+        // Also by the first wrong block.
+        let stop = &stopped.child_token();
         let way = self.throttles.of_partner(&fetch.partner);
         let limits = Limits { skip: 0, goal: &goal, idle: self.idle, way: &way, heard, stop };
         let sink = Sink {
@@ -132,24 +152,26 @@ impl Bench {
             hasher: None,
             in_passing: false,
         };
-        let collected = Collected::default();
-        let (sink, pumped) = pump(body, sink, limits, &collected).await;
+        // What was read before may be another's bytes: it is compared first.
+        let shown = list.filter(|_| fetch.kept.is_empty());
+        let arriving = Arriving { bench: self, fetch, list: shown, stop, came: Mutex::default() };
+        let (sink, pumped) = pump(body, sink, limits, &arriving).await;
         match pumped {
             Ok(()) => {}
             Err(PumpError::Broke(_)) => return Err(PieceError::Peer(PeerError::Unreachable)),
             Err(PumpError::Store(error)) => return Err(PieceError::Store(error)),
         }
-        let blocks = collected.take();
-        if blocks.len() < fetch.blocks.len() && stop.is_cancelled() {
+        let came = arriving.came.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if came.blocks.len() < fetch.blocks.len() && stopped.is_cancelled() && !came.wrong {
             return Err(PieceError::Cancelled);
         }
-        self.check(fetch, list, &blocks)?;
+        self.check(fetch, list.map(|list| &**list), &came.blocks)?;
         let whole = self.file.layout().range(fetch.piece) == range;
         let in_passing = whole && sink.is_some_and(|sink| sink.in_passing);
         if let Some(Ok(mut verifier)) = self.verifier.as_deref().filter(|_| in_passing).map(Mutex::try_lock) {
             verifier.settle(range.end());
         }
-        Ok(blocks)
+        Ok(came)
     }
 
     /// Whether these are the blocks, and are what they must be.
@@ -231,18 +253,63 @@ impl Bench {
     }
 }
 
-/// The blocks that a partner's body completes, with their hashes.
-#[derive(Default)]
-struct Collected(Mutex<Blocks>);
+/// Takes what a partner's body brings. With a list, each block is proven and shown to readers when it has come.
+struct Arriving<'a> {
+    bench: &'a Bench,
+    fetch: &'a Fetch,
+    list: Option<&'a Arc<[BlockHash]>>,
+    /// Ends the body.
+    stop: &'a CancellationToken,
+    came: Mutex<Came>,
+}
 
-impl Collected {
-    fn take(&self) -> Blocks {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+/// What has come.
+#[derive(Default)]
+struct Came {
+    /// The blocks that are complete, with their hashes.
+    blocks: Blocks,
+    /// So many of them are proven, and told to the driver.
+    told: usize,
+    /// The next one is not what it must be.
+    wrong: bool,
+}
+
+impl Arriving<'_> {
+    /// Takes the blocks; gives those that the driver is to hear of now, with the list.
+    fn take(&self, blocks: Blocks) -> Option<(Blocks, Arc<[BlockHash]>)> {
+        let mut came = self.came.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = self.bench.file.layout().blocks_of(self.fetch.piece).start;
+        let list = self.list.filter(|_| !blocks.is_empty());
+        let Some(list) = list else {
+            came.blocks.extend(blocks);
+            return None;
+        };
+        let right = |(block, hash): &(u32, BlockHash)| {
+            list.get((block - first) as usize).is_some_and(|is| is == hash)
+        };
+        if !blocks.iter().all(right) {
+            came.wrong = true;
+            self.stop.cancel();
+            return None;
+        }
+        came.blocks.extend(&blocks);
+        // The last ones are told with the end.
+        if came.blocks.len() < self.fetch.blocks.len() {
+            came.told = came.blocks.len();
+        }
+        Some((blocks, Arc::clone(list)))
     }
 }
 
-impl Report for &Collected {
+impl Report for &Arriving<'_> {
     async fn report(&self, wrote: Wrote) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(wrote.blocks);
+        let Some((blocks, list)) = self.take(wrote.blocks) else { return };
+        let (Some((first, _)), Some((last, _))) = (blocks.first(), blocks.last()) else { return };
+        let run = *first..last + 1;
+        let ends = run.end == self.fetch.blocks.end;
+        self.bench.progress.send_modify(|progress| progress.arrive(run, Supplier::Peer));
+        if !ends {
+            self.bench.tell(Event::Proven { blocks, list }).await;
+        }
     }
 }

@@ -38,6 +38,12 @@ pub(super) enum Event {
         piece: PieceIndex,
         result: Result<Brought, PieceError>,
     },
+    /// A fetch that goes on has brought these blocks; readers know it.
+    Proven {
+        blocks: Blocks,
+        /// What all blocks of their piece hash to.
+        list: Arc<[BlockHash]>,
+    },
     Said {
         partner: HostId,
         follower: JobId,
@@ -60,6 +66,8 @@ pub(super) enum Event {
 /// What a partner brought of a piece.
 pub(super) struct Brought {
     pub(super) blocks: Blocks,
+    /// So many of them were told of before.
+    pub(super) told: usize,
     /// What all blocks of the piece hash to, where that was learned.
     pub(super) list: Option<Arc<[BlockHash]>>,
 }

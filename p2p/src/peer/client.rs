@@ -2,7 +2,7 @@
 
 use super::dial::Dial;
 use super::have::{MAX_LINE_BYTES, Said};
-use super::{At, HOST_HEADER, UNCALLED_HEADER};
+use super::{At, HOST_HEADER, UNCALLED_HEADER, proof};
 use crate::http_range::{ContentRange, parse_content_range, range_header};
 use crate::store::decode_hashes;
 use bytes::{Buf, Bytes, BytesMut};
@@ -53,6 +53,25 @@ impl PeerError {
     }
 }
 
+/// What is wanted of a peer's data.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wish {
+    pub(crate) range: ByteRange,
+    /// The peer has said to come for it.
+    pub(crate) called: bool,
+    /// So many blocks are in the piece that `range` lies in: what they hash to is wanted, too.
+    pub(crate) proof: Option<usize>,
+}
+
+/// Data, as it comes.
+#[derive(Debug)]
+pub(crate) struct Data {
+    pub(crate) body: Incoming,
+    /// What all blocks of the piece hash to, where it was wanted and is known there. Whether it is right is for the caller to
+    /// check.
+    pub(crate) proof: Option<Vec<BlockHash>>,
+}
+
 /// The client side of the piece protocol.
 #[derive(Clone)]
 pub(crate) struct Peers {
@@ -71,25 +90,30 @@ impl Peers {
         Self { client, host }
     }
 
-    /// The bytes of `range`, as they come. `called`: the peer has said to come for it.
-    pub(crate) async fn data(
-        &self,
-        peer: At<'_>,
-        task: &TaskId,
-        range: ByteRange,
-        called: bool,
-    ) -> Result<Incoming, PeerError> {
+    /// The bytes of a range, as they come.
+    pub(crate) async fn data(&self, peer: At<'_>, task: &TaskId, wish: Wish) -> Result<Data, PeerError> {
+        let Wish { range, called, proof } = wish;
         let mut request = request(peer, task, "data");
+        let headers = request.headers_mut();
+        let says_nothing = || HeaderValue::from_static("1");
         if !called {
-            request.headers_mut().insert(UNCALLED_HEADER, HeaderValue::from_static("1"));
+            headers.insert(UNCALLED_HEADER, says_nothing());
         }
-        request.headers_mut().insert(header::RANGE, range_header(range.start(), Some(range.end())));
+        if proof.is_some() {
+            headers.insert(proof::WANTED_HEADER, says_nothing());
+        }
+        headers.insert(header::RANGE, range_header(range.start(), Some(range.end())));
         let response = self.send(request, HEAD_TIMEOUT).await?;
         let part = response.headers().get(header::CONTENT_RANGE).and_then(parse_content_range);
-        match part {
-            Some(ContentRange::Part { range: sent, .. }) if sent == range => Ok(response.into_body()),
-            _ => Err(PeerError::Corrupt),
+        if !matches!(part, Some(ContentRange::Part { range: sent, .. }) if sent == range) {
+            return Err(PeerError::Corrupt);
         }
+        let said = proof.zip(response.headers().get(proof::PROOF_HEADER));
+        let proof = match said.map(|(count, said)| proof::parse(said, count)) {
+            Some(None) => return Err(PeerError::Corrupt),
+            known => known.flatten(),
+        };
+        Ok(Data { body: response.into_body(), proof })
     }
 
     /// The hashes of all pieces. Whether they are the right ones is for the caller to check.

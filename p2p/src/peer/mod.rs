@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! GET    /tasks/ID          what is known of the task (JSON, for people)
-//! GET    /tasks/ID/data     Range: bytes=a-b of pieces that are complete here; 206, or 404 when they are not, or 503
+//! GET    /tasks/ID/data     Range: bytes=a-b of pieces that are complete here; 206, or 404 when they are not, or 503; with
+//!                           Darter-Proof-Wanted and of one piece, Darter-Proof is what all its blocks hash to (`proof.rs`)
 //! GET    /tasks/ID/hashes   the hashes of all pieces, 32 bytes each; 404 before the task is complete
 //! GET    /tasks/ID/blocks/N the hashes of all blocks of piece N, 32 bytes each; 404 when it is not complete here
 //! GET    /tasks/ID/have     which pieces are here, as lines that go on (`have.rs`)
@@ -12,7 +13,7 @@
 //!
 //! Hashes are values of BLAKE3's tree (`darter_protocol::hash`): those of a piece's blocks merge into the piece's, and those of
 //! the pieces into the root. So who knows the hash of a piece may ask for blocks of it, and for the list by which each of them is
-//! proven; who asks for the whole piece needs no list.
+//! proven; who asks for the whole piece needs no list, but by one a reader who waits gets each block as it comes.
 //!
 //! Few are served at once (`turns.rs`), but for parts of a piece that take less time than to wait for a turn. Who gets 503 for data and said who it is (`Darter-Host: ID`) stands in a line from
 //! then on; when a place is kept for it, it reads `come` among the lines of `/have`. Who asks without having been called
@@ -21,13 +22,14 @@
 mod client;
 mod dial;
 mod have;
+mod proof;
 mod server;
 mod turns;
 
 use darter_protocol::HostId;
 use std::net::SocketAddr;
 
-pub(crate) use client::{PeerError, Peers};
+pub(crate) use client::{Data, PeerError, Peers, Wish};
 pub(crate) use have::Said;
 pub(crate) use server::{Quick, Served, Server, run};
 pub(crate) use turns::Turns;
@@ -52,9 +54,8 @@ mod tests {
     use crate::store::TaskFile;
     use crate::throttle::{Rates, Throttles};
     use darter_enrol::Membership;
-    use darter_protocol::{ByteRange, PieceLayout, PieceSet, TaskId};
+    use darter_protocol::{ByteRange, PieceIndex, PieceLayout, PieceSet, TaskId};
     use http_body_util::BodyExt;
-    use hyper::body::Incoming;
     use std::sync::Arc;
     use tokio::net::TcpListener;
     use tokio::task::JoinSet;
@@ -94,6 +95,10 @@ mod tests {
         Membership::insecure(darter_enrol::Metrics::default())
     }
 
+    fn wish(range: ByteRange, called: bool) -> Wish {
+        Wish { range, called, proof: None }
+    }
+
     fn peers(name: &str) -> Peers {
         Peers::new(&name.parse().unwrap(), &insecure())
     }
@@ -104,12 +109,12 @@ mod tests {
         let (peers, task, host) = (peers("a"), TaskId::from([1; 32]), "s".parse().unwrap());
         let address = At { host: &host, address };
         let first = ByteRange::new(0, PIECE).unwrap();
-        let body = peers.data(address, &task, first, false).await.unwrap();
+        let body = peers.data(address, &task, wish(first, false)).await.unwrap().body;
         assert_eq!(body.collect().await.unwrap().to_bytes().len() as u64, first.len());
         for (start, end) in [(0, LENGTH), (HELD, LENGTH), (0, u64::MAX), (LENGTH, LENGTH + 1)] {
             let range = ByteRange::new(start, end).unwrap();
             assert!(
-                matches!(peers.data(address, &task, range, false).await, Err(PeerError::NotHeld)),
+                matches!(peers.data(address, &task, wish(range, false)).await, Err(PeerError::NotHeld)),
                 "{range}"
             );
         }
@@ -146,9 +151,33 @@ mod tests {
             At { host: &self.host, address: self.address }
         }
 
-        async fn asked(&self, peers: &Peers, called: bool) -> Result<Incoming, PeerError> {
-            peers.data(self.at(), &self.task, self.piece, called).await
+        async fn asked(&self, peers: &Peers, called: bool) -> Result<Data, PeerError> {
+            peers.data(self.at(), &self.task, wish(self.piece, called)).await
         }
+    }
+
+    #[tokio::test]
+    async fn the_proof_of_one_piece_goes_ahead_of_its_data_and_that_of_several_does_not() {
+        let (address, _server, _dir) = server(4).await;
+        let (peers, task, host) = (peers("a"), TaskId::from([1; 32]), "s".parse().unwrap());
+        let address = At { host: &host, address };
+        let layout = PieceLayout::new(LENGTH).unwrap();
+        let listed = peers.blocks(address, &task, &layout, PieceIndex::new(1)).await.unwrap();
+        let count = listed.len();
+        for (start, end, proof, proven) in [
+            (PIECE, 2 * PIECE, Some(count), true),
+            (PIECE + 7, PIECE + 8, Some(count), true),
+            (PIECE, 2 * PIECE, None, false),
+            (PIECE, 2 * PIECE + 1, Some(count), false),
+        ] {
+            let range = ByteRange::new(start, end).unwrap();
+            let wish = Wish { proof, ..wish(range, false) };
+            let data = peers.data(address, &task, wish).await.unwrap();
+            assert_eq!(data.proof, proven.then(|| listed.clone()), "{range}");
+            assert_eq!(data.body.collect().await.unwrap().to_bytes().len() as u64, range.len());
+        }
+        let wish = Wish { proof: Some(count + 1), ..wish(ByteRange::new(0, PIECE).unwrap(), false) };
+        assert!(matches!(peers.data(address, &task, wish).await, Err(PeerError::Corrupt)));
     }
 
     #[tokio::test]

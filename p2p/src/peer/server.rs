@@ -2,7 +2,7 @@
 
 use super::have::Said;
 use super::turns::{Calls, Place, Turns};
-use super::{HOST_HEADER, UNCALLED_HEADER};
+use super::{HOST_HEADER, UNCALLED_HEADER, proof};
 use crate::http_range::{content_range_header, number, parse_range};
 use crate::metrics::Metrics;
 use crate::progress::{Progress, State};
@@ -205,8 +205,9 @@ where
             "data" => match request.headers().get(header::RANGE).and_then(parse_range) {
                 Some(range) => {
                     let called = !request.headers().contains_key(UNCALLED_HEADER);
-                    let to = Asker { host: asker.as_ref(), called, encrypted: member.is_some() };
-                    self.data(task, to, &served, range)
+                    let proof = request.headers().contains_key(proof::WANTED_HEADER);
+                    let to = Asker { host: asker.as_ref(), called, proof, encrypted: member.is_some() };
+                    self.data(task, to, &served, range).await
                 }
                 None => status(StatusCode::BAD_REQUEST),
             },
@@ -227,22 +228,33 @@ where
         let Some(piece) = piece.filter(|piece| served.has(*piece)) else {
             return status(StatusCode::NOT_FOUND);
         };
-        let Ok(_reading) = self.quick.lists.acquire().await else { return status(StatusCode::NOT_FOUND) };
-        let (file, blocks) = (Arc::clone(file), file.layout().blocks_of(piece));
-        let hashed = tokio::task::spawn_blocking(move || file.hash_blocks(blocks)).await;
-        match hashed.map_err(io::Error::other).and_then(|hashed| hashed) {
-            Ok(hashes) => {
+        match self.hash_blocks(file, piece).await {
+            Some(hashes) => {
                 let hashes = hashes.iter().flat_map(BlockHash::as_bytes).copied().collect();
                 bytes("application/octet-stream", hashes)
             }
-            Err(error) => {
-                tracing::warn!(%error, "cannot read a piece for another daemon");
-                status(StatusCode::NOT_FOUND)
-            }
+            None => status(StatusCode::NOT_FOUND),
         }
     }
 
-    fn data(&self, task: TaskId, asker: Asker<'_>, served: &Served, range: ByteRange) -> Response<Body> {
+    async fn hash_blocks(&self, file: &Arc<TaskFile>, piece: PieceIndex) -> Option<Vec<BlockHash>> {
+        let _reading = self.quick.lists.acquire().await.ok()?;
+        let (file, blocks) = (Arc::clone(file), file.layout().blocks_of(piece));
+        let hashed = tokio::task::spawn_blocking(move || file.hash_blocks(blocks)).await;
+        hashed
+            .map_err(io::Error::other)
+            .and_then(|hashed| hashed)
+            .inspect_err(|error| tracing::warn!(%error, "cannot read a piece for another daemon"))
+            .ok()
+    }
+
+    async fn data(
+        &self,
+        task: TaskId,
+        asker: Asker<'_>,
+        served: &Served,
+        range: ByteRange,
+    ) -> Response<Body> {
         let file = served.file();
         let layout = file.layout();
         let there = layout.whole().is_some_and(|whole| whole.intersect(range) == Some(range))
@@ -251,7 +263,8 @@ where
             return status(StatusCode::NOT_FOUND);
         }
         let Some(piece) = layout.piece_at(range.start()) else { return status(StatusCode::NOT_FOUND) };
-        let part = layout.range(piece).intersect(range) == Some(range) && layout.range(piece) != range;
+        let in_piece = layout.range(piece).intersect(range) == Some(range);
+        let part = in_piece && layout.range(piece) != range;
         let small = part && range.len() <= SMALL_BYTES;
         let permit = small.then(|| Arc::clone(&self.quick.small).try_acquire_owned().ok()).flatten();
         let place = match permit {
@@ -260,6 +273,10 @@ where
                 Some(place) => Taken::Place { place, part },
                 None => return busy(),
             },
+        };
+        let proof = match asker.proof && in_piece {
+            true => self.hash_blocks(file, piece).await,
+            false => None,
         };
         let sending = Sending {
             file: Arc::clone(file),
@@ -275,6 +292,9 @@ where
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
         response.headers_mut().insert(header::CONTENT_RANGE, content_range_header(range, layout.length()));
         response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(range.len()));
+        if let Some(hashes) = proof {
+            response.headers_mut().insert(proof::PROOF_HEADER, proof::header(&hashes));
+        }
         response
     }
 }
@@ -307,6 +327,7 @@ impl<F> Server<F> {
 struct Asker<'a> {
     host: Option<&'a HostId>,
     called: bool,
+    proof: bool,
     encrypted: bool,
 }
 

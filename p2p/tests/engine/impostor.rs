@@ -30,6 +30,8 @@ pub(crate) enum Answer {
     Cut(Vec<u8>),
     /// The head, and nothing more.
     Silence,
+    /// As much as this, and nothing more.
+    Stall(Vec<u8>),
 }
 
 pub(crate) fn honest(_: &str, honest: Vec<u8>, _: Vec<u8>) -> Answer {
@@ -48,6 +50,8 @@ struct Shared {
     other: Vec<u8>,
     layout: PieceLayout,
     lie: Lie,
+    /// Whether it puts the list of blocks ahead of data, as it is asked to.
+    proves: bool,
     /// The lines of its have-map, where it does not have everything.
     have: Option<String>,
     asked: AtomicUsize,
@@ -57,7 +61,17 @@ struct Shared {
 impl Impostor {
     /// One that tells the scheduler that it holds the task complete, which is `data`.
     pub(crate) async fn complete(scheduler: SocketAddr, task: TaskId, data: &[u8], lie: Lie) -> Self {
-        let mut this = Self::start(scheduler, task, data, lie, None).await;
+        Self::holder(scheduler, task, data, (lie, true)).await
+    }
+
+    /// As [`Self::complete`]; where it does not prove, as a daemon of an earlier version.
+    pub(crate) async fn holder(
+        scheduler: SocketAddr,
+        task: TaskId,
+        data: &[u8],
+        (lie, proves): (Lie, bool),
+    ) -> Self {
+        let mut this = Self::start(scheduler, task, data, (lie, proves), None).await;
         let held =
             HeldTask { task_id: task.as_bytes().to_vec().into(), content: Some(this.shared.content()) };
         let inventory = AnnounceTaskRequest { host_id: "impostor".to_owned(), tasks: vec![held] };
@@ -69,7 +83,7 @@ impl Impostor {
     pub(crate) async fn partner(scheduler: SocketAddr, task: TaskId, data: &[u8], pieces: &[u32]) -> Self {
         let list = pieces.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
         let have = format!("have {list}\n");
-        let mut this = Self::start(scheduler, task, data, honest, Some(have)).await;
+        let mut this = Self::start(scheduler, task, data, (honest, true), Some(have)).await;
         let (host_id, task_id) = ("impostor".to_owned(), task.as_bytes().to_vec().into());
         let register = RegisterPeerTaskRequest { host_id, task_id, held_bytes: 0, ..Default::default() };
         let first = this.client.register_peer_task(register).await.unwrap().into_inner();
@@ -107,7 +121,13 @@ impl Impostor {
         this
     }
 
-    async fn start(scheduler: SocketAddr, task: TaskId, data: &[u8], lie: Lie, have: Option<String>) -> Self {
+    async fn start(
+        scheduler: SocketAddr,
+        task: TaskId,
+        data: &[u8],
+        (lie, proves): (Lie, bool),
+        have: Option<String>,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let host = Host {
             id: "impostor".to_owned(),
@@ -128,6 +148,7 @@ impl Impostor {
             other: data.iter().map(|byte| byte ^ 1).collect(),
             layout: PieceLayout::new(data.len() as u64).unwrap(),
             lie,
+            proves,
             have,
             asked: AtomicUsize::new(0),
             sent: AtomicU64::new(0),
@@ -169,7 +190,7 @@ impl Shared {
         stream.set_nodelay(true).ok()?;
         let mut stream = BufReader::new(stream);
         loop {
-            let (path, range) = request(&mut stream).await?;
+            let Request { path, range, proof } = request(&mut stream).await?;
             let rest = path.strip_prefix(&format!("/tasks/{}/", self.task))?;
             let (what, which) = rest.split_once('/').unwrap_or((rest, ""));
             if let (Some(have), "have") = (&self.have, what) {
@@ -190,6 +211,9 @@ impl Shared {
                 self.sent.fetch_add(honest.len() as u64, Ordering::SeqCst);
                 let all = self.data.len();
                 head = format!("HTTP/1.1 206 \r\nContent-Range: bytes {first}-{last}/{all}\r\n");
+                if let Some(proof) = self.proof(first).filter(|_| proof) {
+                    head += &format!("Darter-Proof: {proof}\r\n");
+                }
             }
             let length = honest.len();
             let with = |length: usize| format!("{head}Content-Length: {length}\r\n\r\n").into_bytes();
@@ -198,11 +222,22 @@ impl Shared {
                 Answer::No => (b"HTTP/1.1 404 \r\nContent-Length: 0\r\n\r\n".to_vec(), false),
                 Answer::Cut(body) => ([with(length), body].concat(), true),
                 Answer::Silence => (with(length), false),
+                Answer::Stall(body) => ([with(length), body].concat(), false),
             };
             stream.write_all(&answer).await.ok()?;
             if ends {
                 return None;
             }
+        }
+    }
+
+    /// The list of the piece that this byte lies in, as it would tell it by itself.
+    fn proof(&self, first: usize) -> Option<String> {
+        let piece = self.layout.piece_at(first as u64).filter(|_| self.proves)?.to_string();
+        let [honest, other] = [&self.data, &self.other].map(|data| self.answer(data, "blocks", &piece, None));
+        match (self.lie)("blocks", honest?, other?) {
+            Answer::Body(list) => Some(list.iter().map(|byte| format!("{byte:02x}")).collect()),
+            _ => None,
         }
     }
 
@@ -233,22 +268,32 @@ fn block_hash(layout: &PieceLayout, data: &[u8], block: u32) -> BlockHash {
     hasher.finish()
 }
 
-/// The next request's path, and the first and the last byte that it asks for; `None` at the end of the connection.
-async fn request(stream: &mut BufReader<TcpStream>) -> Option<(String, Option<(usize, usize)>)> {
-    let (mut path, mut range) = (None, None);
+struct Request {
+    path: String,
+    /// The first and the last byte that it asks for.
+    range: Option<(usize, usize)>,
+    proof: bool,
+}
+
+/// The next request; `None` at the end of the connection.
+async fn request(stream: &mut BufReader<TcpStream>) -> Option<Request> {
+    let (mut path, mut range, mut proof) = (None, None, false);
     loop {
         let mut line = String::new();
         if stream.read_line(&mut line).await.unwrap_or(0) == 0 {
             return None;
         }
         let line = line.trim();
+        proof |= line.starts_with("darter-proof-wanted:");
         match (&path, line.strip_prefix("range: bytes=")) {
             (None, _) => path = line.split(' ').nth(1).map(str::to_owned),
             (Some(_), Some(bytes)) => {
                 let (first, last) = bytes.split_once('-')?;
                 range = Some((first.parse().ok()?, last.parse().ok()?));
             }
-            (Some(path), None) if line.is_empty() => return Some((path.clone(), range)),
+            (Some(path), None) if line.is_empty() => {
+                return Some(Request { path: path.clone(), range, proof });
+            }
             _ => {}
         }
     }

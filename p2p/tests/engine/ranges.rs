@@ -6,6 +6,7 @@ use super::origin::{Behaviour, CHUNK, Origin};
 use super::{part, settled};
 use darter_p2p::{ByteRange, OpenError, OpenRequest, Rates, Want};
 use darter_protocol::Priority;
+use http_body_util::BodyExt;
 use std::path::{Path, PathBuf};
 use tokio::sync::{Notify, Semaphore};
 
@@ -184,7 +185,7 @@ const LIES: &[(&str, Lie, bool, bool)] = &[
         "sends a list that is too long",
         |what, mut honest, _| {
             if what == "blocks" {
-                honest.resize(1 << 20, 7);
+                honest.resize(100 << 10, 7);
             }
             Answer::Body(honest)
         },
@@ -218,11 +219,11 @@ const LIES: &[(&str, Lie, bool, bool)] = &[
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn blocks_come_from_a_holder_and_what_it_lies_about_comes_from_elsewhere() {
     let data = bytes(9 * MIB + 12_345);
-    for (name, lie, serves, found_out) in LIES {
+    for ((name, lie, serves, found_out), proves) in LIES.iter().flat_map(|row| [(row, true), (row, false)]) {
         let origin = Origin::start(Behaviour::good(data.clone())).await;
         let scheduler = Scheduler::start().await;
         let request = blob(origin.address, &data);
-        let holder = Impostor::complete(scheduler.address, request.task, &data, *lie).await;
+        let holder = Impostor::holder(scheduler.address, request.task, &data, (*lie, proves)).await;
         let node = Node::start("b", &[scheduler.address]).await;
         node.joined().await;
         let at = 5 * MIB + 2 * BLOCK + 100;
@@ -236,6 +237,70 @@ async fn blocks_come_from_a_holder_and_what_it_lies_about_comes_from_elsewhere()
         assert_eq!(origin.sent(), if *serves { 0 } else { MIB as u64 }, "{name}: of the origin");
         assert_eq!(node.metric("p2p_corrupt_pieces_total"), u64::from(*found_out), "{name}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_of_it_is_right_whatever_a_holder_does_while_a_reader_waits() {
+    let data = bytes(9 * MIB + 12_345);
+    for (name, lie, ..) in LIES {
+        let origin = Origin::start(Behaviour::good(data.clone())).await;
+        let scheduler = Scheduler::start().await;
+        let request = blob(origin.address, &data);
+        let _holder = Impostor::complete(scheduler.address, request.task, &data, *lie).await;
+        let node = Node::start("b", &[scheduler.address]).await;
+        node.joined().await;
+        sequential(&node, &request, &data).await;
+        settled(&node, &request).await;
+        let metric = |from: &str| node.metric(&format!("p2p_content_bytes_total{{from=\"{from}\"}}"));
+        assert_eq!(metric("origin"), origin.sent(), "{name}");
+        assert!(metric("peer") + metric("origin") >= data.len() as u64, "{name}");
+    }
+}
+
+/// A stalled sender is waited for with patience: what it sent before is read long before that has ended.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_gets_the_blocks_of_a_piece_while_the_rest_is_still_to_come() {
+    let data = bytes(9 * MIB + 12_345);
+    let origin = Origin::start(Behaviour::good(data.clone())).await;
+    let scheduler = Scheduler::start().await;
+    let request = blob(origin.address, &data);
+    let stalls: Lie = |what, honest, _| match what {
+        "data" => Answer::Stall(honest[..3 * BLOCK + 5].to_vec()),
+        _ => Answer::Body(honest),
+    };
+    let _holder = Impostor::complete(scheduler.address, request.task, &data, stalls).await;
+    let node = Node::start("b", &[scheduler.address]).await;
+    node.joined().await;
+    let at = 4 * MIB + 70;
+    let want = Want::From(at as u64);
+    let mut opened = content(node.engine.open(part(&request, want)).await);
+    let mut got = Vec::new();
+    while got.len() < 3 * BLOCK - 70 {
+        got.extend_from_slice(opened.body.frame().await.unwrap().unwrap().data_ref().unwrap());
+    }
+    assert!(got == data[at..4 * MIB + 3 * BLOCK], "{}", got.len());
+    assert_eq!(origin.sent(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_came_of_a_piece_and_was_proven_is_not_fetched_again() {
+    let data = bytes(9 * MIB + 12_345);
+    let origin = Origin::start(Behaviour::good(data.clone())).await;
+    let scheduler = Scheduler::start().await;
+    let request = blob(origin.address, &data);
+    let breaks_off: Lie = |what, honest, _| match what {
+        "data" => Answer::Cut(honest[..5 * BLOCK + 5].to_vec()),
+        _ => Answer::Body(honest),
+    };
+    let _holder = Impostor::complete(scheduler.address, request.task, &data, breaks_off).await;
+    let node = Node::start("b", &[scheduler.address]).await;
+    node.joined().await;
+    assert!(node.get(&request).await.unwrap() == data);
+    settled(&node, &request).await;
+    let kept = 5 * BLOCK as u64;
+    assert_eq!(origin.sent(), data.len() as u64 - kept, "{:?}", origin.requests());
+    let metric = |from: &str| node.metric(&format!("p2p_content_bytes_total{{from=\"{from}\"}}"));
+    assert_eq!((metric("peer"), metric("origin")), (kept, origin.sent()));
 }
 
 /// Reads all of it, and checks every byte.

@@ -4,7 +4,7 @@ use super::{BLOCKS, all_of, asked, blocks, drain, hashed, host, new, piece, set,
 use crate::{Action, Limits, MayAsk, RunId, Swarm};
 use darter_protocol::{BlockSet, PieceSet};
 use std::ops::Range;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A download of so many pieces, of which these blocks are wanted, by readers who wait for the first of each run.
 fn wants(pieces: u32, runs: &[(u32, u32)]) -> Swarm {
@@ -25,7 +25,11 @@ fn runs(actions: &[Action]) -> Vec<(RunId, Range<u32>)> {
 }
 
 fn part(n: u32, p: u32, blocks: Range<u32>) -> Action {
-    Action::Fetch { partner: host(n), piece: piece(p), blocks, spare: false, called: false }
+    Action::Fetch { partner: host(n), piece: piece(p), blocks, spare: false, awaited: false, called: false }
+}
+
+fn awaited(n: u32, p: u32, blocks: Range<u32>) -> Action {
+    Action::Fetch { partner: host(n), piece: piece(p), blocks, spare: false, awaited: true, called: false }
 }
 
 #[test]
@@ -101,19 +105,47 @@ fn blocks_of_a_piece_are_asked_of_its_holder_and_kept() {
     let now = Instant::now();
     let mut swarm = wants(9, &[(35, 37)]);
     swarm.handle_have(&host(1), PieceSet::full(9));
-    assert_eq!(drain(&mut swarm, now), vec![part(1, 2, 35..37)]);
+    assert_eq!(drain(&mut swarm, now), vec![awaited(1, 2, 35..37)]);
     swarm.handle_blocks(now, 35..37, Some(&host(1)));
     assert!(swarm.is_satisfied());
     // Somebody wants all of it: only what is missing moves.
     swarm.set_wanted(all_of([2]));
     waits(&mut swarm, 2);
-    assert_eq!(drain(&mut swarm, now), vec![part(1, 2, 32..35)]);
+    assert_eq!(drain(&mut swarm, now), vec![awaited(1, 2, 32..35)]);
     swarm.handle_blocks(now, 32..35, Some(&host(1)));
     assert_eq!(drain(&mut swarm, now), vec![part(1, 2, 37..48)]);
     swarm.handle_blocks(now, 37..48, Some(&host(1)));
     swarm.handle_piece(now, piece(2), None);
     assert_eq!(swarm.have().len(), 1);
     assert_eq!(drain(&mut swarm, now), vec![]);
+}
+
+#[test]
+fn what_a_fetch_has_proven_comes_from_nobody_else() {
+    let now = Instant::now();
+    let mut swarm = wants(9, &[(32, 48)]);
+    swarm.handle_have(&host(1), PieceSet::full(9));
+    assert_eq!(drain(&mut swarm, now), vec![awaited(1, 2, 32..48)]);
+    swarm.handle_proven(32..37);
+    assert!(swarm.there().contains_all(&(32..37)) && swarm.have().is_empty());
+    assert_eq!(drain(&mut swarm, now), vec![]);
+    // It falls silent, and another brings the rest.
+    swarm.handle_have(&host(2), PieceSet::full(9));
+    let now = now + Duration::from_secs(1);
+    swarm.handle_timeout(now, |_, _| None);
+    let spare = |blocks| Action::Fetch {
+        partner: host(2),
+        piece: piece(2),
+        blocks,
+        spare: true,
+        awaited: false,
+        called: false,
+    };
+    assert_eq!(drain(&mut swarm, now), vec![spare(37..48)]);
+    swarm.handle_fetch_failed(piece(2), &host(2));
+    swarm.handle_fetch_failed(piece(2), &host(1));
+    swarm.handle_partner_gone(&host(2));
+    assert_eq!(drain(&mut swarm, now), vec![part(1, 2, 37..48)]);
 }
 
 #[test]
@@ -132,7 +164,7 @@ fn every_reader_that_waits_comes_before_what_is_rare() {
 fn within_a_piece_what_is_waited_for_comes_first() {
     let mut swarm = wants(3, &[(33, 34), (40, 42)]);
     swarm.handle_have(&host(1), PieceSet::full(3));
-    assert_eq!(drain(&mut swarm, Instant::now()), vec![part(1, 2, 33..34)]);
+    assert_eq!(drain(&mut swarm, Instant::now()), vec![awaited(1, 2, 33..34)]);
 }
 
 #[test]
@@ -231,7 +263,7 @@ fn what_a_partner_has_whole_is_not_completed() {
     swarm.set_wanted(std::iter::once(100..101).collect());
     swarm.handle_waiting(100, 101);
     swarm.handle_right(MayAsk::Now);
-    assert_eq!(drain(&mut swarm, now), [part(1, 6, 100..101)]);
+    assert_eq!(drain(&mut swarm, now), [awaited(1, 6, 100..101)]);
     swarm.handle_blocks(now, 100..101, Some(&host(1)));
     assert!(swarm.is_satisfied());
     assert_eq!(drain(&mut swarm, now), vec![]);

@@ -76,7 +76,14 @@ fn drain(swarm: &mut Swarm, now: Instant) -> Vec<Action> {
 }
 
 fn fetch(n: u32, p: u32) -> Action {
-    Action::Fetch { partner: host(n), piece: piece(p), blocks: blocks(p..p + 1), spare: false, called: false }
+    Action::Fetch {
+        partner: host(n),
+        piece: piece(p),
+        blocks: blocks(p..p + 1),
+        spare: false,
+        awaited: false,
+        called: false,
+    }
 }
 
 /// The pieces that are asked of partners.

@@ -44,8 +44,14 @@ fn whoever_has_no_place_is_not_asked_before_it_calls() {
     assert_eq!(drain(&mut swarm, now), vec![]);
     swarm.handle_come(&host(1), Some(piece(2)));
     let actions = drain(&mut swarm, now);
-    let called =
-        Action::Fetch { partner: host(1), piece: piece(2), blocks: blocks(2..3), spare: false, called: true };
+    let called = Action::Fetch {
+        partner: host(1),
+        piece: piece(2),
+        blocks: blocks(2..3),
+        spare: false,
+        awaited: false,
+        called: true,
+    };
     assert_eq!(actions[0], called, "what it would rather give");
     let next = actions.iter().skip(1).all(|action| matches!(action, Action::Fetch { called: false, .. }));
     assert!(next && actions.len() == 2, "one call, one place: {actions:?}");

@@ -20,7 +20,7 @@ enum Step {
     Right(MayAsk),
     Wanted(Vec<(u32, u32)>),
     Waiting(u32, u32),
-    /// A fetch or a run goes on: well, badly, or not now.
+    /// A fetch or a run goes on: well, badly, not now, or with a part of it.
     Land(usize, u8),
     /// So many milliseconds without a byte.
     Silence(u64),
@@ -36,7 +36,7 @@ fn step() -> impl Strategy<Value = Step> {
         prop_oneof![Just(MayAsk::No), Just(MayAsk::Later), Just(MayAsk::Now)].prop_map(Step::Right),
         (0..25 * BLOCKS, 0..40u32).prop_map(|(block, more)| Step::Waiting(block, block + more)),
         prop::collection::vec((0..24 * BLOCKS, 0..40u32), 0..12).prop_map(Step::Wanted),
-        (any::<prop::sample::Index>(), 0..3u8).prop_map(|(at, how)| Step::Land(at.index(64), how)),
+        (any::<prop::sample::Index>(), 0..4u8).prop_map(|(at, how)| Step::Land(at.index(64), how)),
         (1..5_000u64).prop_map(Step::Silence),
     ]
 }
@@ -46,6 +46,7 @@ struct Crew {
     now: Instant,
     rng: SmallRng,
     fetches: Vec<Asked>,
+    asked: usize,
     runs: BTreeMap<RunId, Going>,
     /// Everything that came.
     came: BlockSet,
@@ -59,6 +60,10 @@ struct Asked {
     partner: HostId,
     piece: PieceIndex,
     blocks: Range<u32>,
+    number: usize,
+    /// The blocks before this one were proven on the way.
+    proven: u32,
+    spare: bool,
     cancelled: bool,
 }
 
@@ -78,11 +83,15 @@ impl Crew {
                     prop_assert!(!blocks.is_empty() && self.came.within(blocks.clone()).next().is_none());
                     let same: Vec<_> = self.fetches.iter().filter(|other| other.piece == piece).collect();
                     prop_assert_eq!(!same.is_empty(), spare, "one writes, others are spares");
-                    prop_assert!(same.iter().all(|other| other.partner != partner && other.blocks == blocks));
+                    let within = |other: &Range<u32>| other.start <= blocks.start && blocks.end <= other.end;
+                    prop_assert!(same.iter().all(|other| other.partner != partner && within(&other.blocks)));
                     let whole = super::blocks(piece.get()..piece.get() + 1);
                     prop_assert!(blocks.start >= whole.start && blocks.end <= whole.end);
                     prop_assert!(self.runs.values().all(|run| disjoint(&(run.next..run.end), &whole)));
-                    self.fetches.push(Asked { partner, piece, blocks, cancelled: false });
+                    let (number, proven) = (self.asked, blocks.start);
+                    self.asked += 1;
+                    let cancelled = false;
+                    self.fetches.push(Asked { partner, piece, blocks, number, proven, spare, cancelled });
                 }
                 Action::Cancel { partner, piece } => {
                     let fetch = self
@@ -120,9 +129,20 @@ impl Crew {
 
     fn land(&mut self, swarm: &mut Swarm, at: usize, how: u8) {
         if !self.fetches.is_empty() {
-            let asked = self.fetches.swap_remove(at % self.fetches.len());
+            let mut asked = self.fetches.swap_remove(at % self.fetches.len());
+            // The other may have proven all that a spare was asked for.
+            let needed = !self.came.contains_all(&asked.blocks);
             match how {
-                0 if !asked.cancelled => self.came(swarm, asked.blocks, Some(&asked.partner)),
+                0 if !asked.cancelled && needed => self.came(swarm, asked.blocks, Some(&asked.partner)),
+                // The last block is told with the end, and nothing is proven any more when another has brought the rest.
+                3 if !asked.spare && !asked.cancelled && asked.blocks.end - asked.proven > 1 => {
+                    let more = 1 + at as u32 % (asked.blocks.end - asked.proven - 1);
+                    let proven = asked.proven..asked.proven + more;
+                    asked.proven = proven.end;
+                    self.came.insert(proven.clone());
+                    swarm.handle_proven(proven);
+                    self.fetches.push(asked);
+                }
                 1 if !asked.cancelled => swarm.handle_busy(self.now, &asked.partner, asked.piece),
                 _ => swarm.handle_fetch_failed(asked.piece, &asked.partner),
             }
@@ -149,9 +169,12 @@ impl Crew {
     }
 
     /// Tells of blocks that came, as a driver does: of whole pieces from partners as such, of others block by block, and of
-    /// a piece when its last block is there.
+    /// a piece when its last block is there. The first that come from a partner may be proven and told of already.
     fn came(&mut self, swarm: &mut Swarm, came: Range<u32>, partner: Option<&HostId>) {
-        assert!(self.came.within(came.clone()).next().is_none(), "{came:?} came before");
+        let proven = partner.map_or(came.start, |_| self.came.end_from(came.start));
+        let new = proven..came.end;
+        assert!(!new.is_empty() || came.is_empty(), "{came:?} was all proven");
+        assert!(self.came.within(new).next().is_none(), "{came:?} came before");
         self.came.insert(came.clone());
         let mut rest = came;
         while !rest.is_empty() {
@@ -188,6 +211,8 @@ impl Crew {
     fn finish(&mut self, swarm: &mut Swarm) -> Result<(), TestCaseError> {
         for _ in 0..200 {
             swarm.handle_promises_broken();
+            // Who brings a spare waits until those before it have ended.
+            self.fetches.sort_by_key(|asked| asked.number);
             for asked in std::mem::take(&mut self.fetches) {
                 if asked.cancelled || self.came.contains_all(&asked.blocks) {
                     swarm.handle_fetch_failed(asked.piece, &asked.partner);
@@ -240,7 +265,7 @@ fn all() -> Step {
 
 fn crew() -> Crew {
     let (fetches, runs, came) = (Vec::new(), BTreeMap::new(), BlockSet::default());
-    Crew { now: Instant::now(), rng: rng(), fetches, runs, came, begun: BTreeSet::new() }
+    Crew { now: Instant::now(), rng: rng(), fetches, asked: 0, runs, came, begun: BTreeSet::new() }
 }
 
 proptest! {

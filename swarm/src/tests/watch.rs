@@ -7,7 +7,14 @@ use darter_protocol::PieceSet;
 use std::time::{Duration, Instant};
 
 fn spare(n: u32, p: u32) -> Action {
-    Action::Fetch { partner: host(n), piece: piece(p), blocks: blocks(p..p + 1), spare: true, called: false }
+    Action::Fetch {
+        partner: host(n),
+        piece: piece(p),
+        blocks: blocks(p..p + 1),
+        spare: true,
+        awaited: false,
+        called: false,
+    }
 }
 
 fn cancel(n: u32, p: u32) -> Action {

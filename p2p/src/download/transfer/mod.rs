@@ -280,7 +280,8 @@ impl Transfer {
         }
         // One that lost its scheduler while it learned what the content is.
         let scheduled = &self.download.scheduled;
-        if let Some(then) = self.download.alone_from.filter(|_| scheduled.talk.is_none() && !self.swarm.asks_origin())
+        if let Some(then) =
+            self.download.alone_from.filter(|_| scheduled.talk.is_none() && !self.swarm.asks_origin())
         {
             self.right.handle_alone(then);
         }
@@ -324,8 +325,8 @@ impl Transfer {
                     stream.stop.cancel();
                 }
             }
-            Action::Fetch { partner, piece, blocks, called, .. } => {
-                self.fetch_piece(partner, (piece, blocks), called);
+            Action::Fetch { partner, piece, blocks, awaited, called, .. } => {
+                self.fetch_piece(partner, (piece, blocks), (awaited, called));
             }
             Action::Cancel { partner, piece } => {
                 if let Some(underway) = self.fetches.get(&(partner, piece)) {
@@ -374,6 +375,7 @@ impl Transfer {
                 self.at_work -= 1;
                 self.handle_piece(&partner, piece, result)
             }
+            Event::Proven { blocks, list } => self.handle_proven(&blocks, &list),
             Event::Said { partner, follower, said } => {
                 if self.is_following(&partner, follower) {
                     self.handle_said(&partner, said);

@@ -6,7 +6,7 @@ use crate::download::jobs::{Brought, PieceError};
 use crate::peer::{PeerError, Said};
 use crate::{Supplier, TRACE};
 use darter_protocol::scheduler::Partner;
-use darter_protocol::{ByteRange, HostId, PieceIndex, PieceSet};
+use darter_protocol::{BlockHash, ByteRange, HostId, PieceIndex, PieceSet};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ impl Transfer {
         &mut self,
         partner: HostId,
         (piece, blocks): (PieceIndex, Range<u32>),
-        called: bool,
+        (awaited, called): (bool, bool),
     ) {
         let known = self.hashes.pieces[piece.as_usize()].zip(self.neighbours.get(&partner));
         let Some((expected, neighbour)) = known else {
@@ -58,6 +58,7 @@ impl Transfer {
             piece,
             list: self.hashes.lists.get(&piece).cloned(),
             blocks,
+            awaited,
             called,
             expected,
             kept: kept.collect(),
@@ -93,16 +94,10 @@ impl Transfer {
             self.swarm.handle_held(partner, piece, ended.heard.held());
         }
         match result {
-            Ok(Brought { blocks, list }) => {
-                let (Some((first, _)), Some((last, _))) = (blocks.first(), blocks.last()) else {
-                    return Ok(());
-                };
-                let run = *first..last + 1;
-                let bytes = self.layout.bytes_of(&run).map_or(0, ByteRange::len);
-                self.counts.from_peers += bytes;
-                self.check_version()?;
-                self.download.shared.metrics.add_bytes(Supplier::Peer, bytes);
-                self.outbox.served(partner, bytes);
+            Ok(Brought { blocks, told, list }) => {
+                let Some(run) = run_of(&blocks) else { return Ok(()) };
+                self.count_from_peer(&blocks[told.min(blocks.len())..])?;
+                self.outbox.served(partner, self.layout.bytes_of(&run).map_or(0, ByteRange::len));
                 if self.swarm.there().contains_all(&run) {
                     // Another was faster by a hair; it is the same on disk.
                     self.swarm.handle_fetch_failed(piece, partner);
@@ -125,6 +120,8 @@ impl Transfer {
             }
             Err(error) => {
                 self.swarm.handle_fetch_failed(piece, partner);
+                // What it has proven before.
+                self.note_blocks();
                 match error {
                     PieceError::Cancelled => Ok(()),
                     PieceError::Peer(error) => {
@@ -136,6 +133,36 @@ impl Transfer {
                 }
             }
         }
+    }
+
+    /// The first blocks of a fetch that goes on are on disk, and right.
+    pub(super) fn handle_proven(
+        &mut self,
+        blocks: &[(u32, BlockHash)],
+        list: &Arc<[BlockHash]>,
+    ) -> Result<(), End> {
+        self.count_from_peer(blocks)?;
+        let run = run_of(blocks).filter(|run| !self.swarm.there().contains_all(run));
+        let Some(run) = run else { return Ok(()) };
+        let piece = self.layout.piece_of(run.start);
+        run.clone().for_each(|block| drop(self.streams.rests.remove(&block)));
+        self.swarm.handle_proven(run);
+        // The last block comes with the end of the fetch; unless it was there before.
+        match self.hashes.add(&self.layout, blocks) {
+            Some(hash) => self.take_piece(piece, hash, None),
+            None => {
+                self.hashes.remember(piece, Arc::clone(list));
+                Ok(())
+            }
+        }
+    }
+
+    /// Blocks that follow each other came from a partner.
+    fn count_from_peer(&mut self, blocks: &[(u32, BlockHash)]) -> Result<(), End> {
+        let bytes = run_of(blocks).and_then(|run| self.layout.bytes_of(&run)).map_or(0, ByteRange::len);
+        self.counts.from_peers += bytes;
+        self.download.shared.metrics.add_bytes(Supplier::Peer, bytes);
+        self.check_version()
     }
 
     /// Hears when it is our turn at a partner, if it is not heard yet.
@@ -233,4 +260,9 @@ impl Transfer {
         }
         true
     }
+}
+
+/// From the first of these blocks, which follow each other, to the last.
+fn run_of(blocks: &[(u32, BlockHash)]) -> Option<Range<u32>> {
+    Some(blocks.first()?.0..blocks.last()?.0 + 1)
 }
