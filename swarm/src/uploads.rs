@@ -243,7 +243,8 @@ impl Uploads {
 
     /// The peer is not there any more, or wants no more of the task.
     pub fn handle_left(&mut self, task: &TaskId, peer: &HostId) {
-        self.take_kept(task, peer);
+        // Two, where it asked uncalled while one was kept for it.
+        while self.take_kept(task, peer).is_some() {}
         self.line.retain(|(t, p)| (t, p) != (task, peer));
     }
 

@@ -44,6 +44,22 @@ fn those_who_wait_are_served_in_turn_and_whoever_was_served_waits_again() {
 }
 
 #[test]
+fn whoever_leaves_leaves_all_that_was_kept_for_him() {
+    let now = Instant::now();
+    let mut uploads = Uploads::new(2);
+    let (a, b) = (ask(&mut uploads, now, 1, 0).unwrap(), ask(&mut uploads, now, 2, 0).unwrap());
+    assert!(ask(&mut uploads, now, 3, 0).is_none());
+    uploads.handle_sent(now, a, true);
+    assert_eq!(invited(&mut uploads, now), [(3, None)]);
+    let uncalled = uploads.handle_asked_uncalled(now, task(), Some(&host(3)), (piece(0), SIZE));
+    assert_eq!(uncalled, Verdict::Wait);
+    uploads.handle_sent(now, b, true);
+    assert_eq!(invited(&mut uploads, now), [(3, None)]);
+    uploads.handle_left(&task(), &host(3));
+    assert_eq!((uploads.free(), uploads.poll_timeout()), (2, None));
+}
+
+#[test]
 fn a_place_that_is_passed_on_or_not_taken_goes_to_the_next() {
     let now = Instant::now();
     let mut uploads = Uploads::new(1);
