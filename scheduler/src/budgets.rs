@@ -133,13 +133,12 @@ impl Budgets {
         }
     }
 
-    /// A task waits for room, from now on or in its place of before, `rank` being that of its first.
+    /// A task waits for room, from now on or in its place of before, in which it may stand no more; `rank` being that of its first.
     pub(crate) fn wait(&mut self, name: &Arc<str>, task: TaskId, rank: u8, before: Option<Place>) -> Place {
         let origin = self.origins.entry(Arc::clone(name)).or_default();
         let place = match before {
             Some(before) => {
-                origin.line.remove(&before);
-                self.waiting -= 1;
+                self.waiting -= usize::from(origin.line.remove(&before));
                 Place { rank: rank.min(before.rank), ..before }
             }
             None => {

@@ -1,9 +1,11 @@
 //! The lease: the right to go to the origin, which one peer of a task has at a time.
 //!
 //! The rule: whoever downloads, lacks bytes, and has no usable source (`Task::has_source`) waits in line, seeds first, then in the
-//! order of their tickets. While the lease is free, the first in line whose stream is open has it; a peer that registers
+//! order of their tickets; but behind all who had fewer leases that brought nothing, or a seed that stands still would have each. While the lease is free, the first in line whose stream is open has it; a peer that registers
 //! may have it with the answer. Its origin must have room for it (`share.rs`). A lease is free when there is none, or when its holder made no progress for too long and
 //! somebody else waits, in this task or for the origin: taken from the only one who wants it, it would only break off an origin that is slow.
+//! So it is when nothing at all was heard of its holder for a while ([`HOLDER_SILENT`]): then not the origin is slow, but the host is cut off,
+//! and is no peer of the task any more until it registers anew, or others would wait for what only it has.
 //!
 //! A scheduler that takes a task over from another does not know at first who reads from the origin. While those who were in the
 //! download come one after the other, the lease is kept for that one ([`KEPT`]): it says so when it registers. So is the lease
@@ -14,6 +16,7 @@
 
 use crate::host::HostKey;
 use crate::peer::Standing;
+use crate::refusal::Refusal;
 use crate::task::Task;
 use crate::world::{Cx, Timer};
 use darter_protocol::scheduler::LeaseOutcome;
@@ -23,6 +26,14 @@ use std::time::{Duration, Instant};
 /// origin of its own, and for a lost packet or two; short enough that a client behind a waiting peer, which gives up
 /// after 30 s without a byte (containerd), is still there when the next holder begins.
 pub(crate) const LEASE_STALL: Duration = Duration::from_secs(10);
+
+/// A holder of whom nothing was heard for this long is cut off. It reports each second, whether anything comes from the origin
+/// or not (`BEAT` in `p2p`): four in a row that are lost or late are no chance, and those who wait would otherwise stand still for the
+/// ten seconds after which its connection is given up.
+pub(crate) const HOLDER_SILENT: Duration = Duration::from_secs(4);
+
+/// The number of the protocol from which on a holder reports each second.
+const REPORTS: u32 = 3;
 
 /// After each lease in a row that saw no progress at all, the next may take twice as long, up to this many doublings: an
 /// origin that needs 15 s for its first byte would otherwise be asked by one waiter after the other and answer nobody.
@@ -45,10 +56,23 @@ pub(crate) struct Lease {
     pub(crate) holder: HostKey,
     /// Without progress until then, it is free for others.
     pub(crate) deadline: Instant,
-    /// When the timer is armed; never after `deadline`. Unarmed once the deadline passed and nobody wanted the lease.
+    /// So it is without a word from its holder until then. `None`: it is one that says nothing while nothing comes.
+    pub(crate) silent_at: Option<Instant>,
+    /// When the timer is armed; never after the lease is free. Unarmed once that was so and nobody wanted it.
     pub(crate) timer: Option<Instant>,
     /// The most origin bytes that were reported.
     pub(crate) origin_bytes: u64,
+}
+
+impl Lease {
+    fn is_silent(&self, now: Instant) -> bool {
+        self.silent_at.is_some_and(|silent_at| silent_at <= now)
+    }
+
+    /// When it is free for others, if nothing happens.
+    fn free_at(&self) -> Instant {
+        self.silent_at.map_or(self.deadline, |silent_at| silent_at.min(self.deadline))
+    }
 }
 
 impl Task {
@@ -62,6 +86,9 @@ impl Task {
             return;
         }
         let revoked = self.revoke(cx);
+        if self.lease.is_some() {
+            return;
+        }
         let has_it = self.enter_origin(cx, key).then(|| self.next_turn(cx, key));
         if has_it == Some(false) || has_it.is_none() && revoked {
             self.pass_on(cx);
@@ -75,6 +102,9 @@ impl Task {
         }
         let mut line = self.line(cx);
         if !line.is_empty() && self.revoke(cx) {
+            if self.lease.is_some() {
+                return;
+            }
             line = self.line(cx);
         }
         loop {
@@ -96,17 +126,19 @@ impl Task {
         self.tell_barred(cx);
     }
 
-    /// Those who wait and can be told: seeds first, then the most urgent, then the first to come.
+    /// Those who wait and can be told: who had fewer leases for nothing, then seeds, then the most urgent, then the first to come.
     fn line(&self, cx: &Cx<'_>) -> Vec<HostKey> {
-        let mut line: Vec<(bool, u8, u64, HostKey)> = self
+        let mut line: Vec<((u8, bool, u8, u64), HostKey)> = self
             .downloads()
             .filter(|(_, download)| download.stream.is_some())
             .filter_map(|(key, download)| {
-                Some((!cx.world.hosts.is_seed(key), download.rank, self.ticket_of(key)?, key))
+                let place =
+                    (download.vain, !cx.world.hosts.is_seed(key), download.rank, self.ticket_of(key)?);
+                Some((place, key))
             })
             .collect();
         line.sort_unstable();
-        line.into_iter().map(|(_, _, _, key)| key).collect()
+        line.into_iter().map(|(_, key)| key).collect()
     }
 
     /// It is this peer's turn. Returns whether it has the lease now: where it could share nothing, it goes alone.
@@ -121,15 +153,17 @@ impl Task {
 
     pub(crate) fn is_free(&self, now: Instant) -> bool {
         match &self.lease {
-            Some(lease) => now >= lease.deadline,
+            Some(lease) => now >= lease.free_at(),
             None => self.kept_until.is_none(),
         }
     }
 
-    /// Nobody has the lease for a moment, but for one who comes with what he reads from the origin.
+    /// Nobody has the lease for a moment, but for one who comes with what he reads from the origin. Once, until something comes
+    /// from there: who goes to and fro and brings nothing would have it for ever.
     pub(crate) fn keep_lease(&mut self, cx: &mut Cx<'_>) {
-        if self.lease.is_none() && !self.unshareable {
+        if self.lease.is_none() && !self.unshareable && !self.kept_in_vain {
             self.keep_no_longer(cx);
+            self.kept_in_vain = true;
             let until = cx.now + KEPT;
             self.kept_until = Some(until);
             cx.world.timers.insert((until, Timer::Kept(cx.task)));
@@ -164,34 +198,58 @@ impl Task {
         cx.world.counts.leases_granted += 1;
         cx.world.counts.leases_handed_over += u64::from(std::mem::take(&mut self.abandoned));
         let deadline = cx.now + LEASE_STALL * 2u32.pow(self.stalls.min(MAX_DOUBLINGS));
-        self.lease = Some(Lease { id, holder: key, deadline, timer: None, origin_bytes: 0 });
+        let reports = cx.world.hosts.host(key).is_some_and(|host| host.protocol >= REPORTS);
+        let silent_at = reports.then(|| cx.now + HOLDER_SILENT);
+        self.lease = Some(Lease { id, holder: key, deadline, silent_at, timer: None, origin_bytes: 0 });
         self.arm(cx);
         self.wake(cx, key);
+    }
+
+    /// The peer is there, if it is the holder.
+    pub(crate) fn heard(&mut self, cx: &mut Cx<'_>, key: HostKey) {
+        let lease = self.lease.as_mut().filter(|lease| lease.holder == key);
+        let Some((lease, silent_at)) = lease.and_then(|lease| lease.silent_at.map(|at| (lease, at))) else {
+            return;
+        };
+        lease.silent_at = Some(silent_at.max(cx.now + HOLDER_SILENT));
+        let is_back = lease.timer.is_none() && cx.now < lease.deadline;
+        if is_back {
+            self.arm(cx);
+            self.moves(cx, key);
+        }
+    }
+
+    fn moves(&self, cx: &mut Cx<'_>, key: HostKey) {
+        if let Some(download) = self.download(key) {
+            cx.world.budgets.moves(&download.origin, cx.task, key);
+        }
     }
 
     /// The peer has moved the task forward, if it is the holder.
     pub(crate) fn progress(&mut self, cx: &mut Cx<'_>, key: HostKey) {
         if let Some(lease) = self.lease.as_mut().filter(|lease| lease.holder == key) {
             lease.deadline = cx.now + LEASE_STALL;
-            self.stalls = 0;
+            (self.stalls, self.kept_in_vain) = (0, false);
             let stood_still = lease.timer.is_none();
             // A timer that is armed comes too early and is armed again then: no need to move it at every message.
-            if lease.timer.is_none_or(|at| at > lease.deadline) {
+            if lease.timer.is_none_or(|at| at > lease.free_at()) {
                 self.arm(cx);
             }
-            if let Some(download) = self.download(key).filter(|_| stood_still) {
-                cx.world.budgets.moves(&download.origin, cx.task, key);
+            if stood_still {
+                self.moves(cx, key);
             }
+            self.download_mut(key).into_iter().for_each(|download| download.vain = 0);
         }
     }
 
     fn arm(&mut self, cx: &mut Cx<'_>) {
         if let Some(lease) = &mut self.lease {
             let timer = Timer::Lease(cx.task);
-            if let Some(at) = lease.timer.replace(lease.deadline) {
+            let free_at = lease.free_at();
+            if let Some(at) = lease.timer.replace(free_at) {
                 cx.world.timers.remove(&(at, timer));
             }
-            cx.world.timers.insert((lease.deadline, timer));
+            cx.world.timers.insert((free_at, timer));
         }
     }
 
@@ -199,10 +257,13 @@ impl Task {
     pub(crate) fn lease_due(&mut self, cx: &mut Cx<'_>) {
         let Some(lease) = &mut self.lease else { return };
         lease.timer = None;
-        if cx.now < lease.deadline {
+        if cx.now < lease.free_at() {
             self.arm(cx);
         } else {
-            let holder = lease.holder;
+            let (holder, silent) = (lease.holder, lease.is_silent(cx.now));
+            if silent && self.others_wait(holder) {
+                self.revoke(cx);
+            }
             self.pass_on(cx);
             let stalled = self.download(holder).filter(|download| download.uses && self.is_free(cx.now));
             if stalled.is_some_and(|download| cx.world.budgets.stalled(&download.origin, cx.task, holder)) {
@@ -211,10 +272,27 @@ impl Task {
         }
     }
 
-    /// Takes the lease from a holder that stalled. It waits on, last in line. Returns whether there was one.
+    /// Whether others wait for what only the holder of the lease may have.
+    fn others_wait(&self, holder: HostKey) -> bool {
+        self.downloads().any(|(key, download)| {
+            key != holder
+                && download.stream.is_some()
+                && matches!(download.standing, Standing::Waiting { .. })
+        })
+    }
+
+    /// Takes the lease from a holder that stalled, which waits on, last in line; or from one that is cut off, which is out of the
+    /// task. Returns whether there was one. Then another may have it already.
     pub(crate) fn revoke(&mut self, cx: &mut Cx<'_>) -> bool {
         let Some(lease) = &self.lease else { return false };
-        let (id, holder) = (lease.id, lease.holder);
+        let (id, holder, silent) = (lease.id, lease.holder, lease.is_silent(cx.now));
+        if silent {
+            cx.world.counts.leases_expired += 1;
+            tracing::debug!(task = %cx.task, "nothing is heard of the holder of the lease");
+            // It registers anew if it hears of this.
+            self.leave(cx, holder, Some(Refusal::NotRegistered));
+            return true;
+        }
         let unsent = self.download(holder).is_some_and(|download| download.news.lease == Some(id));
         let ticket = self.ticket();
         self.release(cx, Standing::Waiting { ticket });
@@ -223,6 +301,7 @@ impl Task {
         if let Some(download) = self.download_mut(holder) {
             // The one before may not have been said yet.
             download.news.revoked |= !unsent;
+            download.vain = download.vain.saturating_add(1);
         }
         self.wake(cx, holder);
         true
@@ -310,7 +389,7 @@ impl Task {
     fn failed(&mut self, cx: &mut Cx<'_>, key: HostKey) {
         let ticket = self.ticket();
         let Some(download) = self.download_mut(key) else { return };
-        download.failures += 1;
+        (download.failures, download.vain) = (download.failures + 1, download.vain.saturating_add(1));
         let gave_up = download.failures >= MAX_FAILURES;
         self.release(cx, if gave_up { Standing::Out } else { Standing::Waiting { ticket } });
     }

@@ -64,6 +64,8 @@ pub(crate) struct Download {
     pub(crate) failed: BTreeSet<HostKey>,
     /// Leases that it gave back as failed.
     pub(crate) failures: u8,
+    /// Leases that brought nothing, since one of its last did: failed, stalled, or it was cut off.
+    pub(crate) vain: u8,
     /// How many of the task's hashes it was sent, in the order in which they came.
     pub(crate) hashes_sent: usize,
     pub(crate) news: News,
@@ -84,6 +86,7 @@ impl Download {
             gone: BTreeSet::new(),
             failed: BTreeSet::new(),
             failures: 0,
+            vain: 0,
             hashes_sent: 0,
             news: News { content: true, ..News::default() },
         }

@@ -15,6 +15,7 @@ impl Task {
     /// # Errors
     /// When it names a piece that does not exist; what came before that counts.
     pub(crate) fn report(&mut self, cx: &mut Cx<'_>, key: HostKey, report: Report) -> Result<(), Refusal> {
+        self.heard(cx, key);
         if let Some(life) = cx.world.hosts.life_mut(key) {
             life.uploads.hear(report.free_uploads);
         }

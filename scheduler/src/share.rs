@@ -37,23 +37,27 @@ impl Task {
     }
 
     fn wait_for_room(&mut self, cx: &mut Cx<'_>, name: &Arc<str>, rank: u8) {
-        let before = self.places.get(name).copied();
-        if before.is_none_or(|before| rank < before.rank) {
+        let missed = self.missed.remove(name);
+        let before = self.places.get(name).copied().or(missed);
+        if missed.is_some() || before.is_none_or(|before| rank < before.rank) {
             let place = cx.world.budgets.wait(name, cx.task, rank, before);
             self.places.insert(Arc::clone(name), place);
         }
     }
 
     fn wait_no_more(&mut self, cx: &mut Cx<'_>, name: &Arc<str>) {
+        self.missed.remove(name);
         if let Some(place) = self.places.remove(name) {
             cx.world.budgets.give_up(name, place);
         }
     }
 
     /// There is room for one of its peers at an origin, in whose line it stands no more: the first of all that wait has it,
-    /// unless others are served by now.
+    /// unless others are served by now. Where the lease is kept for another, the next task has its turn, and this one loses
+    /// nothing.
     pub(crate) fn its_turn(&mut self, cx: &mut Cx<'_>, name: &Arc<str>) {
-        self.places.remove(name);
+        let place = self.places.remove(name).filter(|_| self.kept_until.is_some());
+        self.missed.extend(place.map(|place| (Arc::clone(name), place)));
         self.pass_on(cx);
     }
 
@@ -89,7 +93,8 @@ impl Task {
             let mut there = self.downloads().filter(|(_, it)| it.origin == *name && it.stream.is_some());
             there.any(|(key, _)| self.ticket_of(key).is_some())
         };
-        let left: Vec<Arc<str>> = self.places.keys().filter(|name| !waits(name)).cloned().collect();
+        let names = self.places.keys().chain(self.missed.keys());
+        let left: Vec<Arc<str>> = names.filter(|name| !waits(name)).cloned().collect();
         left.iter().for_each(|name| self.wait_no_more(cx, name));
     }
 

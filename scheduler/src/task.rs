@@ -56,8 +56,12 @@ pub(crate) struct Task {
     pub(crate) lease: Option<Lease>,
     /// Until then the lease is kept for one who reads from the origin already and is on his way here; with a timer.
     pub(crate) kept_until: Option<Instant>,
+    /// It was kept, and nothing has come from the origin since: it is not kept again.
+    pub(crate) kept_in_vain: bool,
     /// The origins that have no room for its peers now, and its places in their lines.
     pub(crate) places: BTreeMap<Arc<str>, Place>,
+    /// Places whose turn came when nobody here could be given the lease: what waits there again has them back.
+    pub(crate) missed: BTreeMap<Arc<str>, Place>,
     /// Downloads that may not go to the origin.
     pub(crate) barred: usize,
     /// The last lease ended before its holder was done: whoever gets the next one takes over.

@@ -19,7 +19,7 @@ mod tree;
 mod world;
 
 pub use outcome::Outcome;
-pub use scenario::{Scenario, Shape};
+pub use scenario::{Loss, Scenario, Shape};
 
 /// Plays a scenario to its end.
 pub fn play(scenario: &Scenario) -> Outcome {

@@ -12,6 +12,15 @@ pub enum Shape {
     Tree,
 }
 
+/// How a host is lost, for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// Its process ends, and its kernel says so to whoever asks.
+    Killed,
+    /// Nobody reaches it any more, and it reaches nobody.
+    CutOff,
+}
+
 /// A cluster, what it downloads, and what befalls it.
 #[derive(Debug, Clone)]
 pub struct Scenario {
@@ -51,6 +60,8 @@ pub struct Scenario {
     pub zone_cut: Option<(Duration, Duration)>,
     /// When all schedulers are lost, with what they know. Another one is there at once.
     pub scheduler_lost: Option<Duration>,
+    /// When whoever holds the lease then is lost, and how.
+    pub holder_lost: Option<(Duration, Loss)>,
     /// Of all chance.
     pub seed: u64,
 }
@@ -77,6 +88,7 @@ impl Default for Scenario {
             zones: 0,
             zone_cut: None,
             scheduler_lost: None,
+            holder_lost: None,
             seed: 1,
         }
     }

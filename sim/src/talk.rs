@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 /// As in `p2p`: reports are this far apart at least, so that a thousand pieces are not a thousand messages.
 const MERGE_FOR: Duration = Duration::from_millis(50);
 
+/// As in `p2p`: whoever holds the lease says at least so often that it is there.
+const BEAT: Duration = Duration::from_secs(1);
+
 /// What daemons say to the scheduler.
 #[derive(Debug)]
 pub(crate) enum ToScheduler {
@@ -33,7 +36,8 @@ pub(crate) struct Talk {
 
 impl Talk {
     pub(crate) fn report_at(&self) -> Option<Instant> {
-        self.due.filter(|_| self.open)
+        let beat = self.last.filter(|_| self.lease.is_some()).map(|last| last + BEAT);
+        self.due.into_iter().chain(beat).min().filter(|_| self.open)
     }
 }
 
@@ -137,7 +141,7 @@ impl Node {
     }
 
     pub(crate) fn flush_report(&mut self, now: Instant) {
-        if !self.talk.open || self.talk.due.is_none_or(|due| due > now) {
+        if self.talk.report_at().is_none_or(|due| due > now) {
             return;
         }
         let counts = PieceResult {

@@ -5,7 +5,7 @@ use crate::fate::{self, Fate};
 use crate::net::{Cargo, HostNo, Net, Sending, StreamNo};
 use crate::node::{Message, Node, Out, host_id, host_no};
 use crate::outcome::Outcome;
-use crate::scenario::{Scenario, Shape};
+use crate::scenario::{Loss, Scenario, Shape};
 use crate::talk::ToScheduler;
 use crate::tree;
 use darter_protocol::scheduler::PeerPacket;
@@ -28,6 +28,8 @@ const RESENT: Duration = Duration::from_millis(200);
 const NOTICED: Duration = Duration::from_secs(5);
 /// For so long nobody reaches who is cut off.
 const CUT: Duration = Duration::from_secs(10);
+/// After this the scheduler's probe of a connection has failed: twice `KEEP_ALIVE` in `darter_scheduler`.
+const PROBED: Duration = Duration::from_secs(10);
 /// Longer than this many times one copy nothing is played.
 const MOST: u32 = 20;
 
@@ -49,6 +51,7 @@ enum Event {
     ZoneMissed,
     ZoneHealed,
     SchedulerLost,
+    HolderLost,
 }
 
 pub(crate) struct World {
@@ -78,6 +81,8 @@ pub(crate) struct World {
 #[derive(Debug, Clone, Default)]
 struct Place {
     dead: bool,
+    /// It lives, and nobody will ever reach it again.
+    cut_off: bool,
     cut_until: Duration,
     wakes: Option<Instant>,
     lifeline: Option<StreamId>,
@@ -152,6 +157,9 @@ impl World {
         if let Some(at) = self.scenario.scheduler_lost {
             self.clock.plan(at, Event::SchedulerLost);
         }
+        if let Some((at, _)) = self.scenario.holder_lost {
+            self.clock.plan(at, Event::HolderLost);
+        }
         while let Some(event) = self.clock.next() {
             self.events += 1;
             if self.clock.now() > self.one_copy * MOST + self.scenario.arrivals || self.all_done() {
@@ -166,7 +174,7 @@ impl World {
         // Looked at now and then: it takes a look at everybody.
         self.events.is_multiple_of(4096)
             && (SEED..self.nodes.len()).all(|no| {
-                self.places[no].dead
+                self.is_lost(no)
                     || self.fates[no].corrupt
                     || self.nodes[no].as_ref().is_some_and(Node::is_done)
             })
@@ -230,6 +238,7 @@ impl World {
             Event::ZoneMissed => self.of_last_zone().for_each(|no| self.leave_scheduler(no, now)),
             Event::ZoneHealed => self.of_last_zone().for_each(|no| self.begin(no)),
             Event::SchedulerLost => self.lose_scheduler(),
+            Event::HolderLost => self.lose_holder(now),
             Event::Lost(no, lost) => {
                 if !self.places[no].dead {
                     self.with(no, |node| node.handle_peer_lost(now, lost));
@@ -431,7 +440,7 @@ impl World {
             draining: false,
             free_uploads: None,
             version: String::new(),
-            protocol: 0,
+            protocol: darter_protocol::scheduler::PROTOCOL,
         };
         let Ok(lifeline) = self.cluster.handle_host_announced(now, host) else { return };
         self.places[no].lifeline = Some(lifeline);
@@ -484,6 +493,22 @@ impl World {
             let back = Duration::from_millis(self.rng.random_range(100..1000));
             self.clock.plan(self.clock.now() + back, Event::Healed(no));
         }
+    }
+
+    /// Whoever has the lease is lost.
+    fn lose_holder(&mut self, now: Instant) {
+        let has_it = |node: &&Node| node.talk.lease.is_some();
+        let Some(no) = self.nodes.iter().flatten().find(has_it).map(|node| node.no) else { return };
+        if self.scenario.holder_lost.is_some_and(|(_, how)| how == Loss::Killed) {
+            return self.crash(no, now);
+        }
+        let place = &mut self.places[no];
+        (place.cut_off, place.cut_until) = (true, self.one_copy * (MOST + 1) + self.scenario.arrivals);
+        self.clock.plan(self.clock.now() + PROBED, Event::Missed(no));
+    }
+
+    fn is_lost(&self, no: HostNo) -> bool {
+        self.places[no].dead || self.places[no].cut_off
     }
 
     fn crash(&mut self, no: HostNo, now: Instant) {
@@ -589,7 +614,7 @@ impl World {
     }
 
     fn outcome(&self) -> Outcome {
-        let honest = |node: &&Node| !node.corrupt && !self.places[node.no].dead;
+        let honest = |node: &&Node| !node.corrupt && !self.is_lost(node.no);
         let nodes = || self.nodes.iter().flatten().filter(honest);
         let mut took: Vec<Duration> =
             nodes().filter_map(|node| Some(node.done?.saturating_sub(node.begun?))).collect();
@@ -601,9 +626,7 @@ impl World {
         let out = |no: &HostNo| self.cluster.is_quarantined(&host_id(*no));
         let corrupt: Vec<HostNo> = (0..self.fates.len()).filter(|no| self.fates[*no].corrupt).collect();
         let honest_out = (SEED..self.nodes.len())
-            .filter(|no| {
-                !self.fates[*no].corrupt && self.fates[*no].cut_off.is_none() && !self.places[*no].dead
-            })
+            .filter(|no| !self.fates[*no].corrupt && self.fates[*no].cut_off.is_none() && !self.is_lost(*no))
             .filter(out)
             .count();
         let useful: u64 =

@@ -1,5 +1,6 @@
 //! Finding out what the content is.
 
+use super::outbox::BEAT;
 use super::scheduled::{next_packet, sleep_until};
 use super::{Download, Ended, Known, Start, in_turn};
 use crate::origin::{self, Answer, Ask, OriginError, Part};
@@ -169,10 +170,12 @@ impl Download {
         let first = self.first.clone();
         let mut asked = pin!(shared.origins.fetch(&shared.upstream, &first, (ask, None), patience));
         // A scheduler that takes over is told at once who asks the origin: it would send another one there.
+        let mut beats = tokio::time::interval(BEAT);
         let asked = loop {
             tokio::select! {
                 asked = &mut asked => break asked,
                 heard = self.hear(true) => heard?,
+                _ = beats.tick() => self.beat(),
                 () = shared.shutdown.cancelled() => return Err(stopping()),
             }
         };
@@ -205,6 +208,14 @@ impl Download {
                 self.return_lease(LeaseOutcome::Failed);
                 Err(Ended::failed(OpenError::Origin(invalid.to_string())))
             }
+        }
+    }
+
+    /// Says that this daemon is there, while an origin takes its time.
+    fn beat(&self) {
+        if let Some(talk) = self.scheduled.talk.as_ref().filter(|_| self.scheduled.lease.is_some()) {
+            // Where there is no room for it, other reports are on their way.
+            let _ = talk.report(Box::default());
         }
     }
 

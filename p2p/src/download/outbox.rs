@@ -14,6 +14,10 @@ use tokio::time::Instant;
 /// others only when the scheduler knows.
 const MERGE_FOR: Duration = Duration::from_millis(50);
 
+/// Whoever holds a lease says at least so often that it is there, whether anything came or not: the scheduler passes the lease of
+/// one of whom it hears nothing for four times as long on to the next (`HOLDER_SILENT` in `darter_scheduler`).
+pub(super) const BEAT: Duration = Duration::from_secs(1);
+
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     report: PieceResult,
@@ -74,14 +78,20 @@ impl Outbox {
         self.due = self.due.map(|due| due.min(now));
     }
 
-    /// When there is something to send.
-    pub(super) fn due(&self) -> Option<Instant> {
-        self.due
+    /// When there is something to send: with a lease, also that this daemon is there.
+    pub(super) fn due(&self, has_lease: bool) -> Option<Instant> {
+        let beat = self.last.filter(|_| has_lease).map(|last| last + BEAT);
+        self.due.into_iter().chain(beat).min()
     }
 
     /// Sends what is due, and how many uploads are free. What does not fit into the conversation's queue stays, and waits for more to go with it.
-    pub(super) fn flush(&mut self, now: Instant, talk: &Conversation, free_uploads: impl FnOnce() -> u32) {
-        if self.due.is_none_or(|due| due > now) {
+    pub(super) fn flush(
+        &mut self,
+        now: Instant,
+        (talk, has_lease): (&Conversation, bool),
+        free_uploads: impl FnOnce() -> u32,
+    ) {
+        if self.due(has_lease).is_none_or(|due| due > now) {
             return;
         }
         self.report.free_uploads = Some(free_uploads());

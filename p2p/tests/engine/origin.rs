@@ -102,6 +102,11 @@ impl Origin {
         self.shared.sent.load(Ordering::SeqCst)
     }
 
+    /// Answers that are being sent.
+    pub(crate) fn sending(&self) -> usize {
+        self.shared.sending.load(Ordering::SeqCst)
+    }
+
     /// Answers that were sent at the same time, at most.
     pub(crate) fn most_at_once(&self) -> usize {
         self.shared.most.load(Ordering::SeqCst)

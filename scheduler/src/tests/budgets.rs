@@ -2,7 +2,7 @@
 
 use super::lab::{LENGTH, Lab, task};
 use crate::access::{Access, Block, Blocked, Budget, HostPattern};
-use crate::lease::LEASE_STALL;
+use crate::lease::{KEPT, LEASE_STALL};
 use darter_protocol::scheduler as proto;
 use darter_protocol::scheduler::{FailureReason, LeaseOutcome};
 use std::time::Duration;
@@ -181,7 +181,8 @@ fn a_lifted_limit_is_told_to_whoever_knew_it_with_his_next_lease() {
     assert_eq!(lab.lease_holder(1), "b");
     lab.rule(Access::default());
     assert_eq!(lab.talk("a", 1).share.unwrap().connections, 1, "it has nothing to share now");
-    lab.give_back("b", 1, LeaseOutcome::Failed);
+    // Until it has failed as often.
+    (0..2).for_each(|_| lab.give_back("b", 1, LeaseOutcome::Failed));
     assert_eq!(lab.lease_holder(1), "a");
     assert_eq!(lab.talk("a", 1).share, Some(proto::Share::default()));
 }
@@ -283,4 +284,22 @@ fn who_may_not_go_is_told_when_its_last_source_fails_it() {
     lab.failed("a", 1, "b", FailureReason::Unreachable);
     assert!(lab.talk("a", 1).refused.is_some());
     assert_eq!(lab.cluster.counts().leases_granted, 0);
+}
+
+#[test]
+fn whose_turn_comes_while_the_lease_is_kept_for_another_loses_no_place() {
+    let mut lab = lab(1, &["user", "a", "b", "c", "moving"]);
+    lab.join_at("user", 9, "o", 0);
+    for (n, host) in ["a", "b", "c"].into_iter().enumerate() {
+        assert_eq!(lab.join_at(host, n as u8 + 1, "o", 0).lease, None);
+    }
+    assert!(lab.join_at("moving", 1, "elsewhere", 0).lease.is_some());
+    lab.give_back("moving", 1, LeaseOutcome::Moved);
+    lab.close("user", 9);
+    assert_eq!((lab.lease_holder(1), lab.lease_holder(2)), (String::new(), "b".to_owned()), "nobody waits");
+    lab.close("moving", 1);
+    lab.pass(KEPT);
+    assert_eq!(lab.cluster.counts().waiting_for_room, 2);
+    lab.close("b", 2);
+    assert_eq!((lab.lease_holder(1), lab.lease_holder(3)), ("a".to_owned(), String::new()));
 }

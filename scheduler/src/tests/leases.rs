@@ -2,8 +2,9 @@
 
 use super::lab::{LENGTH, Lab};
 use crate::access::Access;
-use crate::lease::{KEPT, LEASE_STALL, UNSHAREABLE};
+use crate::lease::{HOLDER_SILENT, KEPT, LEASE_STALL, UNSHAREABLE};
 use crate::message::{Registration, Report};
+use crate::refusal::Refusal;
 use darter_protocol::Priority;
 use darter_protocol::scheduler::{FailureReason, LeaseOutcome};
 use std::time::Duration;
@@ -466,4 +467,103 @@ fn one_who_comes_from_the_origin_and_may_not_go_there_leaves_the_lease_to_others
     };
     lab.try_register_at("b", 1, barred).unwrap();
     assert_eq!(lab.lease_holder(1), "a");
+}
+
+#[test]
+fn who_goes_to_and_fro_and_brings_nothing_has_the_lease_kept_once() {
+    let mut lab = Lab::with(&["a", "b"]);
+    lab.join("a", 1);
+    lab.join("b", 1);
+    lab.give_back("a", 1, LeaseOutcome::Moved);
+    assert!(moved(&mut lab, "a", true));
+    lab.origin_bytes("a", 1, 1);
+    lab.give_back("a", 1, LeaseOutcome::Moved);
+    assert_eq!(lab.lease_holder(1), "", "it has brought something");
+    assert!(moved(&mut lab, "a", true));
+    lab.give_back("a", 1, LeaseOutcome::Moved);
+    assert_eq!(lab.lease_holder(1), "b");
+}
+
+/// A cluster of these hosts, of which the first reports each second when it holds a lease.
+fn reporting(hosts: &[&str]) -> Lab {
+    let mut lab = Lab::with(&hosts[1..]);
+    lab.announce(lab.described(hosts[0], |host| host.protocol = 3));
+    hosts.iter().for_each(|host| drop(lab.join(host, 1)));
+    assert_eq!(lab.lease_holder(1), hosts[0]);
+    lab
+}
+
+#[test]
+fn a_holder_of_whom_nothing_is_heard_is_cut_off_and_out_of_the_task() {
+    let mut lab = reporting(&["a", "b", "c"]);
+    lab.origin_bytes("a", 1, 1000);
+    lab.held("a", 1, 1000);
+    lab.pass(HOLDER_SILENT - Duration::from_millis(1));
+    assert_eq!((lab.lease_holder(1), lab.talk("b", 1).partners()), ("a".to_owned(), vec!["a"]));
+    lab.pass(Duration::from_millis(1));
+    assert_eq!((lab.lease_holder(1), lab.talk("b", 1).partners()), ("b".to_owned(), vec![]));
+    assert_eq!(lab.talk("a", 1).ended, Some(Some(Refusal::NotRegistered)));
+    lab.pass(LEASE_STALL);
+    assert_eq!(lab.lease_holder(1), "c", "it says nothing about the origin: the next has no more time");
+}
+
+#[test]
+fn a_holder_that_has_every_byte_and_falls_silent_leaves_those_who_wait_for_it_to_the_origin() {
+    let mut lab = reporting(&["a", "b"]);
+    lab.content("a", 1, LENGTH);
+    lab.held("a", 1, LENGTH);
+    lab.pass(HOLDER_SILENT);
+    assert_eq!(lab.lease_holder(1), "b");
+}
+
+#[test]
+fn a_holder_that_reports_has_its_time_though_nothing_comes_and_no_more() {
+    let mut lab = reporting(&["a", "b"]);
+    for _ in 0..9 {
+        lab.pass(SECOND);
+        lab.report("a", 1, Report::default());
+        assert_eq!(lab.lease_holder(1), "a");
+    }
+    lab.pass(SECOND);
+    assert_eq!(lab.lease_holder(1), "b");
+}
+
+#[test]
+fn a_holder_that_was_cut_off_and_is_back_before_another_came_goes_on() {
+    let mut lab = reporting(&["a"]);
+    lab.pass(HOLDER_SILENT + SECOND);
+    lab.report("a", 1, Report::default());
+    lab.host("b");
+    assert_eq!(lab.join("b", 1).lease, None);
+    lab.pass(HOLDER_SILENT - Duration::from_millis(1));
+    assert_eq!(lab.lease_holder(1), "a");
+    lab.pass(Duration::from_millis(1));
+    assert_eq!(lab.lease_holder(1), "b");
+}
+
+#[test]
+fn a_seed_whose_lease_brings_nothing_waits_behind_those_who_had_none() {
+    let ends: [fn(&mut Lab); 2] =
+        [|lab| lab.pass(LEASE_STALL), |lab| lab.give_back("seed", 1, LeaseOutcome::Failed)];
+    for end in ends {
+        let mut lab = Lab::with(&["seed", "a", "b"]);
+        for host in ["seed", "a", "b"] {
+            lab.join(host, 1);
+        }
+        end(&mut lab);
+        assert_eq!(lab.lease_holder(1), "a");
+        lab.close("a", 1);
+        assert_eq!(lab.lease_holder(1), "b");
+        lab.close("b", 1);
+        assert_eq!(lab.lease_holder(1), "seed");
+        // What it brings counts for it: it is before one that has failed as often since.
+        lab.origin_bytes("seed", 1, 1);
+        lab.host("c");
+        lab.join("c", 1);
+        for next in ["c", "seed"] {
+            let holder = lab.lease_holder(1);
+            lab.give_back(&holder, 1, LeaseOutcome::Failed);
+            assert_eq!(lab.lease_holder(1), next);
+        }
+    }
 }

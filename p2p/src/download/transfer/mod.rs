@@ -218,10 +218,11 @@ impl Transfer {
                 }
             }
             let Download { scheduled, joining, alone_from, came_up, shared, .. } = &mut self.download;
+            let has_lease = scheduled.lease.is_some();
             if let Some(talk) = &scheduled.talk {
-                self.outbox.flush(now, talk, || shared.turns.free());
+                self.outbox.flush(now, (talk, has_lease), || shared.turns.free());
             }
-            let report_due = self.outbox.due().filter(|_| scheduled.talk.is_some());
+            let report_due = self.outbox.due(has_lease).filter(|_| scheduled.talk.is_some());
             let look = self.swarm.poll_timeout().map(Instant::from_std);
             let wake = report_due
                 .into_iter()

@@ -88,7 +88,7 @@ impl Transfer {
     pub(super) fn report_rest(&mut self, now: Instant) {
         self.outbox.hurry(now);
         if let Some(talk) = &self.download.scheduled.talk {
-            self.outbox.flush(now, talk, || self.download.shared.turns.free());
+            self.outbox.flush(now, (talk, false), || self.download.shared.turns.free());
         }
     }
 
