@@ -140,7 +140,10 @@ fn play(herd: &Herd) -> Result<()> {
         herd.bytes / MIB,
         herd.bits_per_second / MBIT
     );
-    ensure!(copies <= 1.0, "the origin sent {copies} copies: {:#?}", origin.asked(&path));
+    // What one that goes to the origin for all had not given away is lost with it: 1.04 copies at most in the simulation, and
+    // what was on its way to it.
+    let most = if herd.losses { 1.1 } else { 1.0 };
+    ensure!(copies <= most, "the origin sent {copies} copies: {:#?}", origin.asked(&path));
     let late = herd.over.as_secs_f64() / one_copy.as_secs_f64();
     let in_time = herd.within.is_none_or(|within| last <= within + late);
     ensure!(in_time, "the last was done after {last:.2} times one copy");

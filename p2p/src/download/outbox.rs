@@ -114,3 +114,18 @@ impl Outbox {
         *self = Self::default();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_holds_a_lease_has_something_to_say_each_second() {
+        let now = Instant::now();
+        let mut outbox = Outbox { last: Some(now), ..Outbox::default() };
+        assert_eq!((outbox.due(false), outbox.due(true)), (None, Some(now + BEAT)));
+        outbox.progress(now, 1, 1);
+        assert_eq!(outbox.due(true), Some(now + MERGE_FOR));
+        assert_eq!(Outbox::default().due(true), None, "what it has begins with its content");
+    }
+}

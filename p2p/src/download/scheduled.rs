@@ -189,3 +189,33 @@ pub(super) async fn sleep_until(wake: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use darter_protocol::scheduler::{Content, Lease, Refused, Share};
+
+    #[test]
+    fn what_a_lost_scheduler_knew_holds_on_and_what_it_allowed_or_refused_does_not() {
+        let facts = PeerPacket { content: Some(Content::default()), ..PeerPacket::default() };
+        let word = PeerPacket {
+            lease: Some(Lease { id: 1 }),
+            lease_revoked: true,
+            share: Some(Share::default()),
+            refused: Some(Refused::default()),
+            unshareable: true,
+            ..facts.clone()
+        };
+        let said = Scheduled {
+            early: vec![word],
+            lease: Some(1),
+            unshareable: true,
+            done: true,
+            refused: Some("no".to_owned()),
+            ..Scheduled::default()
+        };
+        let Scheduled { early, lease, unshareable, done, refused, talk } = said.without_word();
+        assert_eq!((early, lease, unshareable, done, refused), (vec![facts], None, false, false, None));
+        assert!(talk.is_none());
+    }
+}

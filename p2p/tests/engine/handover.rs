@@ -20,7 +20,7 @@ use tokio_stream::StreamExt;
 use tonic::transport::Channel;
 
 /// An address at which nobody listens yet.
-fn free_address() -> SocketAddr {
+pub(crate) fn free_address() -> SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
@@ -47,7 +47,7 @@ async fn silent(data: &[u8]) -> (Origin, OpenRequest) {
     (origin, request)
 }
 
-fn open(node: &Node, request: &OpenRequest, opening: &mut JoinSet<()>) {
+pub(crate) fn open(node: &Node, request: &OpenRequest, opening: &mut JoinSet<()>) {
     let (engine, request) = (node.engine.clone(), request.clone());
     opening.spawn(async move { drop(engine.open(request).await) });
 }
@@ -61,7 +61,7 @@ async fn eventually(what: &str, mut is: impl AsyncFnMut() -> bool) {
     tokio::time::timeout(Duration::from_secs(30), waiting).await.expect(what);
 }
 
-async fn asked(origin: &Origin, times: usize) {
+pub(crate) async fn asked(origin: &Origin, times: usize) {
     eventually("the origin is asked", async || origin.requests().len() == times).await;
 }
 
@@ -75,7 +75,7 @@ async fn stat(scheduler: SocketAddr, task: TaskId) -> StatTaskResponse {
 }
 
 /// Who gets the lease first.
-async fn lease_holder(scheduler: SocketAddr, task: TaskId) -> String {
+pub(crate) async fn lease_holder(scheduler: SocketAddr, task: TaskId) -> String {
     let mut holder = String::new();
     eventually("somebody has the lease", async || {
         holder = stat(scheduler, task).await.lease_holder;
