@@ -10,8 +10,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let shown = protox::compile(["proto/scheduler.proto"], ["proto"])?;
     let folder = std::env::var_os("OUT_DIR").ok_or("cargo names a folder")?;
     std::fs::write(Path::new(&folder).join("descriptors.bin"), shown.encode_to_vec())?;
-    // It holds a secret: lib.rs says how it is printed.
-    let redacted = ["darter.enrolment.v1.EnrolRequest"];
+    // They hold what is nobody else's: lib.rs says how they are printed.
+    let redacted =
+        ["darter.enrolment.v1.EnrolRequest", "darter.daemon.v1.Header", "darter.daemon.v1.DownloadRequest"];
     let generated = tonic_prost_build::configure().bytes(".").codec_path("crate::codec::Lean");
     generated.skip_debug(redacted).compile_fds(descriptors)?;
     Ok(())

@@ -244,7 +244,7 @@ pub(crate) struct Explain {
     pub(crate) insecure: bool,
     /// A header of the request, like 'Authorization: Bearer ..'; may be given more than once
     #[arg(long = "header", short = 'H', value_name = "HEADER", value_parser = header)]
-    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) headers: Vec<(String, Secret)>,
     /// The request's method
     #[arg(long, short = 'X', value_name = "METHOD", default_value = "GET")]
     pub(crate) request: String,
@@ -262,10 +262,10 @@ pub(crate) struct Explain {
     pub(crate) json: bool,
 }
 
-/// `Name: value`.
-pub(crate) fn header(text: &str) -> Result<(String, String), String> {
+/// `Name: value`. The value may be a credential, whatever the name is.
+pub(crate) fn header(text: &str) -> Result<(String, Secret), String> {
     let (name, value) = text.split_once(':').ok_or("expected Name: value")?;
-    Ok((name.trim().to_owned(), value.trim().to_owned()))
+    Ok((name.trim().to_owned(), value.trim().into()))
 }
 
 /// How the process ends.

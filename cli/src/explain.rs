@@ -17,7 +17,8 @@ pub(crate) async fn run(args: args::Explain) -> exit::Result {
         return partners(task, args).await;
     }
     let url = args.url.unwrap_or_default();
-    let question = Explain { url, method: args.request, headers: args.headers, client: args.client };
+    let headers = args.headers.into_iter().map(|(name, value)| (name, value.reveal().to_owned())).collect();
+    let question = Explain { url, method: args.request, headers, client: args.client };
     let said = control::ask(&socket(args.config, args.work_home)?, &question).await?;
     if args.json {
         let steps =

@@ -103,8 +103,40 @@ impl std::fmt::Debug for enrolment::EnrolRequest {
     }
 }
 
+impl std::fmt::Debug for daemon::Header {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Header").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for daemon::DownloadRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // What stands behind a question mark may be a signature, and before an @ a password.
+        let plain = self.url.split('?').next().filter(|url| !url.contains('@'));
+        let mut shown = f.debug_struct("DownloadRequest");
+        shown.field("url", &plain.unwrap_or("[redacted]")).field("headers", &self.headers);
+        shown.field("digest", &self.digest).finish()
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_download_that_is_asked_for_prints_neither_headers_nor_signatures() {
+        let header = super::daemon::Header { name: "x-own".to_owned(), value: b"hunter2".as_slice().into() };
+        for (url, shown) in [
+            ("https://a.example/f?sig=hunter2", "https://a.example/f"),
+            ("https://me:hunter2@a.example/f", "[redacted]"),
+        ] {
+            let (url, headers) = (url.to_owned(), vec![header.clone()]);
+            let request = super::daemon::DownloadRequest { url, headers, ..Default::default() };
+            let printed = format!("{request:?}");
+            assert!(printed.contains(shown) && printed.contains("x-own"), "{printed}");
+            // Bytes print as text, or as numbers.
+            assert!(!printed.contains("hunter2") && !printed.contains("104, 117"), "{printed}");
+        }
+    }
+
     #[test]
     fn a_request_to_join_prints_no_secret() {
         let request = super::enrolment::EnrolRequest {

@@ -196,6 +196,7 @@ where
     let offered = Switch::answered(&answer).filter(|_| answer.status() == StatusCode::UPGRADE_REQUIRED);
     let (mut parts, body) = answer.into_parts();
     headers::keep_for_client(&mut parts.headers);
+    headers::hide_credentials(&mut parts.headers);
     let length = said_length(&parts.headers, parts.status, method, &body);
     parts.headers.remove(CONTENT_LENGTH);
     parts.headers.extend(length.map(|length| (CONTENT_LENGTH, HeaderValue::from(length))));

@@ -17,6 +17,7 @@
 //! answer may be meant for one person.
 
 use crate::accounts::Login;
+use crate::place::server;
 use crate::probe::{Said, probe};
 use crate::realms::{Judge, Judges, Realms};
 use crate::together::{Asked, Together};
@@ -301,7 +302,7 @@ impl Gate {
             Identity::Url { canonical, application, .. } => (canonical, application),
             Identity::Digest(_) if target.path().len() > MAX_URL => return Asking::Unshared,
             Identity::Digest(digest) => {
-                let place = Place { registry: registry(target), repository: target.path().to_owned() };
+                let place = Place { registry: server(target), repository: target.path().to_owned() };
                 let caller = self.caller(asker, target.query());
                 return Asking::About(Question { place, digest: digest.clone(), caller });
             }
@@ -313,7 +314,7 @@ impl Gate {
         let signed = target.query().filter(|query| is_signed(query) || !canonical.ends_with(query));
         let Some(signed) = signed else { return Asking::Nothing };
         application.push_str("\0signed");
-        let place = Place { registry: registry(target), repository: canonical.clone() };
+        let place = Place { registry: server(target), repository: canonical.clone() };
         Asking::About(Question { place, digest: String::new(), caller: self.caller(asker, Some(signed)) })
     }
 
@@ -488,12 +489,8 @@ fn known_digest(value: &HeaderValue) -> Option<String> {
     value.to_str().ok().filter(|digest| digest.len() <= 160).map(str::to_owned)
 }
 
-fn registry(target: &Target) -> String {
-    format!("{}://{}:{}", target.scheme().as_str(), target.host(), target.port())
-}
-
 fn place(target: &Target, name: &str) -> Place {
-    Place { registry: registry(target), repository: oci::repository_identity(target.host(), name) }
+    Place { registry: server(target), repository: oci::repository_identity(target.host(), name) }
 }
 
 #[cfg(test)]

@@ -77,7 +77,7 @@ impl Proxy {
             let caller = self.gate.explain(&target, &mut identity, asker);
             steps.push(Step { subject: "caller", text: caller });
             if settled {
-                let task = tasks::task(&identity, &target, asker, settings.trusted.as_ref());
+                let task = tasks::task(&identity, &target, asker, self.operator(&settings, &target));
                 steps.extend(self.whereabouts(task).await);
             } else {
                 let text = "its name holds the version that the origin is asked for first, so what is stored is not known here";

@@ -8,9 +8,9 @@
 use darter_protocol::Priority;
 use http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
-    COOKIE, EXPECT, Entry, HOST, HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_MODIFIED_SINCE,
-    IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, MAX_FORWARDS, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
-    RANGE, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH,
+    IF_RANGE, IF_UNMODIFIED_SINCE, MAX_FORWARDS, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, RANGE, SET_COOKIE,
+    TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{Method, Request, Response, Version};
 
@@ -63,6 +63,10 @@ const NO_SWITCH: [&str; 4] = ["h2", "h2c", "http", "tls"];
 /// The headers that clients steer this proxy with. No origin is to see them.
 const OURS: &str = "x-dragonfly-";
 
+/// What stands in the names of headers whose values let somebody in.
+const CREDENTIAL: [&str; 9] =
+    ["auth", "cookie", "token", "key", "secret", "password", "credential", "otp", "signature"];
+
 /// How urgent a request is: Dragonfly's levels. What is none of them says nothing.
 pub(crate) fn priority(headers: &HeaderMap) -> Priority {
     let level =
@@ -80,13 +84,18 @@ pub(crate) fn keep_for_origin(headers: &mut HeaderMap) {
     remove_all(headers, ours);
 }
 
-/// Marks what says who asks: nothing prints its value from then on, and HTTP/2 puts it into no table (RFC 7541 section 7.1.3).
+/// Marks what says who asks, or lets him in from now on: nothing prints its value from then on, and HTTP/2 puts it into no table (RFC 7541 section 7.1.3).
 pub(crate) fn hide_credentials(headers: &mut HeaderMap) {
-    for name in [AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION] {
-        if let Entry::Occupied(mut shown) = headers.entry(name) {
-            shown.iter_mut().for_each(|value| value.set_sensitive(true));
-        }
+    for (_, value) in headers.iter_mut().filter(|(name, _)| is_credential(name)) {
+        value.set_sensitive(true);
     }
+}
+
+/// Whether it looks like somebody's key. Registries and servers of files have names of their own for it: Private-Token, Job-Token,
+/// X-Api-Key, X-Registry-Auth. What a challenge says (WWW-Authenticate) is none.
+fn is_credential(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    CREDENTIAL.iter().any(|word| name.contains(word)) && !name.ends_with("-authenticate")
 }
 
 /// Counts a request down that traces its way by Max-Forwards (RFC 9110 section 7.6.2); tells whether it may go on.
@@ -221,15 +230,30 @@ mod tests {
 
     #[test]
     fn what_says_who_asks_is_not_printed() {
-        let names = ["authorization", "cookie", "cookie", "proxy-authorization"];
+        let names = [
+            "authorization",
+            "cookie",
+            "cookie",
+            "proxy-authorization",
+            "set-cookie",
+            "x-auth-token",
+            "private-token",
+            "job-token",
+            "x-api-key",
+            "x-amz-security-token",
+            "x-registry-auth",
+            "npm-otp",
+        ];
         let mut given = HeaderMap::new();
         for name in names {
             given.append(HeaderName::from_static(name), HeaderValue::from_static("hunter2"));
         }
         given.insert("accept", HeaderValue::from_static("text/plain"));
+        given.insert("www-authenticate", HeaderValue::from_static("Bearer realm=\"https://a.example/\""));
         hide_credentials(&mut given);
         let shown = format!("{given:?}");
         assert!(!shown.contains("hunter2") && shown.contains("text/plain"), "{shown}");
+        assert!(shown.contains("https://a.example/"), "a challenge is for everybody: {shown}");
     }
 
     #[test]

@@ -13,13 +13,14 @@ use crate::labels::{Outcome, Way};
 use crate::p2p::{self, Peers};
 use crate::pipeline::Answer;
 use crate::refusal::Refusal;
-use crate::{Body, Proxy, direct};
+use crate::{Body, Proxy, direct, tasks};
 use bytes::Bytes;
-use darter_protocol::{Digest, TaskId};
+use darter_protocol::Digest;
 use darter_rules::{Because, Decision, Identity, Request as Seen, oci::Resource};
 use http::header::{self, HeaderMap, HeaderName};
 use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::Empty;
+use std::fmt;
 use std::sync::Arc;
 
 /// Headers that are about a connection, which there is none of.
@@ -35,8 +36,7 @@ const OF_CONNECTIONS: [HeaderName; 9] = [
     header::UPGRADE,
 ];
 
-/// What a command asks for.
-#[derive(Debug)]
+/// What a command asks for. Prints neither its headers' values, whatever their names are, nor its query.
 pub struct Fetch {
     /// Whose command it is: the user's number on this host.
     pub uid: u32,
@@ -46,6 +46,16 @@ pub struct Fetch {
     pub headers: HeaderMap,
     /// What the whole must hash to.
     pub digest: Option<Digest>,
+}
+
+impl fmt::Debug for Fetch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&HeaderName> = self.headers.keys().collect();
+        let place = (self.url.host(), self.url.path());
+        let mut shown = f.debug_struct("Fetch");
+        shown.field("uid", &self.uid).field("place", &place).field("headers", &names);
+        shown.field("digest", &self.digest).finish()
+    }
 }
 
 /// Why there is no origin's answer. Displays as one sentence, without a secret.
@@ -117,7 +127,7 @@ fn expecting(peers: Peers, digest: Option<Digest>) -> Peers {
     if Resource::parse(peers.target.path()).is_some() {
         return peers;
     }
-    let task = TaskId::of_url(canonical, tag, &format!("{application}\0{digest}"));
+    let task = tasks::of_url(&peers.target, canonical, tag, &format!("{application}\0{digest}"));
     let digest = digest.to_string();
     let identity = Identity::Digest(digest.clone());
     Peers { identity, digest: Some(digest), task: Some(task), settled: true, ..peers }
@@ -126,5 +136,25 @@ fn expecting(peers: Peers, digest: Option<Digest>) -> Peers {
 impl From<Refusal> for Refused {
     fn from(refusal: Refusal) -> Self {
         Self { status: refusal.status(), sentence: refusal.to_string() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    #[test]
+    fn what_a_command_shows_is_not_printed() {
+        let shown = (HeaderName::from_static("x-own"), HeaderValue::from_static("hunter2"));
+        let fetch = Fetch {
+            uid: 7,
+            url: "http://me:hunter2@a.example/file?sig=hunter2".parse().unwrap(),
+            headers: HeaderMap::from_iter([shown]),
+            digest: None,
+        };
+        let printed = format!("{fetch:?}");
+        assert!(printed.contains("a.example") && printed.contains("x-own"), "{printed}");
+        assert!(!printed.contains("hunter2"), "{printed}");
     }
 }

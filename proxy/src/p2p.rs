@@ -141,10 +141,12 @@ where
     };
     let task = match peers.task {
         Some(task) => task,
-        None => {
-            let (asker, trusted) = (Asker::of(&request), settings.trusted.as_ref());
-            tasks::task(&peers.identity, &peers.target, asker, trusted)?
-        }
+        None => tasks::task(
+            &peers.identity,
+            &peers.target,
+            Asker::of(&request),
+            proxy.operator(&settings, &peers.target),
+        )?,
     };
     let wish = peers.wish(&proxy.engine, task, request.headers())?;
     trail.of_task(wish.open.task);

@@ -15,6 +15,7 @@ use crate::missing::Missing;
 use crate::port_tls::PortTls;
 use crate::realms::Judges;
 use crate::slots::{Slot, Slots};
+use crate::tasks::Operator;
 use crate::version::Versions;
 use crate::via::{Marks, Pseudonym};
 use crate::visitors::Visitors;
@@ -23,7 +24,7 @@ use bytes::Bytes;
 use darter_certs::Leaves;
 use darter_entitle::Ages;
 use darter_p2p::Engine;
-use darter_rules::Rules;
+use darter_rules::{Rules, Scheme, Target};
 use darter_upstream::Upstream;
 use http::HeaderMap;
 use prometheus_client::registry::Registry;
@@ -207,6 +208,13 @@ impl Proxy {
     pub(crate) fn judges(&self) -> Judges<'_> {
         let at_once = self.settings.load().limits.authentications();
         Judges { upstream: &self.upstream, realms: &self.gate.realms, at_once }
+    }
+
+    /// What the names of content at `target` depend on.
+    pub(crate) fn operator<'a>(&self, settings: &'a Settings, target: &Target) -> Operator<'a> {
+        let shown = || self.upstream.certificate(&target.host().to_string(), target.port());
+        let certificate = if target.scheme() == Scheme::Https { shown() } else { None };
+        Operator { trusted: settings.trusted.as_ref(), certificate }
     }
 
     /// Waits until there may be one more request through the engine.

@@ -13,6 +13,7 @@ use crate::route::{HttpVersion, Route};
 use crate::turns::Turns;
 use crate::uses::{Connection, Exchange, Open};
 use arc_swap::ArcSwap;
+use darter_certs::{crypto_provider, sha256};
 use futures_util::FutureExt as _;
 use http::{Extensions, HeaderMap, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body as _;
@@ -196,6 +197,16 @@ impl Upstream {
         let target = Target::new(host, port, false);
         let ways = Arc::clone(&self.current.load().ways);
         ways.route(&target, false).described(&target.host, &ways.config.dns)
+    }
+
+    /// The SHA-256 of the client certificate that this host and port is shown when it asks for one (`upstream.hosts[].clientCert`).
+    pub fn certificate(&self, host: &str, port: u16) -> Option<[u8; 32]> {
+        let target = Target::new(host, port, true);
+        let shows = Arc::clone(&self.current.load().ways).route(&target, false).tls;
+        let shows = &shows.client_auth_cert_resolver;
+        let schemes = &crypto_provider().signature_verification_algorithms.supported_schemes();
+        let shown = shows.has_certs().then(|| shows.resolve(&[], schemes))??;
+        shown.cert.first().map(|certificate| sha256(certificate))
     }
 
     /// Whether one of the last connections was made from `local` to `remote`. If it comes in again, the packet filter turned

@@ -19,6 +19,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use darter_certs::Secret;
 use darter_protocol::Digest;
 use regex::Regex;
 use url::Url;
@@ -47,7 +48,7 @@ pub(crate) struct Get {
     output: Option<PathBuf>,
     /// A header of the request, like 'Authorization: Bearer ..'; may be given more than once
     #[arg(long = "header", short = 'H', value_name = "HEADER", value_parser = args::header)]
-    headers: Vec<(String, String)>,
+    headers: Vec<(String, Secret)>,
     /// What the whole must hash to, sha256:HEX or sha512:HEX. Anything else is thrown away
     #[arg(long, short = 'd', value_name = "DIGEST", conflicts_with = "recursive")]
     digest: Option<Digest>,
@@ -161,7 +162,7 @@ async fn download(get: &Get, show: &Show) -> exit::Result {
 }
 
 /// The request's headers, those that say what the content is called among them.
-fn headers(get: &Get) -> Vec<(String, String)> {
+fn headers(get: &Get) -> Vec<(String, Secret)> {
     // One with & in it, or several.
     let filter = (!get.filter.is_empty()).then(|| get.filter.join("&"));
     let named = [
@@ -170,7 +171,7 @@ fn headers(get: &Get) -> Vec<(String, String)> {
         ("x-dragonfly-filtered-query-params", filter),
         ("x-dragonfly-priority", get.priority.map(|level| level.to_string())),
     ];
-    let named = named.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+    let named = named.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.into())));
     get.headers.iter().cloned().chain(named).collect()
 }
 
@@ -201,6 +202,20 @@ mod tests {
         for nameless in ["http://a/", "http://a/b/", "http://a/%2e%2e", "http://a/..%2fetc", "http://a/%00"] {
             assert_eq!(named(None, nameless), None, "{nameless}");
         }
+    }
+
+    #[test]
+    fn what_a_header_says_is_not_printed_with_the_command() {
+        #[derive(Debug, clap::Parser)]
+        struct Command {
+            #[command(flatten)]
+            get: Get,
+        }
+        let given = ["get", "http://a/b", "-H", "X-Own-Name: hunter2", "-O", "out"];
+        let command = <Command as clap::Parser>::try_parse_from(given).unwrap();
+        let printed = format!("{command:?}");
+        assert!(printed.contains("X-Own-Name") && !printed.contains("hunter2"), "{printed}");
+        assert_eq!(headers(&command.get)[0].1.reveal(), "hunter2");
     }
 
     #[test]

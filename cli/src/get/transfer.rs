@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest::{self, Context, SHA256, SHA512};
+use darter_certs::Secret;
 use darter_protocol::daemon::daemon_client::DaemonClient;
 use darter_protocol::daemon::{self as proto, download_response::Part as Item};
 use darter_protocol::{Algorithm, Digest};
@@ -30,7 +31,7 @@ const MAX_INDEX: usize = 32 << 20;
 /// The way to the daemon, and what is the same for all files.
 pub(super) struct Transfer {
     client: DaemonClient<Channel>,
-    headers: Vec<(String, String)>,
+    headers: Vec<(String, Secret)>,
     digest: Option<Digest>,
     pace: Option<Pace>,
 }
@@ -61,7 +62,7 @@ type Stream = Streaming<proto::DownloadResponse>;
 impl Transfer {
     pub(super) fn new(
         client: DaemonClient<Channel>,
-        headers: Vec<(String, String)>,
+        headers: Vec<(String, Secret)>,
         digest: Option<Digest>,
         limit: Option<u64>,
     ) -> Self {
@@ -114,7 +115,7 @@ impl Transfer {
     /// owner asks again with them.
     fn words(&self, job: &Job) -> String {
         let named = self.headers.iter().filter(|(name, _)| name.starts_with("x-dragonfly-"));
-        let named: Vec<_> = named.map(|(name, value)| format!("{name}={value}")).collect();
+        let named: Vec<_> = named.map(|(name, value)| format!("{name}={}", value.reveal())).collect();
         let words = format!("{} {:?} {:?} {}", job.url, job.range, self.digest, named.join("&"));
         digest::digest(&SHA256, words.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
     }
@@ -124,7 +125,7 @@ impl Transfer {
             name: name.to_owned(),
             value: value.as_bytes().to_vec().into(),
         };
-        let own = self.headers.iter().map(|(name, value)| header(name, value));
+        let own = self.headers.iter().map(|(name, value)| header(name, value.reveal()));
         let headers = own.chain(more.iter().map(|(name, value)| header(name.as_str(), value))).collect();
         let digest = self.digest.map(|digest| digest.to_string()).unwrap_or_default();
         let request = proto::DownloadRequest { url: url.to_owned(), headers, digest };

@@ -3,15 +3,17 @@
 use crate::lab::{Body, Darter, Origin, Setup, full};
 use crate::p2p::{ask, bytes, digest_of, try_ask};
 use bytes::Bytes;
-use darter_proxy::{Ages, Limits};
+use darter_proxy::{Ages, Fetch, Limits};
 use futures_util::StreamExt as _;
+use http::header::{HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Incoming;
 use regex::Regex;
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::sync::Notify;
 
 const RIGHT: (&str, &str) = ("authorization", "Bearer right");
 const WRONG: (&str, &str) = ("authorization", "Bearer wrong");
@@ -25,6 +27,8 @@ struct Registry {
     trouble: AtomicU16,
     /// Every request, as `METHOD path`.
     log: Mutex<Vec<String>>,
+    /// Until then, the second half of a layer in `halting` does not come.
+    go_on: Arc<Notify>,
 }
 
 impl Registry {
@@ -45,7 +49,8 @@ impl Registry {
     async fn with(setup: Setup) -> (Arc<Self>, Origin, Darter) {
         let layer: Bytes = (0..50_000u32).map(|at| (at * 13 + at / 251) as u8).collect();
         let (revoked, trouble) = (AtomicBool::new(false), AtomicU16::new(0));
-        let registry = Arc::new(Self { layer, revoked, trouble, log: Mutex::default() });
+        let registry =
+            Arc::new(Self { layer, revoked, trouble, log: Mutex::default(), go_on: Arc::default() });
         let answering = registry.clone();
         let origin = Origin::http(move |request: Request<Incoming>| {
             let response = answering.answer(&request);
@@ -74,7 +79,7 @@ impl Registry {
                 said.into_iter().fold(answer, |answer, said| answer.header("docker-content-digest", said));
             return answer.body(full("")).unwrap();
         }
-        if path.starts_with("/v2/private/") && !allowed {
+        if ["/v2/private/", "/v2/halting/"].iter().any(|it| path.starts_with(it)) && !allowed {
             return answer
                 .status(401)
                 .header("www-authenticate", "Bearer realm=\"https://auth.example/token\"")
@@ -98,9 +103,21 @@ impl Registry {
         if path.starts_with("/v2/guarded/") && !allowed {
             return answer.status(302).header("location", "/login").body(full("")).unwrap();
         }
-        let of_team = ["private", "guarded", "portal", "hidden"]
+        let of_team = ["private", "guarded", "portal", "hidden", "halting"]
             .iter()
             .find_map(|name| path.strip_prefix("/v2/")?.strip_prefix(name)?.strip_prefix('/'));
+        if path == format!("/v2/halting/blobs/{layer}") && allowed && request.method() == Method::GET {
+            let (first, rest) = (self.layer.slice(..20_000), self.layer.slice(20_000..));
+            let go_on = self.go_on.clone();
+            let rest = async move {
+                go_on.notified().await;
+                rest
+            };
+            let first = futures_util::stream::iter([first]).chain(futures_util::stream::once(rest));
+            let frames = first.map(|data| Ok(http_body::Frame::data(data)));
+            let answer = answer.header("content-length", self.layer.len());
+            return answer.body(StreamBody::new(frames).boxed_unsync()).unwrap();
+        }
         if of_team == Some(&*format!("blobs/{layer}")) {
             return answer.body(full(self.layer.clone())).unwrap();
         }
@@ -160,34 +177,108 @@ async fn until_hit(ask: impl AsyncFn() -> bool) -> bool {
     false
 }
 
-/// A registry of somebody's own: it says that it has whatever it is asked for, and sends as many zeros.
-async fn braggart(length: usize) -> Origin {
-    Origin::http(move |request: Request<Incoming>| async move {
+/// A server of somebody's own: it says that it has whatever it is asked for, and sends as many zeros. What it was asked counts.
+async fn braggart(length: usize) -> (Origin, Arc<AtomicUsize>) {
+    let asked: Arc<AtomicUsize> = Arc::default();
+    let counted = asked.clone();
+    let origin = Origin::http(move |request: Request<Incoming>| {
+        counted.fetch_add(1, Ordering::SeqCst);
         let digest = request.uri().path().rsplit('/').next().unwrap().to_owned();
-        let answer = Response::builder().header("docker-content-digest", digest);
-        answer.body(full(vec![0; length])).unwrap()
+        async move {
+            let answer = Response::builder().header("docker-content-digest", digest);
+            answer.body(full(vec![0; length])).unwrap()
+        }
     })
-    .await
+    .await;
+    (origin, asked)
+}
+
+/// Asks somebody's own server, by every name that content with this digest has there: for all of it and for parts, with nothing and
+/// with credentials, through the proxy and as `darter get` does. Not one byte is to come that the server did not send.
+async fn claims(darter: &Darter, layer: &Bytes) {
+    let (own, asked) = braggart(layer.len()).await;
+    let digest = digest_of(layer);
+    for path in [format!("/v2/mine/blobs/{digest}"), format!("/mine{}", by_hash(&digest)), "/file".to_owned()]
+    {
+        let url = format!("http://127.0.0.1:{}{path}", own.port);
+        for shown in [&[][..], &[RIGHT], &[WRONG]] {
+            for range in [None, Some(("range", "bytes=100-199")), Some(("range", "bytes=-100"))] {
+                let headers: Vec<_> = shown.iter().copied().chain(range).collect();
+                let before = asked.load(Ordering::SeqCst);
+                // Wrong bytes are cut off when that shows, with or without the answer's head.
+                if let Ok(answer) = try_ask(darter, Method::GET, &url, &headers).await {
+                    let body = answer.into_body().collect().await;
+                    let body = body.map(|body| body.to_bytes()).unwrap_or_default();
+                    assert!(body.iter().all(|byte| *byte == 0), "{url} with {headers:?}");
+                }
+                assert!(asked.load(Ordering::SeqCst) > before, "{url} with {headers:?}: nobody asked it");
+                let before = asked.load(Ordering::SeqCst);
+                let fetch = Fetch {
+                    uid: 1000,
+                    url: url.parse().unwrap(),
+                    headers: headers.iter().map(|(name, value)| header(name, value)).collect(),
+                    digest: Some(digest.parse().unwrap()),
+                };
+                if let Ok(answer) = darter.proxy.fetch(fetch).await {
+                    let body = answer.into_body().collect().await;
+                    let body = body.map(|body| body.to_bytes()).unwrap_or_default();
+                    assert!(body.iter().all(|byte| *byte == 0), "get {url} with {headers:?}");
+                }
+                assert!(asked.load(Ordering::SeqCst) > before, "get {url} with {headers:?}: nobody asked it");
+            }
+        }
+    }
+}
+
+fn header(name: &str, value: &str) -> (HeaderName, HeaderValue) {
+    (name.parse().unwrap(), value.parse().unwrap())
 }
 
 #[tokio::test]
 async fn who_runs_a_registry_of_his_own_gets_nothing_by_naming_a_digest_there() {
     let (registry, _origin, darter) = Registry::start().await;
     registry.warm(&darter).await;
-    let own = braggart(registry.layer.len()).await;
-    let url = format!("http://127.0.0.1:{}{}", own.port, registry.blob("mine"));
-    for shown in [&[][..], &[RIGHT], &[WRONG]] {
-        for range in [None, Some(("range", "bytes=100-199")), Some(("range", "bytes=-100"))] {
-            let headers: Vec<_> = shown.iter().copied().chain(range).collect();
-            // Wrong bytes are cut off when that shows, with or without the answer's head.
-            let Ok(answer) = try_ask(&darter, Method::GET, &url, &headers).await else { continue };
-            let body = answer.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-            assert!(body.iter().all(|byte| *byte == 0), "bytes of the private layer, with {headers:?}");
-        }
-    }
+    claims(&darter, &registry.layer).await;
     let reader = ask(&darter, Method::GET, &registry.blob("private"), &[RIGHT]).await;
     assert_eq!(reader.headers()["cache-status"], "darter; hit");
     assert!(bytes(reader).await == registry.layer);
+}
+
+#[tokio::test]
+async fn nor_while_it_is_under_way() {
+    let (registry, _origin, darter) = Registry::start().await;
+    let reader = ask(&darter, Method::GET, &registry.blob("halting"), &[RIGHT]).await;
+    assert_eq!(reader.status(), StatusCode::OK);
+    let mut body = reader.into_body();
+    let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
+    assert!(!first.is_empty() && registry.layer.starts_with(&first));
+    claims(&darter, &registry.layer).await;
+    registry.go_on.notify_one();
+    let rest = body.collect().await.unwrap().to_bytes();
+    assert!([first, rest].concat() == registry.layer, "he who may have it has all of it");
+}
+
+#[tokio::test]
+async fn nor_of_what_a_server_of_files_gave_to_a_credential() {
+    let (registry, origin, darter) = Registry::start().await;
+    let path = format!("/locked{}", by_hash(&digest_of(&registry.layer)));
+    let read = async || {
+        let answer = ask(&darter, Method::GET, &path, &[RIGHT]).await;
+        let hit = answer.headers()["cache-status"] == "darter; hit";
+        assert!(bytes(answer).await == registry.layer);
+        hit
+    };
+    assert!(until_hit(&read).await, "it is here");
+    let fetch = Fetch {
+        uid: 1000,
+        url: format!("http://127.0.0.1:{}{path}", origin.port).parse().unwrap(),
+        headers: [header(RIGHT.0, RIGHT.1)].into_iter().collect(),
+        digest: Some(digest_of(&registry.layer).parse().unwrap()),
+    };
+    let got = darter.proxy.fetch(fetch).await.unwrap().into_body().collect().await.unwrap().to_bytes();
+    assert!(got == registry.layer);
+    claims(&darter, &registry.layer).await;
+    assert!(read().await, "and stays there");
 }
 
 #[tokio::test]
@@ -506,6 +597,48 @@ async fn what_was_pushed_into_a_repository_is_known_to_be_in_it() {
         push(method, &format!("/v2/closed/{path}"), said).await;
         assert_eq!(questions("closed").await, (2, false), "{path}");
     }
+}
+
+/// The registry is a mirror of others here: what it has of one of them is not in another one's repository of the same name.
+#[tokio::test]
+async fn what_a_mirror_has_of_one_registry_is_not_in_anothers_repository_of_that_name() {
+    let answering = |request: Request<Incoming>| async move {
+        let uri = request.uri();
+        let [of_theirs, of_mine] = ["theirs.example", "mine.example"]
+            .map(|named| uri.query().is_some_and(|query| query.ends_with(named)));
+        let right = request.headers().get("authorization").is_some_and(|value| value == RIGHT.1);
+        let layer = digest_of(b"their layer");
+        let answer = Response::builder();
+        if of_theirs && !right {
+            return answer.status(401).body(full("who are you?")).unwrap();
+        }
+        if uri.path().ends_with("/manifests/latest") {
+            let layers = if of_theirs { format!("{{\"digest\":\"{layer}\"}}") } else { String::new() };
+            return answer.body(full(format!("{{\"schemaVersion\":2,\"layers\":[{layers}]}}"))).unwrap();
+        }
+        match of_theirs && !of_mine {
+            true => answer.body(full("their layer")).unwrap(),
+            false => answer.status(404).body(full("not in mine")).unwrap(),
+        }
+    };
+    let origin = Origin::http(answering).await;
+    let darter = Darter::start(Setup::default()).await;
+    let base = format!("http://127.0.0.1:{}/v2/team/app", origin.port);
+    let blob = format!("{base}/blobs/{}", digest_of(b"their layer"));
+    let get = async |url: String, shown: &[(&str, &str)]| {
+        let answer = ask(&darter, Method::GET, &url, shown).await;
+        (answer.status().as_u16(), bytes(answer).await)
+    };
+    let theirs = "?ns=theirs.example";
+    assert_eq!(get(format!("{base}/manifests/latest{theirs}"), &[RIGHT]).await.0, 200);
+    assert_eq!(get(format!("{blob}{theirs}"), &[RIGHT]).await, (200, "their layer".into()));
+    for mine in ["?ns=mine.example", ""] {
+        for shown in [&[][..], &[RIGHT]] {
+            assert_eq!(get(format!("{base}/manifests/latest{mine}"), shown).await.0, 200, "he may read it");
+            assert_eq!(get(format!("{blob}{mine}"), shown).await, (404, "not in mine".into()), "{mine}");
+        }
+    }
+    assert_eq!(get(format!("{blob}{theirs}"), &[]).await.0, 401);
 }
 
 #[tokio::test]

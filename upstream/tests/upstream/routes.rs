@@ -90,6 +90,7 @@ async fn a_host_that_asks_who_we_are_sees_our_certificate() {
         ] {
             let server = Server::https(asking(&ours, version, demands)).await;
             let upstream = upstream(Route::straight(knowing(&ours, shown)));
+            assert_eq!(upstream.certificate("localhost", server.port).is_some(), shown.is_some());
             // What the first request would meet, a probe meets.
             let probed = upstream.probe("localhost", server.port).await.map_err(|error| error.to_string());
             let seen =
