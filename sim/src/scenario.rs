@@ -36,6 +36,8 @@ pub struct Scenario {
     pub origin_rate: u64,
     /// From any host to any other.
     pub latency: Duration,
+    /// By how much more who has no place hears it: that is an answer, and to come is said over another connection.
+    pub busy_later: Duration,
     /// Over this time the daemons begin, one after the other.
     pub arrivals: Duration,
     /// The part of the blocks and messages that is lost and sent again after 200 ms.
@@ -76,6 +78,7 @@ impl Default for Scenario {
             slow_every: 0,
             origin_rate: 31_250_000,
             latency: Duration::from_millis(1),
+            busy_later: Duration::ZERO,
             arrivals: Duration::ZERO,
             loss: 0.0,
             crashing: 0.0,

@@ -306,7 +306,8 @@ impl World {
     fn carry_out(&mut self, no: HostNo, out: Out) {
         match out {
             Out::To(to, message) => {
-                let after = self.clock.now() + self.delay();
+                let later = matches!(message, Message::Busy(_)).then_some(self.scenario.busy_later);
+                let after = self.clock.now() + self.delay() + later.unwrap_or_default();
                 let at = self.through(no, to, after);
                 self.clock.plan(at, Event::Message(no, to, Box::new(message)));
             }

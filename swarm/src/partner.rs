@@ -7,12 +7,20 @@ use std::time::{Duration, Instant};
 /// A partner that has said to wait, and then nothing for this long, is asked again: its word to come was lost.
 pub(crate) const ASK_AGAIN: Duration = Duration::from_secs(5);
 
+/// A partner that has said to come for something else than what is missing here is asked again after this: at once, the two would
+/// go on with it for as long as it has something else to give.
+pub(crate) const ASK_SOON: Duration = Duration::from_millis(100);
+
 #[derive(Debug)]
 pub(crate) struct Partner {
     pub(crate) have: PieceSet,
     /// Fetches from it that have not ended, cancelled ones too.
     pub(crate) in_flight: u32,
     pub(crate) standing: Standing,
+    /// How often it has said to come.
+    pub(crate) comes: u32,
+    /// The last time was of no use.
+    pub(crate) passed: bool,
     /// Fetches in a row that somebody else had to bring in its place.
     pub(crate) strikes: u8,
 }
@@ -40,6 +48,8 @@ pub(crate) struct Fetch {
     /// Beside another fetch of the same piece.
     pub(crate) spare: bool,
     pub(crate) asked: Instant,
+    /// How often the partner had said to come by then.
+    pub(crate) comes: u32,
     /// When the last byte came, as far as was looked.
     pub(crate) alive: Instant,
     /// For how long this host itself has held its bytes back so far.
@@ -62,6 +72,13 @@ pub(crate) enum Pace {
 
 impl Partner {
     pub(crate) fn new(pieces: u32, in_flight: u32) -> Self {
-        Self { have: PieceSet::empty(pieces), in_flight, standing: Standing::Free, strikes: 0 }
+        Self {
+            have: PieceSet::empty(pieces),
+            in_flight,
+            standing: Standing::Free,
+            comes: 0,
+            passed: false,
+            strikes: 0,
+        }
     }
 }

@@ -61,7 +61,9 @@ impl Swarm {
                 return Some(self.fetch(now, partner, choice));
             }
             if invited {
-                self.set_standing(&partner, Standing::Free);
+                if let Some(known) = self.partners.get_mut(&partner) {
+                    (known.standing, known.passed) = (Standing::Free, true);
+                }
                 return Some(Action::Pass { partner });
             }
         }
@@ -160,9 +162,10 @@ impl Swarm {
         if !spare {
             self.pieces.apply(Change::Asked(piece));
         }
-        let mut called = false;
+        let (mut called, mut comes) = (false, 0);
         if let Some(known) = self.partners.get_mut(&partner) {
             known.in_flight += 1;
+            comes = known.comes;
             called = matches!(known.standing, Standing::Invited { .. });
             known.standing = Standing::Free;
         }
@@ -173,6 +176,7 @@ impl Swarm {
             blocks: blocks.clone(),
             spare,
             asked: now,
+            comes,
             alive: now,
             held: Duration::ZERO,
             look,
@@ -182,11 +186,5 @@ impl Swarm {
         self.fetches.push(fetch);
         let awaited = self.waiting.range(blocks.clone()).next().is_some();
         Action::Fetch { partner, piece, blocks, spare, awaited, called }
-    }
-
-    pub(crate) fn set_standing(&mut self, partner: &HostId, standing: Standing) {
-        if let Some(partner) = self.partners.get_mut(partner) {
-            partner.standing = standing;
-        }
     }
 }

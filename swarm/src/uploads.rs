@@ -87,6 +87,7 @@ pub struct Uploads {
 struct Sending {
     task: TaskId,
     piece: PieceIndex,
+    peer: Option<HostId>,
     bytes: u64,
     since: Instant,
 }
@@ -169,7 +170,7 @@ impl Uploads {
         let may = invited
             || self.has_room(&task, bytes, self.backlog(&task).filter(|_| self.is_fresh(&task, piece)))
                 && (self.line.is_empty() || first)
-                && self.is_due(&task, piece);
+                && self.is_due(&task, piece, peer);
         if !may {
             if let Some(peer) = peer {
                 self.queue(task, peer);
@@ -184,7 +185,7 @@ impl Uploads {
         }
         let id = UploadId(self.next);
         self.next += 1;
-        self.sending.insert(id, Sending { task, piece, bytes, since: now });
+        self.sending.insert(id, Sending { task, piece, peer: peer.cloned(), bytes, since: now });
         Verdict::Serve(id)
     }
 
@@ -252,9 +253,9 @@ impl Uploads {
     pub fn poll_invitation(&mut self, now: Instant) -> Option<Invitation> {
         // The first who can be given something now. Only those of tasks with fresh pieces on their way must wait.
         let at = (0..self.line.len()).find(|at| {
-            let (task, _) = &self.line[*at];
+            let (task, peer) = &self.line[*at];
             let fresh = self.fresh.get(task);
-            self.may_invite(task, self.backlog(task)) && fresh.is_none_or(|fresh| self.may_give(fresh))
+            self.may_invite(task, self.backlog(task)) && fresh.is_none_or(|fresh| self.may_give(fresh, peer))
         })?;
         let (task, peer) = self.line.remove(at)?;
         let fresh = self.fresh.get_mut(&task);
@@ -389,20 +390,28 @@ impl Uploads {
     }
 
     /// Whether `piece` may be given now: a repeat is not, while there is something that nobody else has, unless there would
-    /// be nothing to do.
-    fn is_due(&self, task: &TaskId, piece: PieceIndex) -> bool {
+    /// be nothing to do for others.
+    fn is_due(&self, task: &TaskId, piece: PieceIndex, peer: Option<&HostId>) -> bool {
         match self.fresh.get(task) {
-            Some(fresh) if !fresh.is_empty() => fresh.is_unclaimed(piece) || self.is_unused(),
+            Some(fresh) if !fresh.is_empty() => fresh.is_unclaimed(piece) || self.is_alone(fresh, peer),
             _ => true,
         }
     }
 
-    fn may_give(&self, fresh: &Fresh) -> bool {
-        fresh.is_empty() || fresh.next().is_some() || self.is_unused()
+    fn may_give(&self, fresh: &Fresh, peer: &HostId) -> bool {
+        fresh.is_empty() || fresh.next().is_some() || self.is_alone(fresh, Some(peer))
     }
 
-    fn is_unused(&self) -> bool {
-        self.sending.is_empty() && self.kept.iter().all(|kept| kept.late)
+    /// Whether nothing is sent or kept; or for this peer alone, nobody else waits, and no more is coming. Then it is for the peer to
+    /// say what it needs first: its reader may wait for what somebody got who has left.
+    fn is_alone(&self, fresh: &Fresh, peer: Option<&HostId>) -> bool {
+        if self.sending.is_empty() && self.kept.iter().all(|kept| kept.late) {
+            return true;
+        }
+        let of_peer = |other: Option<&HostId>| !fresh.coming && peer.is_some() && other == peer;
+        self.sending.values().all(|sending| of_peer(sending.peer.as_ref()))
+            && self.kept.iter().all(|kept| kept.late || of_peer(Some(&kept.peer)))
+            && self.line.iter().all(|(_, waiting)| of_peer(Some(waiting)))
     }
 }
 

@@ -90,6 +90,42 @@ fn a_lost_call_is_not_waited_for_for_ever() {
     assert_eq!(drain(&mut swarm, later), vec![fetch(1, 0)]);
 }
 
+/// The two go over different connections.
+#[test]
+fn who_has_been_called_before_it_hears_that_there_is_no_place_asks_again() {
+    let now = Instant::now();
+    let mut swarm = hashed(4);
+    swarm.handle_have(&host(1), PieceSet::full(4));
+    let refused = asked(&drain(&mut swarm, now));
+    assert_eq!(refused.len(), 2);
+    swarm.handle_come(&host(1), Some(piece(3)));
+    let called = drain(&mut swarm, now);
+    assert_eq!(asked(&called), [3]);
+    refused.iter().for_each(|refused| swarm.handle_busy(now, &host(1), piece(*refused)));
+    // The call was for one of them, and it stands in no line.
+    assert_eq!(drain(&mut swarm, now), vec![fetch(1, refused[0])]);
+    swarm.handle_busy(now, &host(1), piece(refused[0]));
+    assert_eq!(drain(&mut swarm, now), vec![], "now it waits");
+    assert!(swarm.poll_timeout().unwrap() > now + Duration::from_millis(100));
+}
+
+#[test]
+fn who_is_called_for_what_it_does_not_want_asks_again_soon_and_not_at_once() {
+    let now = Instant::now();
+    let mut swarm = hashed(4);
+    swarm.set_wanted(all_of([0]));
+    swarm.handle_have(&host(1), PieceSet::full(4));
+    assert_eq!(drain(&mut swarm, now), vec![fetch(1, 0)]);
+    swarm.handle_come(&host(1), Some(piece(3)));
+    assert_eq!(drain(&mut swarm, now), vec![Action::Pass { partner: host(1) }]);
+    swarm.handle_busy(now, &host(1), piece(0));
+    assert_eq!(drain(&mut swarm, now), vec![]);
+    let soon = swarm.poll_timeout().unwrap();
+    assert!(now < soon && soon <= now + Duration::from_millis(100));
+    swarm.handle_timeout(soon, |_, _| None);
+    assert_eq!(drain(&mut swarm, soon), vec![fetch(1, 0)]);
+}
+
 #[test]
 fn a_place_that_is_not_needed_is_given_back() {
     let now = Instant::now();

@@ -172,6 +172,22 @@ fn while_more_is_coming_repeats_take_few_places() {
 }
 
 #[test]
+fn who_is_alone_gets_what_it_asks_for_first() {
+    let now = Instant::now();
+    let mut uploads = Uploads::new(4);
+    (0..5).for_each(|p| uploads.handle_fetched(task(), piece(p), 9));
+    let left = ask(&mut uploads, now, 1, 0).unwrap();
+    uploads.handle_sent(now, left, true);
+    let reads = [ask(&mut uploads, now, 2, 0), ask(&mut uploads, now, 2, 1)];
+    assert!(reads.iter().all(Option::is_some), "a repeat, and beside it another");
+    uploads.handle_sent(now, reads[1].unwrap(), true);
+    assert!(ask(&mut uploads, now, 2, 1).is_some(), "a repeat beside one of its own");
+    assert!(ask(&mut uploads, now, 3, 0).is_none(), "there are others, and what nobody has");
+    assert!(ask(&mut uploads, now, 2, 0).is_none(), "another waits");
+    assert_eq!(invited(&mut uploads, now), [(3, Some(2))]);
+}
+
+#[test]
 fn with_nothing_else_to_do_a_repeat_is_given() {
     let now = Instant::now();
     let mut uploads = Uploads::new(5);
