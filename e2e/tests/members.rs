@@ -11,8 +11,8 @@ use darter_e2e::poll::until;
 use darter_e2e::process::{Output, Process, run};
 use darter_e2e::suite::{self, Scene};
 use std::io::{Read as _, Write as _};
-use std::path::PathBuf;
-use std::process::ExitCode;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 const MIB: u64 = 1 << 20;
@@ -20,16 +20,19 @@ const MIB: u64 = 1 << 20;
 /// How long certificates hold here: they are renewed after two thirds of it.
 const LIFETIME: &str = "12s";
 
-/// Writes every frame that passes its host's network to a file, until it is killed.
+/// Writes every frame that passes its host's network to a file in the format of pcap (a header of the file, of link type Ethernet,
+/// and one of each frame), until it is killed.
 const CAPTURE: &str = "
-import socket, sys
+import socket, struct, sys
 s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.ntohs(3))
 s.bind(('eth0', 3))
 s.setsockopt(socket.SOL_SOCKET, 33, 1 << 27)
 f = open(sys.argv[1], 'wb', buffering=0)
+f.write(struct.pack('<IHHiIII', 0xa1b2c3d4, 2, 4, 0, 0, 1 << 18, 1))
 print('capturing', flush=True)
 while True:
-    f.write(s.recv(1 << 17))
+    frame = s.recv(1 << 17)
+    f.write(struct.pack('<IIII', 0, 0, len(frame), len(frame)) + frame)
 ";
 
 struct Cluster {
@@ -196,12 +199,13 @@ fn token(scheduler: &Host, terms: &[&str]) -> Result<String> {
     Ok(made.stdout.trim().to_owned())
 }
 
-/// All that passes a host's interface while `what` happens. It is read some time after it passed: until it `is_all`.
+/// All that passes a host's interface while `what` happens, and the file that holds it. It is read some time after it passed: until it
+/// `is_all`.
 fn captured(
     host: &Host,
     is_all: impl Fn(&[u8]) -> bool,
     what: impl FnOnce() -> Result<()>,
-) -> Result<Vec<u8>> {
+) -> Result<(Vec<u8>, PathBuf)> {
     let file = host.new_folder("capture")?.join("frames");
     let mut command = host.command("python3");
     command.args(["-c", CAPTURE]).arg(&file);
@@ -211,7 +215,21 @@ fn captured(
     let frames = || std::fs::read(&file).ok().filter(|frames| is_all(frames));
     let frames = until("all that was captured", START_LIMIT, frames)?;
     capture.kill()?;
-    Ok(frames)
+    Ok((frames, file))
+}
+
+/// What tshark makes of a capture when it takes what goes to and from this port for this protocol: a field of each frame that fits.
+fn dissected(
+    capture: &Path,
+    (port, protocol): (u16, &str),
+    filter: &str,
+    field: &str,
+) -> Result<Vec<String>> {
+    let mut command = Command::new("tshark");
+    command.arg("-n").arg("-r").arg(capture).args(["-d", &format!("tcp.port=={port},{protocol}")]);
+    command.args(["-Y", &format!("tcp.port=={port} && {filter}"), "-T", "fields", "-e", field]);
+    let said = run(&mut command, START_LIMIT)?.ok()?.stdout;
+    Ok(said.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect())
 }
 
 fn contains(frames: &[u8], words: &[u8]) -> bool {
@@ -228,8 +246,9 @@ fn what_moves_between_nodes_cannot_be_read_on_the_way(cluster: &Cluster) -> Resu
     let mut last = [0; 32];
     content.reader(content.length - 32).read_exact(&mut last)?;
     // The origin speaks plain HTTP: there the same capture finds them.
-    let plain = captured(&cluster.home, |frames| contains(frames, &last), || get(&cluster.first))?;
-    let hidden = captured(
+    let (plain, plain_file) =
+        captured(&cluster.home, |frames| contains(frames, &last), || get(&cluster.first))?;
+    let (hidden, hidden_file) = captured(
         &cluster.second.host,
         |frames| frames.len() as u64 >= content.length,
         || get(&cluster.second),
@@ -242,6 +261,16 @@ fn what_moves_between_nodes_cannot_be_read_on_the_way(cluster: &Cluster) -> Resu
         ensure!(!contains(&hidden, &words), "bytes at {offset} can be read");
     }
     ensure!(!contains(&hidden, b"/tasks/"), "what is asked for can be read");
+    // The same by somebody else's eyes.
+    let read = dissected(&plain_file, (8000, "http"), "http.request", "http.request.uri")?;
+    ensure!(read.contains(&path), "tshark does not see what is there to be seen: {read:?}");
+    let read = dissected(&hidden_file, (65002, "http"), "(http.request || http.response)", "frame.number")?;
+    ensure!(read.is_empty(), "tshark reads HTTP between nodes: {read:?}");
+    let version = "tls.handshake.extensions.supported_version";
+    let spoken = dissected(&hidden_file, (65002, "tls"), "tls.handshake.type == 2", version)?;
+    ensure!(!spoken.is_empty() && spoken.iter().all(|it| it == "0x0304"), "no TLS 1.3: {spoken:?}");
+    let sealed = dissected(&hidden_file, (65002, "tls"), "tls.record.opaque_type == 23", "frame.number")?;
+    ensure!(sealed.len() > 10, "{} frames of TLS are not {} bytes", sealed.len(), content.length);
     Ok(())
 }
 

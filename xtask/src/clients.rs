@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// A program that must be there, and the package of Debian and Ubuntu that has it.
-const NEEDED: [(&str, &str); 37] = [
+const NEEDED: [(&str, &str); 38] = [
     ("dockerd", "docker.io"),
     ("containerd", "containerd"),
     ("ctr", "containerd"),
@@ -43,6 +43,7 @@ const NEEDED: [(&str, &str); 37] = [
     ("npm", "npm"),
     ("b2sum", "coreutils"),
     ("openssl", "openssl"),
+    ("tshark", "tshark"),
     ("update-ca-certificates", "ca-certificates"),
     ("nft", "nftables"),
     ("haproxy", "haproxy"),

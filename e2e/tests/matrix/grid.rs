@@ -66,7 +66,7 @@ pub(crate) struct Got {
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub(crate) struct Moved {
     /// From node to node.
-    pub(crate) between: f64,
+    between: f64,
     /// From any origin to a node.
     fetched: f64,
     /// Of content, from the registries to anybody.
