@@ -2,7 +2,7 @@
 
 use super::lab::{LENGTH, Lab, task};
 use crate::access::{Access, Block, Blocked, Budget, HostPattern};
-use crate::lease::{KEPT, LEASE_STALL};
+use crate::lease::{HOLDER_SILENT, KEPT, LEASE_STALL};
 use darter_protocol::scheduler as proto;
 use darter_protocol::scheduler::{FailureReason, LeaseOutcome};
 use std::time::Duration;
@@ -302,4 +302,19 @@ fn whose_turn_comes_while_the_lease_is_kept_for_another_loses_no_place() {
     assert_eq!(lab.cluster.counts().waiting_for_room, 2);
     lab.close("b", 2);
     assert_eq!((lab.lease_holder(1), lab.lease_holder(3)), ("a".to_owned(), String::new()));
+}
+
+#[test]
+fn who_was_silent_and_is_back_does_not_stand_for_one_that_stands_still() {
+    let mut lab = lab(2, &["still", "waits"]);
+    lab.announce(lab.described("back", |host| host.protocol = 3));
+    lab.join_at("back", 1, "o", 0);
+    lab.join_at("still", 2, "o", 0);
+    lab.pass(HOLDER_SILENT + SECOND);
+    for bytes in 1..=6 {
+        lab.origin_bytes("back", 1, bytes);
+        lab.pass(SECOND);
+    }
+    lab.join_at("waits", 3, "o", 0);
+    assert_eq!([1, 2, 3].map(|n| lab.lease_holder(n)), ["back", "", "waits"]);
 }
