@@ -5,6 +5,9 @@
 //! fetched ahead of it, and twice as much each time that half of it has been asked for, up to some pieces. Requests are
 //! matched by where they are, not by whose they are: a client may open a connection for each.
 //!
+//! One that passes over a little each time goes on, too, when it passes over no more than it reads: what it does not read is then at most
+//! half of what is fetched ahead of it, and costs less than a request for each of its parts. Lazy pulls of images read so.
+//!
 //! Plain state; what is on disk already it does not know.
 
 use darter_protocol::{ByteRange, PieceLayout, TaskId};
@@ -15,6 +18,9 @@ const MAX_TRAILS: usize = 256;
 /// The most that is fetched ahead, in bytes; at least a piece. Half of it is one request in the long run, so reading by
 /// ranges costs fewer requests than there are pieces.
 const MOST: u64 = 4 << 20;
+
+/// The largest hole that is read through, in bytes: at 80 Mbit/s it takes 26 ms, the round trip to a registry that is not near.
+const LARGEST_HOLE: u64 = 256 << 10;
 
 /// Reading that may go on.
 #[derive(Debug)]
@@ -46,8 +52,12 @@ impl Trails {
             // The same again.
             return None;
         }
+        let passed_over = range.len().min(LARGEST_HOLE).max(block - 1);
         let goes_on = |trail: &Trail| {
-            trail.task == task && trail.next.abs_diff(range.start()) < block && trail.next < range.end()
+            let forward = (trail.next..=trail.next.saturating_add(passed_over)).contains(&range.start());
+            trail.task == task
+                && (forward || trail.next.abs_diff(range.start()) < block)
+                && trail.next < range.end()
         };
         let Some(found) = self.0.iter().rposition(goes_on) else {
             self.push(Trail { task, next: range.end(), to: range.end(), window: 0 });
@@ -118,6 +128,29 @@ mod tests {
             let pieces = u64::from(layout.pieces());
             assert!(requests <= pieces, "{requests} requests in steps of {step}, {pieces} pieces");
         }
+    }
+
+    #[test]
+    fn who_passes_over_no_more_than_it_reads_goes_on() {
+        let layout = PieceLayout::new(64 << 20).unwrap();
+        for (read, hole, goes_on) in [
+            (2 * BLOCK, BLOCK, true),
+            (2 * BLOCK, 2 * BLOCK, true),
+            (4 * BLOCK, 4 * BLOCK, true),
+            (2 * BLOCK, 2 * BLOCK + 1, false),
+            (8 * BLOCK, LARGEST_HOLE + 1, false),
+            (1000, BLOCK - 1, true),
+            (1000, BLOCK, false),
+        ] {
+            let mut trails = Trails::default();
+            trails.follow(task(1), &layout, range(0, read));
+            let next = range(read + hole, read + hole + read);
+            let ahead = trails.follow(task(1), &layout, next);
+            assert_eq!(ahead.map(|ahead| ahead.start()), goes_on.then_some(next.end()), "{read} {hole}");
+        }
+        let mut trails = Trails::default();
+        trails.follow(task(1), &layout, range(10 * BLOCK, 12 * BLOCK));
+        assert_eq!(trails.follow(task(1), &layout, range(6 * BLOCK, 8 * BLOCK)), None, "back");
     }
 
     #[test]

@@ -82,6 +82,49 @@ async fn who_reads_on_and_on_in_small_ranges_costs_no_more_requests_than_there_a
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_passes_over_a_little_again_and_again_costs_few_requests_and_who_passes_over_much_few_bytes() {
+    let data = bytes(24 * MIB + 5);
+    let request = |origin: &Origin| blob(origin.address, &data);
+    let origin = Origin::start(Behaviour::good(data.clone())).await;
+    let node = Node::start("a", &[]).await;
+    let mut reads = 0;
+    for start in (0..data.len() - 3 * BLOCK).step_by(3 * BLOCK) {
+        let end = start + 2 * BLOCK;
+        assert!(get(&node, &request(&origin), start, end).await == data[start..end]);
+        reads += 1;
+    }
+    rests(&node).await;
+    assert!(origin.requests().len() <= 25, "{} requests for {reads}", origin.requests().len());
+    assert!(origin.sent() <= data.len() as u64, "{:?}", origin.requests());
+
+    let origin = Origin::start(Behaviour::good(data.clone())).await;
+    let node = Node::start("b", &[]).await;
+    for start in (0..data.len() - 4 * BLOCK).step_by(4 * BLOCK) {
+        assert!(get(&node, &request(&origin), start, start + 100).await == data[start..start + 100]);
+        rests(&node).await;
+    }
+    let read = (data.len() - 4 * BLOCK).div_ceil(4 * BLOCK);
+    assert_eq!((origin.requests().len(), origin.sent()), (read, (read * BLOCK) as u64));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_small_download_goes_on_to_its_end_when_the_reader_of_a_part_of_it_goes() {
+    let data = bytes(6 * BLOCK);
+    let gated = Behaviour { gate: Some(Semaphore::new(2)), ..Behaviour::good(data.clone()) };
+    let origin = Origin::start(gated).await;
+    let node = Node::start("a", &[]).await;
+    let request = blob(origin.address, &data);
+    let first = Want::Range(ByteRange::new(0, 1000).unwrap());
+    let mut reader = content(node.engine.open(part(&request, first)).await);
+    reader.body.frame().await.unwrap().unwrap();
+    drop(reader);
+    origin.let_through(100);
+    rests(&node).await;
+    settled(&node, &request).await;
+    assert_eq!((origin.sent(), node.metric("p2p_completed_total")), (data.len() as u64, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_in_the_middle_waits_neither_for_a_slow_stream_nor_for_a_piece() {
     let data = bytes(40 * MIB);
     let origin =
