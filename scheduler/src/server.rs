@@ -26,8 +26,9 @@ use tonic::{Request, Status};
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 /// How long a call may take until its answer begins; a stream's begins at once. A caller's own deadline counts where it is
-/// shorter. What takes so long is a client that does not send what it began to send.
-const ANSWER: Duration = Duration::from_secs(10);
+/// shorter, as our daemons' is. What takes so long is a client that does not send what it began to send, or a crowd far larger
+/// than ten thousand hosts, in which those who gave up must not be worked for.
+const ANSWER: Duration = Duration::from_secs(15);
 
 /// Bytes of a call's headers: a daemon sends a few hundred.
 const MAX_HEADER_BYTES: u32 = 16 << 10;

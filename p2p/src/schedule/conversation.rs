@@ -1,7 +1,7 @@
 //! [`Conversation`]: what a download and its scheduler say to each other; and how it begins ([`Schedulers::join`]).
 
 use super::Schedulers;
-use super::link::{CALL_TIMEOUT, Link, in_time};
+use super::link::{LAST_WORDS, Link, in_time};
 use crate::OpenRequest;
 use darter_protocol::scheduler::{
     Content, LeaseOutcome, LeaseReturned, PeerPacket, PieceResult, RegisterPeerTaskRequest,
@@ -211,7 +211,7 @@ impl Conversation {
     ) -> bool {
         match &self.up {
             Some(up) if complete.is_some() => {
-                let _ = tokio::time::timeout(CALL_TIMEOUT, up.reserve_many(QUEUE)).await;
+                let _ = tokio::time::timeout(LAST_WORDS, up.reserve_many(QUEUE)).await;
             }
             _ => self.end().await,
         }
@@ -234,7 +234,7 @@ impl Conversation {
     pub(crate) async fn end(&mut self) {
         self.up = None;
         let heard = async { while self.down.recv().await.is_some() {} };
-        let _ = tokio::time::timeout(CALL_TIMEOUT, heard).await;
+        let _ = tokio::time::timeout(LAST_WORDS, heard).await;
     }
 }
 

@@ -2,7 +2,7 @@
 //! holds; and what others want of it comes on it.
 
 use super::held;
-use super::link::{Link, in_time};
+use super::link::{LAST_WORDS, Link, in_time};
 use crate::metrics::Metrics;
 use crate::store::Store;
 use darter_protocol::TaskId;
@@ -100,7 +100,7 @@ impl Link {
             life.metrics.scheduler_up.dec();
             tracing::info!(scheduler = self.address, "left the scheduler");
             let goodbye = LeaveHostRequest { host_id: self.host_id.clone() };
-            let _ = in_time(self.client.clone().leave_host(goodbye)).await;
+            let _ = tokio::time::timeout(LAST_WORDS, self.client.clone().leave_host(goodbye)).await;
         }
     }
 

@@ -19,8 +19,12 @@ use tonic::transport::{Channel, Endpoint};
 
 /// How long dialling a scheduler may take.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a call may take. A decision takes microseconds; what takes longer is a scheduler to do without.
-pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a call may take. A decision takes microseconds, but in a crowd of ten thousand hosts it waits for its turn for
+/// seconds (`darter-bench scheduler`), and who gave it up sooner would go to the origin with all the others. One that is dead
+/// does not take that long: the probes end the connection, and the call with it. Impatient clients give up after ten seconds.
+const CALL_TIMEOUT: Duration = Duration::from_secs(9);
+/// How long a conversation that has ended waits for the last of what was said.
+pub(super) const LAST_WORDS: Duration = Duration::from_secs(3);
 /// How often the life line is probed, and how long the answer may take: a scheduler that died without a word is noticed
 /// within five seconds.
 const PROBE_INTERVAL: Duration = Duration::from_secs(2);
