@@ -5,9 +5,9 @@
 //! set, as `cargo xtask nightly` does.
 #![forbid(unsafe_code)]
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use darter_e2e::content::{Content, digest_of};
-use darter_e2e::darter::{START_LIMIT, Scheduler};
+use darter_e2e::darter::{START_LIMIT, Scheduler, sum_of};
 use darter_e2e::http;
 use darter_e2e::net::{Host, Lab};
 use darter_e2e::node::Node;
@@ -28,10 +28,19 @@ struct Herd {
     bits_per_second: u64,
     /// Over this time they begin, one after the other.
     over: Duration,
-    /// One is killed and one is cut off when a third of the time of one copy has passed.
-    losses: bool,
+    /// What is lost when a third of the time of one copy has passed.
+    losses: Losses,
     /// The last one is done within so many times the time of one copy. `None`: not judged, because the machine is shared.
     within: Option<f64>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Losses {
+    Nothing,
+    /// One is killed and one is cut off.
+    Two,
+    /// The one that goes to the origin for all is cut off.
+    AtOrigin,
 }
 
 /// Thirty seconds of a line, for each of sixteen.
@@ -40,7 +49,7 @@ const LARGE: Herd = Herd {
     bytes: 256 * MIB,
     bits_per_second: 80 * MBIT,
     over: Duration::ZERO,
-    losses: false,
+    losses: Losses::Nothing,
     within: Some(1.35),
 };
 
@@ -62,6 +71,10 @@ fn main() -> ExitCode {
             sixteen_daemons_that_start_over_ten_seconds,
         ));
         tests.push(("sixteen_daemons_of_which_two_are_lost", sixteen_daemons_of_which_two_are_lost));
+        tests.push((
+            "sixteen_daemons_of_which_the_one_at_the_origin_is_cut_off",
+            sixteen_daemons_of_which_the_one_at_the_origin_is_cut_off,
+        ));
     }
     suite::run(|| Ok(Nothing), &tests)
 }
@@ -79,7 +92,12 @@ fn sixteen_daemons_that_start_over_ten_seconds(_: &Nothing) -> Result<()> {
 }
 
 fn sixteen_daemons_of_which_two_are_lost(_: &Nothing) -> Result<()> {
-    play(&Herd { losses: true, ..LARGE })
+    play(&Herd { losses: Losses::Two, ..LARGE })
+}
+
+fn sixteen_daemons_of_which_the_one_at_the_origin_is_cut_off(_: &Nothing) -> Result<()> {
+    // Not judged by its time, which is printed: all stand still until the scheduler misses that one, four seconds and more.
+    play(&Herd { losses: Losses::AtOrigin, within: None, ..LARGE })
 }
 
 fn play(herd: &Herd) -> Result<()> {
@@ -115,12 +133,22 @@ fn play(herd: &Herd) -> Result<()> {
             let _ = tell.send((number, get(&host, &url), began.elapsed()));
         });
     }
-    let lost: &[usize] = if herd.losses { &[herd.daemons / 2, herd.daemons / 2 + 1] } else { &[] };
-    if let [killed, cut] = lost {
-        std::thread::sleep(one_copy / 3);
-        nodes[*killed].daemon.process.signal(Signal::KILL)?;
-        nodes[*cut].host.cut()?;
-    }
+    let lost = match herd.losses {
+        Losses::Nothing => Vec::new(),
+        Losses::Two => {
+            std::thread::sleep(one_copy / 3);
+            let (killed, cut) = (herd.daemons / 2, herd.daemons / 2 + 1);
+            nodes[killed].daemon.process.signal(Signal::KILL)?;
+            nodes[cut].host.cut()?;
+            vec![killed, cut]
+        }
+        Losses::AtOrigin => {
+            std::thread::sleep(one_copy / 3);
+            let cut = at_origin(&nodes)?;
+            nodes[cut].host.cut()?;
+            vec![cut]
+        }
+    };
     let mut took = Vec::new();
     while took.len() < herd.daemons - lost.len() {
         let (number, digest, at) =
@@ -142,12 +170,27 @@ fn play(herd: &Herd) -> Result<()> {
     );
     // What one that goes to the origin for all had not given away is lost with it: 1.04 copies at most in the simulation, and
     // what was on its way to it.
-    let most = if herd.losses { 1.1 } else { 1.0 };
+    let most = if herd.losses == Losses::Nothing { 1.0 } else { 1.1 };
     ensure!(copies <= most, "the origin sent {copies} copies: {:#?}", origin.asked(&path));
     let late = herd.over.as_secs_f64() / one_copy.as_secs_f64();
     let in_time = herd.within.is_none_or(|within| last <= within + late);
     ensure!(in_time, "the last was done after {last:.2} times one copy");
     Ok(())
+}
+
+/// The one that has brought something from the origin.
+fn at_origin(nodes: &[Node]) -> Result<usize> {
+    for (number, node) in nodes.iter().enumerate() {
+        let stream = node.host.connect(node.host.port(40901))?;
+        let request =
+            http::Request { method: "GET", target: "/metrics", host: "node", headers: &[], body: None };
+        let page = http::send(Box::new(stream), &request)?.text()?;
+        // One that has fetched nothing has no such line.
+        if sum_of(&page, "darter_p2p_content_bytes_total{from=\"origin\"}").is_ok_and(|bytes| bytes > 0.0) {
+            return Ok(number);
+        }
+    }
+    bail!("nobody has brought anything from the origin")
 }
 
 fn get(host: &Host, url: &str) -> Result<String> {
