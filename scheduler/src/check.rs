@@ -8,6 +8,7 @@ use crate::peer::{Download, Listed, Role, Standing};
 use crate::stream::Line;
 use crate::task::Task;
 use crate::world::Timer;
+use crate::zone::{BRIDGES, Zone, ZoneId};
 use darter_protocol::TaskId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -126,7 +127,55 @@ impl Task {
         }
         let is_barred = |d: &Download| matches!(d.standing, Standing::Barred { .. });
         assert_eq!(self.barred, self.downloads().filter(|(_, d)| is_barred(d)).count(), "who is barred");
+        self.check_zones(hosts);
         self.check_lease(now);
+    }
+
+    fn check_zones(&self, hosts: &Hosts) {
+        let mut zones: BTreeMap<ZoneId, Vec<HostKey>> = BTreeMap::new();
+        for (key, peer) in &self.peers {
+            assert_eq!(peer.zone, hosts.zone(*key), "where it stands");
+            zones.entry(peer.zone).or_default().push(*key);
+        }
+        assert!(zones.keys().eq(self.zones.keys()), "zones with peers");
+        assert!(self.moved.is_empty(), "a zone that was not looked at");
+        for (id, zone) in &self.zones {
+            let peers = &zones[id];
+            let listed = |listed: fn(&Listed) -> bool| {
+                peers.iter().copied().filter(|key| listed(&self.peers[key].listed)).collect::<BTreeSet<_>>()
+            };
+            let downloads: BTreeSet<HostKey> =
+                peers.iter().copied().filter(|key| self.download(*key).is_some()).collect();
+            let set = |bag: &Bag| bag.iter().collect::<BTreeSet<_>>();
+            assert_eq!((zone.peers, set(&zone.downloads)), (peers.len(), downloads), "who is in a zone");
+            assert_eq!(set(&zone.suppliers), listed(|listed| listed.supplier), "a zone's suppliers");
+            assert_eq!(set(&zone.lonely), listed(|listed| listed.lonely), "a zone's lonely ones");
+            assert_eq!(set(&zone.hungry), listed(|listed| listed.hungry), "a zone's hungry ones");
+            assert_eq!(zone.sources, listed(|listed| listed.source).len(), "a zone's sources");
+            assert!(zone.has_border || zone.bridges.is_empty(), "bridges where there is no border");
+            assert!(zone.bridges.len() <= BRIDGES, "too many bridges");
+            let fits = peers.iter().filter(|key| self.may_bridge(**key)).count();
+            let all = !zone.imports || zone.bridges.len() == BRIDGES || fits == 0 || !zone.has_border;
+            assert!(all, "a zone lacks bridges, and somebody could be one");
+            for (number, bridge) in zone.bridges.iter().enumerate() {
+                let told = self.download(*bridge).and_then(|download| download.bridge);
+                assert_eq!(told, Some((number as u32, zone.bridges.len() as u32)), "which bridge it is");
+            }
+        }
+        for (key, download) in self.downloads() {
+            let across: BTreeSet<HostKey> =
+                download.partners.keys().copied().filter(|partner| self.is_across(key, *partner)).collect();
+            assert_eq!(download.across, across, "partners in other zones");
+            let bridges = |zone: &Zone| zone.bridges.contains(&key);
+            let is_bridge = self.zones.get(&hosts.zone(key)).is_some_and(bridges);
+            assert_eq!(download.bridge.is_some(), is_bridge, "who is a bridge");
+            let apart = |partner: &&HostKey| !self.may_meet(key, **partner);
+            // A source is named over every border to whoever knows none; one that drains is none any more, and stays where it is.
+            let length = self.content.as_ref().map_or(u64::MAX, |content| content.layout.length());
+            let has_all = |key: HostKey| self.download(key).is_none_or(|download| download.held >= length);
+            let was_source = |partner: &HostKey| has_all(*partner) || has_all(key);
+            assert!(across.iter().filter(apart).all(was_source), "a link over a border that is not a gate's");
+        }
     }
 
     fn check_indexes(&self) {
@@ -150,7 +199,15 @@ impl Task {
                 partners.keys().filter(|partner| self.is_source(**partner)).count()
             };
             assert_eq!(peer.listed.lonely, partners.is_some_and(|p| p.is_empty()), "lonely");
-            assert_eq!(peer.listed.hungry, partners.is_some_and(|p| (1..20).contains(&p.len())), "hungry");
+            let filled = |p: &BTreeMap<HostKey, _>| match self.bordered(*key) {
+                Some(_) => p.keys().filter(|partner| !self.is_across(*key, **partner)).count(),
+                None => p.len(),
+            };
+            assert_eq!(
+                peer.listed.hungry,
+                partners.is_some_and(|p| !p.is_empty() && filled(p) < 20),
+                "hungry"
+            );
             assert_eq!(peer.listed.sourceless, partners.is_some_and(|p| sources(p) == 0), "sourceless");
             let has_it = |peer: &HostKey| self.download(*peer).is_some_and(|d| d.partners.contains_key(key));
             let named_to: BTreeSet<HostKey> = self.peers.keys().copied().filter(has_it).collect();
@@ -191,7 +248,10 @@ impl Task {
         if self.peers[&key].listed.lonely {
             let free = |supplier: &HostKey| {
                 let on_probation = self.peers[supplier].regard.on_probation;
-                !on_probation && self.usable(key, *supplier) && self.room(*supplier) > 0
+                !on_probation
+                    && self.usable(key, *supplier)
+                    && self.may_meet(key, *supplier)
+                    && self.room_for(*supplier, key) > 0
             };
             assert_eq!(self.suppliers.iter().find(free), None, "a peer has nobody, and somebody has room");
         }

@@ -452,6 +452,7 @@ impl Cluster {
     ) -> Option<R> {
         let task = self.tasks.get_mut(&id)?;
         let result = event(task, &mut self.world.cx(now, id));
+        task.mend_borders(&mut self.world.cx(now, id));
         task.tidy_places(&mut self.world.cx(now, id));
         if task.tidy() {
             task.take_places().for_each(|(origin, place)| self.world.budgets.give_up(&origin, place));

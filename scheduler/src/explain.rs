@@ -83,7 +83,7 @@ impl Task {
             let candidate = self.seen_by(hosts, asking, key);
             if has(&key) {
                 shown.push(status(hosts, &candidate, true, "it is a partner"));
-            } else if let Some(why) = self.unusable(asking, key) {
+            } else if let Some(why) = self.unusable(asking, key).or_else(|| self.beyond(asking, key)) {
                 shown.push(status(hosts, &candidate, false, why));
             } else {
                 candidates.push(candidate);
@@ -91,10 +91,17 @@ impl Task {
         }
         let partners = download.map(|download| download.partners.keys());
         let sources = partners.map_or(0, |partners| partners.filter(|key| self.is_source(**key)).count());
-        let asker = Asker { partners: download.map_or(0, |download| download.partners.len()), sources };
+        let filled = asking.zip(download).map_or(0, |(key, download)| self.filled(key, download));
+        let asker = Asker { partners: filled, sources };
         let decided = policy::decide(asker, candidates, &mut StdRng::seed_from_u64(0));
         shown.extend(decided.iter().map(|(c, verdict)| status(hosts, c, verdict.takes(), verdict.words())));
         shown
+    }
+
+    /// Whether a border keeps it away.
+    fn beyond(&self, asking: Option<HostKey>, key: HostKey) -> Option<&'static str> {
+        let meets = asking.is_none_or(|asking| self.may_meet(asking, key));
+        (!meets).then_some("it stands behind a border that others bridge, or gives to bridges alone")
     }
 
     /// What keeps the policy from looking at it.
@@ -125,7 +132,7 @@ impl Task {
             source: self.is_source(host),
             seed: hosts.is_seed(host),
             nearness: asking.map_or(Nearness::default(), |asking| hosts.nearness(asking, host)),
-            partners: self.download(host).map_or(0, |download| download.partners.len()),
+            partners: self.download(host).map_or(0, |download| self.filled(host, download)),
             busy: hosts.life(host).is_some_and(|life| life.uploads.is_busy()),
         }
     }

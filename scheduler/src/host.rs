@@ -7,6 +7,7 @@ use crate::conduct::{Conduct, State};
 use crate::message::Host;
 use crate::policy::Nearness;
 use crate::stream::StreamId;
+use crate::zone::ZoneId;
 use darter_protocol::{HostId, TaskId};
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -56,6 +57,8 @@ impl Hasher for KeyHasher {
 #[derive(Debug)]
 pub(crate) struct Life {
     pub(crate) host: Host,
+    /// Where it stood when it came.
+    pub(crate) zone: ZoneId,
     pub(crate) lifeline: StreamId,
     /// Where it is a peer. Ordered, so that what follows from its end does not depend on a hash's seed.
     pub(crate) tasks: BTreeSet<TaskId>,
@@ -156,6 +159,10 @@ impl Hosts {
         self.life(key).map(|life| &life.host)
     }
 
+    pub(crate) fn zone(&self, key: HostKey) -> ZoneId {
+        self.life(key).map(|life| life.zone).unwrap_or_default()
+    }
+
     pub(crate) fn is_seed(&self, key: HostKey) -> bool {
         self.host(key).is_some_and(|host| host.seed)
     }
@@ -206,6 +213,7 @@ impl Hosts {
         conduct.restarted(now);
         let uploads = Uploads { free: host.free_uploads, named: 0 };
         let life = Life {
+            zone: ZoneId::of(&host),
             host,
             lifeline,
             tasks: BTreeSet::new(),

@@ -202,6 +202,7 @@ impl Task {
         let silent_at = reports.then(|| cx.now + HOLDER_SILENT);
         self.lease = Some(Lease { id, holder: key, deadline, silent_at, timer: None, origin_bytes: 0 });
         self.arm(cx);
+        self.open_gate(cx, key);
         self.wake(cx, key);
     }
 
@@ -322,6 +323,8 @@ impl Task {
             download.standing = standing;
             download.news.lease = None;
         }
+        self.released.insert(lease.holder);
+        self.changed(cx, lease.holder);
     }
 
     /// The peer stops downloading: its lease, if it has it, is free. Returns whether it had it.

@@ -46,6 +46,7 @@ mod talk;
 mod task;
 mod view;
 mod world;
+mod zone;
 
 #[cfg(test)]
 mod check;

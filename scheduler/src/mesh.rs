@@ -33,7 +33,7 @@ impl Task {
     pub(crate) fn connect(&mut self, cx: &mut Cx<'_>, key: HostKey) {
         let Some(download) = self.download(key).filter(|download| download.meshes()) else { return };
         let sources = download.partners.keys().filter(|partner| self.is_source(**partner)).count();
-        let asker = Asker { partners: download.partners.len(), sources };
+        let asker = Asker { partners: self.filled(key, download), sources };
         if asker.partners >= PARTNERS && asker.sources > 0 {
             return;
         }
@@ -47,18 +47,21 @@ impl Task {
         let fits = |supplier: &HostKey| {
             self.usable(key, *supplier) && !self.named(key, *supplier) && !self.is_probed_enough(*supplier)
         };
+        let near = |supplier: &HostKey| fits(supplier) && self.may_be_neighbours(key, *supplier);
+        let suppliers = self.bordered(key).map_or(&self.suppliers, |zone| &zone.suppliers);
         let rng = &mut cx.world.rng;
-        let looked_at = snapshot(PARTNERS.saturating_sub(asker.partners));
-        let mut pool = self.suppliers.some(looked_at, rng);
-        pool.retain(fits);
-        if self.suppliers.len() > looked_at {
-            // What must not be missed for bad luck: anybody at all, and a source for one that has none.
-            if pool.is_empty() {
-                pool.extend(self.suppliers.iter_anywhere(rng).find(fits));
-            }
-            if asker.sources == 0 && !pool.iter().any(|supplier| self.is_source(*supplier)) {
-                pool.extend(self.sources.iter_anywhere(rng).find(fits));
-            }
+        let mut pool = suppliers.some(snapshot(PARTNERS.saturating_sub(asker.partners)), rng);
+        pool.retain(near);
+        // What must not be missed for bad luck or behind a border: anybody at all, and a source for one that has none.
+        if pool.is_empty() {
+            pool.extend(suppliers.iter_anywhere(rng).find(near));
+        }
+        if pool.is_empty() && self.is_gate(key) {
+            pool.extend(self.suppliers.iter_anywhere(rng).find(near));
+        }
+        if asker.sources == 0 && !pool.iter().any(|supplier| self.is_source(*supplier)) {
+            let source = self.sources.iter_anywhere(rng).find(|source| near(source));
+            pool.extend(source.or_else(|| self.sources.iter_anywhere(rng).find(fits)));
         }
         pool.into_iter().map(|supplier| self.seen_by(&cx.world.hosts, Some(key), supplier)).collect()
     }
@@ -70,16 +73,23 @@ impl Task {
             let without: Vec<HostKey> = self.sourceless.iter().filter(|peer| fits(self, *peer)).collect();
             without.into_iter().for_each(|peer| self.link(cx, peer, key));
         }
+        if self.bordered(key).is_some() && self.is_gate(key) {
+            self.cross(cx, key);
+        }
         let room = self.room(key);
         // In a crowd most have all their partners before they have a first byte: looking at others would be half of all work.
         if room > 0 {
             let looked_at = snapshot(room);
-            let mut pool = self.lonely.some(looked_at, &mut cx.world.rng);
-            pool.retain(|peer| fits(self, *peer));
+            let zone = self.bordered(key);
+            let lonely = zone.map_or(&self.lonely, |zone| &zone.lonely);
+            let hungry = zone.map_or(&self.hungry, |zone| &zone.hungry);
+            let near = |peer: &HostKey| fits(self, *peer) && self.may_be_neighbours(*peer, key);
+            let mut pool = lonely.some(looked_at, &mut cx.world.rng);
+            pool.retain(near);
             // Those who have nobody come first, so nobody else is looked at where they are enough.
             if pool.len() < room {
-                let mut hungry = self.hungry.some(looked_at, &mut cx.world.rng);
-                hungry.retain(|peer| fits(self, *peer));
+                let mut hungry = hungry.some(looked_at, &mut cx.world.rng);
+                hungry.retain(near);
                 pool.extend(hungry);
             }
             let candidates =
@@ -93,10 +103,17 @@ impl Task {
 
     /// Names a supplier that has room to those that have nobody.
     pub(crate) fn welcome(&mut self, cx: &mut Cx<'_>, key: HostKey) {
-        if self.supplies(key) {
-            let lonely = self.lonely.iter().filter(|peer| self.usable(*peer, key));
-            let lonely: Vec<HostKey> = lonely.take(self.room(key)).collect();
-            lonely.into_iter().for_each(|peer| self.link(cx, peer, key));
+        if !self.supplies(key) {
+            return;
+        }
+        let own = self.bordered(key).filter(|_| !self.is_gate(key));
+        let lonely = own.map_or(&self.lonely, |zone| &zone.lonely).iter();
+        let lonely: Vec<HostKey> =
+            lonely.filter(|peer| self.usable(*peer, key) && self.may_meet(*peer, key)).collect();
+        for peer in lonely {
+            if self.room_for(key, peer) > 0 {
+                self.link(cx, peer, key);
+            }
         }
     }
 
@@ -107,7 +124,7 @@ impl Task {
             return PROBED_BY.saturating_sub(peer.named_to.len());
         }
         match self.download(key) {
-            Some(download) if !self.is_source(key) => PARTNERS.saturating_sub(download.partners.len()),
+            Some(download) if !self.is_source(key) => PARTNERS.saturating_sub(self.filled(key, download)),
             _ => usize::MAX,
         }
     }
@@ -141,7 +158,13 @@ impl Task {
         self.download(peer).is_some_and(|download| download.partners.contains_key(&partner))
     }
 
-    fn link(&mut self, cx: &mut Cx<'_>, peer: HostKey, partner: HostKey) {
+    /// Whether borders allow it, and a gate of a bordered zone has room for one more from another.
+    fn may_be_neighbours(&self, peer: HostKey, supplier: HostKey) -> bool {
+        let across = self.bordered(supplier).is_some() && self.is_across(peer, supplier);
+        self.may_meet(peer, supplier) && (!across || self.room_for(supplier, peer) > 0)
+    }
+
+    pub(crate) fn link(&mut self, cx: &mut Cx<'_>, peer: HostKey, partner: HostKey) {
         self.name(cx, peer, partner);
         if self.download(partner).is_some() {
             self.name(cx, partner, peer);
@@ -150,6 +173,7 @@ impl Task {
 
     fn name(&mut self, cx: &mut Cx<'_>, peer: HostKey, partner: HostKey) {
         let Some(host) = cx.world.hosts.host(partner) else { return };
+        let across = self.is_across(peer, partner);
         let Some(download) = self.download_mut(peer) else { return };
         // It was to be told to drop this partner and has not been: then it knows it still.
         let named = if download.gone.remove(&host.id) { Named::Changed } else { Named::Unsent };
@@ -157,6 +181,9 @@ impl Task {
             return;
         }
         download.partners.insert(partner, named);
+        if across {
+            download.across.insert(partner);
+        }
         if let Some(life) = cx.world.hosts.life_mut(partner) {
             life.uploads.named += 1;
         }
@@ -168,10 +195,11 @@ impl Task {
     }
 
     /// Takes the link between the two away, on both sides.
-    fn unlink(&mut self, cx: &mut Cx<'_>, a: HostKey, b: HostKey) {
+    pub(crate) fn unlink(&mut self, cx: &mut Cx<'_>, a: HostKey, b: HostKey) {
         for (peer, partner) in [(a, b), (b, a)] {
             let id = cx.world.hosts.host(partner).map(|host| &host.id);
             let Some(download) = self.download_mut(peer) else { continue };
+            download.across.remove(&partner);
             match (download.partners.remove(&partner), id) {
                 (None, _) => continue,
                 (Some(Named::Changed | Named::Sent), Some(id)) => drop(download.gone.insert(id.clone())),
@@ -208,8 +236,11 @@ impl Task {
 
     /// After a peer lost a partner: it gets another, and its free place goes to one that has nobody. Returns whether it waits
     /// for the lease again: what it hoped to get from that partner it may have to fetch.
-    fn rejoin(&mut self, cx: &mut Cx<'_>, key: HostKey) -> bool {
+    pub(crate) fn rejoin(&mut self, cx: &mut Cx<'_>, key: HostKey) -> bool {
         self.connect(cx, key);
+        if self.bordered(key).is_some() && self.is_gate(key) {
+            self.cross(cx, key);
+        }
         self.welcome(cx, key);
         self.wants_again(key)
     }
@@ -218,8 +249,8 @@ impl Task {
     pub(crate) fn changed(&mut self, cx: &mut Cx<'_>, key: HostKey) {
         for peer in self.named_to(key) {
             let Some(download) = self.download_mut(peer) else { continue };
-            if let Some(named @ Named::Sent) = download.partners.get_mut(&key) {
-                *named = Named::Changed;
+            if let Some(named) = download.partners.get_mut(&key) {
+                named.change();
                 self.wake(cx, peer);
             }
         }
@@ -278,6 +309,7 @@ impl Task {
             return;
         }
         self.index(key);
+        self.moved.insert(cx.world.hosts.zone(key));
         if now.struck {
             return self.strike(cx, key, was_source);
         }
@@ -317,6 +349,7 @@ impl Task {
         let Some(download) = self.download_mut(key) else { return };
         let partners: Vec<HostKey> = download.partners.keys().copied().collect();
         self.index(key);
+        self.moved.insert(cx.world.hosts.zone(key));
         for partner in &partners {
             self.unlink(cx, *partner, key);
         }

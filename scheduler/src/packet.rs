@@ -24,6 +24,7 @@ impl Task {
             unshareable: std::mem::take(&mut download.news.unshareable),
             share: std::mem::take(&mut download.news.share).then_some(download.share),
             refused: std::mem::take(&mut download.news.refused).then(|| download.refusal()),
+            bridge: std::mem::take(&mut download.news.bridge).then(|| bridge(download.bridge)),
             ..Default::default()
         };
         if !packet.lease_revoked {
@@ -38,19 +39,22 @@ impl Task {
                 (std::mem::replace(named, Named::Sent) != Named::Sent).then_some(*partner)
             })
             .collect();
-        packet.partners = fresh.into_iter().filter_map(|partner| self.partner(hosts, partner)).collect();
+        packet.partners =
+            fresh.into_iter().filter_map(|partner| self.partner(hosts, (key, partner))).collect();
         packet.hashes = if meshes { self.hashes.since(sent, key) } else { Vec::new() };
         packet.content = self.content.as_ref().filter(|_| content).map(Content::to_proto);
         (packet != proto::PeerPacket::default()).then_some(packet)
     }
 
-    fn partner(&self, hosts: &Hosts, key: HostKey) -> Option<proto::Partner> {
+    fn partner(&self, hosts: &Hosts, (asking, key): (HostKey, HostKey)) -> Option<proto::Partner> {
         let host = hosts.host(key)?;
         Some(proto::Partner {
             host_id: host.id.to_string(),
             ip: host.ip.to_string(),
             piece_port: u32::from(host.piece_port.get()),
             complete: self.peers.get(&key).is_some_and(|peer| matches!(peer.role, Role::Complete)),
+            across: self.seems_across(asking, key),
+            bridge: self.are_fellows(asking, key),
         })
     }
 
@@ -104,4 +108,9 @@ impl Task {
         };
         keys.into_iter().filter_map(holder).collect()
     }
+}
+
+fn bridge(bridge: Option<(u32, u32)>) -> proto::Bridge {
+    let (number, of) = bridge.unwrap_or_default();
+    proto::Bridge { number, of }
 }

@@ -6,6 +6,7 @@ use crate::bag::Bag;
 use crate::host::{HostKey, Regard};
 use crate::message::Registration;
 use crate::stream::StreamId;
+use crate::zone::ZoneId;
 use darter_protocol::HostId;
 use darter_protocol::scheduler::{Refused, Share};
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,6 +15,7 @@ use std::time::Instant;
 
 #[derive(Debug)]
 pub(crate) struct Peer {
+    pub(crate) zone: ZoneId,
     /// How its host may be named. Struck is also one that sent corrupt bytes of this very task, in whichever life.
     pub(crate) regard: Regard,
     pub(crate) role: Role,
@@ -58,6 +60,12 @@ pub(crate) struct Download {
     pub(crate) share: Share,
     /// Its partners. When two peers download, either both name each other or neither does.
     pub(crate) partners: BTreeMap<HostKey, Named>,
+    /// Those of them who stand in other zones.
+    pub(crate) across: BTreeSet<HostKey>,
+    /// It deals with those of other zones though its own has a border: as a bridge, or because it brought from the origin.
+    pub(crate) gate: bool,
+    /// Which bridge it is, of how many.
+    pub(crate) bridge: Option<(u32, u32)>,
     /// Partners that it was told of and must be told to drop: never one of `partners`.
     pub(crate) gone: BTreeSet<HostId>,
     /// Partners that failed it, never to be named again while it downloads.
@@ -83,6 +91,9 @@ impl Download {
             uses: false,
             share: Share::default(),
             partners: BTreeMap::new(),
+            across: BTreeSet::new(),
+            gate: false,
+            bridge: None,
             gone: BTreeSet::new(),
             failed: BTreeSet::new(),
             failures: 0,
@@ -113,7 +124,8 @@ impl Download {
         self.hashes_sent = 0;
         let unshareable = self.standing == Standing::Alone;
         let refused = matches!(self.standing, Standing::Barred { told: true, .. });
-        self.news = News { content: true, lease, revoked: false, unshareable, share: self.uses, refused };
+        let (share, bridge) = (self.uses, self.bridge.is_some());
+        self.news = News { content: true, lease, revoked: false, unshareable, share, refused, bridge };
     }
 }
 
@@ -144,6 +156,15 @@ pub(crate) enum Named {
     Sent,
 }
 
+impl Named {
+    /// Something about the partner is different now.
+    pub(crate) const fn change(&mut self) {
+        if matches!(self, Self::Sent) {
+            *self = Self::Changed;
+        }
+    }
+}
+
 /// What else a peer is to be told in its next packet.
 #[derive(Debug, Default)]
 pub(crate) struct News {
@@ -155,4 +176,6 @@ pub(crate) struct News {
     pub(crate) share: bool,
     /// That nobody can bring what it lacks.
     pub(crate) refused: bool,
+    /// Which bridge of its zone it is.
+    pub(crate) bridge: bool,
 }

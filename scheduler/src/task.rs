@@ -26,6 +26,7 @@ use crate::policy::PARTNERS;
 use crate::refusal::Refusal;
 use crate::stream::StreamId;
 use crate::world::{Cx, Timer};
+use crate::zone::{Zone, ZoneId};
 use darter_protocol::HostId;
 use darter_protocol::scheduler as proto;
 use std::collections::{BTreeMap, BTreeSet};
@@ -51,6 +52,11 @@ pub(crate) struct Task {
     pub(crate) hungry: Bag,
     /// Those that have no source among them, be they none or many.
     pub(crate) sourceless: Bag,
+    /// Its peers by zone, and the zones in which somebody came, went or changed since `mend_borders` looked.
+    pub(crate) zones: BTreeMap<ZoneId, Zone>,
+    pub(crate) moved: BTreeSet<ZoneId>,
+    /// Those who had the lease: they may give to everybody on their side again, which has not been looked at either.
+    pub(crate) released: BTreeSet<HostKey>,
     /// Hosts that sent corrupt bytes of this task. By name, so that a new life does not wash them clean.
     pub(crate) struck: BTreeSet<HostId>,
     pub(crate) lease: Option<Lease>,
@@ -135,6 +141,7 @@ impl Task {
         if let Some(at) = download.silent_until.take() {
             cx.world.timers.remove(&(at, Timer::Silent(cx.task, key)));
         }
+        self.moved.insert(cx.world.hosts.zone(key));
         self.consider(cx, key);
         cx.world.streams.wake(stream);
         Ok(())
@@ -243,20 +250,32 @@ impl Task {
 impl Task {
     /// The one place where a peer changes its role: keeps the indexes, the counts, the host's list and the timers.
     pub(crate) fn set_role(&mut self, cx: &mut Cx<'_>, key: HostKey, role: Option<Role>) -> Option<Role> {
-        let (before, named_to, listed) = match self.peers.remove(&key) {
-            Some(peer) => (Some(peer.role), peer.named_to, peer.listed),
-            None => (None, Bag::default(), Listed::default()),
+        let (before, named_to, listed, zone) = match self.peers.remove(&key) {
+            Some(peer) => (Some(peer.role), peer.named_to, peer.listed, peer.zone),
+            None => (None, Bag::default(), Listed::default(), cx.world.hosts.zone(key)),
         };
         if let Some(role) = &before {
             self.uncount(cx, key, role);
+            if matches!(role, Role::Downloading(_)) {
+                self.count_download(key, zone, false);
+            }
         }
         if let Some(role) = role {
             self.count(cx, key, &role);
+            if before.is_none() {
+                self.enter_zone(zone);
+            }
+            if matches!(role, Role::Downloading(_)) {
+                self.count_download(key, zone, true);
+            }
             let regard = self.regard(cx, key);
-            self.peers.insert(key, Peer { regard, role, named_to, listed });
+            self.peers.insert(key, Peer { zone, regard, role, named_to, listed });
             self.index(key);
         } else {
-            self.list(key, listed, Listed::default());
+            self.list((key, zone), listed, Listed::default());
+            if before.is_some() {
+                self.leave_zone(zone);
+            }
         }
         before
     }
@@ -308,11 +327,11 @@ impl Task {
     /// Brings the indexes up to date with what the peer is and has now.
     pub(crate) fn index(&mut self, key: HostKey) {
         let Some(peer) = self.peers.get(&key) else { return };
-        let (before, now) = (peer.listed, self.listing(peer));
+        let (before, now) = (peer.listed, self.listing(key, peer));
         if before == now {
             return;
         }
-        self.list(key, before, now);
+        self.list((key, peer.zone), before, now);
         if let Some(peer) = self.peers.get_mut(&key) {
             peer.listed = now;
         }
@@ -321,7 +340,7 @@ impl Task {
         }
     }
 
-    fn listing(&self, peer: &Peer) -> Listed {
+    fn listing(&self, key: HostKey, peer: &Peer) -> Listed {
         let Regard { struck, on_probation, draining } = peer.regard;
         let gives = !struck && !draining;
         match &peer.role {
@@ -335,14 +354,15 @@ impl Task {
                     supplier,
                     source: supplier && self.content.as_ref().is_some_and(all),
                     lonely: download.partners.is_empty(),
-                    hungry: (1..PARTNERS).contains(&download.partners.len()),
+                    hungry: !download.partners.is_empty() && self.filled(key, download) < PARTNERS,
                     sourceless: !download.partners.keys().any(|partner| self.is_source(*partner)),
                 }
             }
         }
     }
 
-    fn list(&mut self, key: HostKey, before: Listed, now: Listed) {
+    fn list(&mut self, (key, zone): (HostKey, ZoneId), before: Listed, now: Listed) {
+        self.list_in_zone(key, zone, before, now);
         for (bag, before, now) in [
             (&mut self.suppliers, before.supplier, now.supplier),
             (&mut self.sources, before.source, now.source),

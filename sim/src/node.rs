@@ -27,6 +27,7 @@ pub(crate) enum Message {
     Ask {
         piece: PieceIndex,
         called: bool,
+        across: bool,
     },
     Busy(PieceIndex),
     Failed(PieceIndex),
@@ -188,7 +189,8 @@ impl Node {
         match action {
             Action::Fetch { partner, piece, called, .. } => {
                 self.fetches.insert((host_no(&partner), piece), None);
-                self.out.push(Out::To(host_no(&partner), Message::Ask { piece, called }));
+                let across = self.swarm.is_across(&partner);
+                self.out.push(Out::To(host_no(&partner), Message::Ask { piece, called, across }));
             }
             Action::Cancel { partner, piece } => {
                 if let Some(Some(stream)) = self.fetches.remove(&(host_no(&partner), piece)) {
@@ -280,9 +282,11 @@ impl Node {
             Message::Ask { piece, .. } if self.content[piece.as_usize()].is_none() => {
                 self.out.push(Out::To(from, Message::Failed(piece)));
             }
-            Message::Ask { piece, called } => {
+            Message::Ask { piece, called, across } => {
                 let bytes = self.layout.range(piece).len();
-                let verdict = if called {
+                let verdict = if across {
+                    self.uploads.handle_asked_across(now, self.task, (&id, called), (piece, bytes))
+                } else if called {
                     self.uploads.handle_asked(now, self.task, Some(&id), (piece, bytes))
                 } else {
                     self.uploads.handle_asked_uncalled(now, self.task, Some(&id), (piece, bytes))
@@ -323,6 +327,9 @@ impl Node {
             return;
         }
         self.swarm.handle_piece(now, piece, Some(&id));
+        if self.swarm.is_across(&id) {
+            self.uploads.handle_fetched(self.task, piece, self.layout.pieces());
+        }
         self.report_served(&id, self.layout.range(piece).len());
         self.take(now, piece, bytes);
     }

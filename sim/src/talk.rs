@@ -6,6 +6,7 @@ use darter_protocol::scheduler::{
     PieceHash as HashMessage, PieceResult,
 };
 use darter_protocol::{HostId, PieceHash, PieceIndex, hash};
+use darter_swarm::{Bridge, Side};
 use std::time::{Duration, Instant};
 
 /// As in `p2p`: reports are this far apart at least, so that a thousand pieces are not a thousand messages.
@@ -45,6 +46,8 @@ impl Node {
     /// `moved`: it was with a scheduler that it has lost.
     pub(crate) fn begin(&mut self, moved: bool) {
         self.talk = Talk::default();
+        // Who is one is for the scheduler to say to which it goes.
+        self.take_bridge(None);
         let held = u64::from(self.swarm.have().len()) * darter_protocol::PieceLayout::MIN_PIECE_SIZE;
         let at_origin = self.swarm.asks_origin();
         self.out.push(Out::ToScheduler(ToScheduler::Register { held, moved, at_origin }));
@@ -78,11 +81,20 @@ impl Node {
         for gone in packet.gone {
             gone.parse::<HostId>().into_iter().for_each(|gone| self.forget(&gone));
         }
+        if let Some(bridge) = packet.bridge {
+            self.take_bridge(Bridge::new(bridge.number, bridge.of));
+        }
         for partner in packet.partners {
             if let Ok(id) = partner.host_id.parse::<HostId>() {
+                self.swarm.handle_side(&id, side(&partner));
                 self.add_partner(&id, partner.complete);
             }
         }
+    }
+
+    fn take_bridge(&mut self, bridge: Option<Bridge>) {
+        self.swarm.handle_bridge(bridge);
+        self.uploads.handle_bringing(self.task, self.layout.pieces(), bridge.is_some());
     }
 
     /// As the holder of the lease: says what the content is and which pieces it knows.
@@ -171,5 +183,14 @@ impl Node {
         let root = hashes.filter(|_| whole).map(|hashes| hash::root(&self.layout, &hashes));
         let root = root.map(|root| root.as_bytes().to_vec()).unwrap_or_default().into();
         Content { length: self.layout.length(), headers: Vec::new(), root }
+    }
+}
+
+/// As in `p2p`.
+fn side(partner: &darter_protocol::scheduler::Partner) -> Side {
+    match (partner.across, partner.bridge) {
+        (true, _) => Side::Across,
+        (false, true) => Side::Bridge,
+        (false, false) => Side::Here,
     }
 }

@@ -57,14 +57,15 @@ fn schedulers_that_are_lost_in_the_middle_cost_the_origin_nothing_twice() {
     assert!(outcome.last_ratio() <= 1.6, "{:.3}", outcome.last_ratio());
 }
 
-/// Ten thousand where `DARTER_NIGHTLY` is set, as `cargo xtask nightly` does: that takes five minutes without `--release`. Of so few
-/// pieces the way of the last through all of the mesh is a large part; and of each that a daemon has, one in four came over a border.
+/// Three thousand with four times as many pieces where `DARTER_NIGHTLY` is set, as `cargo xtask nightly` does: that takes six minutes
+/// without `--release`. Of 64 pieces the way of the last through all of the mesh is a large part.
 #[test]
 fn many_daemons_in_three_zones_come_to_an_end_with_one_copy() {
-    let peers = if std::env::var_os("DARTER_NIGHTLY").is_some() { 10_000 } else { 1_000 };
-    let scenario = Scenario { peers, pieces: 64, zones: 3, ..Scenario::default() };
+    let nightly = std::env::var_os("DARTER_NIGHTLY").is_some();
+    let (peers, pieces, limit) = if nightly { (3_000, 256, 1.3) } else { (1_000, 64, 1.9) };
+    let scenario = Scenario { peers, pieces, zones: 3, ..Scenario::default() };
     let outcome = play(&scenario);
     assert!(outcome.origin_copies == 1.0, "{}", outcome.origin_copies);
-    assert!(outcome.last_ratio() <= 1.9, "{:.3}", outcome.last_ratio());
-    assert!(crossing(&scenario, &outcome) < 0.3, "{:?}", outcome.border_copies);
+    assert!(outcome.last_ratio() <= limit, "{:.3}", outcome.last_ratio());
+    assert!(outcome.border_copies.iter().all(|copies| *copies <= 3.0), "{:?}", outcome.border_copies);
 }

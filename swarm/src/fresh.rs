@@ -12,13 +12,20 @@ pub(crate) struct Fresh {
     fresh: PieceSet,
     /// Of these, on their way to somebody, or offered to him.
     offered: PieceSet,
-    /// More of them are coming.
+    /// More of them are coming from the origin.
     pub(crate) coming: bool,
+    /// This host is a bridge of its zone.
+    pub(crate) bringing: bool,
 }
 
 impl Fresh {
     pub(crate) fn new(pieces: u32) -> Self {
-        Self { fresh: PieceSet::empty(pieces), offered: PieceSet::empty(pieces), coming: false }
+        Self {
+            fresh: PieceSet::empty(pieces),
+            offered: PieceSet::empty(pieces),
+            coming: false,
+            bringing: false,
+        }
     }
 
     pub(crate) fn add(&mut self, piece: PieceIndex) {

@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 mod action;
+mod border;
 mod bucket;
 mod fresh;
 mod origin;
@@ -29,6 +30,7 @@ mod watch;
 mod tests;
 
 pub use action::{Action, MayAsk, RunId};
+pub use border::{Bridge, Side};
 pub use bucket::{Bucket, Rate};
 pub use state::{Limits, Swarm};
 pub use uploads::{Invitation, UploadId, Uploads, Verdict};

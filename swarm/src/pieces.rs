@@ -61,6 +61,8 @@ pub(crate) struct Pieces {
     pub(crate) runs: BTreeMap<RunId, Run>,
     /// How many partners have each piece.
     pub(crate) availability: Vec<u16>,
+    /// How many of those who stand on this side of a border.
+    near: Vec<u16>,
     /// Those that exactly one partner has.
     pub(crate) sole: PieceSet,
 }
@@ -80,6 +82,7 @@ impl Pieces {
             asked: BTreeSet::new(),
             runs: BTreeMap::new(),
             availability: vec![0; pieces as usize],
+            near: vec![0; pieces as usize],
             sole: PieceSet::empty(pieces),
             have,
         }
@@ -147,17 +150,17 @@ impl Pieces {
         self.runs.iter().find(|(_, run)| (run.first..run.end).contains(&block)).map(|(id, _)| *id)
     }
 
-    /// One more partner has it.
-    pub(crate) fn shown(&mut self, piece: PieceIndex) {
-        self.count_holders(piece, |holders| holders + 1);
+    /// One more partner has it, on this side of a border or across.
+    pub(crate) fn shown(&mut self, piece: PieceIndex, across: bool) {
+        self.count_holders(piece, across, |holders| holders + 1);
     }
 
     /// One partner fewer has it.
-    pub(crate) fn hidden(&mut self, piece: PieceIndex) {
-        self.count_holders(piece, |holders| holders - 1);
+    pub(crate) fn hidden(&mut self, piece: PieceIndex, across: bool) {
+        self.count_holders(piece, across, |holders| holders - 1);
     }
 
-    fn count_holders(&mut self, piece: PieceIndex, count: impl FnOnce(u16) -> u16) {
+    fn count_holders(&mut self, piece: PieceIndex, across: bool, count: impl Fn(u16) -> u16) {
         let holders = &mut self.availability[piece.as_usize()];
         *holders = count(*holders);
         if *holders == 1 {
@@ -165,6 +168,23 @@ impl Pieces {
         } else {
             self.sole.remove(piece);
         }
+        let near = &mut self.near[piece.as_usize()];
+        *near = if across { *near } else { count(*near) };
+    }
+
+    /// Whether nobody on this side of the border has it.
+    pub(crate) fn is_far(&self, piece: PieceIndex) -> bool {
+        self.near[piece.as_usize()] == 0
+    }
+
+    /// What only those across the border have.
+    pub(crate) fn far(&self) -> PieceSet {
+        let mut far = PieceSet::empty(self.count());
+        let pieces = self.open.iter();
+        pieces.filter(|piece| self.is_far(*piece) && self.is_available(*piece)).for_each(|piece| {
+            far.insert(piece);
+        });
+        far
     }
 
     /// Whether a partner has it and it could be checked.

@@ -72,34 +72,44 @@ impl Swarm {
 
     /// The partners that may be asked, in the order in which they are.
     fn in_turn(&self, rng: &mut impl Rng) -> Vec<HostId> {
+        let far = self.border.may_ask();
         let askable = self.partners.iter().filter(|(_, partner)| partner.may_be_asked());
-        let mut turn: Vec<(bool, u32, u32, HostId)> = askable
+        let idle = self.fetches.is_empty();
+        let askable = askable.filter(|(id, partner)| {
+            let invited = matches!(partner.standing, Standing::Invited { .. });
+            invited || (far || !self.border.is_across(id)) && (idle || !self.border.is_bridge(id))
+        });
+        let mut turn: Vec<(bool, bool, u32, u32, HostId)> = askable
             .map(|(id, partner)| {
                 let invited = matches!(partner.standing, Standing::Invited { .. });
-                (!invited, partner.in_flight, rng.random(), id.clone())
+                // What comes over a border is what all of this side waits for.
+                (!invited, !self.border.is_across(id), partner.in_flight, rng.random(), id.clone())
             })
             .collect();
         turn.sort_unstable();
-        turn.into_iter().map(|(_, _, _, id)| id).collect()
+        turn.into_iter().map(|(.., id)| id).collect()
     }
 
     /// What to ask of `partner`.
     fn choose(&self, partner: &HostId, rng: &mut impl Rng) -> Option<PieceIndex> {
         let Partner { have, standing, .. } = self.partners.get(partner)?;
         let open = &self.pieces.open;
+        let across = self.border.is_across(partner);
         if let Standing::Invited { best: Some(best) } = standing
             && open.contains(*best)
             && have.contains(*best)
+            // Given to nobody else yet, it is whoever's duty it is given to.
+            && (!across || self.pieces.is_far(*best))
         {
             return Some(*best);
         }
         let missing = |piece: &PieceIndex| !self.pieces.is_satisfied(*piece);
         let next = self.pieces.in_order(self.cursor).filter(missing).take(self.limits.window);
         let waited = self.waiting.keys().map(|block| self.pieces.layout.piece_of(*block));
-        let urgent = next.chain(waited).find(|piece| open.contains(*piece) && have.contains(*piece));
-        urgent.or_else(|| {
+        let mut wished = next.chain(waited).filter(|piece| open.contains(*piece) && have.contains(*piece));
+        wished.find(|piece| !across || self.may_cross(*piece)).or_else(|| {
             let mut best: Option<(u16, u32, PieceIndex)> = None;
-            for piece in open.common(have) {
+            for piece in open.common(have).filter(|piece| !across || self.may_cross(*piece)) {
                 let rarity = self.pieces.availability[piece.as_usize()];
                 if best.is_none_or(|(least, _, _)| rarity <= least) {
                     let ticket = (rarity, rng.random(), piece);
@@ -110,13 +120,20 @@ impl Swarm {
         })
     }
 
+    /// Whether the piece may be asked of somebody across the border.
+    fn may_cross(&self, piece: PieceIndex) -> bool {
+        self.pieces.is_far(piece) && self.border.brings(piece)
+    }
+
     /// What to ask of `partner` although enough is under way: something that no other partner has.
     fn choose_sole(&self, partner: &HostId, rng: &mut impl Rng) -> Option<PieceIndex> {
         if self.fetches.len() >= self.limits.fetches + FOR_SOLE {
             return None;
         }
         let have = &self.partners.get(partner)?.have;
+        let across = self.border.is_across(partner);
         let sole = self.pieces.open.common(&self.pieces.sole).filter(|piece| have.contains(*piece));
+        let sole = sole.filter(|piece| !across || self.may_cross(*piece));
         sole.min_by_key(|_| rng.random::<u32>())
     }
 
@@ -134,6 +151,7 @@ impl Swarm {
             return None;
         }
         let have = &self.partners.get(partner)?.have;
+        let across = self.border.is_across(partner);
         let fits = |fetch: &&Fetch| {
             let late = match fetch.pace {
                 Pace::Well => false,
@@ -141,6 +159,7 @@ impl Swarm {
                 Pace::Silent => true,
             };
             late && have.contains(fetch.piece)
+                && (!across || self.may_cross(fetch.piece))
                 // Also one that was cancelled: the partner would be asked for the same twice at once.
                 && self.fetches.iter().filter(|other| other.piece == fetch.piece).count() == 1
                 && fetch.partner != *partner

@@ -1,6 +1,7 @@
 //! [`Swarm`]: the state of one download, and what may happen to it.
 
 use crate::action::{Action, MayAsk};
+use crate::border::{Border, Bridge, Side};
 use crate::origin::RUNS;
 use crate::partner::{ASK_AGAIN, ASK_SOON, Fetch, Partner, Standing};
 use crate::pieces::{Change, Pieces};
@@ -43,6 +44,7 @@ pub struct Swarm {
     /// The pieces that the origin has begun with and that are to be whole.
     begun: BlockSet,
     pub(crate) partners: BTreeMap<HostId, Partner>,
+    pub(crate) border: Border,
     pub(crate) fetches: Vec<Fetch>,
     pub(crate) next_run: u64,
     /// Runs from the origin at the same time, at most.
@@ -65,6 +67,7 @@ impl Swarm {
     pub fn new(layout: PieceLayout, have: PieceSet, blocks: BlockSet, limits: Limits) -> Self {
         Self {
             limits,
+            border: Border::new(layout.pieces()),
             pieces: Pieces::new(layout, have, blocks),
             wished: BlockSet::default(),
             begun: BlockSet::default(),
@@ -177,17 +180,43 @@ impl Swarm {
         let new = || Partner::new(have.pieces(), under_way());
         let known = self.partners.entry(partner.clone()).or_insert_with(new);
         let before = std::mem::replace(&mut known.have, have.clone());
-        before.iter().for_each(|piece| self.pieces.hidden(piece));
-        have.iter().for_each(|piece| self.pieces.shown(piece));
+        let across = self.border.is_across(partner);
+        before.iter().for_each(|piece| self.pieces.hidden(piece, across));
+        have.iter().for_each(|piece| self.pieces.shown(piece, across));
+        self.idle = false;
+    }
+
+    /// Where `partner` stands: said before what it has, and when it changes.
+    pub fn handle_side(&mut self, partner: &HostId, side: Side) {
+        if !self.border.set_side(partner, side) {
+            return;
+        }
+        let across = side == Side::Across;
+        for piece in self.partners.get(partner).iter().flat_map(|known| known.have.iter()) {
+            self.pieces.hidden(piece, !across);
+            self.pieces.shown(piece, across);
+        }
+        self.idle = false;
+    }
+
+    /// Whether it is said to stand across a border.
+    pub fn is_across(&self, partner: &HostId) -> bool {
+        self.border.is_across(partner)
+    }
+
+    /// Whether this host is a bridge of its zone, and which.
+    pub fn handle_bridge(&mut self, bridge: Option<Bridge>) {
+        self.border.set_bridge(bridge);
         self.idle = false;
     }
 
     /// `partner` has these, too. One that is no partner is not heard.
     pub fn handle_more(&mut self, partner: &HostId, more: impl IntoIterator<Item = PieceIndex>) {
         let Some(known) = self.partners.get_mut(partner) else { return };
+        let across = self.border.is_across(partner);
         for piece in more {
             if known.have.insert(piece) {
-                self.pieces.shown(piece);
+                self.pieces.shown(piece, across);
                 if known.may_be_asked() && self.pieces.open.contains(piece) {
                     self.idle = false;
                 }
@@ -198,7 +227,9 @@ impl Swarm {
     /// `partner` is not to be asked any more. Fetches that are under way end on their own.
     pub fn handle_partner_gone(&mut self, partner: &HostId) {
         if let Some(gone) = self.partners.remove(partner) {
-            gone.have.iter().for_each(|piece| self.pieces.hidden(piece));
+            let across = self.border.is_across(partner);
+            gone.have.iter().for_each(|piece| self.pieces.hidden(piece, across));
+            self.border.set_side(partner, Side::Here);
             // Another may be the only one by now who has something.
             self.idle = false;
         }
@@ -276,6 +307,7 @@ impl Swarm {
         if let Some(action) = self.poll_origin() {
             return Some(action);
         }
+        self.border.wind(now);
         if self.idle {
             return None;
         }

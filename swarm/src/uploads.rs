@@ -72,7 +72,7 @@ pub struct Uploads {
     places: u64,
     sending: HashMap<UploadId, Sending>,
     kept: Vec<Kept>,
-    line: VecDeque<(TaskId, HostId)>,
+    line: VecDeque<Waiting>,
     fresh: HashMap<TaskId, Fresh>,
     /// Tasks that have ended with fresh pieces, each once, the oldest first.
     ended: VecDeque<TaskId>,
@@ -90,6 +90,22 @@ struct Sending {
     peer: Option<HostId>,
     bytes: u64,
     since: Instant,
+    across: bool,
+}
+
+/// Who stands in the line.
+#[derive(Debug, PartialEq, Eq)]
+struct Waiting {
+    task: TaskId,
+    peer: HostId,
+    /// It brings what it asks for into another zone.
+    across: bool,
+}
+
+impl Waiting {
+    fn is(&self, task: &TaskId, peer: &HostId) -> bool {
+        (&self.task, &self.peer) == (task, peer)
+    }
 }
 
 #[derive(Debug)]
@@ -139,7 +155,23 @@ impl Uploads {
         wish: (PieceIndex, u64),
     ) -> Verdict {
         let kept = peer.and_then(|peer| self.take_kept(&task, peer));
-        self.admit(now, task, (peer, kept), wish)
+        self.admit(now, task, (peer, kept, false), wish)
+    }
+
+    /// The same from one who brings the piece into another zone, where many wait for it, and who asks for nothing else: with a place
+    /// that is kept for him where he was `called`. He stands in the line behind as many as come from there, and what he gets
+    /// counts as given to nobody here.
+    pub fn handle_asked_across(
+        &mut self,
+        now: Instant,
+        task: TaskId,
+        (peer, called): (&HostId, bool),
+        wish: (PieceIndex, u64),
+    ) -> Verdict {
+        let kept = if called { self.take_kept(&task, peer) } else { None };
+        // What comes from the origin is new to every zone: whoever takes it takes it for all.
+        let across = self.fresh.get(&task).is_none_or(|fresh| !fresh.coming);
+        self.admit(now, task, (Some(peer), kept, across), wish)
     }
 
     /// The same, but the peer was not called when it asked. A place that is kept for it is not for this: what it is kept for
@@ -152,40 +184,42 @@ impl Uploads {
         peer: Option<&HostId>,
         wish: (PieceIndex, u64),
     ) -> Verdict {
-        self.admit(now, task, (peer, None), wish)
+        self.admit(now, task, (peer, None, false), wish)
     }
 
     fn admit(
         &mut self,
         now: Instant,
         task: TaskId,
-        (peer, kept): (Option<&HostId>, Option<(Instant, Late)>),
+        (peer, kept, across): (Option<&HostId>, Option<(Instant, Late)>, bool),
         (piece, bytes): (PieceIndex, u64),
     ) -> Verdict {
         if let Some((since, _)) = kept {
             self.coming.learn(now.saturating_duration_since(since));
         }
-        let first = peer.is_some_and(|peer| self.line.front().is_some_and(|(t, p)| (t, p) == (&task, peer)));
+        let first = peer.is_some_and(|peer| self.line.front().is_some_and(|waiting| waiting.is(&task, peer)));
         let invited = kept.is_some_and(|(_, late)| !late.0 || self.has_late_room());
+        let backlog = self.backlog(&task).filter(|_| !across && self.is_fresh(&task, piece));
         let may = invited
-            || self.has_room(&task, bytes, self.backlog(&task).filter(|_| self.is_fresh(&task, piece)))
+            || self.has_room(&task, bytes, backlog)
                 && (self.line.is_empty() || first)
-                && self.is_due(&task, piece, peer);
+                && (across || self.is_due(&task, piece, peer));
         if !may {
             if let Some(peer) = peer {
-                self.queue(task, peer);
+                self.queue(task, peer, across);
             }
             return Verdict::Wait;
         }
         if first {
             self.line.pop_front();
         }
-        if let Some(fresh) = self.fresh.get_mut(&task) {
+        if let Some(fresh) = self.fresh.get_mut(&task).filter(|_| !across) {
             fresh.offer(piece);
         }
         let id = UploadId(self.next);
         self.next += 1;
-        self.sending.insert(id, Sending { task, piece, peer: peer.cloned(), bytes, since: now });
+        let peer = peer.cloned();
+        self.sending.insert(id, Sending { task, piece, peer, bytes, since: now, across });
         Verdict::Serve(id)
     }
 
@@ -196,8 +230,10 @@ impl Uploads {
             self.taking.learn(now.saturating_duration_since(sent.since));
         }
         // Somebody else may have been sent the same at the same time.
-        let others = self.sending.values().any(|other| (other.task, other.piece) == (sent.task, sent.piece));
+        let same = |other: &Sending| !other.across && (other.task, other.piece) == (sent.task, sent.piece);
+        let others = self.sending.values().any(same);
         if let Some(fresh) = self.fresh.get_mut(&sent.task)
+            && !sent.across
             && (all || !others)
         {
             fresh.settle(sent.piece, all);
@@ -217,7 +253,17 @@ impl Uploads {
         }
     }
 
-    /// A piece of `task`, which has `pieces` pieces, came from the origin.
+    /// This host is a bridge of its zone, or one no more: what it brings is to leave at once, too.
+    pub fn handle_bringing(&mut self, task: TaskId, pieces: u32, bringing: bool) {
+        if bringing {
+            self.ended.retain(|ended| *ended != task);
+            self.fresh.entry(task).or_insert_with(|| Fresh::new(pieces)).bringing = true;
+        } else if let Some(fresh) = self.fresh.get_mut(&task) {
+            fresh.bringing = false;
+        }
+    }
+
+    /// A piece of `task`, which has `pieces` pieces, came from the origin, or over a border: nobody here has it.
     pub fn handle_fetched(&mut self, task: TaskId, piece: PieceIndex, pieces: u32) {
         self.fresh.entry(task).or_insert_with(|| Fresh::new(pieces)).add(piece);
     }
@@ -226,6 +272,7 @@ impl Uploads {
     /// room to remember it.
     pub fn handle_task_ended(&mut self, task: TaskId) {
         self.handle_coming(task, 0, false);
+        self.handle_bringing(task, 0, false);
         self.ended.retain(|ended| *ended != task);
         if self.fresh.get(&task).is_some_and(|fresh| !fresh.is_empty()) {
             self.ended.push_back(task);
@@ -246,19 +293,20 @@ impl Uploads {
     pub fn handle_left(&mut self, task: &TaskId, peer: &HostId) {
         // Two, where it asked uncalled while one was kept for it.
         while self.take_kept(task, peer).is_some() {}
-        self.line.retain(|(t, p)| (t, p) != (task, peer));
+        self.line.retain(|waiting| !waiting.is(task, peer));
     }
 
     /// Whom to invite now.
     pub fn poll_invitation(&mut self, now: Instant) -> Option<Invitation> {
         // The first who can be given something now. Only those of tasks with fresh pieces on their way must wait.
         let at = (0..self.line.len()).find(|at| {
-            let (task, peer) = &self.line[*at];
+            let Waiting { task, peer, across } = &self.line[*at];
             let fresh = self.fresh.get(task);
-            self.may_invite(task, self.backlog(task)) && fresh.is_none_or(|fresh| self.may_give(fresh, peer))
+            self.may_invite(task, self.backlog(task).filter(|_| !across))
+                && (*across || fresh.is_none_or(|fresh| self.may_give(fresh, peer)))
         })?;
-        let (task, peer) = self.line.remove(at)?;
-        let fresh = self.fresh.get_mut(&task);
+        let Waiting { task, peer, across } = self.line.remove(at)?;
+        let fresh = self.fresh.get_mut(&task).filter(|_| !across);
         let best = fresh.and_then(|fresh| fresh.next().inspect(|piece| fresh.offer(*piece)));
         self.kept.push(Kept { task, peer: peer.clone(), best, since: now, late: false });
         Some(Invitation { task, peer, best })
@@ -299,11 +347,14 @@ impl Uploads {
         self.sending.len()
     }
 
-    fn queue(&mut self, task: TaskId, peer: &HostId) {
-        let queued = self.line.iter().any(|(t, p)| (t, p) == (&task, peer));
-        if !queued && self.line.len() < MAX_LINE {
-            self.line.push_back((task, peer.clone()));
+    fn queue(&mut self, task: TaskId, peer: &HostId, across: bool) {
+        let queued = self.line.iter().any(|waiting| waiting.is(&task, peer));
+        if queued || self.line.len() >= MAX_LINE {
+            return;
         }
+        let before = self.line.iter().filter(|waiting| waiting.across).count();
+        let at = if across { (2 * before + 1).min(self.line.len()) } else { self.line.len() };
+        self.line.insert(at, Waiting { task, peer: peer.clone(), across });
     }
 
     /// Takes back what is kept for the peer, if anything is: since when it was, and whether the peer came late.
@@ -377,7 +428,7 @@ impl Uploads {
     }
 
     fn is_coming(&self, task: &TaskId) -> bool {
-        self.fresh.get(task).is_some_and(|fresh| fresh.coming)
+        self.fresh.get(task).is_some_and(|fresh| fresh.coming || fresh.bringing)
     }
 
     fn is_fresh(&self, task: &TaskId, piece: PieceIndex) -> bool {
@@ -411,7 +462,7 @@ impl Uploads {
         let of_peer = |other: Option<&HostId>| !fresh.coming && peer.is_some() && other == peer;
         self.sending.values().all(|sending| of_peer(sending.peer.as_ref()))
             && self.kept.iter().all(|kept| kept.late || of_peer(Some(&kept.peer)))
-            && self.line.iter().all(|(_, waiting)| of_peer(Some(waiting)))
+            && self.line.iter().all(|waiting| of_peer(Some(&waiting.peer)))
     }
 }
 

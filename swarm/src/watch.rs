@@ -52,7 +52,7 @@ impl Swarm {
             Standing::Waiting { until } => Some(until),
             _ => None,
         });
-        looks.chain(asks).min()
+        looks.chain(asks).chain(self.border.poll_timeout()).min()
     }
 
     /// This host has held back the bytes of a fetch for so long, all in all. Said before it is judged or has ended.
@@ -69,6 +69,10 @@ impl Swarm {
         now: Instant,
         last_byte: impl Fn(&HostId, PieceIndex) -> Option<Instant>,
     ) {
+        if self.border.is_due(now) {
+            self.border.handle_far(now, self.pieces.far());
+            self.idle = false;
+        }
         for partner in self.partners.values_mut() {
             if matches!(partner.standing, Standing::Waiting { until } if until <= now) {
                 partner.standing = Standing::Free;

@@ -17,7 +17,7 @@
 use super::jobs::{Bench, Brought, Event, PieceError};
 use crate::Supplier;
 use crate::intake::{Heard, parts};
-use crate::peer::{At, Data, PeerError, Wish};
+use crate::peer::{Asking, At, Data, PeerError, Wish};
 use crate::sink::{Blocks, Goal, Limits, PumpError, Report, Sink, Wrote, pump, write_kept};
 use bytes::{Bytes, BytesMut};
 use darter_protocol::hash::{self, BlockHasher};
@@ -39,8 +39,7 @@ pub(super) struct Fetch {
     pub(super) blocks: Range<u32>,
     /// A reader waits for some of them.
     pub(super) awaited: bool,
-    /// The partner keeps a place for this.
-    pub(super) called: bool,
+    pub(super) asking: Asking,
     pub(super) expected: PieceHash,
     /// What all blocks of the piece hash to, if that is known; it was proven by `expected`.
     pub(super) list: Option<Arc<[BlockHash]>>,
@@ -111,7 +110,7 @@ impl Bench {
         let all = layout.blocks_of(fetch.piece);
         let part = fetch.blocks != all;
         let useful = fetch.list.is_none() && (part || fetch.awaited && all.len() > 1);
-        let wish = Wish { range, called: fetch.called, proof: useful.then_some(all.len()) };
+        let wish = Wish { range, asking: fetch.asking, proof: useful.then_some(all.len()) };
         let Data { body, proof } =
             self.peers.data(fetch.at(), &self.task, wish).await.map_err(PieceError::Peer)?;
         let said = match proof {

@@ -2,7 +2,7 @@
 
 use super::dial::Dial;
 use super::have::{MAX_LINE_BYTES, Said};
-use super::{At, HOST_HEADER, UNCALLED_HEADER, proof};
+use super::{ACROSS_HEADER, Asking, At, HOST_HEADER, UNCALLED_HEADER, proof};
 use crate::http_range::{ContentRange, parse_content_range, range_header};
 use crate::store::decode_hashes;
 use bytes::{Buf, Bytes, BytesMut};
@@ -57,8 +57,7 @@ impl PeerError {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Wish {
     pub(crate) range: ByteRange,
-    /// The peer has said to come for it.
-    pub(crate) called: bool,
+    pub(crate) asking: Asking,
     /// So many blocks are in the piece that `range` lies in: what they hash to is wanted, too.
     pub(crate) proof: Option<usize>,
 }
@@ -92,12 +91,14 @@ impl Peers {
 
     /// The bytes of a range, as they come.
     pub(crate) async fn data(&self, peer: At<'_>, task: &TaskId, wish: Wish) -> Result<Data, PeerError> {
-        let Wish { range, called, proof } = wish;
+        let Wish { range, asking, proof } = wish;
         let mut request = request(peer, task, "data");
         let headers = request.headers_mut();
         let says_nothing = || HeaderValue::from_static("1");
-        if !called {
-            headers.insert(UNCALLED_HEADER, says_nothing());
+        for (header, stands) in [(UNCALLED_HEADER, !asking.called), (ACROSS_HEADER, asking.across)] {
+            if stands {
+                headers.insert(header, says_nothing());
+            }
         }
         if proof.is_some() {
             headers.insert(proof::WANTED_HEADER, says_nothing());

@@ -17,7 +17,8 @@
 //!
 //! Few are served at once (`turns.rs`), but for parts of a piece that take less time than to wait for a turn. Who gets 503 for data and said who it is (`Darter-Host: ID`) stands in a line from
 //! then on; when a place is kept for it, it reads `come` among the lines of `/have`. Who asks without having been called
-//! says so (`Darter-Uncalled`): requests go over several connections, and one that is not meant for the place may be first.
+//! says so (`Darter-Uncalled`): requests go over several connections, and one that is not meant for the place may be first. Who
+//! brings a piece into another zone says that (`Darter-Across`), and waits less: many wait for it there.
 
 mod client;
 mod dial;
@@ -46,6 +47,18 @@ const HOST_HEADER: http::HeaderName = http::HeaderName::from_static("darter-host
 
 /// Stands at a request for data of one that was not called; its value says nothing.
 const UNCALLED_HEADER: http::HeaderName = http::HeaderName::from_static("darter-uncalled");
+
+/// Stands at a request for a piece that the asker brings into another zone; its value says nothing.
+const ACROSS_HEADER: http::HeaderName = http::HeaderName::from_static("darter-across");
+
+/// How a piece is asked for.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Asking {
+    /// The peer has said to come for it.
+    pub(crate) called: bool,
+    /// The asker brings it into another zone.
+    pub(crate) across: bool,
+}
 
 #[cfg(test)]
 mod tests {
@@ -96,7 +109,7 @@ mod tests {
     }
 
     fn wish(range: ByteRange, called: bool) -> Wish {
-        Wish { range, called, proof: None }
+        Wish { range, asking: Asking { called, across: false }, proof: None }
     }
 
     fn peers(name: &str) -> Peers {

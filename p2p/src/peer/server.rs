@@ -2,7 +2,7 @@
 
 use super::have::Said;
 use super::turns::{Calls, Place, Turns};
-use super::{HOST_HEADER, UNCALLED_HEADER, proof};
+use super::{ACROSS_HEADER, Asking, HOST_HEADER, UNCALLED_HEADER, proof};
 use crate::http_range::{content_range_header, number, parse_range};
 use crate::metrics::Metrics;
 use crate::progress::{Progress, State};
@@ -204,9 +204,10 @@ where
             "" => describe(&served),
             "data" => match request.headers().get(header::RANGE).and_then(parse_range) {
                 Some(range) => {
-                    let called = !request.headers().contains_key(UNCALLED_HEADER);
-                    let proof = request.headers().contains_key(proof::WANTED_HEADER);
-                    let to = Asker { host: asker.as_ref(), called, proof, encrypted: member.is_some() };
+                    let says = |header| request.headers().contains_key(header);
+                    let asking = Asking { called: !says(UNCALLED_HEADER), across: says(ACROSS_HEADER) };
+                    let proof = says(proof::WANTED_HEADER);
+                    let to = Asker { host: asker.as_ref(), asking, proof, encrypted: member.is_some() };
                     self.data(task, to, &served, range).await
                 }
                 None => status(StatusCode::BAD_REQUEST),
@@ -269,7 +270,7 @@ where
         let permit = small.then(|| Arc::clone(&self.quick.small).try_acquire_owned().ok()).flatten();
         let place = match permit {
             Some(permit) => Taken::Small { _permit: permit },
-            None => match self.turns.ask(task, (asker.host, asker.called), (piece, range.len())) {
+            None => match self.turns.ask(task, (asker.host, asker.asking), (piece, range.len())) {
                 Some(place) => Taken::Place { place, part },
                 None => return busy(),
             },
@@ -326,7 +327,7 @@ impl<F> Server<F> {
 #[derive(Clone, Copy)]
 struct Asker<'a> {
     host: Option<&'a HostId>,
-    called: bool,
+    asking: Asking,
     proof: bool,
     encrypted: bool,
 }

@@ -1,6 +1,7 @@
 //! [`Turns`]: whose turn it is to be served, for the server that serves and the downloads that bring what is served. The
 //! decisions are those of [`Uploads`]; here are its lock, its clock, and the bells by which those are called who wait.
 
+use super::Asking;
 use darter_protocol::{HostId, PieceIndex, TaskId};
 use darter_swarm::{Invitation, UploadId, Uploads, Verdict};
 use std::collections::HashMap;
@@ -61,18 +62,19 @@ impl Turns {
         Self(Arc::new(Shared { state: Mutex::new(state), kept: Notify::new() }))
     }
 
-    /// `peer` asks for a piece of so many bytes, called or not. `None`: it must wait, and will be called when it said who it is.
+    /// `peer` asks for a piece of so many bytes. `None`: it must wait, and will be called when it said who it is.
     pub(crate) fn ask(
         &self,
         task: TaskId,
-        (peer, called): (Option<&HostId>, bool),
+        (peer, asking): (Option<&HostId>, Asking),
         wish: (PieceIndex, u64),
     ) -> Option<Place> {
         let (mut state, now) = (self.lock(), Instant::now().into_std());
-        let verdict = if called {
-            state.uploads.handle_asked(now, task, peer, wish)
-        } else {
-            state.uploads.handle_asked_uncalled(now, task, peer, wish)
+        let Asking { called, across } = asking;
+        let verdict = match peer.filter(|_| across) {
+            Some(peer) => state.uploads.handle_asked_across(now, task, (peer, called), wish),
+            None if called => state.uploads.handle_asked(now, task, peer, wish),
+            None => state.uploads.handle_asked_uncalled(now, task, peer, wish),
         };
         self.call(&mut state);
         match verdict {
@@ -115,7 +117,14 @@ impl Turns {
         self.call(&mut state);
     }
 
-    /// A piece came from the origin.
+    /// This host brings pieces into its zone, or does so no more.
+    pub(crate) fn bringing(&self, task: TaskId, pieces: u32, bringing: bool) {
+        let mut state = self.lock();
+        state.uploads.handle_bringing(task, pieces, bringing);
+        self.call(&mut state);
+    }
+
+    /// A piece came from the origin, or over a border.
     pub(crate) fn fetched(&self, task: TaskId, piece: PieceIndex, pieces: u32) {
         let mut state = self.lock();
         state.uploads.handle_fetched(task, piece, pieces);
@@ -204,6 +213,7 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
+    const CALLED: Asking = Asking { called: true, across: false };
     const PIECE: (PieceIndex, u64) = (PieceIndex::new(0), 4 << 20);
 
     fn host(name: &str) -> HostId {
@@ -213,20 +223,20 @@ mod tests {
     #[tokio::test]
     async fn whoever_finds_no_place_is_called_when_there_is_one() {
         let (turns, task) = (Turns::new(1), TaskId::from([1; 32]));
-        let first = turns.ask(task, (Some(&host("a")), true), PIECE).unwrap();
-        assert!(turns.ask(task, (Some(&host("b")), true), PIECE).is_none());
+        let first = turns.ask(task, (Some(&host("a")), CALLED), PIECE).unwrap();
+        assert!(turns.ask(task, (Some(&host("b")), CALLED), PIECE).is_none());
         let mut calls = turns.listen(task, host("b"));
         drop(first);
         assert_eq!(calls.next().await, Some(None));
-        assert!(turns.ask(task, (Some(&host("c")), true), PIECE).is_none(), "it is kept for another");
-        assert!(turns.ask(task, (Some(&host("b")), true), PIECE).is_some());
+        assert!(turns.ask(task, (Some(&host("c")), CALLED), PIECE).is_none(), "it is kept for another");
+        assert!(turns.ask(task, (Some(&host("b")), CALLED), PIECE).is_some());
     }
 
     #[tokio::test]
     async fn one_that_listens_late_is_called_still() {
         let (turns, task) = (Turns::new(1), TaskId::from([1; 32]));
-        let first = turns.ask(task, (None, true), PIECE).unwrap();
-        assert!(turns.ask(task, (Some(&host("b")), true), PIECE).is_none());
+        let first = turns.ask(task, (None, CALLED), PIECE).unwrap();
+        assert!(turns.ask(task, (Some(&host("b")), CALLED), PIECE).is_none());
         drop(first);
         assert_eq!(turns.listen(task, host("b")).next().await, Some(None));
     }
@@ -236,9 +246,9 @@ mod tests {
         let (turns, task) = (Turns::new(1), TaskId::from([1; 32]));
         let stop = CancellationToken::new();
         let _clock = tokio::task::JoinSet::from_iter([turns.clone().run(stop)]);
-        let first = turns.ask(task, (None, true), PIECE).unwrap();
-        assert!(turns.ask(task, (Some(&host("dead")), true), PIECE).is_none());
-        assert!(turns.ask(task, (Some(&host("alive")), true), PIECE).is_none());
+        let first = turns.ask(task, (None, CALLED), PIECE).unwrap();
+        assert!(turns.ask(task, (Some(&host("dead")), CALLED), PIECE).is_none());
+        assert!(turns.ask(task, (Some(&host("alive")), CALLED), PIECE).is_none());
         let mut calls = turns.listen(task, host("alive"));
         let began = Instant::now();
         drop(first);
@@ -249,10 +259,10 @@ mod tests {
     #[tokio::test]
     async fn one_that_goes_away_is_not_waited_for() {
         let (turns, task) = (Turns::new(1), TaskId::from([1; 32]));
-        let first = turns.ask(task, (None, true), PIECE).unwrap();
-        assert!(turns.ask(task, (Some(&host("b")), true), PIECE).is_none());
+        let first = turns.ask(task, (None, CALLED), PIECE).unwrap();
+        assert!(turns.ask(task, (Some(&host("b")), CALLED), PIECE).is_none());
         drop(turns.listen(task, host("b")));
         drop(first);
-        assert!(turns.ask(task, (Some(&host("c")), true), PIECE).is_some());
+        assert!(turns.ask(task, (Some(&host("c")), CALLED), PIECE).is_some());
     }
 }

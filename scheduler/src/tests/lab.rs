@@ -23,6 +23,7 @@ pub(super) struct Lab {
     pub(super) now: Instant,
     lifelines: BTreeMap<String, StreamId>,
     talks: BTreeMap<(String, u8), Talk>,
+    locations: BTreeMap<String, String>,
 }
 
 /// A daemon's side of a download.
@@ -111,7 +112,13 @@ impl Lab {
 
     pub(super) fn seeded(seed: u64) -> Self {
         let cluster = Cluster::new(7, StdRng::seed_from_u64(seed));
-        Self { cluster, now: Instant::now(), lifelines: BTreeMap::new(), talks: BTreeMap::new() }
+        Self {
+            cluster,
+            now: Instant::now(),
+            lifelines: BTreeMap::new(),
+            talks: BTreeMap::new(),
+            locations: BTreeMap::new(),
+        }
     }
 
     /// A cluster in which these hosts are alive.
@@ -125,7 +132,14 @@ impl Lab {
 
     /// The host is alive; one whose name begins with "seed" is a seed.
     pub(super) fn host(&mut self, name: &str) {
-        self.announce(Self::description(name));
+        let location = self.locations.get(name).cloned().unwrap_or_default();
+        self.announce(Host { location, ..Self::description(name) });
+    }
+
+    /// The same, and from now on it says that it stands there.
+    pub(super) fn host_at(&mut self, name: &str, location: &str) {
+        self.locations.insert(name.to_owned(), location.to_owned());
+        self.host(name);
     }
 
     fn description(name: &str) -> Host {

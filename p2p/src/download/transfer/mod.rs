@@ -420,8 +420,10 @@ impl Transfer {
             }
             if let Some(hash) = complete {
                 self.take_piece(piece, hash, of_all)?;
-                if partner.is_none() {
+                if partner.is_none_or(|partner| self.swarm.is_across(partner)) {
                     self.download.shared.turns.fetched(self.download.task, piece, layout.pieces());
+                }
+                if partner.is_none() {
                     if self.download.scheduled.lease.is_some() {
                         self.outbox.vouch(piece, &hash);
                     }

@@ -3,10 +3,11 @@
 use super::{End, Transfer};
 use crate::download::fetch::{Fetch, Underway};
 use crate::download::jobs::{Brought, PieceError};
-use crate::peer::{PeerError, Said};
+use crate::peer::{Asking, PeerError, Said};
 use crate::{Supplier, TRACE};
 use darter_protocol::scheduler::Partner;
 use darter_protocol::{BlockHash, ByteRange, HostId, PieceIndex, PieceSet};
+use darter_swarm::Side;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::sync::Arc;
@@ -59,7 +60,7 @@ impl Transfer {
             list: self.hashes.lists.get(&piece).cloned(),
             blocks,
             awaited,
-            called,
+            asking: Asking { called, across: self.swarm.is_across(&partner) },
             expected,
             kept: kept.collect(),
             others: same.map(|(_, other)| other.clone()).collect(),
@@ -207,6 +208,7 @@ impl Transfer {
         });
         neighbour.address = address;
         neighbour.complete |= partner.complete;
+        self.swarm.handle_side(&host, side(partner));
         if neighbour.complete {
             // It is followed only when it has us wait.
             self.swarm.handle_have(&host, PieceSet::full(self.layout.pieces()));
@@ -265,4 +267,12 @@ impl Transfer {
 /// From the first of these blocks, which follow each other, to the last.
 fn run_of(blocks: &[(u32, BlockHash)]) -> Option<Range<u32>> {
     Some(blocks.first()?.0..blocks.last()?.0 + 1)
+}
+
+fn side(partner: &Partner) -> Side {
+    match (partner.across, partner.bridge) {
+        (true, _) => Side::Across,
+        (false, true) => Side::Bridge,
+        (false, false) => Side::Here,
+    }
 }

@@ -4,7 +4,7 @@ use super::{End, Transfer};
 use crate::schedule::{self, Arrival, Conversation, Joined};
 use darter_protocol::scheduler::{LeaseOutcome, PeerPacket, Share};
 use darter_protocol::{HostId, PieceHash, Root};
-use darter_swarm::Rate;
+use darter_swarm::{Bridge, Rate};
 use tokio::time::Instant;
 use tonic::Status;
 
@@ -44,9 +44,19 @@ impl Transfer {
         for gone in packet.gone {
             gone.parse().ok().map(|gone| self.forget_partner(&gone));
         }
+        if let Some(bridge) = packet.bridge {
+            self.take_bridge(Bridge::new(bridge.number, bridge.of));
+        }
         packet.partners.iter().for_each(|partner| self.add_partner(partner));
         self.ask_hashes();
         Ok(())
+    }
+
+    /// Whether it brings pieces into its zone from now on, and which.
+    fn take_bridge(&mut self, bridge: Option<Bridge>) {
+        self.swarm.handle_bridge(bridge);
+        let pieces = self.layout.pieces();
+        self.download.shared.turns.bringing(self.download.task, pieces, bridge.is_some());
     }
 
     /// So much of the origin is this download's.
@@ -150,6 +160,7 @@ impl Transfer {
                 self.outbox.clear();
                 // What another scheduler said of this is not this one's word.
                 self.take_share(Share::default());
+                self.take_bridge(None);
                 self.handle_packet(first)
             }
             None => Ok(()),
