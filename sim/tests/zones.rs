@@ -48,13 +48,19 @@ fn a_zone_that_is_cut_off_and_comes_back_costs_the_origin_nothing_twice() {
     assert_eq!((outcome.quarantined, outcome.wronged), (0, 0), "a cut quarantined somebody");
 }
 
+/// Without them nobody learns what new pieces hash to, and when they are back the bridges are named anew: by one and a half times one
+/// copy, in the mean of three seeds, for 1.33 where no scheduler is lost.
 #[test]
 fn schedulers_that_are_lost_in_the_middle_cost_the_origin_nothing_twice() {
     let half = Duration::from_secs(2);
-    let outcome = play(&Scenario { scheduler_lost: Some(half), ..small() });
-    // Whoever reads from the origin goes on with it, and the lease is kept until he is back.
-    assert!(outcome.origin_copies == 1.0, "{}", outcome.origin_copies);
-    assert!(outcome.last_ratio() <= 1.6, "{:.3}", outcome.last_ratio());
+    let ratios = [1, 2, 3].map(|seed| {
+        let outcome = play(&Scenario { scheduler_lost: Some(half), seed, ..small() });
+        // Whoever reads from the origin goes on with it, and the lease is kept until he is back.
+        assert!(outcome.origin_copies == 1.0, "{}", outcome.origin_copies);
+        outcome.last_ratio()
+    });
+    let mean = ratios.iter().sum::<f64>() / ratios.len() as f64;
+    assert!(mean <= 1.6, "{ratios:.3?}");
 }
 
 /// Three thousand with four times as many pieces where `DARTER_NIGHTLY` is set, as `cargo xtask nightly` does: that takes six minutes

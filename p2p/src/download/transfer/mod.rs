@@ -423,10 +423,8 @@ impl Transfer {
                 if partner.is_none_or(|partner| self.swarm.is_across(partner)) {
                     self.download.shared.turns.fetched(self.download.task, piece, layout.pieces());
                 }
-                if partner.is_none() {
-                    if self.download.scheduled.lease.is_some() {
-                        self.outbox.vouch(piece, &hash);
-                    }
+                if partner.is_none() && self.download.scheduled.lease.is_some() {
+                    self.outbox.vouch(piece, &hash);
                 }
             }
         }
