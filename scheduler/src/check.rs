@@ -8,7 +8,7 @@ use crate::peer::{Download, Listed, Role, Standing};
 use crate::stream::Line;
 use crate::task::Task;
 use crate::world::Timer;
-use crate::zone::{BRIDGES, Zone, ZoneId};
+use crate::zone::{BRIDGES, ZoneId};
 use darter_protocol::TaskId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -135,7 +135,9 @@ impl Task {
         let mut zones: BTreeMap<ZoneId, Vec<HostKey>> = BTreeMap::new();
         for (key, peer) in &self.peers {
             assert_eq!(peer.zone, hosts.zone(*key), "where it stands");
-            zones.entry(peer.zone).or_default().push(*key);
+            if peer.zone != ZoneId::default() {
+                zones.entry(peer.zone).or_default().push(*key);
+            }
         }
         assert!(zones.keys().eq(self.zones.keys()), "zones with peers");
         assert!(self.moved.is_empty(), "a zone that was not looked at");
@@ -166,8 +168,7 @@ impl Task {
             let across: BTreeSet<HostKey> =
                 download.partners.keys().copied().filter(|partner| self.is_across(key, *partner)).collect();
             assert_eq!(download.across, across, "partners in other zones");
-            let bridges = |zone: &Zone| zone.bridges.contains(&key);
-            let is_bridge = self.zones.get(&hosts.zone(key)).is_some_and(bridges);
+            let is_bridge = self.zones.get(&hosts.zone(key)).is_some_and(|zone| zone.bridges.contains(&key));
             assert_eq!(download.bridge.is_some(), is_bridge, "who is a bridge");
             let apart = |partner: &&HostKey| !self.may_meet(key, **partner);
             // A source is named over every border to whoever knows none; one that drains is none any more, and stays where it is.

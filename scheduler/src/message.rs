@@ -280,6 +280,16 @@ pub struct Report {
     pub free_uploads: Option<u32>,
 }
 
+impl Report {
+    /// Whether it is as most are: a few KiB at most.
+    pub(crate) const fn is_small(&self) -> bool {
+        self.content.is_none()
+            && self.from_origin.len() <= 64
+            && self.failed.len() <= 16
+            && self.served.len() <= 64
+    }
+}
+
 /// What a partner gave.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Served {

@@ -59,8 +59,8 @@ impl Rpc for Service {
         let host = self.speaker(request.host_id, caller)?;
         let tasks = message::inventory(request.tasks).map_err(|invalid| self.nonsense(&host, invalid))?;
         for batch in batches(tasks) {
-            let heard = self.0.in_turn(|cluster, now| cluster.handle_inventory(now, &host, batch)).await;
-            heard.map_err(refused)?;
+            // Not asleep until its turn: thousands of such messages would wait in memory.
+            self.0.with(|cluster, now| cluster.handle_inventory(now, &host, batch)).map_err(refused)?;
             tokio::task::yield_now().await;
         }
         Ok(Response::new(proto::AnnounceTaskResponse {}))
@@ -76,6 +76,8 @@ impl Rpc for Service {
         let host = self.speaker(request.host_id, caller)?;
         let registration = registration.map_err(|invalid| self.nonsense(&host, invalid))?;
         let task = message::task_id(&request.task_id).map_err(malformed)?;
+        // Whoever waits for his turn holds no more than he must.
+        drop((request.origin, request.url_prefixes));
         let registered =
             self.0.in_turn(|cluster, now| cluster.handle_registered(now, &host, task, &registration));
         let answer = registered.await.map_err(refused)?;
@@ -133,7 +135,7 @@ impl Rpc for Service {
         let host = self.speaker(request.host_id, caller)?;
         let tasks = message::task_ids(&request.task_ids).map_err(malformed)?;
         for batch in batches(tasks) {
-            self.0.in_turn(|cluster, now| cluster.handle_tasks_left(now, &host, batch)).await;
+            self.0.with(|cluster, now| cluster.handle_tasks_left(now, &host, batch));
             tokio::task::yield_now().await;
         }
         Ok(Response::new(proto::LeaveTaskResponse {}))

@@ -111,7 +111,8 @@ impl Shared {
     }
 
     /// The same as [`Self::with`] for what may take long where many come at once: in the order of their coming, and asleep
-    /// until it is their turn.
+    /// until it is their turn. For what takes little memory alone, since any number of them may wait: an inventory or thousands of
+    /// hashes are handled at once, by whichever thread has read them, so that no more of them are read.
     ///
     /// # Cancel safety
     /// The event happens as a whole, or not at all.

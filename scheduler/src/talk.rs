@@ -222,7 +222,14 @@ async fn hear(attached: &Attached, host: &HostId, message: proto::PieceResult) -
         attached.with(|cluster, now, _| cluster.handle_nonsense(now, host));
         malformed(invalid)
     })?;
-    attached.in_turn(|cluster, now, stream| cluster.handle_report(now, stream, report)).await.map_err(refused)
+    if report.is_small() {
+        attached
+            .in_turn(|cluster, now, stream| cluster.handle_report(now, stream, report))
+            .await
+            .map_err(refused)
+    } else {
+        attached.with(|cluster, now, stream| cluster.handle_report(now, stream, report)).map_err(refused)
+    }
 }
 
 /// A stream of answers from something that gives one and what comes after it. It ends after an error.

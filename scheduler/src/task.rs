@@ -53,7 +53,7 @@ pub(crate) struct Task {
     /// Those that have no source among them, be they none or many.
     pub(crate) sourceless: Bag,
     /// Its peers by zone, and the zones in which somebody came, went or changed since `mend_borders` looked.
-    pub(crate) zones: BTreeMap<ZoneId, Zone>,
+    pub(crate) zones: BTreeMap<ZoneId, Box<Zone>>,
     pub(crate) moved: BTreeSet<ZoneId>,
     /// Those who had the lease: they may give to everybody on their side again, which has not been looked at either.
     pub(crate) released: BTreeSet<HostKey>,

@@ -18,6 +18,7 @@ use crate::policy::PARTNERS;
 use crate::task::Task;
 use crate::world::Cx;
 use rand::seq::SliceRandom;
+use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// Peers of a zone in a task from which on it has a border: as many as one has partners, and itself. Fewer are no mesh.
@@ -91,7 +92,7 @@ impl Task {
     }
 
     fn zone(&self, key: HostKey) -> Option<&Zone> {
-        self.zones.get(&self.zone_of(key))
+        self.zones.get(&self.zone_of(key)).map(AsRef::as_ref)
     }
 
     /// The peer's zone, if it has a border.
@@ -141,9 +142,12 @@ impl Task {
 // === who comes and goes ===
 
 impl Task {
+    /// Those who do not say where they stand have no border, and need no zone: of tasks with one holder there are millions.
     pub(crate) fn enter_zone(&mut self, zone: ZoneId) {
-        self.zones.entry(zone).or_default().peers += 1;
-        self.moved.insert(zone);
+        if zone.is_known() {
+            self.zones.entry(zone).or_default().peers += 1;
+            self.moved.insert(zone);
+        }
     }
 
     pub(crate) fn leave_zone(&mut self, id: ZoneId) {
@@ -203,7 +207,7 @@ impl Task {
         }
         while let Some(id) = self.moved.pop_first() {
             let Some(zone) = self.zones.get_mut(&id) else { continue };
-            let should = id.is_known() && zone.should_have_border();
+            let should = zone.should_have_border();
             if std::mem::replace(&mut zone.has_border, should) != should {
                 self.border_changed(cx, id);
             }
@@ -212,6 +216,8 @@ impl Task {
                 self.name_bridges(cx, id);
             }
         }
+        // What is empty keeps a node of its tree otherwise.
+        (self.moved, self.released) = (BTreeSet::new(), BTreeSet::new());
     }
 
     /// The zone begins to import, or has enough by now: those who have its sources are told how these stand.
