@@ -58,6 +58,8 @@ pub(crate) struct Fetch {
     pub(crate) look: Instant,
     pub(crate) pace: Pace,
     pub(crate) cancelled: bool,
+    /// The partner is one no more: others say that it is gone.
+    pub(crate) forsaken: bool,
 }
 
 /// How a fetch is going.

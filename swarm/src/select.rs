@@ -201,6 +201,7 @@ impl Swarm {
             look,
             pace: Pace::Well,
             cancelled: false,
+            forsaken: false,
         };
         self.fetches.push(fetch);
         let awaited = self.waiting.range(blocks.clone()).next().is_some();

@@ -224,8 +224,11 @@ impl Swarm {
         }
     }
 
-    /// `partner` is not to be asked any more. Fetches that are under way end on their own.
+    /// `partner` is not to be asked any more. What it sends still is taken, for as long as it comes without a pause.
     pub fn handle_partner_gone(&mut self, partner: &HostId) {
+        for fetch in self.fetches.iter_mut().filter(|fetch| fetch.partner == *partner) {
+            fetch.forsaken = true;
+        }
         if let Some(gone) = self.partners.remove(partner) {
             let across = self.border.is_across(partner);
             gone.have.iter().for_each(|piece| self.pieces.hidden(piece, across));

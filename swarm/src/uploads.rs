@@ -9,8 +9,12 @@
 //! A place is worth one piece of [`PLACE_BYTES`]; what is smaller takes less of it, so that many small things are not
 //! served one after the other.
 //!
+//! A peer that takes nothing any more, because it was cut off or stands still, would keep its place and what it was to be given
+//! for as long as its connection lasts, which nobody ends for minutes. After [`STALLED`] both are for others.
+//!
 //! Invariant: an upload is in `sending` from the moment when it is admitted until [`Uploads::handle_sent`]; what is sent and
-//! kept together takes no more than the places and those who are called ahead or come late (`has_room`).
+//! kept together takes no more than the places and those who are called ahead or come late (`has_room`). What stalls takes no
+//! place, and there are no more than [`MAX_STALLED`] such.
 
 use crate::fresh::Fresh;
 use crate::watch::Typical;
@@ -39,6 +43,10 @@ const MAX_LINE: usize = 16_384;
 const BACKLOG: usize = 3;
 /// Then this many uploads of them are enough: the sooner each arrives, the sooner it is passed on.
 const FEW: u64 = 2;
+/// An upload of which nothing was taken for so long is no upload any more: as long as a receiver waits for a silent sender.
+const STALLED: Duration = Duration::from_secs(4);
+/// With so many that stall, no more are begun: each holds a connection.
+const MAX_STALLED: usize = 64;
 /// Ended tasks of which it is remembered what nobody has: a KiB each.
 const MAX_ENDED: usize = 1024;
 
@@ -91,6 +99,11 @@ struct Sending {
     bytes: u64,
     since: Instant,
     across: bool,
+    /// Since when the peer has not taken what it was handed. `None`: it is this host's turn to hand something out.
+    handed: Option<Instant>,
+    /// When to look at that again.
+    look: Instant,
+    stalled: bool,
 }
 
 /// Who stands in the line.
@@ -204,7 +217,7 @@ impl Uploads {
             || self.has_room(&task, bytes, backlog)
                 && (self.line.is_empty() || first)
                 && (across || self.is_due(&task, piece, peer));
-        if !may {
+        if !may || self.sending.len() - self.under_way().count() >= MAX_STALLED {
             if let Some(peer) = peer {
                 self.queue(task, peer, across);
             }
@@ -219,7 +232,9 @@ impl Uploads {
         let id = UploadId(self.next);
         self.next += 1;
         let peer = peer.cloned();
-        self.sending.insert(id, Sending { task, piece, peer, bytes, since: now, across });
+        let (handed, look, stalled) = (None, now + STALLED, false);
+        let sending = Sending { task, piece, peer, bytes, since: now, across, handed, look, stalled };
+        self.sending.insert(id, sending);
         Verdict::Serve(id)
     }
 
@@ -229,14 +244,30 @@ impl Uploads {
         if all {
             self.taking.learn(now.saturating_duration_since(sent.since));
         }
-        // Somebody else may have been sent the same at the same time.
-        let same = |other: &Sending| !other.across && (other.task, other.piece) == (sent.task, sent.piece);
-        let others = self.sending.values().any(same);
-        if let Some(fresh) = self.fresh.get_mut(&sent.task)
-            && !sent.across
-            && (all || !others)
-        {
-            fresh.settle(sent.piece, all);
+        if !sent.across && (all || !sent.stalled && !self.is_sent_to_another(&sent)) {
+            self.settle(&sent.task, sent.piece, all);
+        }
+    }
+
+    /// The peer is handed some of it, or, without a time, has taken what it was handed.
+    pub fn handle_handed(&mut self, id: UploadId, at: Option<Instant>) {
+        let Some(sending) = self.sending.get_mut(&id) else { return };
+        sending.handed = at;
+        // Somebody else may be sent the same by now: then it is offered twice, as any other.
+        sending.stalled &= at.is_some();
+    }
+
+    /// Whether somebody else is sent the same at the same time, and takes it.
+    fn is_sent_to_another(&self, sent: &Sending) -> bool {
+        let same = |other: &Sending| {
+            !other.across && !other.stalled && (other.task, other.piece) == (sent.task, sent.piece)
+        };
+        self.sending.values().any(same)
+    }
+
+    fn settle(&mut self, task: &TaskId, piece: PieceIndex, given: bool) {
+        if let Some(fresh) = self.fresh.get_mut(task) {
+            fresh.settle(piece, given);
         }
     }
 
@@ -320,11 +351,14 @@ impl Uploads {
 
     /// When [`Self::handle_timeout`] is due.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.kept.iter().map(|kept| kept.since + if kept.late { GOOD_FOR } else { KEEP }).min()
+        let kept = self.kept.iter().map(|kept| kept.since + if kept.late { GOOD_FOR } else { KEEP });
+        kept.chain(self.under_way().map(|sending| sending.look)).min()
     }
 
-    /// Places that were kept for too long are free, and invitations that are too old are void.
+    /// Places that were kept for too long are free, and so are those of peers that take nothing; invitations that are too old are
+    /// void.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.look_after_uploads(now);
         while let Some(at) = self.kept.iter().position(|kept| kept.since + GOOD_FOR <= now) {
             self.give_up(at);
         }
@@ -336,9 +370,31 @@ impl Uploads {
         }
     }
 
+    fn look_after_uploads(&mut self, now: Instant) {
+        let due = self.sending.iter_mut().filter(|(_, sending)| !sending.stalled && sending.look <= now);
+        let mut stalled = Vec::new();
+        for (id, sending) in due {
+            sending.look = sending.handed.unwrap_or(now) + STALLED;
+            sending.stalled = sending.look <= now;
+            stalled.extend(sending.stalled.then_some(*id));
+        }
+        for id in stalled {
+            let sending = &self.sending[&id];
+            let (task, piece) = (sending.task, sending.piece);
+            if !sending.across && !self.is_sent_to_another(sending) {
+                self.settle(&task, piece, false);
+            }
+        }
+    }
+
+    /// The uploads that count.
+    fn under_way(&self) -> impl Iterator<Item = &Sending> {
+        self.sending.values().filter(|sending| !sending.stalled)
+    }
+
     /// How many more uploads could begin now: places that nobody has, waits for, or has kept for him.
     pub fn free(&self) -> u32 {
-        let taken = (self.sending.len() + self.kept.len() + self.line.len()) as u64;
+        let taken = (self.under_way().count() + self.kept.len() + self.line.len()) as u64;
         u32::try_from(self.places.saturating_sub(taken)).unwrap_or(u32::MAX)
     }
 
@@ -383,7 +439,7 @@ impl Uploads {
     }
 
     fn used(&self) -> u64 {
-        self.sending.values().map(|sending| weight(sending.bytes)).sum()
+        self.under_way().map(|sending| weight(sending.bytes)).sum()
     }
 
     /// Whether somebody is to be invited: a place is free, or will be by the time when he comes.
@@ -419,7 +475,7 @@ impl Uploads {
 
     /// What is sent and kept: of all, and of one task.
     fn taken(&self, task: &TaskId) -> (u64, u64) {
-        let sending = self.sending.values().map(|sending| (&sending.task, weight(sending.bytes)));
+        let sending = self.under_way().map(|sending| (&sending.task, weight(sending.bytes)));
         let kept = self.kept.iter().filter(|kept| !kept.late).map(|kept| (&kept.task, PLACE_BYTES));
         let add = |(all, of_task): (u64, u64), (other, bytes): (&TaskId, u64)| {
             (all + bytes, of_task + if other == task { bytes } else { 0 })
@@ -456,11 +512,11 @@ impl Uploads {
     /// Whether nothing is sent or kept; or for this peer alone, nobody else waits, and no more is coming. Then it is for the peer to
     /// say what it needs first: its reader may wait for what somebody got who has left.
     fn is_alone(&self, fresh: &Fresh, peer: Option<&HostId>) -> bool {
-        if self.sending.is_empty() && self.kept.iter().all(|kept| kept.late) {
+        if self.under_way().next().is_none() && self.kept.iter().all(|kept| kept.late) {
             return true;
         }
         let of_peer = |other: Option<&HostId>| !fresh.coming && peer.is_some() && other == peer;
-        self.sending.values().all(|sending| of_peer(sending.peer.as_ref()))
+        self.under_way().all(|sending| of_peer(sending.peer.as_ref()))
             && self.kept.iter().all(|kept| kept.late || of_peer(Some(&kept.peer)))
             && self.line.iter().all(|waiting| of_peer(Some(&waiting.peer)))
     }

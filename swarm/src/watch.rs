@@ -1,7 +1,8 @@
 //! Who is slow or silent, and what follows from it.
 //!
 //! A fetch from which nothing has come for [`SILENT`] is asked of another as well; whoever is first brings the piece, and
-//! the other is cancelled. A partner that stays silent, or loses this race again and again, is replaced.
+//! the other is cancelled. A partner that stays silent, or loses this race again and again, is replaced. What one was to bring
+//! of whom the scheduler says that he is gone is waited for no longer once it is silent: the origin would not be asked for it.
 //!
 //! Nobody is blamed for what this host itself holds back, because a limit of its own is reached or its disk is slow: the time
 //! of that does not count ([`Swarm::handle_held`]), and bytes that wait here are as good as bytes that come.
@@ -107,7 +108,10 @@ impl Swarm {
                 Pace::Silent => now + SILENT,
             };
             self.idle &= fetch.pace == Pace::Well;
-            if given_up_at <= now {
+            if fetch.forsaken && fetch.pace == Pace::Silent {
+                fetch.cancelled = true;
+                self.due.push_back(Action::Cancel { partner: fetch.partner.clone(), piece: fetch.piece });
+            } else if given_up_at <= now {
                 lost.push(fetch.partner.clone());
             }
         }

@@ -280,3 +280,60 @@ proptest! {
         prop_assert!(waiting.is_empty(), "{waiting:?} of {uploads:?}");
     }
 }
+
+#[test]
+fn what_a_peer_that_takes_nothing_was_to_have_is_for_others_after_a_while() {
+    let began = Instant::now();
+    let at = |seconds| began + Duration::from_secs(seconds);
+    let mut uploads = Uploads::new(1);
+    uploads.handle_fetched(task(), piece(7), 16);
+    let cut_off = ask(&mut uploads, began, 1, 7).unwrap();
+    assert!(ask(&mut uploads, began, 2, 7).is_none());
+    uploads.handle_handed(cut_off, Some(at(1)));
+    for now in [4, 5] {
+        assert_eq!(invited(&mut uploads, at(now - 1)), []);
+        assert_eq!(uploads.poll_timeout(), Some(at(now)));
+        uploads.handle_timeout(at(now));
+    }
+    assert_eq!(invited(&mut uploads, at(5)), [(2, Some(7))], "it is given as what nobody has");
+    let other = ask(&mut uploads, at(5), 2, 7).unwrap();
+    uploads.handle_sent(at(6), cut_off, false);
+    uploads.handle_sent(at(6), other, true);
+    assert_eq!((uploads.free(), uploads.poll_timeout()), (1, None));
+}
+
+#[test]
+fn whoever_is_slow_or_waits_for_this_host_keeps_its_place() {
+    let began = Instant::now();
+    let mut uploads = Uploads::new(1);
+    let slow = ask(&mut uploads, began, 1, 0).unwrap();
+    for second in 1..60 {
+        let now = began + Duration::from_secs(second);
+        // Three seconds for each part; and between the parts, ten in which a limit of this host's holds it back.
+        match second % 13 {
+            0 => uploads.handle_handed(slow, Some(now)),
+            3 => uploads.handle_handed(slow, None),
+            _ => {}
+        }
+        uploads.handle_timeout(now);
+        let another = uploads.handle_asked(now, task(), None, (piece(0), SIZE));
+        assert_eq!(another, Verdict::Wait, "{second}");
+    }
+}
+
+#[test]
+fn there_are_never_many_that_take_nothing() {
+    let mut now = Instant::now();
+    let mut uploads = Uploads::new(6);
+    let mut begun = 0;
+    for n in 0..1000 {
+        if let Some(id) = ask(&mut uploads, now, n, 0) {
+            begun += 1;
+            uploads.handle_handed(id, Some(now));
+        }
+        now += Duration::from_secs(5);
+        uploads.handle_timeout(now);
+        while uploads.poll_invitation(now).is_some() {}
+    }
+    assert!((60..80).contains(&begun), "{begun}");
+}

@@ -186,3 +186,19 @@ fn one_that_is_held_back_here_is_neither_silent_nor_slow() {
     }
     assert_eq!(done, vec![spare(2, 1)]);
 }
+
+#[test]
+fn what_one_was_to_bring_who_is_gone_is_waited_for_while_it_comes_and_no_longer() {
+    let now = Instant::now();
+    let mut swarm = hashed(1);
+    swarm.handle_have(&host(1), PieceSet::full(1));
+    assert_eq!(drain(&mut swarm, now), vec![fetch(1, 0)]);
+    swarm.handle_partner_gone(&host(1));
+    let (comes, stops) = (now + 3 * SILENT, now + 4 * SILENT);
+    swarm.handle_timeout(comes, |_, _| Some(comes));
+    assert_eq!(drain(&mut swarm, comes), vec![]);
+    swarm.handle_timeout(stops, |_, _| Some(comes));
+    assert_eq!(drain(&mut swarm, stops), vec![cancel(1, 0)], "though nobody else sends anything either");
+    swarm.handle_fetch_failed(piece(0), &host(1));
+    assert!(swarm.needs_origin() || swarm.awaits_promise());
+}
