@@ -1,12 +1,11 @@
 //! Finding out what the content is.
 
-use super::outbox::BEAT;
 use super::scheduled::{next_packet, sleep_until};
 use super::{Download, Ended, Known, Start, in_turn};
 use crate::origin::{self, Answer, Ask, OriginError, Part};
 use crate::origins::Patience;
 use crate::progress::Progress;
-use crate::schedule::Arrival;
+use crate::schedule::{Arrival, BEAT};
 use crate::store::{Held, Partial, Record};
 use crate::{ContentInfo, OpenError, Opened, Want};
 use darter_protocol::scheduler::{LeaseOutcome, LeaseReturned, PeerPacket, PieceResult};
@@ -81,7 +80,11 @@ impl Download {
         if let Some(partial) = store.create_now(&task, &record)? {
             return Ok(partial);
         }
-        tokio::task::spawn_blocking(move || store.create(&task, record)).await.map_err(io::Error::other)?
+        let created = tokio::task::spawn_blocking(move || store.create(&task, record));
+        tokio::select! {
+            created = created => created.map_err(io::Error::other)?,
+            never = self.beats(PieceResult::default()) => match never {},
+        }
     }
 
     /// Registers with the task's scheduler, if one is up.

@@ -1,7 +1,7 @@
 //! [`Outbox`]: what the scheduler is still to be told. Reports are merged until they go, so that a thousand pieces are not
 //! a thousand messages.
 
-use crate::schedule::Conversation;
+use crate::schedule::{BEAT, Conversation};
 use darter_protocol::scheduler::{
     Content, FailureReason, LeaseOutcome, LeaseReturned, PartnerFailed, PartnerServed,
     PieceHash as HashMessage, PieceResult,
@@ -13,10 +13,6 @@ use tokio::time::Instant;
 /// How far apart reports of progress are. The first goes at once: who has the first bytes of some content to give is named to
 /// others only when the scheduler knows.
 const MERGE_FOR: Duration = Duration::from_millis(50);
-
-/// Whoever holds a lease says at least so often that it is there, whether anything came or not: the scheduler passes the lease of
-/// one of whom it hears nothing for four times as long on to the next (`HOLDER_SILENT` in `darter_scheduler`).
-pub(super) const BEAT: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
@@ -95,11 +91,7 @@ impl Outbox {
             return;
         }
         self.report.free_uploads = Some(free_uploads());
-        let counts = PieceResult {
-            held_bytes: self.report.held_bytes,
-            origin_bytes: self.report.origin_bytes,
-            ..PieceResult::default()
-        };
+        let counts = self.counts();
         match talk.report(Box::new(std::mem::replace(&mut self.report, counts))) {
             Ok(()) => (self.due, self.last) = (None, Some(now)),
             Err(report) => {
@@ -107,6 +99,12 @@ impl Outbox {
                 self.due = Some(now + MERGE_FOR);
             }
         }
+    }
+
+    /// How far the download is, as it was said last.
+    pub(super) fn counts(&self) -> PieceResult {
+        let PieceResult { held_bytes, origin_bytes, .. } = self.report;
+        PieceResult { held_bytes, origin_bytes, ..PieceResult::default() }
     }
 
     /// Forgets everything: the scheduler that it was meant for is gone.

@@ -6,19 +6,22 @@
 
 use super::Download;
 use crate::schedule::{self, Arrival, Conversation, Joined};
-use darter_protocol::scheduler::PeerPacket;
-use futures_util::future::BoxFuture;
+use darter_protocol::scheduler::{PeerPacket, PieceResult};
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, OptionFuture};
 use rand::RngExt;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
-use tonic::Status;
+use tonic::{Code, Status};
 
 /// How long a daemon that has just lost its scheduler looks for another one, or for partners, before it goes to the origin;
 /// half of it is left to chance.
 const ALONE_AFTER: Duration = Duration::from_secs(2);
 
-/// As often in a row a download tries to register again with schedulers that seem to be there. Then it goes on without.
+/// As often in a row a download tries to register again with schedulers that seem to be there; once, where none answered in time:
+/// that takes nine seconds. Then it goes on without.
 const MAX_VAIN_JOINS: u32 = 5;
 
 /// What the scheduler says.
@@ -44,6 +47,7 @@ impl Scheduled {
             share: None,
             refused: None,
             unshareable: false,
+            bridge: None,
             ..packet
         };
         Self { early: self.early.into_iter().map(facts).collect(), ..Self::default() }
@@ -147,13 +151,24 @@ impl Download {
                 tracing::debug!(task = %self.task, reason = status.message(), "cannot register");
                 // A scheduler that was lost a moment ago seems to be there still.
                 if schedule::is_lost(&status) && self.joining.vain < MAX_VAIN_JOINS {
-                    self.joining.vain += 1;
+                    let slow = status.code() == Code::DeadlineExceeded;
+                    self.joining.vain += if slow { MAX_VAIN_JOINS } else { 1 };
                     let arrival = Arrival { moved: true, ..arrival };
                     self.join_after(tokio::time::sleep(schedule::rejoin_pause()), arrival);
                 }
             }
         }
         Ok(None)
+    }
+
+    /// Says each second, for as long as it is polled, that this daemon is there, if it holds the lease: what it does meanwhile takes
+    /// as long as the disk does, and the scheduler would take one that is silent for lost, and what it has with it.
+    pub(super) fn beats(&self, word: PieceResult) -> impl Future<Output = Infallible> + Send + use<> {
+        let talk = self.scheduled.talk.as_ref().filter(|_| self.scheduled.lease.is_some());
+        OptionFuture::from(talk.map(|talk| talk.beats(word))).then(|none| match none {
+            Some(never) => match never {},
+            None => std::future::pending(),
+        })
     }
 
     /// The conversation in which the end of the download is told; that of a registration that is under way, too.
@@ -193,7 +208,7 @@ pub(super) async fn sleep_until(wake: Option<Instant>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use darter_protocol::scheduler::{Content, Lease, Refused, Share};
+    use darter_protocol::scheduler::{Bridge, Content, Lease, Refused, Share};
 
     #[test]
     fn what_a_lost_scheduler_knew_holds_on_and_what_it_allowed_or_refused_does_not() {
@@ -204,6 +219,7 @@ mod tests {
             share: Some(Share::default()),
             refused: Some(Refused::default()),
             unshareable: true,
+            bridge: Some(Bridge::default()),
             ..facts.clone()
         };
         let said = Scheduled {

@@ -61,14 +61,19 @@ pub(crate) enum Served {
     },
 }
 
-/// How much is handed to the connection at once, in bytes. What it has been handed counts as sent: a place is to be free when
-/// little of a piece is still here, and no sooner.
+/// How much is handed to the connection at once, and how much of that it may keep, in bytes. What it has been handed counts as sent:
+/// a place is to be free when little of a piece is still here, and no sooner.
 const FRAME_BYTES: u64 = 128 << 10;
 
 /// How much the kernel takes of a connection beyond what is on the wire, in bytes (`TCP_NOTSENT_LOWAT`). It would take megabytes,
 /// and a whole piece would count as sent that has not begun to leave: more pieces than there are places would share the line,
 /// and each would be passed on later (sixteen daemons, 80 Mbit/s each: the last was done at 1.36 times one copy, not 1.42).
 const UNSENT_BYTES: u32 = 128 << 10;
+
+/// How long a connection may take to send what the kernel has of it, or wait for its peer to take more, before the kernel ends it
+/// (`TCP_USER_TIMEOUT`): one that is cut off would stay for a quarter of an hour, and one that stands still for ever. As long as a
+/// receiver waits for a silent sender; one that is throttled takes something in this time.
+const TAKEN_WITHIN: Duration = Duration::from_secs(60);
 
 type Body = UnsyncBoxBody<Bytes, io::Error>;
 
@@ -91,12 +96,15 @@ pub(crate) struct Quick {
     /// For parts of pieces.
     small: Arc<Semaphore>,
     /// For the hashes of blocks.
-    lists: Semaphore,
+    lists: Arc<Semaphore>,
 }
 
 impl Default for Quick {
     fn default() -> Self {
-        Self { small: Arc::new(Semaphore::new(SMALL_AT_ONCE)), lists: Semaphore::new(LISTS_AT_ONCE) }
+        Self {
+            small: Arc::new(Semaphore::new(SMALL_AT_ONCE)),
+            lists: Arc::new(Semaphore::new(LISTS_AT_ONCE)),
+        }
     }
 }
 
@@ -114,8 +122,10 @@ where
             () = shutdown.cancelled() => break,
             accepted = darter_listen::accept(&listener) => accepted,
         };
-        // Where that cannot be set, places become free too soon: no reason not to serve.
-        let _ = socket2::SockRef::from(&stream.0).set_tcp_notsent_lowat(UNSENT_BYTES);
+        let socket = socket2::SockRef::from(&stream.0);
+        // Where they cannot be set, places become free too soon, and connections too late: no reason not to serve.
+        let _ = socket.set_tcp_notsent_lowat(UNSENT_BYTES);
+        let _ = socket.set_tcp_user_timeout(Some(TAKEN_WITHIN));
         connections.spawn(connection(stream, Arc::clone(&server)));
     }
     connections.close();
@@ -157,6 +167,7 @@ where
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIMEOUT)
+            .max_buf_size(FRAME_BYTES as usize)
             .serve_connection(TokioIo::new(stream), service);
         let mut connection = std::pin::pin!(connection);
         let result = tokio::select! {
@@ -239,9 +250,14 @@ where
     }
 
     async fn hash_blocks(&self, file: &Arc<TaskFile>, piece: PieceIndex) -> Option<Vec<BlockHash>> {
-        let _reading = self.quick.lists.acquire().await.ok()?;
+        let reading = Arc::clone(&self.quick.lists).acquire_owned().await.ok()?;
         let (file, blocks) = (Arc::clone(file), file.layout().blocks_of(piece));
-        let hashed = tokio::task::spawn_blocking(move || file.hash_blocks(blocks)).await;
+        let hashed = tokio::task::spawn_blocking(move || {
+            // Also of one who has hung up meanwhile.
+            let _reading = reading;
+            file.hash_blocks(blocks)
+        });
+        let hashed = hashed.await;
         hashed
             .map_err(io::Error::other)
             .and_then(|hashed| hashed)
@@ -350,6 +366,13 @@ impl Taken {
             place.sent();
         }
     }
+
+    fn place(&self) -> Option<&Place> {
+        match self {
+            Self::Place { place, .. } => Some(place),
+            Self::Small { .. } => None,
+        }
+    }
 }
 
 /// A body of content on its way to another daemon.
@@ -371,6 +394,7 @@ impl Sending {
             self.place.sent();
             return Ok(None);
         };
+        self.place.place().inspect(|place| place.taken());
         let taken = self.way.take(rest.len()).await;
         let next = ByteRange::new(rest.start(), rest.start() + taken.bytes()).unwrap_or(rest);
         if self.lent.is_empty() {
@@ -385,6 +409,7 @@ impl Sending {
             // With a known length, nobody asks for what follows the last frame.
             self.place.sent();
         }
+        self.place.place().inspect(|place| place.handed());
         Ok(Some((Frame::data(bytes), self)))
     }
 }

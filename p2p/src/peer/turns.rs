@@ -20,8 +20,8 @@ pub(crate) struct Turns(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
-    /// A place is kept for somebody: somebody must look at the clock.
-    kept: Notify,
+    /// A place is kept for somebody, or taken: somebody must look at the clock.
+    look: Notify,
 }
 
 #[derive(Debug)]
@@ -59,7 +59,7 @@ pub(crate) struct Calls {
 impl Turns {
     pub(crate) fn new(places: u32) -> Self {
         let state = State { uploads: Uploads::new(places), bells: HashMap::new(), next_bell: 0 };
-        Self(Arc::new(Shared { state: Mutex::new(state), kept: Notify::new() }))
+        Self(Arc::new(Shared { state: Mutex::new(state), look: Notify::new() }))
     }
 
     /// `peer` asks for a piece of so many bytes. `None`: it must wait, and will be called when it said who it is.
@@ -78,7 +78,11 @@ impl Turns {
         };
         self.call(&mut state);
         match verdict {
-            Verdict::Serve(upload) => Some(Place { turns: self.clone(), upload, sent: false }),
+            Verdict::Serve(upload) => {
+                // It may stall.
+                self.0.look.notify_one();
+                Some(Place { turns: self.clone(), upload, sent: false })
+            }
             Verdict::Wait => None,
         }
     }
@@ -133,15 +137,17 @@ impl Turns {
 
     /// The task's download has ended.
     pub(crate) fn ended(&self, task: TaskId) {
-        self.lock().uploads.handle_task_ended(task);
+        let mut state = self.lock();
+        state.uploads.handle_task_ended(task);
+        self.call(&mut state);
     }
 
-    /// Gives away what is kept for those who do not come, until `shutdown`.
+    /// Gives away what is kept for those who do not come, and the places of those who take nothing, until `shutdown`.
     pub(crate) async fn run(self, shutdown: CancellationToken) {
         loop {
             let due = self.lock().uploads.poll_timeout().map(Instant::from_std);
             tokio::select! {
-                () = self.0.kept.notified() => continue,
+                () = self.0.look.notified() => continue,
                 () = async { tokio::time::sleep_until(due.expect("checked")).await }, if due.is_some() => {}
                 () = shutdown.cancelled() => return,
             }
@@ -159,7 +165,7 @@ impl Turns {
                 // One that does not even take its calls loses its turn.
                 let _ = bell.call.try_send(best);
             }
-            self.0.kept.notify_one();
+            self.0.look.notify_one();
         }
     }
 
@@ -171,6 +177,16 @@ impl Turns {
 // === impl Place ===
 
 impl Place {
+    /// The connection to the peer has some of it to send.
+    pub(crate) fn handed(&self) {
+        self.turns.lock().uploads.handle_handed(self.upload, Some(Instant::now().into_std()));
+    }
+
+    /// The connection has room for more.
+    pub(crate) fn taken(&self) {
+        self.turns.lock().uploads.handle_handed(self.upload, None);
+    }
+
     /// The peer was sent all of it.
     pub(crate) fn sent(&mut self) {
         self.sent = true;
@@ -254,6 +270,25 @@ mod tests {
         drop(first);
         assert_eq!(calls.next().await, Some(None));
         assert!(began.elapsed() >= Duration::from_millis(200));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_place_of_one_that_takes_nothing_is_given_to_the_next() {
+        let (turns, task) = (Turns::new(1), TaskId::from([1; 32]));
+        let _clock = tokio::task::JoinSet::from_iter([turns.clone().run(CancellationToken::new())]);
+        tokio::task::yield_now().await;
+        let cut_off = turns.ask(task, (Some(&host("a")), CALLED), PIECE).unwrap();
+        cut_off.handed();
+        let mut calls = turns.listen(task, host("b"));
+        assert!(turns.ask(task, (Some(&host("b")), CALLED), PIECE).is_none());
+        let called = tokio::time::timeout(Duration::from_secs(10), async {
+            // The first invitations are for a place that is about to be free.
+            while turns.ask(task, (Some(&host("b")), CALLED), PIECE).is_none() {
+                calls.next().await;
+            }
+        });
+        called.await.unwrap();
+        drop(cut_off);
     }
 
     #[tokio::test]

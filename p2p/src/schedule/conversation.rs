@@ -9,6 +9,7 @@ use darter_protocol::scheduler::{
 };
 use darter_protocol::{TaskId, UrlPrefix};
 use rand::RngExt;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -18,6 +19,9 @@ use tonic::{Code, Status};
 /// The pause before a download whose conversation ended registers anew, at most. A scheduler that answers, and ends every
 /// conversation, must not be asked without end.
 const REJOIN_PAUSE: Duration = Duration::from_millis(200);
+/// Whoever holds a lease says at least so often that it is there, whether anything came or not: the scheduler passes the lease of
+/// one of whom it hears nothing for four times as long on to the next (`HOLDER_SILENT` in `darter_scheduler`).
+pub(crate) const BEAT: Duration = Duration::from_secs(1);
 /// Messages that wait for the network in either direction of one conversation. Reports are merged while they cannot be
 /// sent; packets that do not fit make the scheduler wait.
 const QUEUE: usize = 64;
@@ -199,6 +203,11 @@ impl Conversation {
         }
     }
 
+    /// Says `word` each [`BEAT`], for as long as this is polled and the conversation lasts.
+    pub(crate) fn beats(&self, word: PieceResult) -> impl Future<Output = Infallible> + Send + use<> {
+        beats(self.up.as_ref().map(mpsc::Sender::downgrade), word)
+    }
+
     /// Tells how the download ended, and ends the conversation. Returns whether the scheduler has heard it.
     ///
     /// With the whole content, the end of the download is this word, and a lease lasts until it is heard. Otherwise the
@@ -238,6 +247,16 @@ impl Conversation {
     }
 }
 
+async fn beats(up: Option<mpsc::WeakSender<PieceResult>>, word: PieceResult) -> Infallible {
+    loop {
+        tokio::time::sleep(BEAT).await;
+        let Some(up) = up.as_ref().and_then(mpsc::WeakSender::upgrade) else { break };
+        // Where there is no room for it, other reports are on their way.
+        let _ = up.try_send(word.clone());
+    }
+    std::future::pending().await
+}
+
 /// Whether a call failed because the scheduler is gone, or is no more what it was: another one may answer.
 pub(crate) fn is_lost(status: &Status) -> bool {
     matches!(
@@ -254,6 +273,21 @@ pub(crate) fn rejoin_pause() -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_beat_is_heard_each_second_and_keeps_no_conversation_open() {
+        let (up, mut heard) = mpsc::channel(1);
+        let mut beating =
+            tokio::task::JoinSet::from_iter([beats(Some(up.downgrade()), PieceResult::default())]);
+        let began = tokio::time::Instant::now();
+        for beat in 1..5 {
+            assert!(heard.recv().await.is_some());
+            assert_eq!(began.elapsed(), BEAT * beat);
+        }
+        drop(up);
+        assert!(heard.recv().await.is_none());
+        assert!(beating.try_join_next().is_none());
+    }
 
     #[test]
     fn what_a_scheduler_is_told_of_a_download_does_not_depend_on_who_asks() {

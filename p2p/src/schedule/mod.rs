@@ -11,7 +11,7 @@ mod conversation;
 mod life;
 mod link;
 
-pub(crate) use conversation::{Arrival, Claim, Conversation, Joined, is_lost, rejoin_pause};
+pub(crate) use conversation::{Arrival, BEAT, Claim, Conversation, Joined, is_lost, rejoin_pause};
 pub(crate) use life::Life;
 pub(crate) use link::Link;
 

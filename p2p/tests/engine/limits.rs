@@ -203,6 +203,23 @@ async fn two_who_fetch_at_once_share_the_upload_limit() {
     assert!(4 * MIB as u64 <= allowed(rate(1 << 20), began) + (8 << 10));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_takes_nothing_of_what_it_asked_for_keeps_nobody_else_waiting() {
+    let data = bytes(16 * MIB);
+    let origin = Origin::start(Behaviour::good(data.clone())).await;
+    let request = blob(origin.address, &data);
+    let scheduler = Scheduler::start().await;
+    let holder = Node::with("a", &[scheduler.address], |config| config.host.upload_slots = 1).await;
+    holder.joined().await;
+    assert!(holder.get(&request).await.unwrap() == data);
+    settled(&holder, &request).await;
+    let _takes_nothing = ask(&holder, &request, "cut-off", data.len()).await;
+    let node = Node::start("b", &[scheduler.address]).await;
+    node.joined().await;
+    assert!(soon(node.get(&request)).await.unwrap() == data);
+    assert_eq!(origin.sent(), data.len() as u64, "the origin is not asked in its place");
+}
+
 /// Opens the first bytes of it, and stays.
 async fn first_bytes(node: &Node, request: &OpenRequest, data: &[u8]) -> Content {
     let mut opened =

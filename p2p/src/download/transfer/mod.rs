@@ -151,6 +151,14 @@ impl Transfer {
     /// Runs the download to its end, and leaves nothing running.
     pub(super) async fn run(mut self) {
         let end = self.drive().await;
+        let beats = self.download.beats(self.outbox.counts());
+        tokio::select! {
+            () = self.end(end) => {}
+            never = beats => match never {},
+        }
+    }
+
+    async fn end(mut self, end: End) {
         // Others wait for the last hashes, and need not wait for the verification.
         self.report_rest(Instant::now());
         let end = match end {
