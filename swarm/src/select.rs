@@ -46,7 +46,7 @@ impl Swarm {
                 Standing::Invited { best: None } => (FOR_INVITED, true),
                 _ => (0, false),
             };
-            let (unused, room) = (known.in_flight == 0, self.fetches.len() < self.limits.fetches + beyond);
+            let (unused, room) = (known.in_flight == 0, self.has_room(beyond));
             let choice = if room { self.choose(&partner, rng) } else { None };
             let choice = choice.map(|piece| (piece, self.pieces.to_ask(piece, self.waited_in(piece)), false));
             let choice = choice.or_else(|| {
@@ -68,6 +68,13 @@ impl Swarm {
             }
         }
         None
+    }
+
+    /// Whether there may be one more fetch, with so many beyond the limit. What is slow keeps no link busy, and takes no place from
+    /// what is not; but there are never more than twice as many.
+    fn has_room(&self, beyond: usize) -> bool {
+        let slow = self.fetches.iter().filter(|fetch| fetch.pace == Pace::Slow).count();
+        self.fetches.len() - slow.min(self.limits.fetches) < self.limits.fetches + beyond
     }
 
     /// The partners that may be asked, in the order in which they are.

@@ -138,14 +138,24 @@ impl Swarm {
         }
     }
 
-    /// The piece is here: whoever else was to bring it need not. If he was silent, that counts against him.
+    /// The piece is here: whoever else was to bring it need not. If he was silent, that counts against him; if he was slow, others
+    /// are asked first for a while.
     pub(crate) fn cancel_others(&mut self, now: Instant, piece: PieceIndex) {
-        let mut struck = Vec::new();
+        let (mut struck, mut slow) = (Vec::new(), Vec::new());
         for fetch in self.fetches.iter_mut().filter(|fetch| fetch.piece == piece && !fetch.cancelled) {
             fetch.cancelled = true;
             self.due.push_back(Action::Cancel { partner: fetch.partner.clone(), piece });
-            if fetch.pace == Pace::Silent {
-                struck.push(fetch.partner.clone());
+            match fetch.pace {
+                Pace::Silent => struck.push(fetch.partner.clone()),
+                Pace::Slow => slow.push(fetch.partner.clone()),
+                Pace::Well => {}
+            }
+        }
+        for partner in &slow {
+            if let Some(known) =
+                self.partners.get_mut(partner).filter(|known| known.standing == Standing::Free)
+            {
+                known.standing = Standing::Waiting { until: now + ASK_AGAIN };
             }
         }
         struck.iter().for_each(|partner| self.strike(now, partner));

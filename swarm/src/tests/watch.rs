@@ -202,3 +202,37 @@ fn what_one_was_to_bring_who_is_gone_is_waited_for_while_it_comes_and_no_longer(
     swarm.handle_fetch_failed(piece(0), &host(1));
     assert!(swarm.needs_origin() || swarm.awaits_promise());
 }
+
+#[test]
+fn those_who_trickle_keep_no_place_from_one_who_is_fast() {
+    let began = Instant::now();
+    let mut swarm = new(64, Limits { fetches: 6, spares: 4, ..Limits::default() });
+    swarm.set_wanted(all_of(0..64));
+    (0..64).for_each(|n| swarm.handle_hash(piece(n)));
+    swarm.handle_have(&host(0), PieceSet::full(64));
+    // How long a piece takes.
+    let [Action::Fetch { piece: first, .. }, Action::Fetch { piece: second, .. }] =
+        &drain(&mut swarm, began)[..]
+    else {
+        panic!("two are asked for")
+    };
+    let now = began + Duration::from_millis(100);
+    swarm.handle_piece(now, *first, Some(&host(0)));
+    swarm.handle_piece(now, *second, Some(&host(0)));
+    swarm.handle_partner_gone(&host(0));
+    (1..7).for_each(|n| swarm.handle_have(&host(n), PieceSet::full(64)));
+    assert_eq!(drain(&mut swarm, now).len(), 6);
+    let later = now + 2 * SILENT;
+    swarm.handle_timeout(now + SILENT / 2, |_, _| Some(now + SILENT / 2));
+    swarm.handle_timeout(later, |_, _| Some(later));
+    swarm.handle_have(&host(7), PieceSet::full(64));
+    let asked = drain(&mut swarm, later);
+    let of_the_fast =
+        |action: &Action| matches!(action, Action::Fetch { partner, .. } if *partner == host(7));
+    assert!(asked.iter().any(of_the_fast), "{asked:?}");
+    let most = |swarm: &mut Swarm| {
+        (8..40).for_each(|n| swarm.handle_have(&host(n), PieceSet::full(64)));
+        6 + asked.len() + drain(swarm, later).len()
+    };
+    assert!(most(&mut swarm) <= 12);
+}
