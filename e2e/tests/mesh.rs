@@ -39,6 +39,8 @@ enum Losses {
     Nothing,
     /// One is killed and one is cut off.
     Two,
+    /// Four are cut off that do not go to the origin: the one that does is sending pieces to some of them, which nobody else has.
+    Four,
     /// The one that goes to the origin for all is cut off.
     AtOrigin,
 }
@@ -71,6 +73,7 @@ fn main() -> ExitCode {
             sixteen_daemons_that_start_over_ten_seconds,
         ));
         tests.push(("sixteen_daemons_of_which_two_are_lost", sixteen_daemons_of_which_two_are_lost));
+        tests.push(("sixteen_daemons_of_which_four_are_cut_off", sixteen_daemons_of_which_four_are_cut_off));
         tests.push((
             "sixteen_daemons_of_which_the_one_at_the_origin_is_cut_off",
             sixteen_daemons_of_which_the_one_at_the_origin_is_cut_off,
@@ -96,8 +99,12 @@ fn sixteen_daemons_of_which_two_are_lost(_: &Nothing) -> Result<()> {
 }
 
 fn sixteen_daemons_of_which_the_one_at_the_origin_is_cut_off(_: &Nothing) -> Result<()> {
-    // Not judged by its time, which is printed: all stand still until the scheduler misses that one, four seconds and more.
-    play(&Herd { losses: Losses::AtOrigin, within: None, ..LARGE })
+    // All stand still until the scheduler misses that one, four seconds and more.
+    play(&Herd { losses: Losses::AtOrigin, within: Some(2.0), ..LARGE })
+}
+
+fn sixteen_daemons_of_which_four_are_cut_off(_: &Nothing) -> Result<()> {
+    play(&Herd { losses: Losses::Four, within: Some(2.0), ..LARGE })
 }
 
 fn play(herd: &Herd) -> Result<()> {
@@ -141,6 +148,13 @@ fn play(herd: &Herd) -> Result<()> {
             nodes[killed].daemon.process.signal(Signal::KILL)?;
             nodes[cut].host.cut()?;
             vec![killed, cut]
+        }
+        Losses::Four => {
+            std::thread::sleep(one_copy / 3);
+            let spared = at_origin(&nodes)?;
+            let cut: Vec<usize> = (0..herd.daemons).filter(|number| *number != spared).step_by(4).collect();
+            cut.iter().try_for_each(|number| nodes[*number].host.cut())?;
+            cut
         }
         Losses::AtOrigin => {
             std::thread::sleep(one_copy / 3);

@@ -1,8 +1,8 @@
-//! Kill -9 at random points: of downloads, of what follows their last byte, of evictions, of the start.
+//! Kill -9 at random points: of downloads, of what follows their last byte, of imports, of evictions, of the start.
 
 use crate::MIB;
 use anyhow::{Context, Result, anyhow, ensure};
-use darter_e2e::content::{Content, Hash};
+use darter_e2e::content::{Content, Hash, digest_of};
 use darter_e2e::darter::{Daemon, binary, check_store, loopback_config};
 use darter_e2e::http;
 use darter_e2e::origin::Origin;
@@ -12,6 +12,7 @@ use rand::{RngExt, SeedableRng};
 use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -25,10 +26,15 @@ const KILLS_NIGHTLY: usize = 100;
 const CLIENTS: usize = 3;
 /// Blobs that are new in every life of the daemon.
 const NEW_BLOBS: usize = 6;
-/// The longest of them.
+/// Files that are imported in every life, one after the other, and how long the command waits before each at most.
+const IMPORTS: u64 = 6;
+const IMPORT_PAUSE: Duration = Duration::from_millis(200);
+/// The longest of all.
 const LONGEST: u64 = 9 * MIB;
 /// A life lasts for at most so many bytes that clients get.
 const LIFE_BYTES: u64 = 96 * MIB;
+/// The seed of the first file to import: blobs have those from zero on.
+const FIRST_FILE: u64 = 1 << 32;
 /// A daemon that is not waited for is killed within this time: it needs longer to start.
 const START: Duration = Duration::from_millis(300);
 /// How long a client may hear nothing.
@@ -52,6 +58,10 @@ struct Play {
     blobs: Vec<Content>,
     /// Those that were served from the disk: complete, and flushed.
     kept: HashSet<Content>,
+    /// Those of which a command said that they are imported.
+    imported: Vec<Content>,
+    /// Files to import that were made.
+    files: u64,
 }
 
 /// What a client has to say.
@@ -59,17 +69,23 @@ enum Told {
     Bytes(u64),
     /// All of it came from the disk.
     Hit(Content),
+    Imported(Content),
     Wrong(anyhow::Error),
 }
 
 impl Play {
     fn new(more: &str) -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        let config = loopback_config(folder.path(), "") + more + "gcInterval: 50ms\n";
+        let listens = format!(
+            "download: {{ downloadGRPC: {{ unixListen: {{ socket: {} }} }},",
+            socket(folder.path()).display()
+        );
+        let config = loopback_config(folder.path(), "").replace("download: {", &listens);
+        let config = config + more + "gcInterval: 50ms\n";
         let seed = rand::random();
         let rng = SmallRng::seed_from_u64(seed);
-        let (blobs, kept) = (Vec::new(), HashSet::new());
-        Ok(Self { folder, origin: Origin::start(None)?, config, rng, seed, blobs, kept })
+        let (blobs, kept, imported) = (Vec::new(), HashSet::new(), Vec::new());
+        Ok(Self { folder, origin: Origin::start(None)?, config, rng, seed, blobs, kept, imported, files: 0 })
     }
 
     fn run(mut self, keeps: bool) -> Result<()> {
@@ -80,7 +96,10 @@ impl Play {
             lived.with_context(|| format!("in life {life} of the play with seed {}", self.seed))?;
         }
         ensure!(!keeps || self.kept.len() > kills / 2, "only {} blobs became complete", self.kept.len());
-        println!("{kills} kills, {} blobs, {} seen on disk", self.blobs.len(), self.kept.len());
+        let (blobs, kept, files, imported) =
+            (self.blobs.len(), self.kept.len(), self.files, self.imported.len());
+        ensure!(imported > 0 && imported < self.files as usize, "{imported} of {files} files were imported");
+        println!("{kills} kills, {blobs} blobs, {kept} seen on disk, {imported} of {files} files imported");
         Ok(())
     }
 
@@ -92,7 +111,9 @@ impl Play {
         let daemon = Daemon::start("daemon", self.folder.path(), &self.config)?;
         if keeps {
             self.look_at_kept(&daemon)?;
+            self.look_at_imported()?;
         }
+        let imports = self.new_files()?;
         for _ in 0..NEW_BLOBS {
             // One half of them is packed.
             let longest = if self.rng.random() { LONGEST } else { MIB };
@@ -111,6 +132,8 @@ impl Play {
                 let origin = self.origin.address();
                 scope.spawn(move || client(proxy, origin, &wishes, stop, &tell));
             }
+            let (importer, socket, stop_import) = (tell.clone(), socket(self.folder.path()), &stop);
+            scope.spawn(move || import(&socket, imports, stop_import, &importer));
             drop(tell);
             let heard = self.hear(&told, bytes);
             // A random moment: what comes after a download's last byte takes no more than this.
@@ -163,6 +186,38 @@ impl Play {
         Ok(())
     }
 
+    /// The newest files of which a command said that they are imported, and some of the others, come out as they were.
+    fn look_at_imported(&mut self) -> Result<()> {
+        let newest = self.imported.len().saturating_sub(IMPORTS as usize);
+        for at in 0..self.imported.len() {
+            if at < newest && !self.rng.random_ratio(1, 8) {
+                continue;
+            }
+            let (content, out) = (self.imported[at], self.folder.path().join("exported"));
+            let mut export = cache(&socket(self.folder.path()), "export");
+            let exported = export.args(["--id", &id(content), "--output"]).arg(&out).output()?;
+            ensure!(exported.status.success(), "{} was imported: {exported:?}", id(content));
+            let digest = digest_of(std::fs::File::open(&out)?)?;
+            ensure!(digest == content.digest(), "{} is not what was imported", id(content));
+            std::fs::remove_file(out)?;
+        }
+        Ok(())
+    }
+
+    /// Files to import, and how long to wait before each.
+    fn new_files(&mut self) -> Result<Vec<(Duration, PathBuf, Content)>> {
+        let mut files = Vec::new();
+        for number in 0..IMPORTS {
+            let longest = if self.rng.random() { LONGEST } else { MIB };
+            let content = Content::new(FIRST_FILE + self.files, self.rng.random_range(1..longest));
+            let file = self.folder.path().join(format!("file-{number}"));
+            std::io::copy(&mut content.reader(0), &mut std::fs::File::create(&file)?)?;
+            files.push((self.rng.random_range(Duration::ZERO..IMPORT_PAUSE), file, content));
+            self.files += 1;
+        }
+        Ok(files)
+    }
+
     /// What one client will want, one after the other.
     fn wishes(&mut self) -> Vec<Part> {
         let mut wish = || {
@@ -197,8 +252,45 @@ impl Play {
                 self.kept.insert(blob);
                 Ok(())
             }
+            Told::Imported(content) => {
+                self.imported.push(content);
+                Ok(())
+            }
             Told::Wrong(error) => Err(error),
         }
+    }
+}
+
+fn socket(folder: &Path) -> PathBuf {
+    folder.join("download.sock")
+}
+
+fn id(content: Content) -> String {
+    format!("file-{}", content.seed)
+}
+
+fn cache(socket: &Path, what: &str) -> Command {
+    let mut command = Command::new(binary());
+    command.args(["cache", what, "--socket"]).arg(socket);
+    command
+}
+
+/// Imports one file after the other. What a command says is imported is to stay, also when the daemon dies the moment after.
+fn import(socket: &Path, files: Vec<(Duration, PathBuf, Content)>, stop: &AtomicBool, tell: &Sender<Told>) {
+    for (pause, file, content) in files {
+        // A random moment.
+        std::thread::sleep(pause);
+        let told = match cache(socket, "import").args(["--id", &id(content)]).arg(file).output() {
+            Ok(import) if import.status.success() => Told::Imported(content),
+            // The daemon is dead.
+            _ if stop.load(Ordering::SeqCst) => return,
+            // All that there is room for is being read or fetched.
+            Ok(import) if String::from_utf8_lossy(&import.stderr).contains("does not fit into the store") => {
+                continue;
+            }
+            import => Told::Wrong(anyhow!("cannot import {}: {import:?}", id(content))),
+        };
+        let _ = tell.send(told);
     }
 }
 
