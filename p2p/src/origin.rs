@@ -123,6 +123,14 @@ pub(crate) async fn fetch(
         queued += response.body().waited();
         match redirect(&response, &url, source.verified)? {
             Some(next) => url = next,
+            // The content's name says which certificate the host is shown that was asked, and not who is shown one after it:
+            // others, who show none or another, would be given this by that name.
+            None if response.status().is_success()
+                && shows_another_certificate(upstream, &source.url, &url) =>
+            {
+                let response = response.map(Incoming::out_of_turn);
+                return Ok(Answer::Other { response, refused: false, elsewhere: true });
+            }
             // What has a digest is the same for all.
             None if response.status().is_success()
                 && !source.verified
@@ -141,6 +149,15 @@ pub(crate) async fn fetch(
         }
     }
     Err(invalid(&source.url, "redirects too many times"))
+}
+
+/// Whether `last` is shown a client certificate of the operator's that `first` is not.
+fn shows_another_certificate(upstream: &Upstream, first: &Url, last: &Url) -> bool {
+    let shown = |url: &Url| {
+        let (host, port) = (url.host_str()?, url.port_or_known_default()?);
+        if url.scheme() == "https" { upstream.certificate(host, port) } else { None }
+    };
+    first.origin() != last.origin() && shown(last).is_some_and(|last| shown(first) != Some(last))
 }
 
 fn request(
@@ -351,6 +368,78 @@ fn another_part(url: &Url, what: &'static str) -> OriginError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use darter_upstream::{Dns, Pool, Route, Timeouts, UpstreamConfig};
+    use rustls::client::ResolvesClientCert;
+    use rustls::sign::{CertifiedKey, Signer, SigningKey};
+    use rustls::{SignatureAlgorithm, SignatureScheme};
+
+    /// A certificate that is named and never used.
+    #[derive(Debug)]
+    struct Named(&'static [u8]);
+
+    impl ResolvesClientCert for Named {
+        fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+            let key = vec![self.0.to_vec().into()];
+            Some(Arc::new(CertifiedKey::new(key, Arc::new(NoKey))))
+        }
+
+        fn has_certs(&self) -> bool {
+            true
+        }
+    }
+
+    #[derive(Debug)]
+    struct NoKey;
+
+    impl SigningKey for NoKey {
+        fn choose_scheme(&self, _: &[SignatureScheme]) -> Option<Box<dyn Signer>> {
+            None
+        }
+
+        fn algorithm(&self) -> SignatureAlgorithm {
+            SignatureAlgorithm::ECDSA
+        }
+    }
+
+    /// One that shows `a.example` and `b.example` certificates of their own, and others none.
+    fn upstream() -> Upstream {
+        let tls = |host: &str| {
+            let config =
+                rustls::ClientConfig::builder().with_root_certificates(rustls::RootCertStore::empty());
+            Route::straight(Arc::new(match host {
+                "a.example" => config.with_client_cert_resolver(Arc::new(Named(b"a"))),
+                "b.example" => config.with_client_cert_resolver(Arc::new(Named(b"b"))),
+                _ => config.with_no_client_auth(),
+            }))
+        };
+        Upstream::new(UpstreamConfig {
+            permit: Arc::new(|_, _, _| Ok(())),
+            routes: Arc::new(move |host, _| tls(host)),
+            dns: Dns::default(),
+            timeouts: Timeouts::default(),
+            pool: Pool::default(),
+            mark: None,
+        })
+    }
+
+    #[tokio::test]
+    async fn what_a_certificate_opens_to_which_a_redirect_led_is_for_nobody_else() {
+        // rustls takes the one provider that there is, once it is told to.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let upstream = upstream();
+        let shows = |first: &str, last: &str| {
+            shows_another_certificate(&upstream, &first.parse().unwrap(), &last.parse().unwrap())
+        };
+        for first in
+            ["http://files.example/x", "https://files.example/x", "http://a.example/x", "https://b.example/x"]
+        {
+            assert!(shows(first, "https://a.example/x"), "{first}");
+            assert!(!shows(first, "https://files.example/y"), "{first}");
+            assert!(!shows(first, "http://a.example/y"), "{first}");
+        }
+        assert!(!shows("https://a.example/x", "https://a.example:444/y"), "its name says so");
+        assert!(!shows("https://a.example/x", "https://a.example/y"));
+    }
 
     #[test]
     fn versions_differ_by_the_strongest_validator_that_both_have() {
