@@ -106,7 +106,7 @@ impl Expulsions {
 }
 
 /// What of an id is a hash of the host's public key.
-fn key(host: &HostId) -> &str {
+pub(crate) fn key(host: &HostId) -> &str {
     host.as_str().rsplit('-').next().unwrap_or_default()
 }
 

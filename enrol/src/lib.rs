@@ -44,7 +44,7 @@ pub use member::{Member, Role};
 pub use membership::{Expected, Membership};
 pub use metrics::Metrics;
 pub use refused::{Refused, explain, reason};
-pub use service::{Caller, Enrolment, Who};
+pub use service::{Caller, Enrolment, EnrolmentService, Who};
 pub use stream::Secured;
 pub use token::{InvalidToken, Token};
 pub use tokens::{Kept, Terms, TokenRefused, Tokens};

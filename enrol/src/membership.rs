@@ -3,7 +3,7 @@
 //! Certificates are renewed and hosts expelled while connections live: what is new counts for every handshake from then
 //! on, and an expulsion ends the connections of the expelled one at once.
 
-use crate::expulsion::{ExpulsionFile, Expulsions, Statement};
+use crate::expulsion::{ExpulsionFile, Expulsions, Statement, key};
 use crate::file::FileError;
 use crate::home::{Home, Papers};
 use crate::issuer::{Issuer, IssuerError};
@@ -91,8 +91,8 @@ struct Secure {
 pub(crate) struct State {
     own: RwLock<Option<Own>>,
     expulsions: RwLock<Expulsions>,
-    /// By whom connections end when he is expelled.
-    cuts: Mutex<HashMap<HostId, CancellationToken>>,
+    /// By whom connections end when he is expelled: by the key that his name ends with, as expulsions count.
+    cuts: Mutex<HashMap<String, CancellationToken>>,
 }
 
 #[derive(Debug, Clone)]
@@ -395,7 +395,7 @@ impl Secure {
             tracing::warn!(%host, "a host was expelled: its connections end, and it is refused");
         }
         self.changed.send_modify(|times| *times += 1);
-        let cut = self.state.cuts.lock().unwrap_or_else(PoisonError::into_inner).remove(&host);
+        let cut = self.state.cuts.lock().unwrap_or_else(PoisonError::into_inner).remove(key(&host));
         if let Some(cut) = cut {
             cut.cancel();
         }
@@ -512,6 +512,6 @@ impl State {
         if self.expulsions.read().unwrap_or_else(PoisonError::into_inner).contains(id) {
             return None;
         }
-        Some(cuts.entry(id.clone()).or_default().child_token())
+        Some(cuts.entry(key(id).to_owned()).or_default().child_token())
     }
 }

@@ -9,12 +9,18 @@ use darter_protocol::enrolment as proto;
 use darter_protocol::enrolment::enrolment_server::{Enrolment as Rpc, EnrolmentServer};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::SystemTime;
 use tokio::sync::Semaphore;
+use tonic::service::interceptor::InterceptedService;
 use tonic::{Request, Response, Status};
 
 /// Bytes of a request: a few hundred are one.
 const MAX_MESSAGE_BYTES: usize = 8 << 10;
+
+/// Calls of a connection to join by, at most: one is one. Thousands would fit into it, each of which the server keeps for as long as
+/// its body does not come.
+const JOINING_CALLS: usize = 4;
 
 /// Requests that are worked on at once.
 const AT_ONCE: usize = 4;
@@ -33,8 +39,8 @@ pub struct Caller {
 pub enum Who {
     /// Nothing: nobody is asked here.
     Anybody,
-    /// That he wants to join.
-    Joining,
+    /// That he wants to join; and how often he has called.
+    Joining(Arc<AtomicUsize>),
     /// That he is this member.
     Member(Member),
 }
@@ -44,22 +50,36 @@ impl Caller {
     pub fn member(&self) -> Option<&Member> {
         match &self.who {
             Who::Member(member) => Some(member),
-            Who::Anybody | Who::Joining => None,
+            Who::Anybody | Who::Joining(_) => None,
         }
     }
 
     /// Whether he may use what members use.
     pub fn may_ask(&self) -> bool {
-        !matches!(self.who, Who::Joining)
+        !matches!(self.who, Who::Joining(_))
     }
 
     /// Whether he may speak for this host: he is it, where anybody was asked.
     pub fn may_speak_for(&self, host: &HostId) -> bool {
         match &self.who {
             Who::Anybody => true,
-            Who::Joining => false,
+            Who::Joining(_) => false,
             Who::Member(member) => member.role.is_daemon() && member.id == *host,
         }
+    }
+}
+
+/// [`Enrolment`] behind the limit of calls.
+pub type EnrolmentService =
+    InterceptedService<EnrolmentServer<Enrolment>, fn(Request<()>) -> Result<Request<()>, Status>>;
+
+/// Refuses a call by its head where the connection has made too many.
+fn few_calls(request: Request<()>) -> Result<Request<()>, Status> {
+    match request.extensions().get::<Caller>().map(|caller| &caller.who) {
+        Some(Who::Joining(calls)) if calls.fetch_add(1, Ordering::Relaxed) >= JOINING_CALLS => {
+            Err(Status::resource_exhausted("this connection has called often enough to join"))
+        }
+        _ => Ok(request),
     }
 }
 
@@ -77,8 +97,9 @@ impl Enrolment {
     }
 
     /// Ready to be added to a server whose connections are [`Secured`](crate::Secured).
-    pub fn into_server(self) -> EnrolmentServer<Self> {
-        EnrolmentServer::new(self).max_decoding_message_size(MAX_MESSAGE_BYTES)
+    pub fn into_server(self) -> EnrolmentService {
+        let server = EnrolmentServer::new(self).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        InterceptedService::new(server, few_calls as _)
     }
 
     /// Asks the issuer where it may block for the disk.
@@ -119,7 +140,7 @@ impl Rpc for Enrolment {
         request: Request<proto::EnrolRequest>,
     ) -> Result<Response<proto::Enrolled>, Status> {
         let caller = request.extensions().get::<Caller>();
-        if !caller.is_some_and(|caller| matches!(caller.who, Who::Joining)) {
+        if !caller.is_some_and(|caller| matches!(caller.who, Who::Joining(_))) {
             return Err(Status::permission_denied("this connection is not one to join by"));
         }
         let proto::EnrolRequest { token_id, secret, public_key, name } = request.into_inner();
@@ -150,5 +171,24 @@ fn refused(error: &IssuerError) -> Status {
             tracing::error!(error = text, "cannot make certificates");
             Status::internal("the scheduler cannot make certificates now: see its log")
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_to_join_by_is_good_for_a_few_calls() {
+        let call = |who: &Who| {
+            let mut request = Request::new(());
+            let remote = ([127, 0, 0, 1], 1).into();
+            request.extensions_mut().insert(Caller { remote, who: who.clone() });
+            few_calls(request).is_ok()
+        };
+        let joining = Who::Joining(Arc::default());
+        assert_eq!((0..100).filter(|_| call(&joining)).count(), JOINING_CALLS);
+        assert!(call(&Who::Joining(Arc::default())), "another one");
+        assert!((0..100).all(|_| call(&Who::Anybody)), "an insecure cluster has no such calls");
     }
 }

@@ -7,6 +7,7 @@ use hyper_util::client::legacy::connect::{Connected, Connection};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, BufReader, ReadBuf};
@@ -64,7 +65,7 @@ impl Secured {
         limit: Duration,
         newcomer: Option<Newcomer>,
     ) -> Self {
-        let caller = Caller { remote, who: Who::Joining };
+        let caller = Caller { remote, who: Who::Joining(Arc::default()) };
         let makes_way = newcomer.as_ref().map_or_else(CancellationToken::new, Newcomer::cut);
         let cut = async move {
             tokio::select! {
@@ -153,6 +154,8 @@ impl AsyncWrite for Secured {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Also one who is sent nothing more: the buffer may be full.
+        self.check(cx)?;
         match &mut self.io {
             Io::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Io::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
@@ -204,7 +207,7 @@ mod tests {
             scheduler.accept(stream, remote, &Expected::Asker).await.unwrap()
         };
         let (silent, taken) = tokio::join!(come, take);
-        assert!(matches!(taken.caller().who, Who::Joining));
+        assert!(matches!(taken.caller().who, Who::Joining(_)));
         (scheduler, silent.into(), taken)
     }
 

@@ -231,7 +231,9 @@ impl Gate {
             Caller::Anonymous => "anybody",
             Caller::Known(_) => "this credential",
         };
-        let what = format!("{who} may read {} of {}", place.repository, place.registry);
+        // A signature is a key.
+        let repository = place.repository.split('?').next().unwrap_or_default();
+        let what = format!("{who} may read {repository} of {}", place.registry);
         match self.lock().verdict(Instant::now(), place, digest, *caller) {
             Verdict::Allowed => format!("it is known that {what}, and that this is in it"),
             Verdict::Ask => format!(

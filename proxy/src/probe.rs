@@ -101,6 +101,8 @@ impl Said {
 fn question_headers(headers: &HeaderMap, method: &Method) -> HeaderMap {
     let mut asked = headers.clone();
     headers::keep_for_origin(&mut asked);
+    // An origin may go by them to another site of its own than the one whose content it is.
+    headers::drop_forwarded(&mut asked);
     asked.remove(header::RANGE);
     let conditions: Vec<HeaderName> =
         asked.keys().filter(|name| name.as_str().starts_with("if-")).cloned().collect();
