@@ -135,7 +135,7 @@ fn mean(scenario: &Scenario) -> f64 {
     ratios.iter().sum::<f64>() / 3.0
 }
 
-/// 1.31 without, 1.19 with it. Pieces of a sixteenth, each of which would be checked by itself and named to everybody, would take 1.03:
+/// 1.32 without, 1.18 with it. Pieces of a sixteenth, each of which would be checked by itself and named to everybody, would take 1.03:
 /// whoever brings a piece from the origin cannot prove its blocks before it has all of it, and what a piece is called for, who has it and
 /// how rare it is is still said of pieces.
 /// `cargo test -p darter-sim --test mesh -- --nocapture passed_on` prints how much.

@@ -5,6 +5,7 @@
 //! mesh of rarest-first peers spreads content in little more than the time of one copy, while in-order selection takes
 //! several times that. Whoever has something that no other partner has is asked for it however much is under way: it has to
 //! leave that one line before anybody can pass it on, and that line must never be idle. When nothing is left that nobody brings, what comes slowly is asked of another as well.
+//! What a partner is itself receiving is asked of it after all that it has.
 
 use crate::action::Action;
 use crate::partner::{Fetch, Pace, Partner, Standing};
