@@ -1,7 +1,7 @@
 //! Which piece is asked of whom.
 
 use super::{all_of, asked, blocks, drain, fetch, hashed, host, new, piece, relayed, set, waits};
-use crate::{Action, Limits};
+use crate::{Action, Bridge, Limits, Side};
 use darter_protocol::PieceSet;
 use std::time::{Duration, Instant};
 
@@ -160,10 +160,14 @@ fn what_a_partner_has_is_asked_before_what_it_is_receiving_and_that_only_of_the_
     swarm.handle_have(&host(1), set(8, [3]));
     swarm.handle_coming(&host(1), piece(5));
     assert_eq!(drain(&mut swarm, now), [fetch(1, 3), relayed(1, 5)]);
-    swarm.handle_side(&host(2), crate::Side::Across);
+    // It may be asked for what it has.
+    swarm.handle_bridge(Bridge::new(0, 1));
+    swarm.handle_side(&host(2), Side::Across);
     swarm.handle_have(&host(2), set(8, []));
     swarm.handle_coming(&host(2), piece(6));
     assert_eq!(drain(&mut swarm, now), []);
+    swarm.handle_more(&host(2), [piece(7)]);
+    assert_eq!(drain(&mut swarm, now), [fetch(2, 7)]);
     swarm.handle_coming(&host(3), piece(6));
     assert_eq!(drain(&mut swarm, now), [], "one that is no partner");
 }
