@@ -4,6 +4,7 @@ use crate::ahead::Trails;
 use crate::copies::MAX_FETCHES;
 use crate::download::{Active, Backoff, First, Known, Phase};
 use crate::import::MAX_IMPORTS;
+use crate::lists::Lists;
 use crate::members::InvalidAddress;
 use crate::metrics::Metrics;
 use crate::origins::Origins;
@@ -105,6 +106,7 @@ pub(crate) struct Shared {
     pub(crate) origins: Arc<Origins>,
     pub(crate) peers: Peers,
     pub(crate) turns: Turns,
+    pub(crate) lists: Arc<Lists>,
     pub(crate) throttles: Arc<Throttles>,
     pub(crate) schedulers: Schedulers,
     draining: watch::Sender<bool>,
@@ -161,6 +163,7 @@ impl Engine {
             origins: Arc::new(Origins::new(config.backoff)),
             peers: Peers::new(&config.host.id, &config.membership),
             turns: Turns::new(config.host.upload_slots),
+            lists: Arc::default(),
             throttles: Arc::new(Throttles::new(config.rates, &metrics)),
             schedulers,
             draining: watch::Sender::new(false),
@@ -184,6 +187,7 @@ impl Engine {
             find,
             turns,
             quick: Quick::default(),
+            lists: Arc::clone(&shared.lists),
             throttles: Arc::clone(&shared.throttles),
             metrics: shared.metrics.clone(),
             membership: shared.config.membership.clone(),

@@ -7,6 +7,7 @@
 //! - `origin`: fetching from where the content comes from; `origins` that want to be left alone.
 //! - `peer`: fetching from other daemons, and serving them; whom it serves next says [`Uploads`].
 //! - `schedule`: the conversation with the scheduler.
+//! - `lists`: what the blocks of pieces hash to, remembered.
 //! - `throttle`: how fast bytes move at most. `ahead`: what is fetched ahead of who reads on in small ranges.
 //!
 //! [`Swarm`]: darter_swarm::Swarm
@@ -30,9 +31,10 @@
 //! not in the page cache.
 //!
 //! A range goes the same ways, block by block (64 KiB): only the blocks that it touches are fetched, are kept, and make a piece
-//! when all others have come, without being read back: their hashes merge. For blocks of a piece, the partner that has the piece
-//! reads and hashes all of it once more, to say what its blocks hash to (32 bytes each); that goes beside the blocks and costs no
-//! turn of its own.
+//! when all others have come, without being read back: their hashes merge. What all blocks of a piece hash to (32 bytes each) goes ahead
+//! of its data, where it is of use: it costs no turn of its own, and no second look at the piece as long as the partner remembers it from
+//! when it got the piece (`lists.rs`). By that a daemon passes on a piece that is itself still coming, each block as it is proven: what
+//! goes through many hands is read from the page cache by each, and hashed once by each.
 //!
 //! This crate knows no HTTP grammar of a client: ranges are [`ByteRange`]s here, and what goes back is a [`Content`].
 
@@ -49,6 +51,7 @@ const TRACE: &str = "trace";
 mod http_range;
 mod import;
 mod intake;
+mod lists;
 mod members;
 mod metrics;
 mod news;

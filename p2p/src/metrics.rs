@@ -26,6 +26,7 @@ pub(crate) struct LimitLabel {
 pub(crate) struct Metrics {
     bytes: Family<FromLabel, Counter>,
     pub(crate) uploaded_bytes: Counter,
+    pub(crate) relayed_bytes: Counter,
     limit_waits: Family<LimitLabel, Counter<f64, AtomicU64>>,
     pub(crate) downloads: Gauge,
     pub(crate) completed: Counter,
@@ -41,6 +42,8 @@ impl Metrics {
         let p2p = registry.sub_registry_with_prefix("p2p");
         p2p.register("content_bytes", "Bytes of content by where they came from", metrics.bytes.clone());
         p2p.register("uploaded_bytes", "Bytes sent to other daemons", metrics.uploaded_bytes.clone());
+        let help = "Of these, bytes of pieces that were themselves still coming";
+        p2p.register("relayed_bytes", help, metrics.relayed_bytes.clone());
         p2p.register_with_unit(
             "limit_waits",
             "Time that streams of content waited at a limit of bandwidth",

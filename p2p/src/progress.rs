@@ -1,7 +1,7 @@
 //! [`Progress`]: how far a download has come, as its readers see it; and [`Demands`]: what its readers want.
 
 use crate::{ReadError, Supplier};
-use darter_protocol::{BlockSet, PieceIndex, PieceLayout, PieceSet};
+use darter_protocol::{BlockHash, BlockSet, PieceHash, PieceIndex, PieceLayout, PieceSet};
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,7 +19,47 @@ pub(crate) struct Progress {
     /// Those of `there` that this download brought.
     from_peers: BlockSet,
     from_origin: BlockSet,
+    /// What the pieces hash to that this download has completed.
+    hashes: BTreeMap<PieceIndex, PieceHash>,
+    /// Pieces that are coming from partners, block by proven block, and may be passed on.
+    relays: BTreeMap<PieceIndex, Relay>,
+    next_relay: u64,
+    /// One more for everybody who would take them.
+    audience: Arc<()>,
     pub(crate) state: State,
+}
+
+/// One fetch of a whole piece, for those who are given what it brings. It is over when the fetch is, and never another one's: what
+/// a later fetch brings of the piece is not passed on by it. So whatever waits for this one waits for a fetch that began before it,
+/// and at the end of all waiting stands somebody who has the piece: nobody ever waits for himself, through however many hands.
+#[derive(Debug)]
+pub(crate) struct Relay {
+    id: RelayId,
+    /// What all blocks of the piece hash to, as the piece's hash has proven.
+    pub(crate) list: Arc<[BlockHash]>,
+    /// The blocks of the piece before this one are there, and are what they must be.
+    end: u32,
+}
+
+/// The name of a [`Relay`] in its download.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RelayId(u64);
+
+/// Stands for one of those who would take what is coming.
+#[derive(Debug)]
+pub(crate) struct Listening {
+    _one: Arc<()>,
+}
+
+/// How far one can read in a piece that is passed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// To the end of the piece, which is there.
+    Whole,
+    /// To this block.
+    To(u32),
+    /// The fetch is over, and the piece is not there.
+    Over,
 }
 
 /// Where a download stands.
@@ -41,6 +81,10 @@ impl Progress {
             growing: BTreeMap::new(),
             from_peers: BlockSet::default(),
             from_origin: BlockSet::default(),
+            hashes: BTreeMap::new(),
+            relays: BTreeMap::new(),
+            next_relay: 0,
+            audience: Arc::default(),
             state: State::Running,
         }
     }
@@ -51,8 +95,66 @@ impl Progress {
     }
 
     /// All of `piece` is there, and it is right.
-    pub(crate) fn complete(&mut self, piece: PieceIndex) {
+    pub(crate) fn complete(&mut self, piece: PieceIndex, hash: PieceHash) {
         self.have.insert(piece);
+        self.hashes.insert(piece, hash);
+        self.relays.remove(&piece);
+    }
+
+    /// What `piece` hashes to, if this download has completed it.
+    pub(crate) fn hash(&self, piece: PieceIndex) -> Option<&PieceHash> {
+        self.hashes.get(&piece)
+    }
+
+    /// One who would take pieces as they come.
+    pub(crate) fn listen(&self) -> Listening {
+        Listening { _one: Arc::clone(&self.audience) }
+    }
+
+    /// Whether there is anybody who would take pieces as they come.
+    pub(crate) fn is_listened_to(&self) -> bool {
+        Arc::strong_count(&self.audience) > 1
+    }
+
+    /// A fetch brings all of `piece`, from the first block on. `list` is what its blocks hash to, as was proven.
+    pub(crate) fn begin_relay(&mut self, piece: PieceIndex, list: Arc<[BlockHash]>) -> RelayId {
+        let id = RelayId(self.next_relay);
+        self.next_relay += 1;
+        self.relays.insert(piece, Relay { id, list, end: self.layout.blocks_of(piece).start });
+        id
+    }
+
+    /// That fetch has brought the blocks before `end`, and each is right.
+    pub(crate) fn grow_relay(&mut self, piece: PieceIndex, id: RelayId, end: u32) {
+        if let Some(relay) = self.relays.get_mut(&piece).filter(|relay| relay.id == id) {
+            relay.end = relay.end.max(end);
+        }
+    }
+
+    /// That fetch has failed.
+    pub(crate) fn end_relay(&mut self, piece: PieceIndex, id: RelayId) {
+        if self.relays.get(&piece).is_some_and(|relay| relay.id == id) {
+            self.relays.remove(&piece);
+        }
+    }
+
+    /// The pieces that are coming and may be passed on.
+    pub(crate) fn relays(&self) -> impl Iterator<Item = (PieceIndex, RelayId)> + '_ {
+        self.relays.iter().map(|(piece, relay)| (*piece, relay.id))
+    }
+
+    /// How `piece` is passed on.
+    pub(crate) fn relay(&self, piece: PieceIndex) -> Option<(RelayId, Arc<[BlockHash]>)> {
+        self.relays.get(&piece).map(|relay| (relay.id, Arc::clone(&relay.list)))
+    }
+
+    /// How far one can read what that fetch brings of `piece`.
+    pub(crate) fn relayed(&self, piece: PieceIndex, id: RelayId) -> Reach {
+        match self.relays.get(&piece) {
+            _ if self.have.contains(piece) => Reach::Whole,
+            Some(relay) if relay.id == id && !matches!(self.state, State::Failed(_)) => Reach::To(relay.end),
+            _ => Reach::Over,
+        }
     }
 
     /// `blocks` are there, and came from `supplier`.
@@ -286,6 +388,32 @@ mod tests {
         assert_eq!(supplier(20), (Supplier::Disk, 24 * BLOCK));
         assert_eq!(supplier(39), (Supplier::Origin, 40 * BLOCK));
         assert_eq!(supplier(40), (Supplier::Origin, 41 * BLOCK));
+    }
+
+    #[test]
+    fn what_is_passed_on_is_bound_to_the_fetch_that_it_began_with() {
+        let mut progress = progress(2, PieceSet::empty(2), BlockSet::default());
+        let (piece, list) =
+            (PieceIndex::new(1), Arc::from(vec![BlockHash::from([0; 32]); IN_PIECE as usize]));
+        let first = progress.begin_relay(piece, Arc::clone(&list));
+        assert_eq!(progress.relayed(piece, first), Reach::To(IN_PIECE));
+        progress.grow_relay(piece, first, IN_PIECE + 3);
+        assert_eq!(progress.relayed(piece, first), Reach::To(IN_PIECE + 3));
+        progress.end_relay(piece, first);
+        assert_eq!(progress.relayed(piece, first), Reach::Over);
+        let second = progress.begin_relay(piece, list);
+        progress.end_relay(piece, first);
+        progress.grow_relay(piece, first, 2 * IN_PIECE);
+        assert_eq!(
+            (progress.relayed(piece, first), progress.relayed(piece, second)),
+            (Reach::Over, Reach::To(IN_PIECE))
+        );
+        progress.complete(piece, PieceHash::from([1; 32]));
+        assert_eq!((progress.relayed(piece, first), progress.relays().count()), (Reach::Whole, 0));
+        let listening = progress.listen();
+        assert!(progress.is_listened_to());
+        drop(listening);
+        assert!(!progress.is_listened_to());
     }
 
     fn wish(blocks: Range<u32>) -> Wish {

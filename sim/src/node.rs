@@ -3,6 +3,7 @@
 
 use crate::hashes::Proof;
 use crate::net::{HostNo, StreamNo};
+use crate::scenario::Scenario;
 use crate::talk::{Talk, ToScheduler};
 use darter_protocol::{BlockSet, HostId, PieceHash, PieceIndex, PieceLayout, PieceSet, TaskId};
 use darter_swarm::{Action, Limits, MayAsk, RunId, Swarm, UploadId, Uploads, Verdict};
@@ -22,6 +23,8 @@ pub(crate) enum Message {
     /// Lines of its answer.
     Have(PieceSet),
     More(PieceIndex),
+    /// It is receiving that, and passes on what it has of it.
+    Coming(PieceIndex),
     Come(Option<PieceIndex>),
     /// `GET /tasks/ID/data`; the answer is a stream, or one of these.
     Ask {
@@ -29,8 +32,12 @@ pub(crate) enum Message {
         called: bool,
         across: bool,
     },
+    /// The head of an answer that is a stream, with the proof.
+    Head(PieceIndex),
     Busy(PieceIndex),
     Failed(PieceIndex),
+    /// The stream ends early: the sender does not get the piece any more.
+    Cut(PieceIndex),
     /// `DELETE /tasks/ID/turn`
     Pass,
     /// `GET /tasks/ID/hashes`, and its answer.
@@ -50,6 +57,8 @@ pub(crate) enum Out {
         to: HostNo,
         piece: PieceIndex,
         upload: UploadId,
+        /// What this node is itself receiving it by, and through how many it comes.
+        source: Option<StreamNo>,
     },
     /// Begin a run.
     Run {
@@ -79,6 +88,9 @@ pub(crate) struct Node {
     followers: BTreeSet<HostNo>,
     /// What was asked of whom, and the stream in which it comes.
     pub(crate) fetches: HashMap<(HostNo, PieceIndex), Option<StreamNo>>,
+    /// Of these, what it passes on while it comes, and from whom that is.
+    relays: BTreeMap<PieceIndex, HostNo>,
+    may_relay: bool,
     pub(crate) runs: BTreeMap<RunId, (StreamNo, u32)>,
     pub(crate) hashes: Vec<Option<PieceHash>>,
     pub(crate) proof: Proof,
@@ -108,10 +120,10 @@ impl Node {
     pub(crate) fn new(
         no: HostNo,
         (task, layout): (TaskId, PieceLayout),
+        scenario: &Scenario,
         limits: Limits,
-        places: u32,
-        seed: u64,
     ) -> Self {
+        let seed = scenario.seed;
         let pieces = layout.pieces();
         let mut swarm = Swarm::new(layout, PieceSet::empty(pieces), BlockSet::default(), limits);
         swarm.set_wanted(std::iter::once(0..layout.blocks()).collect());
@@ -121,11 +133,13 @@ impl Node {
             task,
             layout,
             swarm,
-            uploads: Uploads::new(places),
+            uploads: Uploads::new(scenario.places),
             rng: SmallRng::seed_from_u64(seed ^ (no as u64) << 20),
             neighbours: BTreeMap::new(),
             followers: BTreeSet::new(),
             fetches: HashMap::new(),
+            relays: BTreeMap::new(),
+            may_relay: scenario.relays,
             runs: BTreeMap::new(),
             hashes: vec![None; pieces as usize],
             proof: Proof::default(),
@@ -268,10 +282,22 @@ impl Node {
             Message::Follow => {
                 self.followers.insert(from);
                 self.out.push(Out::To(from, Message::Have(self.swarm.have().clone())));
+                let relays = self.relays.keys().filter(|piece| self.relayed(**piece).is_some());
+                let coming: Vec<Out> = relays.map(|piece| Out::To(from, Message::Coming(*piece))).collect();
+                self.out.extend(coming);
             }
             Message::Have(have) if self.neighbours.contains_key(&id) => self.swarm.handle_have(&id, have),
             Message::Have(_) => {}
             Message::More(piece) => self.swarm.handle_more(&id, [piece]),
+            Message::Coming(piece) => self.swarm.handle_coming(&id, piece),
+            Message::Head(piece) => {
+                let comes = self.fetches.get(&(from, piece)).is_some_and(Option::is_some);
+                if comes && self.may_relay && !self.is_done() {
+                    self.relays.insert(piece, from);
+                    let followers = self.followers.iter();
+                    self.out.extend(followers.map(|follower| Out::To(*follower, Message::Coming(piece))));
+                }
+            }
             Message::Come(best) => {
                 if self.is_done() || !self.neighbours.contains_key(&id) {
                     self.out.push(Out::To(from, Message::Pass));
@@ -279,7 +305,9 @@ impl Node {
                     self.swarm.handle_come(&id, best);
                 }
             }
-            Message::Ask { piece, .. } if self.content[piece.as_usize()].is_none() => {
+            Message::Ask { piece, .. }
+                if self.content[piece.as_usize()].is_none() && self.relayed(piece).is_none() =>
+            {
                 self.out.push(Out::To(from, Message::Failed(piece)));
             }
             Message::Ask { piece, called, across } => {
@@ -292,7 +320,11 @@ impl Node {
                     self.uploads.handle_asked_uncalled(now, self.task, Some(&id), (piece, bytes))
                 };
                 match verdict {
-                    Verdict::Serve(upload) => self.out.push(Out::Send { to: from, piece, upload }),
+                    Verdict::Serve(upload) => {
+                        let here = self.content[piece.as_usize()].is_some();
+                        let source = if here { None } else { self.relayed(piece) };
+                        self.out.push(Out::Send { to: from, piece, upload, source });
+                    }
                     Verdict::Wait => self.out.push(Out::To(from, Message::Busy(piece))),
                 }
             }
@@ -303,8 +335,15 @@ impl Node {
             }
             Message::Failed(piece) => {
                 if self.fetches.remove(&(from, piece)).is_some() {
+                    let relayed = self.swarm.handle_fetch_failed(piece, &id);
+                    if !relayed {
+                        self.drop_partner(now, &id, darter_protocol::scheduler::FailureReason::Unreachable);
+                    }
+                }
+            }
+            Message::Cut(piece) => {
+                if self.fetches.remove(&(from, piece)).is_some() {
                     self.swarm.handle_fetch_failed(piece, &id);
-                    self.drop_partner(now, &id, darter_protocol::scheduler::FailureReason::Unreachable);
                 }
             }
             Message::AskHashes => self.tell_hashes(from),
@@ -312,6 +351,11 @@ impl Node {
             Message::Pass => self.uploads.handle_passed(&self.task, &id),
             Message::HungUp(upload) => self.uploads.handle_sent(now, upload, false),
         }
+    }
+
+    /// The stream in which a piece comes that is passed on.
+    fn relayed(&self, piece: PieceIndex) -> Option<StreamNo> {
+        *self.fetches.get(&(*self.relays.get(&piece)?, piece))?
     }
 
     /// All of a piece has come from a partner.

@@ -34,6 +34,11 @@ pub struct Scenario {
     pub slow_every: usize,
     /// Of the origin, for all together.
     pub origin_rate: u64,
+    /// What a host sends of a stream at once, in bytes, and passes on of what it is receiving itself. The smaller, the longer it
+    /// takes to play.
+    pub block: u64,
+    /// Whether daemons pass on the pieces that they are receiving.
+    pub relays: bool,
     /// From any host to any other.
     pub latency: Duration,
     /// By how much more who has no place hears it: that is an answer, and to come is said over another connection.
@@ -77,6 +82,8 @@ impl Default for Scenario {
             rate: 31_250_000,
             slow_every: 0,
             origin_rate: 31_250_000,
+            block: 512 << 10,
+            relays: true,
             latency: Duration::from_millis(1),
             busy_later: Duration::ZERO,
             arrivals: Duration::ZERO,

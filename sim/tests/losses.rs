@@ -10,6 +10,7 @@ fn herd(seed: u64, how: Loss) -> Scenario {
         pieces: 64,
         rate: 10_000_000,
         origin_rate: 10_000_000,
+        block: 64 << 10,
         seed,
         ..Scenario::default()
     };

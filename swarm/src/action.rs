@@ -25,6 +25,8 @@ pub enum Action {
         spare: bool,
         /// A reader waits for some of it: what can be proven of it before all has come is of use.
         awaited: bool,
+        /// The partner is itself receiving the piece: it passes on what it has of it, as it comes.
+        relayed: bool,
         /// The partner keeps a place for it; see [`Uploads::handle_asked`](crate::Uploads::handle_asked).
         called: bool,
     },

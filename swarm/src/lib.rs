@@ -11,6 +11,9 @@
 //! How the two talk to each other. A partner is asked for a piece; it sends it, or says that it has no place free and puts
 //! the asker into its line. When a place is free it is kept for the first in the line, who is told to come, and only then
 //! chooses what to ask for. So no piece waits in a line: who waits is a peer, and what it gets is what is rarest then.
+//!
+//! A partner may also be asked for what it is itself receiving ([`Swarm::handle_coming`]): it passes that on as it comes. It is
+//! asked for it only when it has nothing else that is missing here, and being asked for it makes nobody a holder.
 
 #![forbid(unsafe_code)]
 

@@ -14,6 +14,8 @@ pub(crate) const ASK_SOON: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(crate) struct Partner {
     pub(crate) have: PieceSet,
+    /// What it is receiving, and passes on as it comes. None of what it has.
+    pub(crate) coming: PieceSet,
     /// Fetches from it that have not ended, cancelled ones too.
     pub(crate) in_flight: u32,
     pub(crate) standing: Standing,
@@ -45,6 +47,8 @@ pub(crate) struct Fetch {
     pub(crate) partner: HostId,
     pub(crate) piece: PieceIndex,
     pub(crate) blocks: Range<u32>,
+    /// The partner was itself receiving the piece when it was asked.
+    pub(crate) relayed: bool,
     /// Beside another fetch of the same piece.
     pub(crate) spare: bool,
     pub(crate) asked: Instant,
@@ -76,6 +80,7 @@ impl Partner {
     pub(crate) fn new(pieces: u32, in_flight: u32) -> Self {
         Self {
             have: PieceSet::empty(pieces),
+            coming: PieceSet::empty(pieces),
             in_flight,
             standing: Standing::Free,
             comes: 0,

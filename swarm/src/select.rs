@@ -5,6 +5,7 @@
 //! mesh of rarest-first peers spreads content in little more than the time of one copy, while in-order selection takes
 //! several times that. Whoever has something that no other partner has is asked for it however much is under way: it has to
 //! leave that one line before anybody can pass it on, and that line must never be idle. When nothing is left that nobody brings, what comes slowly is asked of another as well.
+//! What a partner is itself receiving is asked of it after all that it has.
 
 use crate::action::Action;
 use crate::partner::{Fetch, Pace, Partner, Standing};
@@ -48,6 +49,7 @@ impl Swarm {
             };
             let (unused, room) = (known.in_flight == 0, self.has_room(beyond));
             let choice = if room { self.choose(&partner, rng) } else { None };
+            let choice = choice.or_else(|| if room { self.choose_coming(&partner, rng) } else { None });
             let choice = choice.map(|piece| (piece, self.pieces.to_ask(piece, self.waited_in(piece)), false));
             let choice = choice.or_else(|| {
                 let sole = if !invited && unused { self.choose_sole(&partner, rng) } else { None };
@@ -127,6 +129,20 @@ impl Swarm {
         })
     }
 
+    /// What to ask of `partner` although it has not all of it yet.
+    fn choose_coming(&self, partner: &HostId, rng: &mut impl Rng) -> Option<PieceIndex> {
+        let coming = &self.partners.get(partner)?.coming;
+        if coming.is_empty() || self.border.is_across(partner) {
+            return None;
+        }
+        let tickets = self
+            .pieces
+            .open
+            .common(coming)
+            .map(|piece| (self.pieces.availability[piece.as_usize()], rng.random::<u32>(), piece));
+        tickets.min().map(|(_, _, piece)| piece)
+    }
+
     /// Whether the piece may be asked of somebody across the border.
     fn may_cross(&self, piece: PieceIndex) -> bool {
         self.pieces.is_far(piece) && self.border.brings(piece)
@@ -188,10 +204,11 @@ impl Swarm {
         if !spare {
             self.pieces.apply(Change::Asked(piece));
         }
-        let (mut called, mut comes) = (false, 0);
+        let (mut called, mut comes, mut relayed) = (false, 0, false);
         if let Some(known) = self.partners.get_mut(&partner) {
             known.in_flight += 1;
             comes = known.comes;
+            relayed = !known.have.contains(piece);
             called = matches!(known.standing, Standing::Invited { .. });
             known.standing = Standing::Free;
         }
@@ -200,6 +217,7 @@ impl Swarm {
             partner: partner.clone(),
             piece,
             blocks: blocks.clone(),
+            relayed,
             spare,
             asked: now,
             comes,
@@ -212,6 +230,6 @@ impl Swarm {
         };
         self.fetches.push(fetch);
         let awaited = self.waiting.range(blocks.clone()).next().is_some();
-        Action::Fetch { partner, piece, blocks, spare, awaited, called }
+        Action::Fetch { partner, piece, blocks, spare, awaited, relayed, called }
     }
 }

@@ -180,6 +180,7 @@ impl Swarm {
         let new = || Partner::new(have.pieces(), under_way());
         let known = self.partners.entry(partner.clone()).or_insert_with(new);
         let before = std::mem::replace(&mut known.have, have.clone());
+        known.coming = PieceSet::empty(have.pieces());
         let across = self.border.is_across(partner);
         before.iter().for_each(|piece| self.pieces.hidden(piece, across));
         have.iter().for_each(|piece| self.pieces.shown(piece, across));
@@ -216,11 +217,26 @@ impl Swarm {
         let across = self.border.is_across(partner);
         for piece in more {
             if known.have.insert(piece) {
+                known.coming.remove(piece);
                 self.pieces.shown(piece, across);
                 if known.may_be_asked() && self.pieces.open.contains(piece) {
                     self.idle = false;
                 }
             }
+        }
+    }
+
+    /// `partner` is receiving `piece`, and passes on what it has of it. That makes nobody a holder of it: the piece is as rare as
+    /// before, and where nobody has it, it may be lost. One that is no partner is not heard.
+    pub fn handle_coming(&mut self, partner: &HostId, piece: PieceIndex) {
+        let Some(known) = self.partners.get_mut(partner) else { return };
+        if piece.get() < self.pieces.count()
+            && !known.have.contains(piece)
+            && known.coming.insert(piece)
+            && known.may_be_asked()
+            && self.pieces.open.contains(piece)
+        {
+            self.idle = false;
         }
     }
 
@@ -295,9 +311,14 @@ impl Swarm {
         self.idle = false;
     }
 
-    /// `piece` did not come from `partner`: unless another is bringing it, it is missing again.
-    pub fn handle_fetch_failed(&mut self, piece: PieceIndex, partner: &HostId) {
-        self.end_fetch(partner, piece);
+    /// `piece` did not come from `partner`: unless another is bringing it, it is missing again. Gives whether the partner was itself
+    /// receiving it when it was asked: then it need not have failed itself, and will not be asked for it again before it has it.
+    pub fn handle_fetch_failed(&mut self, piece: PieceIndex, partner: &HostId) -> bool {
+        let relayed = self.end_fetch(partner, piece).is_some_and(|fetch| fetch.relayed);
+        if let Some(known) = self.partners.get_mut(partner).filter(|_| relayed) {
+            known.coming.remove(piece);
+        }
+        relayed
     }
 
     /// The next thing to do, if there is one now.

@@ -6,11 +6,15 @@
 //!
 //! Nobody is blamed for what this host itself holds back, because a limit of its own is reached or its disk is slow: the time
 //! of that does not count ([`Swarm::handle_held`]), and bytes that wait here are as good as bytes that come.
+//!
+//! Nor is a partner blamed for a piece that it is itself receiving: it sends no faster than its own source, on which it has an
+//! eye itself. What does not come is asked of one who has it, as of any other, and a fetch that stays silent is ended soon; but
+//! that counts against nobody. A partner that is dead shows so by what it has, and by what it says no more.
 
 use crate::action::Action;
-use crate::partner::{ASK_AGAIN, Pace, Standing};
+use crate::partner::{ASK_AGAIN, Pace, Partner, Standing};
 use crate::state::Swarm;
-use darter_protocol::{HostId, PieceIndex};
+use darter_protocol::{HostId, PieceIndex, PieceSet};
 use std::time::{Duration, Instant};
 
 /// Without a byte for this long, a fetch is silent: longer than a lost packet takes to be sent again (200 ms, and 400 ms
@@ -18,6 +22,9 @@ use std::time::{Duration, Instant};
 pub(crate) const SILENT: Duration = Duration::from_millis(500);
 /// A partner that is silent for this long, while others are not, is replaced.
 const GIVEN_UP: Duration = Duration::from_secs(4);
+/// One that passes on what it is itself receiving is waited for no longer than this. What it has passed on stays, and while its source is
+/// silent it is of no use to anybody; through many hands, each would wait for the one before.
+const RELAY_GIVEN_UP: Duration = Duration::from_secs(1);
 /// When everybody is silent it is rather this host's own network.
 const ALL_GIVEN_UP: Duration = Duration::from_secs(15);
 /// Whoever comes so much too late to look at the clock has slept: nobody else was silent.
@@ -93,6 +100,7 @@ impl Swarm {
         let mut lost = Vec::new();
         for fetch in self.fetches.iter_mut().filter(|fetch| !fetch.cancelled && fetch.look <= now) {
             let slow_at = slow_after.map(|after| fetch.asked + after + fetch.held);
+            let given_up = if fetch.relayed { RELAY_GIVEN_UP } else { given_up };
             let (silent_at, given_up_at) = (fetch.alive + SILENT, fetch.alive + given_up);
             fetch.pace = if silent_at <= now {
                 Pace::Silent
@@ -112,10 +120,12 @@ impl Swarm {
                 fetch.cancelled = true;
                 self.due.push_back(Action::Cancel { partner: fetch.partner.clone(), piece: fetch.piece });
             } else if given_up_at <= now {
-                lost.push(fetch.partner.clone());
+                lost.push((fetch.partner.clone(), fetch.piece, fetch.relayed));
             }
         }
-        lost.iter().for_each(|partner| self.replace(partner));
+        for (partner, piece, relayed) in &lost {
+            if *relayed { self.give_up_relay(partner, *piece) } else { self.replace(partner) }
+        }
         if self.limits.spares == 0 {
             self.move_silent(now);
         }
@@ -131,7 +141,10 @@ impl Swarm {
         // How long a few blocks take says nothing of a piece.
         let whole = self.pieces.layout.blocks_of(piece);
         if let Some(fetch) = self.end_fetch(partner, piece).filter(|fetch| fetch.blocks == whole) {
-            self.typical.learn(now.saturating_duration_since(fetch.asked + fetch.held));
+            // A relay brings it in what is left of the time that its source takes.
+            if !fetch.relayed {
+                self.typical.learn(now.saturating_duration_since(fetch.asked + fetch.held));
+            }
         }
         if let Some(partner) = self.partners.get_mut(partner) {
             partner.strikes = 0;
@@ -146,6 +159,8 @@ impl Swarm {
             fetch.cancelled = true;
             self.due.push_back(Action::Cancel { partner: fetch.partner.clone(), piece });
             match fetch.pace {
+                // Who passes on what does not come is not at fault.
+                _ if fetch.relayed => {}
                 Pace::Silent => struck.push(fetch.partner.clone()),
                 Pace::Slow => slow.push(fetch.partner.clone()),
                 Pace::Well => {}
@@ -165,13 +180,29 @@ impl Swarm {
     fn move_silent(&mut self, now: Instant) {
         let mut struck = Vec::new();
         for fetch in self.fetches.iter_mut().filter(|fetch| !fetch.cancelled && fetch.pace == Pace::Silent) {
-            if self.pieces.availability[fetch.piece.as_usize()] > 1 {
+            let has = |partner: &Partner| partner.have.contains(fetch.piece);
+            let itself = self.partners.get(&fetch.partner).is_some_and(has);
+            if self.pieces.availability[fetch.piece.as_usize()] > u16::from(itself) {
                 fetch.cancelled = true;
                 self.due.push_back(Action::Cancel { partner: fetch.partner.clone(), piece: fetch.piece });
-                struck.push(fetch.partner.clone());
+                if !fetch.relayed {
+                    struck.push(fetch.partner.clone());
+                }
             }
         }
         struck.iter().for_each(|partner| self.strike(now, partner));
+    }
+
+    /// Ends that one fetch. What else the partner is receiving is not asked of it either until it says that it receives something new.
+    fn give_up_relay(&mut self, partner: &HostId, piece: PieceIndex) {
+        if let Some(known) = self.partners.get_mut(partner) {
+            known.coming = PieceSet::empty(known.coming.pieces());
+        }
+        let mut fetches = self.fetches.iter_mut().filter(|fetch| !fetch.cancelled);
+        if let Some(fetch) = fetches.find(|fetch| fetch.piece == piece && fetch.partner == *partner) {
+            fetch.cancelled = true;
+            self.due.push_back(Action::Cancel { partner: partner.clone(), piece });
+        }
     }
 
     fn strike(&mut self, now: Instant, partner: &HostId) {

@@ -2,7 +2,7 @@
 
 use super::dial::Dial;
 use super::have::{MAX_LINE_BYTES, Said};
-use super::{ACROSS_HEADER, Asking, At, HOST_HEADER, UNCALLED_HEADER, proof};
+use super::{ACROSS_HEADER, Asking, At, HOST_HEADER, RELAYS_HEADER, UNCALLED_HEADER, proof};
 use crate::http_range::{ContentRange, parse_content_range, range_header};
 use crate::store::decode_hashes;
 use bytes::{Buf, Bytes, BytesMut};
@@ -156,7 +156,9 @@ impl Peers {
 
     /// What the other daemon says: which pieces it has, now and as they come, and when it is this one's turn.
     pub(crate) async fn have(&self, peer: At<'_>, task: &TaskId, pieces: u32) -> Result<Followed, PeerError> {
-        let body = self.send(request(peer, task, "have"), HAVE_TIMEOUT).await?.into_body();
+        let mut request = request(peer, task, "have");
+        request.headers_mut().insert(RELAYS_HEADER, HeaderValue::from_static("1"));
+        let body = self.send(request, HAVE_TIMEOUT).await?.into_body();
         Ok(Followed { body, buffer: BytesMut::new(), pieces })
     }
 

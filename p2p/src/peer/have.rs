@@ -3,6 +3,8 @@
 //! ```text
 //! have 0-41,57     the first line: which pieces are here, ranges and single ones; it may name none
 //! have 42          later ones: which are here, too
+//! coming 43        these are coming here, and can be asked for: they are given as they come. Only to who says that it understands
+//!                  it (`Darter-Relays`); others would take it for nonsense
 //! come             a place is kept for you, for a moment
 //! come 57          and it would be best spent on this piece, which nobody else has
 //! ```
@@ -18,6 +20,8 @@ pub(super) const MAX_LINE_BYTES: usize = 32 << 10;
 pub(crate) enum Said {
     /// These pieces are there.
     Have(PieceSet),
+    /// These are coming there, and it passes them on.
+    Coming(PieceSet),
     /// A place is kept, best for this piece.
     Come(Option<PieceIndex>),
 }
@@ -27,6 +31,7 @@ impl Said {
     pub(super) fn to_line(&self) -> String {
         match self {
             Self::Have(have) => format!("have {}\n", ranges(have)),
+            Self::Coming(coming) => format!("coming {}\n", ranges(coming)),
             Self::Come(None) => "come\n".to_owned(),
             Self::Come(Some(piece)) => format!("come {piece}\n"),
         }
@@ -38,6 +43,7 @@ impl Said {
         let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
         match word {
             "have" => parse_ranges(rest, pieces).map(Self::Have),
+            "coming" => parse_ranges(rest, pieces).map(Self::Coming),
             "come" if rest.is_empty() => Some(Self::Come(None)),
             "come" => piece(rest, pieces).map(|piece| Self::Come(Some(piece))),
             _ => None,
@@ -108,6 +114,8 @@ mod tests {
             "have x",
             "have +1",
             "have -1",
+            "coming 60",
+            "coming x",
             "come 60",
             "come  1",
             "go",
@@ -127,7 +135,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_said_is_heard(of in prop::collection::btree_set(0..300u32, 0..300), best in prop::option::of(0..300u32)) {
-            for said in [Said::Have(set(300, of)), Said::Come(best.map(PieceIndex::new))] {
+            for said in [Said::Have(set(300, of.clone())), Said::Coming(set(300, of)), Said::Come(best.map(PieceIndex::new))] {
                 let line = said.to_line();
                 prop_assert_eq!(Said::parse(line.strip_suffix('\n').unwrap().as_bytes(), 300), Some(said));
             }

@@ -3,8 +3,9 @@
 //!
 //! ```text
 //! GET    /tasks/ID          what is known of the task (JSON, for people)
-//! GET    /tasks/ID/data     Range: bytes=a-b of pieces that are complete here; 206, or 404 when they are not, or 503; with
-//!                           Darter-Proof-Wanted and of one piece, Darter-Proof is what all its blocks hash to (`proof.rs`)
+//! GET    /tasks/ID/data     Range: bytes=a-b of pieces that are complete here, or of one that is coming and passed on; 206, or 404
+//!                           when they are not, or 503; with Darter-Proof-Wanted and of one piece, Darter-Proof is what all its
+//!                           blocks hash to (`proof.rs`)
 //! GET    /tasks/ID/hashes   the hashes of all pieces, 32 bytes each; 404 before the task is complete
 //! GET    /tasks/ID/blocks/N the hashes of all blocks of piece N, 32 bytes each; 404 when it is not complete here
 //! GET    /tasks/ID/have     which pieces are here, as lines that go on (`have.rs`)
@@ -14,6 +15,10 @@
 //! Hashes are values of BLAKE3's tree (`darter_protocol::hash`): those of a piece's blocks merge into the piece's, and those of
 //! the pieces into the root. So who knows the hash of a piece may ask for blocks of it, and for the list by which each of them is
 //! proven; who asks for the whole piece needs no list, but by one a reader who waits gets each block as it comes.
+//!
+//! A piece that is itself coming from a partner is passed on block by block, as each is proven. Its body waits for the fetch that
+//! brings it, and is cut short where that fails: that is no lie, and whoever asked gets it elsewhere. Who takes such pieces says so when
+//! it follows what is here (`Darter-Relays`).
 //!
 //! Few are served at once (`turns.rs`), but for parts of a piece that take less time than to wait for a turn. Who gets 503 for data and said who it is (`Darter-Host: ID`) stands in a line from
 //! then on; when a place is kept for it, it reads `come` among the lines of `/have`. Who asks without having been called
@@ -51,6 +56,9 @@ const UNCALLED_HEADER: http::HeaderName = http::HeaderName::from_static("darter-
 /// Stands at a request for a piece that the asker brings into another zone; its value says nothing.
 const ACROSS_HEADER: http::HeaderName = http::HeaderName::from_static("darter-across");
 
+/// Stands at a request for what is here, of one that takes pieces also while they come; its value says nothing.
+const RELAYS_HEADER: http::HeaderName = http::HeaderName::from_static("darter-relays");
+
 /// How a piece is asked for.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Asking {
@@ -64,13 +72,18 @@ pub(crate) struct Asking {
 mod tests {
     use super::*;
     use crate::metrics::Metrics;
+    use crate::progress::{Progress, RelayId};
     use crate::store::TaskFile;
     use crate::throttle::{Rates, Throttles};
     use darter_enrol::Membership;
-    use darter_protocol::{ByteRange, PieceIndex, PieceLayout, PieceSet, TaskId};
+    use darter_protocol::{
+        BlockHash, BlockSet, ByteRange, PieceHash, PieceIndex, PieceLayout, PieceSet, TaskId,
+    };
     use http_body_util::BodyExt;
     use std::sync::Arc;
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
+    use tokio::sync::watch;
     use tokio::task::JoinSet;
     use tokio_util::sync::CancellationToken;
 
@@ -81,13 +94,17 @@ mod tests {
 
     /// A piece server that holds all pieces of every task but the last.
     async fn server(places: u32) -> (SocketAddr, JoinSet<()>, tempfile::TempDir) {
+        serving(places, |file| Served::Partial { file, have: held() }).await
+    }
+
+    async fn serving(
+        places: u32,
+        served: impl Fn(Arc<TaskFile>) -> Served + Send + Sync + 'static,
+    ) -> (SocketAddr, JoinSet<()>, tempfile::TempDir) {
         let dir = tempfile::tempdir().unwrap();
         let file = TaskFile::create(&dir.path().join("f"), PieceLayout::new(LENGTH).unwrap()).unwrap();
         let file = Arc::new(file);
-        let find = move |_| {
-            let have = held();
-            std::future::ready(Some(Served::Partial { file: Arc::clone(&file), have }))
-        };
+        let find = move |_| std::future::ready(Some(served(Arc::clone(&file))));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
@@ -95,8 +112,8 @@ mod tests {
         let throttles = Arc::new(Throttles::new(Rates::default(), &metrics));
         let turns = Turns::new(places);
         let membership = insecure();
-        let quick = Quick::default();
-        let server = Server { find, turns, quick, throttles, metrics, membership, shutdown: stop };
+        let (quick, lists) = (Quick::default(), Arc::default());
+        let server = Server { find, turns, quick, lists, throttles, metrics, membership, shutdown: stop };
         (address, JoinSet::from_iter([run(listener, server)]), dir)
     }
 
@@ -217,5 +234,159 @@ mod tests {
         assert_eq!(followed.next().await.unwrap(), Some(Said::Come(None)));
         assert!(matches!(lab.asked(&lab.second, false).await, Err(PeerError::Busy)));
         assert!(lab.asked(&lab.second, true).await.is_ok());
+    }
+    const BLOCK: u64 = PieceLayout::MIN_BLOCK_SIZE;
+    /// The piece that is coming: its number, and its first block.
+    const COMING: PieceIndex = PieceIndex::new(3);
+    const FIRST: u32 = 3 * (PIECE / BLOCK) as u32;
+
+    /// A download that is receiving the piece [`COMING`], of zeros, and the server that passes it on.
+    struct Passing {
+        address: SocketAddr,
+        host: HostId,
+        task: TaskId,
+        progress: watch::Sender<Progress>,
+        list: Arc<[BlockHash]>,
+        relay: RelayId,
+        range: ByteRange,
+        _server: JoinSet<()>,
+        _dir: tempfile::TempDir,
+    }
+
+    impl Passing {
+        async fn new() -> Self {
+            let layout = PieceLayout::new(LENGTH).unwrap();
+            let (progress, watched) =
+                watch::channel(Progress::new(layout, PieceSet::empty(17), BlockSet::default()));
+            let (address, _server, _dir) =
+                serving(2, move |file| Served::Running { file, progress: watched.clone() }).await;
+            let zero = |block| {
+                let mut hasher = darter_protocol::hash::BlockHasher::new(&layout, block);
+                hasher.update(&[0; BLOCK as usize]);
+                hasher.finish()
+            };
+            let list: Arc<[BlockHash]> = layout.blocks_of(COMING).map(zero).collect();
+            let mut relay = None;
+            progress.send_modify(|progress| relay = Some(progress.begin_relay(COMING, Arc::clone(&list))));
+            let (host, task) = ("s".parse().unwrap(), TaskId::from([1; 32]));
+            let (relay, range) = (relay.unwrap(), layout.range(COMING));
+            Self { address, host, task, progress, list, relay, range, _server, _dir }
+        }
+
+        fn at(&self) -> At<'_> {
+            At { host: &self.host, address: self.address }
+        }
+
+        fn grow(&self, blocks: u32) {
+            self.progress.send_modify(|progress| progress.grow_relay(COMING, self.relay, FIRST + blocks));
+        }
+
+        fn complete(&self) {
+            self.progress.send_modify(|progress| progress.complete(COMING, PieceHash::from([0; 32])));
+        }
+
+        async fn ask(&self, range: ByteRange) -> Result<Data, PeerError> {
+            let wish = Wish { proof: Some(self.list.len()), ..wish(range, false) };
+            peers("a").data(self.at(), &self.task, wish).await
+        }
+    }
+
+    /// Reads so many bytes of it.
+    async fn take(body: &mut hyper::body::Incoming, bytes: u64) -> Result<(), hyper::Error> {
+        let mut got = 0;
+        while got < bytes {
+            got += body.frame().await.expect("there is more")?.into_data().unwrap().len() as u64;
+        }
+        assert_eq!(got, bytes, "more than what has come");
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn what_is_coming_is_given_as_it_comes_and_its_proof_first() {
+        let lab = Passing::new().await;
+        let Data { mut body, proof } = lab.ask(lab.range).await.unwrap();
+        assert_eq!(proof.as_deref(), Some(&*lab.list), "though not a block has come");
+        lab.grow(1);
+        take(&mut body, BLOCK).await.unwrap();
+        lab.grow(5);
+        take(&mut body, 4 * BLOCK).await.unwrap();
+        lab.complete();
+        take(&mut body, PIECE - 5 * BLOCK).await.unwrap();
+        assert!(body.frame().await.is_none());
+        let other = ByteRange::new(PIECE, 2 * PIECE).unwrap();
+        assert!(matches!(lab.ask(other).await, Err(PeerError::NotHeld)), "it is not coming");
+    }
+
+    #[tokio::test]
+    async fn what_does_not_come_any_more_is_cut_short_and_another_fetch_is_not_waited_for() {
+        let lab = Passing::new().await;
+        let mut body = lab.ask(lab.range).await.unwrap().body;
+        lab.grow(2);
+        take(&mut body, 2 * BLOCK).await.unwrap();
+        lab.progress.send_modify(|progress| {
+            progress.end_relay(COMING, lab.relay);
+            let other = progress.begin_relay(COMING, Arc::clone(&lab.list));
+            progress.grow_relay(COMING, other, FIRST + 9);
+        });
+        take(&mut body, 1).await.unwrap_err();
+        // That is for those who ask now, also for a part of it.
+        let part = ByteRange::new(lab.range.start() + BLOCK + 7, lab.range.start() + 9 * BLOCK).unwrap();
+        let mut body = lab.ask(part).await.unwrap().body;
+        take(&mut body, part.len()).await.unwrap();
+        let mut body = lab.ask(lab.range).await.unwrap().body;
+        take(&mut body, 9 * BLOCK).await.unwrap();
+        drop(lab.progress);
+        take(&mut body, 1).await.unwrap_err();
+    }
+
+    /// The lines of `/have` as a daemon of an earlier version hears them.
+    struct Before(tokio::io::BufStream<tokio::net::TcpStream>);
+
+    impl Before {
+        async fn follow(lab: &Passing) -> Self {
+            let stream = tokio::net::TcpStream::connect(lab.address).await.unwrap();
+            let mut stream = tokio::io::BufStream::new(stream);
+            let head =
+                format!("GET /tasks/{}/have HTTP/1.1\r\nHost: a\r\nDarter-Host: old\r\n\r\n", lab.task);
+            stream.write_all(head.as_bytes()).await.unwrap();
+            stream.flush().await.unwrap();
+            Self(stream)
+        }
+
+        async fn next(&mut self) -> String {
+            loop {
+                let mut line = String::new();
+                assert!(self.0.read_line(&mut line).await.unwrap() > 0);
+                // Beside the answer's head and the sizes of chunks.
+                if line.starts_with("have") || line.starts_with("com") {
+                    return line;
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_coming_is_told_to_those_who_take_it_and_to_nobody_else() {
+        let lab = Passing::new().await;
+        let peers = peers("a");
+        let only = |piece: u32| {
+            let mut set = PieceSet::empty(17);
+            set.insert(PieceIndex::new(piece));
+            set
+        };
+        assert!(!lab.progress.borrow().is_listened_to());
+        let mut followed = peers.have(lab.at(), &lab.task, 17).await.unwrap();
+        assert_eq!(followed.next().await.unwrap(), Some(Said::Have(PieceSet::empty(17))));
+        assert_eq!(followed.next().await.unwrap(), Some(Said::Coming(only(3))));
+        assert!(lab.progress.borrow().is_listened_to());
+        lab.progress.send_modify(|progress| {
+            progress.begin_relay(PieceIndex::new(5), Arc::clone(&lab.list));
+        });
+        assert_eq!(followed.next().await.unwrap(), Some(Said::Coming(only(5))));
+        let mut before = Before::follow(&lab).await;
+        assert_eq!(before.next().await, "have \n");
+        lab.complete();
+        assert_eq!(followed.next().await.unwrap(), Some(Said::Have(only(3))));
+        assert_eq!(before.next().await, "have 3\n", "nothing between the two");
     }
 }

@@ -2,15 +2,16 @@
 
 use super::have::Said;
 use super::turns::{Calls, Place, Turns};
-use super::{ACROSS_HEADER, Asking, HOST_HEADER, UNCALLED_HEADER, proof};
+use super::{ACROSS_HEADER, Asking, HOST_HEADER, RELAYS_HEADER, UNCALLED_HEADER, proof};
 use crate::http_range::{content_range_header, number, parse_range};
+use crate::lists::Lists;
 use crate::metrics::Metrics;
-use crate::progress::{Progress, State};
+use crate::progress::{Listening, Progress, Reach, RelayId, State};
 use crate::store::{TaskFile, encode_hashes};
 use crate::throttle::{Throttles, Way};
 use bytes::Bytes;
 use darter_enrol::{Expected, Member, Membership};
-use darter_protocol::{BlockHash, ByteRange, HostId, PieceHash, PieceIndex, PieceSet, TaskId};
+use darter_protocol::{BlockHash, ByteRange, HostId, PieceHash, PieceIndex, PieceSet, TaskId, hash};
 use darter_sendfile::Socket;
 use futures_util::stream;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
@@ -20,6 +21,7 @@ use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
@@ -43,6 +45,11 @@ const SMALL_BYTES: u64 = 256 << 10;
 const SMALL_AT_ONCE: usize = 64;
 /// Pieces that are read at once for the hashes of their blocks: that is work for the processor, of which others want some.
 const LISTS_AT_ONCE: usize = 2;
+
+/// What is passed on while it comes, and of which no block has come for so long, ends: whoever asked for it may get it elsewhere sooner,
+/// and the place is for others. Sooner than a partner is given up by whom it is silent to, so that a place is never lost for longer
+/// through a chain of those who wait for the same.
+const STALLED: Duration = Duration::from_secs(2);
 
 /// What this daemon can give of a task.
 pub(crate) enum Served {
@@ -84,6 +91,7 @@ pub(crate) struct Server<F> {
     /// Whose turn it is.
     pub(crate) turns: Turns,
     pub(crate) quick: Quick,
+    pub(crate) lists: Arc<Lists>,
     pub(crate) throttles: Arc<Throttles>,
     pub(crate) metrics: Metrics,
     /// Who is believed who he is.
@@ -228,25 +236,43 @@ where
                 Served::Running { .. } | Served::Partial { .. } => status(StatusCode::NOT_FOUND),
             },
             "blocks" => self.blocks(&served, which).await,
-            "have" => self.have(task, asker, served),
+            "have" => {
+                let relays = request.headers().contains_key(RELAYS_HEADER);
+                self.have(task, asker, served, relays)
+            }
             _ => status(StatusCode::NOT_FOUND),
         }
     }
 
-    /// The hashes of the blocks of a piece, which are read for it: nobody keeps them.
+    /// The hashes of the blocks of a piece.
     async fn blocks(&self, served: &Served, piece: Option<&str>) -> Response<Body> {
         let file = served.file();
         let piece = piece.and_then(number).and_then(|piece| file.layout().piece(u32::try_from(piece).ok()?));
         let Some(piece) = piece.filter(|piece| served.has(*piece)) else {
             return status(StatusCode::NOT_FOUND);
         };
-        match self.hash_blocks(file, piece).await {
+        match self.blocks_of(served, piece).await {
             Some(hashes) => {
                 let hashes = hashes.iter().flat_map(BlockHash::as_bytes).copied().collect();
                 bytes("application/octet-stream", hashes)
             }
             None => status(StatusCode::NOT_FOUND),
         }
+    }
+
+    /// What the blocks of a piece that is here hash to: as it was kept, or else read for it.
+    async fn blocks_of(&self, served: &Served, piece: PieceIndex) -> Option<Arc<[BlockHash]>> {
+        let (file, hash) = (served.file(), served.hash(piece));
+        let count = file.layout().blocks_of(piece).len();
+        if let Some(kept) = hash.and_then(|hash| self.lists.get(&hash, count)) {
+            return Some(kept);
+        }
+        let list: Arc<[BlockHash]> = self.hash_blocks(file, piece).await?.into();
+        // A disk that has rotted proves nothing.
+        if let Some(hash) = hash.filter(|hash| hash::piece(file.layout(), &list) == *hash) {
+            self.lists.insert(hash, Arc::clone(&list));
+        }
+        Some(list)
     }
 
     async fn hash_blocks(&self, file: &Arc<TaskFile>, piece: PieceIndex) -> Option<Vec<BlockHash>> {
@@ -274,13 +300,18 @@ where
     ) -> Response<Body> {
         let file = served.file();
         let layout = file.layout();
-        let there = layout.whole().is_some_and(|whole| whole.intersect(range) == Some(range))
-            && layout.covering(range).all(|piece| served.has(PieceIndex::new(piece)));
-        if !there {
+        if layout.whole().is_none_or(|whole| whole.intersect(range) != Some(range)) {
             return status(StatusCode::NOT_FOUND);
         }
         let Some(piece) = layout.piece_at(range.start()) else { return status(StatusCode::NOT_FOUND) };
         let in_piece = layout.range(piece).intersect(range) == Some(range);
+        // In this order: what stops coming because it is here would be missed otherwise.
+        let relay = if in_piece { served.relay(piece) } else { None };
+        let here = layout.covering(range).all(|piece| served.has(PieceIndex::new(piece)));
+        let relay = relay.filter(|_| !here);
+        if !here && relay.is_none() {
+            return status(StatusCode::NOT_FOUND);
+        }
         let part = in_piece && layout.range(piece) != range;
         let small = part && range.len() <= SMALL_BYTES;
         let permit = small.then(|| Arc::clone(&self.quick.small).try_acquire_owned().ok()).flatten();
@@ -291,14 +322,16 @@ where
                 None => return busy(),
             },
         };
-        let proof = match asker.proof && in_piece {
-            true => self.hash_blocks(file, piece).await,
-            false => None,
+        let (relayed, known) = relay.unzip();
+        let proof = match known.filter(|_| asker.proof) {
+            None if asker.proof && in_piece => self.blocks_of(served, piece).await,
+            known => known,
         };
         let sending = Sending {
             file: Arc::clone(file),
             rest: Some(range),
             lent: Bytes::new(),
+            relayed,
             way: self.throttles.to(asker.host),
             lends: !asker.encrypted,
             metrics: self.metrics.clone(),
@@ -318,7 +351,7 @@ where
 
 impl<F> Server<F> {
     /// What is here, as lines that go on until the asker goes away or this daemon stops.
-    fn have(&self, task: TaskId, asker: Option<HostId>, served: Served) -> Response<Body> {
+    fn have(&self, task: TaskId, asker: Option<HostId>, served: Served, relays: bool) -> Response<Body> {
         let calls = asker.map(|asker| self.turns.listen(task, asker));
         let told = served.have_map();
         let first = Said::Have(told.clone());
@@ -326,7 +359,9 @@ impl<F> Server<F> {
             Served::Running { progress, .. } => Some(progress),
             Served::Complete { .. } | Served::Partial { .. } => None,
         };
-        let telling = Telling { progress, told, calls, shutdown: self.shutdown.clone() };
+        let listening = progress.as_ref().filter(|_| relays).map(|progress| progress.borrow().listen());
+        let (news, shutdown) = (VecDeque::new(), self.shutdown.clone());
+        let telling = Telling { progress, told, relayed: BTreeMap::new(), listening, news, calls, shutdown };
         let later = stream::unfold(telling, |mut telling| async {
             let said = telling.next().await?;
             Some((line(&said), telling))
@@ -381,6 +416,8 @@ struct Sending {
     rest: Option<ByteRange>,
     /// The first of `rest`, as far as it was lent.
     lent: Bytes,
+    /// Of a piece that is itself coming, and not here yet.
+    relayed: Option<Relayed>,
     /// Whether it may be lent: what is encrypted is read.
     lends: bool,
     way: Way,
@@ -395,15 +432,19 @@ impl Sending {
             return Ok(None);
         };
         self.place.place().inspect(|place| place.taken());
+        let there = if self.lent.is_empty() { self.there(rest).await? } else { rest };
         let taken = self.way.take(rest.len()).await;
         let next = ByteRange::new(rest.start(), rest.start() + taken.bytes()).unwrap_or(rest);
         if self.lent.is_empty() {
-            self.lent = if self.lends { self.file.lend(rest).await } else { self.file.read(rest).await }?;
+            self.lent = if self.lends { self.file.lend(there).await } else { self.file.read(there).await }?;
         }
         let length = next.len().min(FRAME_BYTES).min(self.lent.len() as u64);
         let bytes = self.lent.split_to(length as usize);
         taken.used(bytes.len() as u64);
         self.metrics.uploaded_bytes.inc_by(bytes.len() as u64);
+        if self.relayed.is_some() {
+            self.metrics.relayed_bytes.inc_by(bytes.len() as u64);
+        }
         self.rest = ByteRange::new(rest.start() + bytes.len() as u64, rest.end());
         if self.rest.is_none() {
             // With a known length, nobody asks for what follows the last frame.
@@ -412,6 +453,56 @@ impl Sending {
         self.place.place().inspect(|place| place.handed());
         Ok(Some((Frame::data(bytes), self)))
     }
+
+    /// What of `rest` is here, from its start on; waits for some of what is still to come.
+    async fn there(&mut self, rest: ByteRange) -> io::Result<ByteRange> {
+        let Some(relayed) = &mut self.relayed else { return Ok(rest) };
+        let layout = self.file.layout();
+        let end = match relayed.beyond(layout.block_at(rest.start()).unwrap_or_default()).await? {
+            Some(block) => layout.start_of(block).min(rest.end()),
+            None => {
+                self.relayed = None;
+                rest.end()
+            }
+        };
+        Ok(ByteRange::new(rest.start(), end).unwrap_or(rest))
+    }
+}
+
+/// A piece that is itself coming: one fetch of it.
+struct Relayed {
+    progress: watch::Receiver<Progress>,
+    piece: PieceIndex,
+    id: RelayId,
+}
+
+impl Relayed {
+    /// Waits until `block` is there; gives the block up to which all are, and `None` when that is all of the piece.
+    ///
+    /// # Errors
+    /// When it does not come that way any more, or not for too long.
+    async fn beyond(&mut self, block: u32) -> io::Result<Option<u32>> {
+        let (piece, id) = (self.piece, self.id);
+        let mut reach = Reach::Over;
+        let come = self.progress.wait_for(|progress| {
+            reach = progress.relayed(piece, id);
+            !matches!(reach, Reach::To(end) if end <= block)
+        });
+        match tokio::time::timeout(STALLED, come).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) => return Err(cut("the download has ended")),
+            Err(_) => return Err(cut("it comes no more")),
+        }
+        match reach {
+            Reach::Whole => Ok(None),
+            Reach::To(end) => Ok(Some(end)),
+            Reach::Over => Err(cut("its fetch has failed")),
+        }
+    }
+}
+
+fn cut(why: &str) -> io::Error {
+    io::Error::other(format!("a piece that is passed on: {why}"))
 }
 
 // === impl Served ===
@@ -429,6 +520,22 @@ impl Served {
             Self::Running { progress, .. } => progress.borrow().have().contains(piece),
             Self::Partial { have, .. } => have.contains(piece),
         }
+    }
+
+    /// What the piece hashes to, if that is at hand.
+    fn hash(&self, piece: PieceIndex) -> Option<PieceHash> {
+        match self {
+            Self::Complete { hashes, .. } => hashes.get(piece.as_usize()).copied(),
+            Self::Running { progress, .. } => progress.borrow().hash(piece).copied(),
+            Self::Partial { .. } => None,
+        }
+    }
+
+    /// The fetch by which the piece comes, if it may be passed on, and what its blocks hash to.
+    fn relay(&self, piece: PieceIndex) -> Option<(Relayed, Arc<[BlockHash]>)> {
+        let Self::Running { progress, .. } = self else { return None };
+        let (id, list) = progress.borrow().relay(piece)?;
+        Some((Relayed { progress: progress.clone(), piece, id }, list))
     }
 
     fn have_map(&self) -> PieceSet {
@@ -456,6 +563,10 @@ fn describe(served: &Served) -> Response<Body> {
 struct Telling {
     progress: Option<watch::Receiver<Progress>>,
     told: PieceSet,
+    /// The fetches that it was told of whose pieces are coming. It is told of none unless it listens.
+    relayed: BTreeMap<PieceIndex, RelayId>,
+    listening: Option<Listening>,
+    news: VecDeque<Said>,
     calls: Option<Calls>,
     shutdown: CancellationToken,
 }
@@ -464,13 +575,12 @@ impl Telling {
     /// The next thing to say. `None`: this daemon stops, or what it was bringing turned out to be wrong.
     async fn next(&mut self) -> Option<Said> {
         loop {
+            if let Some(news) = self.news.pop_front() {
+                return Some(news);
+            }
             tokio::select! {
                 changed = changed(&mut self.progress) => match changed {
-                    Ok(()) => {
-                        if let Some(news) = self.news()? {
-                            return Some(Said::Have(news));
-                        }
-                    }
+                    Ok(()) => self.look()?,
                     // It has ended: what is here stays here, and may be asked for.
                     Err(_) => self.progress = None,
                 },
@@ -480,9 +590,10 @@ impl Telling {
         }
     }
 
-    /// The pieces that came since; `None` when the download has failed.
-    fn news(&mut self) -> Option<Option<PieceSet>> {
-        let progress = self.progress.as_mut()?.borrow_and_update();
+    /// Looks for what came since, and what began to come; `None` when the download has failed.
+    fn look(&mut self) -> Option<()> {
+        let Some(progress) = &mut self.progress else { return Some(()) };
+        let progress = progress.borrow_and_update();
         if matches!(progress.state, State::Failed(_)) {
             return None;
         }
@@ -491,7 +602,20 @@ impl Telling {
             news.extend(progress.have().iter().filter(|piece| !self.told.contains(*piece)));
             self.told.extend(news.iter());
         }
-        Some(Some(news).filter(|news| !news.is_empty()))
+        self.news.extend(Some(news).filter(|news| !news.is_empty()).map(Said::Have));
+        if self.listening.is_some() {
+            let mut coming = PieceSet::empty(self.told.pieces());
+            let relays: BTreeMap<_, _> = progress.relays().collect();
+            coming.extend(
+                relays
+                    .iter()
+                    .filter(|(piece, id)| self.relayed.get(piece) != Some(id))
+                    .map(|(piece, _)| *piece),
+            );
+            self.relayed = relays;
+            self.news.extend(Some(coming).filter(|coming| !coming.is_empty()).map(Said::Coming));
+        }
+        Some(())
     }
 }
 
@@ -542,4 +666,26 @@ fn status(status: StatusCode) -> Response<Body> {
     let mut response = Response::new(Empty::new().map_err(|never| match never {}).boxed_unsync());
     *response.status_mut() = status;
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use darter_protocol::{BlockSet, PieceLayout};
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_no_more_is_not_waited_for_for_long() {
+        let layout = PieceLayout::new(PieceLayout::MIN_PIECE_SIZE).unwrap();
+        let (sender, progress) =
+            watch::channel(Progress::new(layout, PieceSet::empty(1), BlockSet::default()));
+        let (piece, list) = (PieceIndex::new(0), Arc::from([BlockHash::from([0; 32]); 16]));
+        let mut id = None;
+        sender.send_modify(|progress| id = Some(progress.begin_relay(piece, list)));
+        let mut relayed = Relayed { progress, piece, id: id.unwrap() };
+        sender.send_modify(|progress| progress.grow_relay(piece, relayed.id, 2));
+        assert_eq!(relayed.beyond(1).await.unwrap(), Some(2));
+        let began = tokio::time::Instant::now();
+        relayed.beyond(2).await.unwrap_err();
+        assert_eq!(began.elapsed(), STALLED);
+    }
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_stream::StreamExt;
 use tonic::transport::Channel;
@@ -32,6 +32,8 @@ pub(crate) enum Answer {
     Silence,
     /// As much as this, and nothing more.
     Stall(Vec<u8>),
+    /// As much as this, and when it is let to go on, that; with less than the head promises, the connection ends.
+    Gated(Vec<u8>, Vec<u8>),
 }
 
 pub(crate) fn honest(_: &str, honest: Vec<u8>, _: Vec<u8>) -> Answer {
@@ -54,6 +56,10 @@ struct Shared {
     proves: bool,
     /// The lines of its have-map, where it does not have everything.
     have: Option<String>,
+    /// Whom alone it gives content; others are to wait.
+    only: Option<&'static str>,
+    /// Closed when what is gated may go on.
+    gate: Semaphore,
     asked: AtomicUsize,
     sent: AtomicU64,
 }
@@ -71,19 +77,42 @@ impl Impostor {
         data: &[u8],
         (lie, proves): (Lie, bool),
     ) -> Self {
-        let mut this = Self::start(scheduler, task, data, (lie, proves), None).await;
-        let held =
-            HeldTask { task_id: task.as_bytes().to_vec().into(), content: Some(this.shared.content()) };
-        let inventory = AnnounceTaskRequest { host_id: "impostor".to_owned(), tasks: vec![held] };
-        this.client.announce_task(inventory).await.unwrap();
+        let mut this = Self::start(scheduler, task, data, (lie, proves), (None, None)).await;
+        this.announce().await;
         this
+    }
+
+    /// As [`Self::complete`]; it gives content to the one host alone, and tells others to wait.
+    pub(crate) async fn of_one(
+        scheduler: SocketAddr,
+        task: TaskId,
+        data: &[u8],
+        (lie, only): (Lie, &'static str),
+    ) -> Self {
+        let layout = PieceLayout::new(data.len() as u64).unwrap();
+        let have = format!("have 0-{}\n", layout.pieces() - 1);
+        let mut this = Self::start(scheduler, task, data, (lie, true), (Some(have), Some(only))).await;
+        this.announce().await;
+        this
+    }
+
+    /// Lets what is gated go on.
+    pub(crate) fn open_gate(&self) {
+        self.shared.gate.close();
+    }
+
+    async fn announce(&mut self) {
+        let task_id = self.shared.task.as_bytes().to_vec().into();
+        let held = HeldTask { task_id, content: Some(self.shared.content()) };
+        let inventory = AnnounceTaskRequest { host_id: "impostor".to_owned(), tasks: vec![held] };
+        self.client.announce_task(inventory).await.unwrap();
     }
 
     /// An honest one that takes part in the download of `data`, and has brought these pieces from the origin.
     pub(crate) async fn partner(scheduler: SocketAddr, task: TaskId, data: &[u8], pieces: &[u32]) -> Self {
         let list = pieces.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
         let have = format!("have {list}\n");
-        let mut this = Self::start(scheduler, task, data, (honest, true), Some(have)).await;
+        let mut this = Self::start(scheduler, task, data, (honest, true), (Some(have), None)).await;
         let (host_id, task_id) = ("impostor".to_owned(), task.as_bytes().to_vec().into());
         let register = RegisterPeerTaskRequest { host_id, task_id, held_bytes: 0, ..Default::default() };
         let first = this.client.register_peer_task(register).await.unwrap().into_inner();
@@ -126,7 +155,7 @@ impl Impostor {
         task: TaskId,
         data: &[u8],
         (lie, proves): (Lie, bool),
-        have: Option<String>,
+        (have, only): (Option<String>, Option<&'static str>),
     ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let host = Host {
@@ -150,6 +179,8 @@ impl Impostor {
             lie,
             proves,
             have,
+            only,
+            gate: Semaphore::new(0),
             asked: AtomicUsize::new(0),
             sent: AtomicU64::new(0),
         });
@@ -190,7 +221,7 @@ impl Shared {
         stream.set_nodelay(true).ok()?;
         let mut stream = BufReader::new(stream);
         loop {
-            let Request { path, range, proof } = request(&mut stream).await?;
+            let Request { path, range, proof, host } = request(&mut stream).await?;
             let rest = path.strip_prefix(&format!("/tasks/{}/", self.task))?;
             let (what, which) = rest.split_once('/').unwrap_or((rest, ""));
             if let (Some(have), "have") = (&self.have, what) {
@@ -199,6 +230,10 @@ impl Shared {
                 stream.write_all(lines.as_bytes()).await.ok()?;
                 // It has no more to say, and stays.
                 return std::future::pending().await;
+            }
+            if what == "data" && self.only.is_some_and(|only| host.as_deref() != Some(only)) {
+                stream.write_all(b"HTTP/1.1 503 \r\nContent-Length: 0\r\n\r\n").await.ok()?;
+                continue;
             }
             let answers = [&self.data, &self.other].map(|data| self.answer(data, what, which, range));
             let [Some(honest), Some(other)] = answers else {
@@ -223,6 +258,13 @@ impl Shared {
                 Answer::Cut(body) => ([with(length), body].concat(), true),
                 Answer::Silence => (with(length), false),
                 Answer::Stall(body) => ([with(length), body].concat(), false),
+                Answer::Gated(first, rest) => {
+                    stream.write_all(&[with(length), first.clone()].concat()).await.ok()?;
+                    // It is closed to let them on.
+                    let _ = self.gate.acquire().await;
+                    let ends = first.len() + rest.len() < length;
+                    (rest, ends)
+                }
             };
             stream.write_all(&answer).await.ok()?;
             if ends {
@@ -273,17 +315,19 @@ struct Request {
     /// The first and the last byte that it asks for.
     range: Option<(usize, usize)>,
     proof: bool,
+    host: Option<String>,
 }
 
 /// The next request; `None` at the end of the connection.
 async fn request(stream: &mut BufReader<TcpStream>) -> Option<Request> {
-    let (mut path, mut range, mut proof) = (None, None, false);
+    let (mut path, mut range, mut proof, mut host) = (None, None, false, None);
     loop {
         let mut line = String::new();
         if stream.read_line(&mut line).await.unwrap_or(0) == 0 {
             return None;
         }
         let line = line.trim();
+        host = line.strip_prefix("darter-host: ").map(str::to_owned).or(host);
         proof |= line.starts_with("darter-proof-wanted:");
         match (&path, line.strip_prefix("range: bytes=")) {
             (None, _) => path = line.split(' ').nth(1).map(str::to_owned),
@@ -292,7 +336,7 @@ async fn request(stream: &mut BufReader<TcpStream>) -> Option<Request> {
                 range = Some((first.parse().ok()?, last.parse().ok()?));
             }
             (Some(path), None) if line.is_empty() => {
-                return Some(Request { path: path.clone(), range, proof });
+                return Some(Request { path: path.clone(), range, proof, host });
             }
             _ => {}
         }

@@ -16,6 +16,7 @@ mod name_server;
 mod node;
 mod origin;
 mod ranges;
+mod relays;
 mod ring;
 
 use darter_p2p::{

@@ -104,7 +104,7 @@ impl World {
         let mut fates = vec![Fate::default(); 2];
         fates.extend(fate::draw(scenario, one_copy, &mut rng));
         let task = TaskId::from([7; 32]);
-        let mut net = Net::new(scenario.rate, scenario.latency);
+        let mut net = Net::new(scenario.rate, scenario.latency, scenario.block);
         net.add_host(scenario.origin_rate, scenario.origin_rate);
         let mut nodes = vec![None];
         let limits = match scenario.shape {
@@ -117,7 +117,7 @@ impl World {
             let slow = scenario.slow_every > 0 && no > SEED && no % scenario.slow_every == 0;
             let rate = if slow { scenario.rate / 4 } else { scenario.rate };
             net.add_host(rate, rate);
-            let mut node = Node::new(no, (task, layout), limits, scenario.places, scenario.seed);
+            let mut node = Node::new(no, (task, layout), scenario, limits);
             node.reads = scenario.readers;
             node.corrupt = fates[no].corrupt;
             node.parents = (scenario.shape == Shape::Tree).then_some(parents);
@@ -197,10 +197,13 @@ impl World {
                 self.kick(from);
             }
             Event::Came(sending, from) => {
+                let to = self.net.stream(sending.stream).map(|stream| stream.to);
                 if self.net.came(sending, self.clock.now()) {
                     self.handle_arrived(now, sending.stream);
                 }
                 self.kick(from);
+                // What has come may be passed on.
+                to.into_iter().for_each(|to| self.kick(to));
             }
             Event::Message(from, to, message) => self.handle_message(now, from, to, *message),
             Event::ToScheduler(from, talk, message) => self.handle_at_scheduler(now, from, talk, *message),
@@ -319,13 +322,13 @@ impl World {
                 let (at, talk) = (self.through(no, ORIGIN, after), self.places[no].talks);
                 self.clock.plan(at, Event::ToScheduler(no, talk, Box::new(message)));
             }
-            Out::Send { to, piece, upload } => self.upload(no, to, piece, upload),
+            Out::Send { to, piece, upload, source } => self.upload((no, to), piece, upload, source),
             Out::Run { run, first } => {
                 let bytes = self.layout.range(first).len();
                 let stream = self.net.open(
                     (ORIGIN, no),
                     (first, bytes, self.layout.length() - self.layout.range(first).start()),
-                    Cargo::Run(run),
+                    (Cargo::Run(run), None),
                 );
                 if let Some((known, _)) = self.nodes[no].as_mut().and_then(|node| node.runs.get_mut(&run)) {
                     *known = stream;
@@ -336,7 +339,13 @@ impl World {
         }
     }
 
-    fn upload(&mut self, no: HostNo, to: HostNo, piece: PieceIndex, upload: darter_swarm::UploadId) {
+    fn upload(
+        &mut self,
+        (no, to): (HostNo, HostNo),
+        piece: PieceIndex,
+        upload: darter_swarm::UploadId,
+        source: Option<StreamNo>,
+    ) {
         let asked = self.nodes[to].as_mut().and_then(|node| node.fetches.get_mut(&(no, piece)));
         let Some(asked) = asked.filter(|asked| asked.is_none()) else {
             // It was cancelled on the way.
@@ -344,20 +353,58 @@ impl World {
             self.clock.plan(after, Event::Message(to, no, Box::new(Message::HungUp(upload))));
             return;
         };
+        if source.is_some_and(|source| self.net.stream(source).is_none_or(|stream| stream.over)) {
+            // What it was to pass on has ended, and it is about to hear that.
+            let now = self.clock.instant();
+            self.nodes[no].iter_mut().for_each(|node| node.uploads.handle_sent(now, upload, false));
+            self.carry_out(no, Out::To(to, Message::Failed(piece)));
+            return;
+        }
         let bytes = self.layout.range(piece).len();
-        *asked = Some(self.net.open((no, to), (piece, bytes, bytes), Cargo::Piece(upload)));
+        let stream = self.net.open((no, to), (piece, bytes, bytes), (Cargo::Piece(upload), source));
+        *asked = Some(stream);
+        if let Some(stream) = self.net.stream_mut(stream).filter(|_| self.fates[no].corrupt) {
+            stream.lie();
+        }
+        self.carry_out(no, Out::To(to, Message::Head(piece)));
         self.kick(no);
     }
 
     fn end(&mut self, stream: StreamNo) {
         let Some(known) = self.net.stream(stream) else { return };
         let (from, to, cargo) = (known.from, known.to, known.cargo);
+        let (piece, fed) = (known.piece, self.net.take_fed(stream));
         self.net.end(stream);
+        self.settle_fed(to, piece, fed);
         if let Cargo::Piece(upload) = cargo {
             let after = self.clock.now() + self.scenario.latency;
             let at = self.through(from, to, after);
             self.clock.plan(at, Event::Message(to, from, Box::new(Message::HungUp(upload))));
         }
+    }
+
+    /// What fed these is over: whoever has the piece goes on with them, and whoever has not ends them.
+    fn settle_fed(&mut self, no: HostNo, piece: PieceIndex, fed: Vec<StreamNo>) {
+        let here = self.nodes[no].as_ref().is_some_and(|node| node.content[piece.as_usize()].is_some());
+        for stream in fed {
+            if here {
+                self.net.feed(stream, u64::MAX);
+                continue;
+            }
+            let Some((to, cargo)) = self.net.stream(stream).map(|stream| (stream.to, stream.cargo)) else {
+                continue;
+            };
+            let further = self.net.take_fed(stream);
+            self.net.end(stream);
+            if let Cargo::Piece(upload) = cargo
+                && let Some(node) = &mut self.nodes[no]
+            {
+                node.uploads.handle_sent(self.clock.instant(), upload, false);
+            }
+            self.carry_out(no, Out::To(to, Message::Cut(piece)));
+            self.settle_fed(to, piece, further);
+        }
+        self.kick(no);
     }
 
     fn kick(&mut self, host: HostNo) {
@@ -373,7 +420,6 @@ impl World {
         let bytes = self.layout.range(piece).len();
         match cargo {
             Cargo::Piece(upload) => {
-                self.net.end(no);
                 self.peer_bytes += bytes;
                 self.count_border(from, to, bytes);
                 let sent = self.nodes[from].as_ref().and_then(|node| node.content[piece.as_usize()]);
@@ -384,6 +430,9 @@ impl World {
                 if let Some(sent) = sent.filter(|_| !self.places[to].dead) {
                     self.with(to, |node| node.handle_piece(now, from, piece, sent));
                 }
+                let fed = self.net.take_fed(no);
+                self.net.end(no);
+                self.settle_fed(to, piece, fed);
             }
             Cargo::Run(run) => {
                 self.origin_bytes += bytes;
@@ -422,7 +471,19 @@ impl World {
         if matches!(message, Message::More(_)) && self.nodes[to].as_ref().is_some_and(Node::is_done) {
             return;
         }
+        // It may have hung up itself, and asked again: that is another stream.
+        if let Message::Cut(piece) = message
+            && !self.is_cut(from, to, piece)
+        {
+            return;
+        }
         self.with(to, |node| node.handle_message(now, from, message));
+    }
+
+    /// Whether what a host fetches from another comes in a stream, and that has ended.
+    fn is_cut(&self, from: HostNo, to: HostNo, piece: PieceIndex) -> bool {
+        let fetch = self.nodes[to].as_ref().and_then(|node| *node.fetches.get(&(from, piece))?);
+        fetch.is_some_and(|no| self.net.stream(no).is_none_or(|stream| stream.over))
     }
 
     // === hosts that come and go ===

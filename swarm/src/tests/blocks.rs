@@ -25,11 +25,27 @@ fn runs(actions: &[Action]) -> Vec<(RunId, Range<u32>)> {
 }
 
 fn part(n: u32, p: u32, blocks: Range<u32>) -> Action {
-    Action::Fetch { partner: host(n), piece: piece(p), blocks, spare: false, awaited: false, called: false }
+    Action::Fetch {
+        partner: host(n),
+        piece: piece(p),
+        blocks,
+        spare: false,
+        awaited: false,
+        relayed: false,
+        called: false,
+    }
 }
 
 fn awaited(n: u32, p: u32, blocks: Range<u32>) -> Action {
-    Action::Fetch { partner: host(n), piece: piece(p), blocks, spare: false, awaited: true, called: false }
+    Action::Fetch {
+        partner: host(n),
+        piece: piece(p),
+        blocks,
+        spare: false,
+        awaited: true,
+        relayed: false,
+        called: false,
+    }
 }
 
 #[test]
@@ -139,6 +155,7 @@ fn what_a_fetch_has_proven_comes_from_nobody_else() {
         blocks,
         spare: true,
         awaited: false,
+        relayed: false,
         called: false,
     };
     assert_eq!(drain(&mut swarm, now), vec![spare(37..48)]);

@@ -82,7 +82,18 @@ fn fetch(n: u32, p: u32) -> Action {
         blocks: blocks(p..p + 1),
         spare: false,
         awaited: false,
+        relayed: false,
         called: false,
+    }
+}
+
+/// Of a partner that is itself receiving it.
+fn relayed(n: u32, p: u32) -> Action {
+    match fetch(n, p) {
+        Action::Fetch { partner, piece, blocks, spare, awaited, called, .. } => {
+            Action::Fetch { partner, piece, blocks, spare, awaited, relayed: true, called }
+        }
+        other => other,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Which piece is asked of whom.
 
-use super::{all_of, asked, blocks, drain, fetch, hashed, host, new, piece, set, waits};
-use crate::{Action, Limits};
+use super::{all_of, asked, blocks, drain, fetch, hashed, host, new, piece, relayed, set, waits};
+use crate::{Action, Bridge, Limits, Side};
 use darter_protocol::PieceSet;
 use std::time::{Duration, Instant};
 
@@ -50,6 +50,7 @@ fn whoever_has_no_place_is_not_asked_before_it_calls() {
         blocks: blocks(2..3),
         spare: false,
         awaited: false,
+        relayed: false,
         called: true,
     };
     assert_eq!(actions[0], called, "what it would rather give");
@@ -73,7 +74,9 @@ fn what_nobody_else_has_is_asked_for_however_much_is_under_way() {
     swarm.handle_have(&host(5), set(40, [35, 36]));
     assert_eq!(drain(&mut swarm, now), vec![], "two have it by now");
     swarm.handle_partner_gone(&host(4));
-    (35..37).for_each(|n| swarm.handle_fetch_failed(piece(n), &host(4)));
+    for n in 35..37 {
+        swarm.handle_fetch_failed(piece(n), &host(4));
+    }
     assert_eq!(drain(&mut swarm, now).len(), 1, "and one again");
 }
 
@@ -149,4 +152,39 @@ fn what_a_partner_gets_meanwhile_is_asked_of_it() {
     assert_eq!(drain(&mut swarm, now), vec![], "before, it was no partner");
     swarm.handle_more(&host(1), [piece(1)]);
     assert_eq!(drain(&mut swarm, now), vec![fetch(1, 1)]);
+}
+
+#[test]
+fn what_a_partner_has_is_asked_before_what_it_is_receiving_and_that_only_of_the_same_side() {
+    let (mut swarm, now) = (hashed(8), Instant::now());
+    swarm.handle_have(&host(1), set(8, [3]));
+    swarm.handle_coming(&host(1), piece(5));
+    assert_eq!(drain(&mut swarm, now), [fetch(1, 3), relayed(1, 5)]);
+    // It may be asked for what it has.
+    swarm.handle_bridge(Bridge::new(0, 1));
+    swarm.handle_side(&host(2), Side::Across);
+    swarm.handle_have(&host(2), set(8, []));
+    swarm.handle_coming(&host(2), piece(6));
+    assert_eq!(drain(&mut swarm, now), []);
+    swarm.handle_more(&host(2), [piece(7)]);
+    assert_eq!(drain(&mut swarm, now), [fetch(2, 7)]);
+    swarm.handle_coming(&host(3), piece(6));
+    assert_eq!(drain(&mut swarm, now), [], "one that is no partner");
+}
+
+#[test]
+fn what_is_only_coming_is_nobodys_and_asked_no_more_of_one_that_did_not_pass_it_on() {
+    let (mut swarm, now) = (hashed(4), Instant::now());
+    swarm.handle_have(&host(1), set(4, []));
+    swarm.handle_coming(&host(1), piece(2));
+    swarm.handle_coming(&host(1), piece(2));
+    assert!(swarm.awaits_promise(), "nobody has shown that he has it");
+    assert_eq!(drain(&mut swarm, now), [relayed(1, 2)]);
+    swarm.handle_fetch_failed(piece(2), &host(1));
+    assert_eq!(drain(&mut swarm, now), []);
+    swarm.handle_coming(&host(1), piece(2));
+    assert_eq!(drain(&mut swarm, now), [relayed(1, 2)], "it receives it again");
+    swarm.handle_fetch_failed(piece(2), &host(1));
+    swarm.handle_more(&host(1), [piece(2)]);
+    assert_eq!(drain(&mut swarm, now), [fetch(1, 2)]);
 }

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 enum Step {
     Have(u32, Vec<u32>),
     More(u32, u32),
+    Coming(u32, u32),
     Gone(u32),
     Hash(u32),
     Come(u32, Option<u32>),
@@ -30,6 +31,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         (0..5u32, prop::collection::vec(0..24u32, 0..24)).prop_map(|(host, have)| Step::Have(host, have)),
         (0..5u32, 0..24u32).prop_map(|(host, piece)| Step::More(host, piece)),
+        (0..5u32, 0..25u32).prop_map(|(host, piece)| Step::Coming(host, piece)),
         (0..5u32).prop_map(Step::Gone),
         (0..24u32).prop_map(Step::Hash),
         (0..5u32, prop::option::of(0..24u32)).prop_map(|(host, best)| Step::Come(host, best)),
@@ -64,6 +66,7 @@ struct Asked {
     /// The blocks before this one were proven on the way.
     proven: u32,
     spare: bool,
+    relayed: bool,
     cancelled: bool,
 }
 
@@ -79,7 +82,9 @@ impl Crew {
     fn follow(&mut self, swarm: &mut Swarm) -> Result<(), TestCaseError> {
         while let Some(action) = swarm.poll_action(self.now, &mut self.rng) {
             match action {
-                Action::Fetch { partner, piece, blocks, spare, .. } => {
+                Action::Fetch { partner, piece, blocks, spare, relayed, .. } => {
+                    prop_assert_eq!(relayed, !swarm.partners[&partner].have.contains(piece));
+                    prop_assert!(!(relayed && spare), "a relay is no second source");
                     prop_assert!(!blocks.is_empty() && self.came.within(blocks.clone()).next().is_none());
                     let same: Vec<_> = self.fetches.iter().filter(|other| other.piece == piece).collect();
                     prop_assert_eq!(!same.is_empty(), spare, "one writes, others are spares");
@@ -91,7 +96,8 @@ impl Crew {
                     let (number, proven) = (self.asked, blocks.start);
                     self.asked += 1;
                     let cancelled = false;
-                    self.fetches.push(Asked { partner, piece, blocks, number, proven, spare, cancelled });
+                    let asked = Asked { partner, piece, blocks, number, proven, spare, relayed, cancelled };
+                    self.fetches.push(asked);
                 }
                 Action::Cancel { partner, piece } => {
                     let fetch = self
@@ -144,7 +150,10 @@ impl Crew {
                     self.fetches.push(asked);
                 }
                 1 if !asked.cancelled => swarm.handle_busy(self.now, &asked.partner, asked.piece),
-                _ => swarm.handle_fetch_failed(asked.piece, &asked.partner),
+                _ => {
+                    let relayed = swarm.handle_fetch_failed(asked.piece, &asked.partner);
+                    assert_eq!(relayed, asked.relayed);
+                }
             }
             return;
         }
@@ -207,14 +216,14 @@ impl Crew {
         self.now = until;
     }
 
-    /// From now on everything goes well.
+    /// From now on everything goes well, but for those who were to pass on what they are receiving: that never comes.
     fn finish(&mut self, swarm: &mut Swarm) -> Result<(), TestCaseError> {
         for _ in 0..200 {
             swarm.handle_promises_broken();
             // Who brings a spare waits until those before it have ended.
             self.fetches.sort_by_key(|asked| asked.number);
             for asked in std::mem::take(&mut self.fetches) {
-                if asked.cancelled || self.came.contains_all(&asked.blocks) {
+                if asked.cancelled || asked.relayed || self.came.contains_all(&asked.blocks) {
                     swarm.handle_fetch_failed(asked.piece, &asked.partner);
                 } else {
                     self.came(swarm, asked.blocks, Some(&asked.partner));
@@ -236,6 +245,7 @@ fn play(swarm: &mut Swarm, crew: &mut Crew, steps: Vec<Step>) -> Result<(), Test
         match step {
             Step::Have(n, have) => swarm.handle_have(&host(n), set(24, have)),
             Step::More(n, p) => swarm.handle_more(&host(n), [piece(p)]),
+            Step::Coming(n, p) => swarm.handle_coming(&host(n), piece(p)),
             Step::Gone(n) => swarm.handle_partner_gone(&host(n)),
             Step::Hash(n) => swarm.handle_hash(piece(n)),
             Step::Come(n, best) => swarm.handle_come(&host(n), best.map(piece)),

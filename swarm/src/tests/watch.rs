@@ -1,6 +1,6 @@
 //! Who is slow or silent.
 
-use super::{all_of, blocks, drain, fetch, hashed, host, new, piece, set};
+use super::{all_of, blocks, drain, fetch, hashed, host, new, piece, relayed, set};
 use crate::watch::SILENT;
 use crate::{Action, Limits, Swarm};
 use darter_protocol::PieceSet;
@@ -13,6 +13,7 @@ fn spare(n: u32, p: u32) -> Action {
         blocks: blocks(p..p + 1),
         spare: true,
         awaited: false,
+        relayed: false,
         called: false,
     }
 }
@@ -235,4 +236,61 @@ fn those_who_trickle_keep_no_place_from_one_who_is_fast() {
         6 + asked.len() + drain(swarm, later).len()
     };
     assert!(most(&mut swarm) <= 12);
+}
+
+#[test]
+fn one_that_passes_on_what_does_not_come_is_not_blamed_and_the_piece_is_asked_elsewhere() {
+    let mut now = Instant::now();
+    let mut swarm = hashed(8);
+    swarm.handle_have(&host(1), set(8, []));
+    for p in 0..8 {
+        swarm.handle_coming(&host(1), piece(p));
+        let before = drain(&mut swarm, now);
+        assert_eq!(before, [relayed(1, p)]);
+        // Of one that has it the others take it over, as of any.
+        swarm.handle_have(&host(2), set(8, [p]));
+        now += SILENT;
+        swarm.handle_timeout(now, |_, _| None);
+        assert_eq!(drain(&mut swarm, now), [spare(2, p)]);
+        swarm.handle_piece(now, piece(p), Some(&host(2)));
+        assert_eq!(drain(&mut swarm, now), [cancel(1, p)]);
+        swarm.handle_fetch_failed(piece(p), &host(1));
+        swarm.handle_partner_gone(&host(2));
+    }
+}
+
+#[test]
+fn a_relay_that_stays_silent_is_given_up_and_its_partner_stays() {
+    let now = Instant::now();
+    let mut swarm = hashed(2);
+    swarm.handle_have(&host(1), set(2, []));
+    swarm.handle_coming(&host(1), piece(0));
+    assert_eq!(drain(&mut swarm, now), [relayed(1, 0)]);
+    let mut later = now;
+    while later < now + Duration::from_secs(20) && drain(&mut swarm, later).is_empty() {
+        later = swarm.poll_timeout().unwrap();
+        swarm.handle_timeout(later, |_, _| None);
+    }
+    assert_eq!(later, now + 2 * SILENT);
+    swarm.handle_fetch_failed(piece(0), &host(1));
+    swarm.handle_more(&host(1), [piece(1)]);
+    assert_eq!(drain(&mut swarm, later), [fetch(1, 1)]);
+}
+
+#[test]
+fn of_pieces_too_large_to_bring_twice_a_relayed_one_moves_to_whoever_has_it() {
+    let now = Instant::now();
+    let mut swarm = new(1, Limits { spares: 0, ..Limits::default() });
+    swarm.set_wanted(all_of(0..1));
+    swarm.handle_hash(piece(0));
+    swarm.handle_have(&host(1), set(1, []));
+    swarm.handle_coming(&host(1), piece(0));
+    assert_eq!(drain(&mut swarm, now), [relayed(1, 0)]);
+    swarm.handle_timeout(now + SILENT, |_, _| None);
+    assert_eq!(drain(&mut swarm, now + SILENT), [], "nobody has it");
+    swarm.handle_have(&host(2), set(1, [0]));
+    swarm.handle_timeout(now + 2 * SILENT, |_, _| None);
+    assert_eq!(drain(&mut swarm, now + 2 * SILENT), [cancel(1, 0)]);
+    swarm.handle_fetch_failed(piece(0), &host(1));
+    assert_eq!(drain(&mut swarm, now + 2 * SILENT), [fetch(2, 0)]);
 }

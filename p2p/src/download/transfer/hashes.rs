@@ -27,8 +27,12 @@ pub(super) struct Hashes {
 const MAX_LISTS: usize = 256;
 
 impl Hashes {
-    /// `blocks` of one piece are there. Gives what the piece hashes to, if that was the last of it.
-    pub(super) fn add(&mut self, layout: &PieceLayout, blocks: &[(u32, BlockHash)]) -> Option<PieceHash> {
+    /// `blocks` of one piece are there. Gives what the piece and its blocks hash to, if that was the last of it.
+    pub(super) fn add(
+        &mut self,
+        layout: &PieceLayout,
+        blocks: &[(u32, BlockHash)],
+    ) -> Option<(PieceHash, Arc<[BlockHash]>)> {
         let piece = layout.piece_of(blocks.first()?.0);
         self.blocks.extend(blocks.iter().copied());
         self.unnoted.extend(blocks.iter().map(|(block, _)| *block));
@@ -42,7 +46,7 @@ impl Hashes {
             self.unnoted.remove(&block);
         }
         self.lists.remove(&piece);
-        Some(hash::piece(layout, &hashes))
+        Some((hash::piece(layout, &hashes), hashes.into()))
     }
 
     pub(super) fn remember(&mut self, piece: PieceIndex, list: Arc<[BlockHash]>) {

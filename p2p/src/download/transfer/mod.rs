@@ -426,8 +426,8 @@ impl Transfer {
             if of_all.is_none() {
                 self.swarm.handle_blocks(Instant::now().into_std(), run, partner);
             }
-            if let Some(hash) = complete {
-                self.take_piece(piece, hash, of_all)?;
+            if let Some((hash, list)) = complete {
+                self.take_piece(piece, (hash, list), of_all)?;
                 if partner.is_none_or(|partner| self.swarm.is_across(partner)) {
                     self.download.shared.turns.fetched(self.download.task, piece, layout.pieces());
                 }
@@ -443,7 +443,7 @@ impl Transfer {
     fn take_piece(
         &mut self,
         piece: PieceIndex,
-        hash: PieceHash,
+        (hash, list): (PieceHash, Arc<[BlockHash]>),
         partner: Option<&HostId>,
     ) -> Result<(), End> {
         let known = self.hashes.pieces[piece.as_usize()].replace(hash);
@@ -453,7 +453,8 @@ impl Transfer {
         self.partial.note(piece, &hash);
         self.counts.held += self.layout.range(piece).len();
         self.swarm.handle_piece(Instant::now().into_std(), piece, partner);
-        self.bench.progress.send_modify(|progress| progress.complete(piece));
+        self.download.shared.lists.insert(hash, list);
+        self.bench.progress.send_modify(|progress| progress.complete(piece, hash));
         Ok(())
     }
 

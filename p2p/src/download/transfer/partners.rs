@@ -120,11 +120,16 @@ impl Transfer {
                 Ok(())
             }
             Err(error) => {
-                self.swarm.handle_fetch_failed(piece, partner);
+                let relayed = self.swarm.handle_fetch_failed(piece, partner);
                 // What it has proven before.
                 self.note_blocks();
                 match error {
                     PieceError::Cancelled => Ok(()),
+                    // What it was itself receiving it does not get any more; if it is gone, it says nothing more either.
+                    PieceError::Peer(PeerError::NotHeld | PeerError::Unreachable) if relayed => {
+                        tracing::debug!(task = %self.download.task, %partner, %piece, "a piece is not passed on any more");
+                        Ok(())
+                    }
                     PieceError::Peer(error) => {
                         self.drop_partner(partner, &error);
                         Ok(())
@@ -180,7 +185,8 @@ impl Transfer {
         let Some(neighbour) = self.neighbours.get_mut(partner) else { return };
         match said {
             Said::Come(best) => self.swarm.handle_come(partner, best),
-            Said::Have(_) if neighbour.complete => {}
+            Said::Have(_) | Said::Coming(_) if neighbour.complete => {}
+            Said::Coming(coming) => coming.iter().for_each(|piece| self.swarm.handle_coming(partner, piece)),
             Said::Have(more) if neighbour.heard => self.swarm.handle_more(partner, more.iter()),
             Said::Have(all) => {
                 neighbour.heard = true;
