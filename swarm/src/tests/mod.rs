@@ -1,6 +1,7 @@
 //! What a swarm does, event by event; whatever happens, in `property.rs`.
 
 mod blocks;
+mod border;
 mod bucket;
 mod origin;
 mod partners;
