@@ -18,9 +18,9 @@ use tonic::{Request, Response, Status};
 /// Bytes of a request: a few hundred are one.
 const MAX_MESSAGE_BYTES: usize = 8 << 10;
 
-/// Calls of a connection to join by, at most: one is one. Thousands would fit into it, each of which the server keeps for as long as
+/// Calls of a connection to join by, at most: one is made, and again if it fails. Thousands would fit into it, each of which the server keeps for as long as
 /// its body does not come.
-const JOINING_CALLS: usize = 4;
+const JOINING_CALLS: usize = 16;
 
 /// Requests that are worked on at once.
 const AT_ONCE: usize = 4;
