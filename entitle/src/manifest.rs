@@ -19,10 +19,10 @@ struct Manifest {
     #[serde(rename = "schemaVersion")]
     schema_version: u8,
     config: Option<Descriptor>,
-    #[serde(default)]
-    layers: Vec<Descriptor>,
-    #[serde(default)]
-    manifests: Vec<Descriptor>,
+    layers: Option<Vec<Descriptor>>,
+    manifests: Option<Vec<Descriptor>>,
+    #[serde(rename = "mediaType")]
+    media_type: Option<String>,
     #[serde(flatten)]
     rest: HashMap<String, IgnoredAny>,
 }
@@ -39,19 +39,38 @@ struct Descriptor {
 
 /// Whether a reader that does not mind the case of keys, as Go's JSON, may have understood something else: the registry
 /// would then have checked other digests than stand here.
+/// Whether that is the type of an index, or of an image manifest; `None`: of something else.
+fn is_index(media_type: &str) -> Option<bool> {
+    let is = |part| media_type.contains(part);
+    if is(".index.") || is(".manifest.list.") {
+        Some(true)
+    } else {
+        (is(".image.manifest.") || is(".distribution.manifest.")).then_some(false)
+    }
+}
+
 fn is_ambiguous(rest: &HashMap<String, IgnoredAny>) -> bool {
     const KEYS: [&str; 6] = ["schemaVersion", "config", "layers", "manifests", "digest", "urls"];
     rest.keys().any(|key| !key.is_ascii() || KEYS.iter().any(|known| known.eq_ignore_ascii_case(key)))
 }
 
 /// The digests that `manifest` says are in its repository, as `algorithm:hex`. `None` for what is no manifest.
-pub fn members(manifest: &[u8]) -> Option<Vec<String>> {
+pub fn members(content_type: Option<&str>, manifest: &[u8]) -> Option<Vec<String>> {
     let manifest = serde_json::from_slice::<Manifest>(manifest).ok()?;
-    let Manifest { schema_version, config, layers, manifests, rest } = manifest;
+    let Manifest { schema_version, config, layers, manifests, media_type, rest } = manifest;
     if !matches!(schema_version, 1 | 2) {
         return None;
     }
-    let all: Vec<Descriptor> = config.into_iter().chain(layers).chain(manifests).collect();
+    // A registry looks at the list of what it takes the body for, and whoever pushed it says which that is: the other list is not
+    // known to be there.
+    let is_image = config.is_some() || layers.is_some();
+    let index = [content_type, media_type.as_deref()].map(|said| said.and_then(is_index));
+    let fits = index.into_iter().flatten().all(|index| if index { !is_image } else { manifests.is_none() });
+    if !fits || is_image && manifests.is_some() {
+        return Some(Vec::new());
+    }
+    let lists = layers.into_iter().chain(manifests).flatten();
+    let all: Vec<Descriptor> = config.into_iter().chain(lists).collect();
     if is_ambiguous(&rest) || all.iter().any(|descriptor| is_ambiguous(&descriptor.rest)) {
         return Some(Vec::new());
     }
@@ -74,13 +93,13 @@ mod tests {
             "config":{"mediaType":"a","digest":"sha256:c","size":1},
             "layers":[{"digest":"sha256:l1","size":2},{"digest":"sha256:l2"},{"digest":"sha256:f","urls":["https://x/"]}],
             "annotations":{"k":"v"}}"#;
-        assert_eq!(members(manifest).unwrap(), ["sha256:c", "sha256:l1", "sha256:l2"]);
+        assert_eq!(members(None, manifest).unwrap(), ["sha256:c", "sha256:l1", "sha256:l2"]);
     }
 
     #[test]
     fn an_index_names_its_manifests() {
         let index = br#"{"schemaVersion":2,"manifests":[{"digest":"sha256:m1"},{"digest":"sha256:m2"}]}"#;
-        assert_eq!(members(index).unwrap(), ["sha256:m1", "sha256:m2"]);
+        assert_eq!(members(None, index).unwrap(), ["sha256:m1", "sha256:m2"]);
     }
 
     #[test]
@@ -91,9 +110,27 @@ mod tests {
             r#""layers":[{"digest":"sha256:victim"}],"layers":[{"digest":"sha256:own"}]"#,
             r#""layers":[{"digest":"sha256:victim"}],"schemaversion":1"#,
             r#""blobs":[{"digest":"sha256:victim"}]"#,
+            r#""layers":[{"digest":"sha256:own"}],"manifests":[{"digest":"sha256:victim"}]"#,
+            r#""config":{"digest":"sha256:victim"},"manifests":[]"#,
+            r#""mediaType":"application/vnd.oci.image.index.v1+json","layers":[{"digest":"sha256:victim"}]"#,
+            r#""mediaType":"application/vnd.oci.image.manifest.v1+json","manifests":[{"digest":"sha256:victim"}]"#,
         ] {
             let manifest = format!(r#"{{"schemaVersion":2,{manifest}}}"#);
-            assert!(members(manifest.as_bytes()).unwrap_or_default().is_empty(), "{manifest}");
+            assert!(members(None, manifest.as_bytes()).unwrap_or_default().is_empty(), "{manifest}");
+        }
+    }
+
+    #[test]
+    fn what_a_registry_calls_it_says_which_list_it_has_looked_at() {
+        let (layers, manifests) =
+            (r#""layers":[{"digest":"sha256:a"}]"#, r#""manifests":[{"digest":"sha256:a"}]"#);
+        let image = "application/vnd.docker.distribution.manifest.v2+json";
+        let list = "application/vnd.docker.distribution.manifest.list.v2+json; charset=utf-8";
+        for (said, body, named) in
+            [(image, layers, 1), (list, manifests, 1), (image, manifests, 0), (list, layers, 0)]
+        {
+            let body = format!(r#"{{"schemaVersion":2,{body}}}"#);
+            assert_eq!(members(Some(said), body.as_bytes()).unwrap().len(), named, "{said} {body}");
         }
     }
 
@@ -111,7 +148,7 @@ mod tests {
             "{}",
             "null",
         ] {
-            assert_eq!(members(bytes.as_bytes()), None, "{bytes}");
+            assert_eq!(members(None, bytes.as_bytes()), None, "{bytes}");
         }
     }
 }

@@ -274,7 +274,9 @@ impl Gate {
         let whole = *method == Method::GET && !answer.headers().contains_key(header::CONTENT_ENCODING);
         let reading = whole.then(|| Arc::clone(&self.reading).try_acquire_owned().ok()).flatten();
         if let Some(reading) = reading {
-            let proof = Proof { place, caller, ends: asker.ends(), digest };
+            let said = answer.headers().get(header::CONTENT_TYPE);
+            let content_type = said.and_then(|said| said.to_str().ok()).map(str::to_owned);
+            let proof = Proof { place, caller, ends: asker.ends(), digest, content_type };
             let gate = Arc::clone(self);
             return answer.map(|body| Watched::new(body, gate, proof, reading));
         }

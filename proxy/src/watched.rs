@@ -31,6 +31,8 @@ pub(crate) struct Proof {
     pub(crate) ends: Option<Instant>,
     /// The digest by which it was asked for.
     pub(crate) digest: Option<String>,
+    /// What the registry says that it is.
+    pub(crate) content_type: Option<String>,
 }
 
 /// A manifest that passes by.
@@ -76,7 +78,7 @@ impl Watched {
 impl Proof {
     /// The digests that are in the place, if the body is what was asked for: has the digest, or is a manifest at all.
     fn borne_out(&self, body: &[u8]) -> Option<Vec<String>> {
-        let members = members(body);
+        let members = members(self.content_type.as_deref(), body);
         let own = match &self.digest {
             Some(digest) => is_of(digest, body).then(|| digest.clone())?,
             None => {
@@ -140,7 +142,7 @@ mod tests {
     fn proven(digest: Option<&str>, body: &str) -> Option<usize> {
         let place = Place { registry: String::new(), repository: String::new() };
         let digest = digest.map(str::to_owned);
-        let proof = Proof { place, caller: Caller::Anonymous, ends: None, digest };
+        let proof = Proof { place, caller: Caller::Anonymous, ends: None, digest, content_type: None };
         proof.borne_out(body.as_bytes()).map(|digests| digests.len())
     }
 
