@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,7 +11,6 @@ use std::time::Duration;
 use clap::Subcommand;
 use darter_protocol::daemon as proto;
 use darter_protocol::daemon::daemon_client::DaemonClient;
-use darter_protocol::daemon::download_response::Part as Item;
 use indicatif::{ProgressBar, ProgressStyle};
 use rustix::fs::OFlags;
 use tonic::transport::Channel;
@@ -22,6 +22,7 @@ use crate::get::foreign::Foreign;
 use crate::get::part::Part;
 use crate::socket::Place;
 use crate::socket::client::{self, failure};
+use crate::socket::lent::Loans;
 
 /// What `darter cache` takes.
 #[derive(Debug, clap::Args)]
@@ -176,7 +177,7 @@ async fn import(
     let name = || path.file_name().map(|name| name.to_string_lossy().into_owned());
     let id = id.or_else(name).ok_or_else(|| Failure::usage_because("say by --id what it is to be called"))?;
     let file = open(path.to_owned()).await?;
-    let mut client = client::connect_with(&more.place.find()?, Some(&file)).await?;
+    let mut client = client::connect_with(&more.place.find()?, Some(file.as_fd())).await?;
     // The daemon has it now. To close it may take for ever, and must not keep anybody from hearing of that.
     drop(tokio::task::spawn_blocking(move || drop(file)));
     let content = proto::Cached { id: id.clone(), tag: more.tag, owner: more.owner, task: String::new() };
@@ -331,14 +332,14 @@ async fn stat(named: &Named, local: bool, json: bool) -> exit::Result {
 }
 
 async fn export(named: &Named, output: &Path, local: bool, json: bool) -> exit::Result {
-    let mut client = client::connect(&named.more.place.find()?).await?;
+    let (mut client, loans) = client::connect_to_borrow(&named.more.place.find()?).await?;
     let content = named.content();
     let id = named.shown();
     let answer = client.export_task(proto::ExportTaskRequest { content: Some(content), local }).await;
     let stream = answer.map_err(|status| failure(&status))?.into_inner();
     let (mut part, _) = Part::open(output, "")?;
     part.restart()?;
-    match receive(stream, &mut part).await {
+    match receive(stream, loans, &mut part).await {
         Ok(bytes) => {
             part.finish()?;
             say(
@@ -356,13 +357,16 @@ async fn export(named: &Named, output: &Path, local: bool, json: bool) -> exit::
 }
 
 /// The daemon gives every byte, or the stream ends with an error.
-async fn receive(mut stream: Streaming<proto::DownloadResponse>, part: &mut Part) -> exit::Result<u64> {
+async fn receive(
+    mut stream: Streaming<proto::DownloadResponse>,
+    mut loans: Loans,
+    part: &mut Part,
+) -> exit::Result<u64> {
     let mut bytes = 0;
     while let Some(message) = stream.message().await.map_err(|status| failure(&status))? {
-        if let Some(Item::Data(data)) = message.part {
-            part.write(&data)?;
-            bytes += data.len() as u64;
-        }
+        let bit = loans.bit(message.part)?;
+        bytes += bit.length();
+        part.write(bit, None)?;
     }
     Ok(bytes)
 }

@@ -46,7 +46,13 @@ pub struct Fetch {
     pub headers: HeaderMap,
     /// What the whole must hash to.
     pub digest: Option<Digest>,
+    /// Whoever gets the answer's bytes does not read them: they may be lent (`darter_p2p::ContentBody::lend`).
+    pub lends: bool,
 }
+
+/// Set where [`Fetch::lends`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Lends;
 
 impl fmt::Debug for Fetch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -89,12 +95,15 @@ impl Proxy {
     }
 
     async fn answer_named(&self, fetch: Fetch, record: &mut Pending) -> Result<Answer, Refusal> {
-        let Fetch { uid: _, url, mut headers, digest } = fetch;
+        let Fetch { uid: _, url, mut headers, digest, lends } = fetch;
         crate::headers::hide_credentials(&mut headers);
         OF_CONNECTIONS.iter().for_each(|name| drop(headers.remove(name)));
         let mut request = Request::new(Empty::<Bytes>::new());
         *request.uri_mut() = url;
         *request.headers_mut() = headers;
+        if lends {
+            request.extensions_mut().insert(Lends);
+        }
         let settings = self.settings();
         let seen = Seen {
             method: &Method::GET,
@@ -152,6 +161,7 @@ mod tests {
             url: "http://me:hunter2@a.example/file?sig=hunter2".parse().unwrap(),
             headers: HeaderMap::from_iter([shown]),
             digest: None,
+            lends: false,
         };
         let printed = format!("{fetch:?}");
         assert!(printed.contains("a.example") && printed.contains("x-own"), "{printed}");

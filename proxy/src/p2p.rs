@@ -8,6 +8,7 @@ use crate::entitle::{Asker, Entitled};
 use crate::headers::Switch;
 use crate::labels::Outcome;
 use crate::multipart::Envelope;
+use crate::named::Lends;
 use crate::pipeline::Answer;
 use crate::range::{self, Asked, Plan};
 use crate::refusal::Refusal;
@@ -170,7 +171,10 @@ where
         }
         Ok(Found::Content { mut content, parts }) => {
             // Several parts are put together before they are sent.
-            if parts.len() < 2 && request.extensions().get::<Came>().is_some_and(|came| came.plain) {
+            let extensions = request.extensions();
+            let lends = extensions.get::<Came>().is_some_and(|came| came.plain)
+                || extensions.get::<Lends>().is_some();
+            if parts.len() < 2 && lends {
                 content.body = content.body.lend();
             }
             if length.is_some() {

@@ -7,6 +7,8 @@
 //! Invariant: while a region lives, its addresses are its own, so that bytes are never taken for a part of a file that they
 //! are not.
 //!
+//! Whoever else can do more with a part of a file than read it asks [`find`] what his bytes are.
+//!
 //! What has left the page cache between the two is waited for by the thread that sends it, as everywhere that sendfile is used.
 //!
 //! What it is not for: a file that somebody may cut short. A socket that is to send what is gone says so, but whoever reads
@@ -16,5 +18,5 @@ mod region;
 mod socket;
 mod sys;
 
-pub use region::region;
+pub use region::{Source, find, region};
 pub use socket::Socket;

@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, PoisonError, RwLock};
 
 /// A file that regions keep open.
-type Source = Arc<dyn AsFd + Send + Sync>;
+pub type Source = Arc<dyn AsFd + Send + Sync>;
 
 /// All regions of the process, by their first address.
 static REGIONS: RwLock<BTreeMap<usize, Part>> = RwLock::new(BTreeMap::new());
@@ -56,8 +56,8 @@ where
     Ok(Some(Bytes::from_owner(region).slice(before..)))
 }
 
-/// Where these bytes stand in a file, if they are a region's.
-pub(crate) fn find(bytes: &[u8]) -> Option<(Source, u64)> {
+/// Where these bytes stand in a file, if they are a region's: the file, and the offset in it in bytes.
+pub fn find(bytes: &[u8]) -> Option<(Source, u64)> {
     let address = bytes.as_ptr().addr();
     let regions = read();
     let (start, part) = regions.range(..=address).next_back()?;

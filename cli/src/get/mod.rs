@@ -150,7 +150,7 @@ async fn download(get: &Get, show: &Show) -> exit::Result {
     let text = get.url.as_ref().or(get.url_flag.as_ref()).map_or("", String::as_str);
     let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
     let url = url.ok_or_else(|| Failure::usage_because("that is no URL: expected http:// or https://"))?;
-    let client = client::connect(&get.place.find()?).await?;
+    let client = client::connect_to_borrow(&get.place.find()?).await?;
     let mut transfer = Transfer::new(client, headers(get), get.digest, get.limit);
     if get.recursive {
         let folder = get.output.clone().unwrap_or_else(|| PathBuf::from("."));

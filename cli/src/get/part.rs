@@ -17,6 +17,7 @@ use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use crate::exit::{self, Failure};
+use crate::socket::lent::Bit;
 
 /// Changes with every boot of the host (proc(5)).
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -113,9 +114,20 @@ impl Part {
         }
     }
 
-    /// Writes the next bytes.
-    pub(crate) fn write(&mut self, bytes: &[u8]) -> exit::Result {
-        self.file.write_all(bytes).map_err(|error| cannot_write(&self.path, &error))
+    /// Writes the next bytes, which `hash` is fed with.
+    pub(crate) fn write(&mut self, bit: Bit<'_>, mut hash: Option<&mut Context>) -> exit::Result {
+        let fail = |error: io::Error| cannot_write(&self.path, &error);
+        let rest = match bit {
+            // Nobody but the kernel has to read them.
+            Bit::Run(run) if hash.is_none() => Bit::Run(run.copy(&self.file).map_err(fail)?),
+            bit => bit,
+        };
+        rest.read(|bytes| {
+            if let Some(hash) = &mut hash {
+                hash.update(bytes);
+            }
+            (&self.file).write_all(bytes).map_err(fail)
+        })
     }
 
     /// It is whole: takes its name.
@@ -222,7 +234,7 @@ mod tests {
         let (mut part, before) = Part::open(&output, "this").unwrap();
         assert_eq!(before, None);
         part.note(&note);
-        part.write(b"hello").unwrap();
+        part.write(Bit::Bytes("hello".into()), None).unwrap();
         assert!(format!("{:?}", Part::open(&output, "this").unwrap_err()).contains("at this moment"));
         drop(part);
 
@@ -232,7 +244,7 @@ mod tests {
         let (mut part, before) = Part::open(&output, "this").unwrap();
         assert_eq!(before, Some((note, 5)));
         part.go_on(5, None).unwrap();
-        part.write(b"world").unwrap();
+        part.write(Bit::Bytes("world".into()), None).unwrap();
         part.finish().unwrap();
         assert_eq!(fs::read(&output).unwrap(), b"helloworld");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
@@ -246,7 +258,7 @@ mod tests {
         note.boot = "another".to_owned();
         let (mut part, _) = Part::open(&output, "this").unwrap();
         part.note(&note);
-        part.write(b"hello").unwrap();
+        part.write(Bit::Bytes("hello".into()), None).unwrap();
         drop(part);
         assert_eq!(Part::open(&output, "this").unwrap().1, None);
     }
@@ -271,7 +283,7 @@ mod tests {
         std::os::unix::fs::symlink(&target, dir.path().join("file.part.new")).unwrap();
         let (mut part, _) = Part::open(&output, "this").unwrap();
         part.note(&Note::new("that".to_owned(), "\"w\"".to_owned(), 0, 10));
-        part.write(b"hello").unwrap();
+        part.write(Bit::Bytes("hello".into()), None).unwrap();
         drop(part);
         assert_eq!(fs::read(&target).unwrap(), before);
         let written = dir.path().join("file.part.json");

@@ -1,6 +1,7 @@
 //! [`Transfer`]: one file after the other, from the daemon's answer to its name.
 //!
-//! A byte is copied twice here: out of the socket, and into the file. What the digest says is checked here over the whole
+//! A byte is copied twice here: out of the socket, and into the file; or once by the kernel, from a file that the daemon has handed over
+//! into this one, or not at all where a file system shares them. What the digest says is checked here over the whole
 //! file, whatever the daemon has checked.
 
 use std::fs::OpenOptions;
@@ -24,6 +25,7 @@ use super::range::Bytes;
 use super::show::{Bar, Show};
 use crate::exit::{self, Failure};
 use crate::socket::client::failure;
+use crate::socket::lent::{Bit, Loans};
 
 /// The longest index that is read, in bytes.
 const MAX_INDEX: usize = 32 << 20;
@@ -31,6 +33,7 @@ const MAX_INDEX: usize = 32 << 20;
 /// The way to the daemon, and what is the same for all files.
 pub(super) struct Transfer {
     client: DaemonClient<Channel>,
+    loans: Loans,
     headers: Vec<(String, Secret)>,
     digest: Option<Digest>,
     pace: Option<Pace>,
@@ -61,12 +64,12 @@ type Stream = Streaming<proto::DownloadResponse>;
 
 impl Transfer {
     pub(super) fn new(
-        client: DaemonClient<Channel>,
+        (client, loans): (DaemonClient<Channel>, Loans),
         headers: Vec<(String, Secret)>,
         digest: Option<Digest>,
         limit: Option<u64>,
     ) -> Self {
-        Self { client, headers, digest, pace: limit.map(Pace::new) }
+        Self { client, loans, headers, digest, pace: limit.map(Pace::new) }
     }
 
     /// Downloads one file.
@@ -102,8 +105,11 @@ impl Transfer {
         let (answer, mut stream) = self.ask(url.as_str(), &[]).await?;
         answer.check(url.as_str())?;
         let mut page = Vec::new();
-        while let Some(data) = next(&mut stream).await? {
-            page.extend_from_slice(&data);
+        while let Some(bit) = next(&mut stream, &mut self.loans).await? {
+            bit.read(|bytes| {
+                page.extend_from_slice(bytes);
+                Ok::<_, Failure>(())
+            })?;
             if page.len() > MAX_INDEX {
                 return Err(Failure::not_now(format!("{url} is longer than an index of files may be")));
             }
@@ -167,12 +173,7 @@ impl Transfer {
             }
         }
         let bar = show.bar(&job.output, length(wanted), resumed);
-        let write = |bytes: &[u8]| {
-            if let Some(hash) = &mut hash {
-                hash.update(bytes);
-            }
-            part.write(bytes)
-        };
+        let write = |bit: Bit<'_>| part.write(bit, hash.as_mut());
         let got = match self.receive(stream, (extent.start, wanted), &bar, write).await {
             Ok(got) => resumed + got,
             // The daemon has found that it is not what it must be; all that is here is of no use.
@@ -220,10 +221,12 @@ impl Transfer {
         let file = options.write(true).create(true).truncate(false).open(&job.output).map_err(fail)?;
         let bar = show.bar(&job.output, length(wanted), 0);
         let mut at = wanted.0;
-        let write = |bytes: &[u8]| {
-            file.write_all_at(bytes, at).map_err(fail)?;
-            at += bytes.len() as u64;
-            Ok(())
+        let write = |bit: Bit<'_>| {
+            bit.read(|bytes| {
+                file.write_all_at(bytes, at).map_err(fail)?;
+                at += bytes.len() as u64;
+                Ok(())
+            })
         };
         let got = self.receive(stream, (extent.start, wanted), &bar, write).await?;
         check_whole(job, wanted, got)?;
@@ -236,17 +239,19 @@ impl Transfer {
         mut stream: Stream,
         (mut at, wanted): (u64, Wanted),
         bar: &Bar,
-        mut write: impl FnMut(&[u8]) -> exit::Result,
+        mut write: impl FnMut(Bit<'_>) -> exit::Result,
     ) -> Result<u64, Broken> {
         let mut got = 0;
-        while let Some(data) = next(&mut stream).await? {
-            let inside = inside(&data, at, wanted);
-            at += data.len() as u64;
-            write(inside).map_err(|failure| Broken { failure, wrong: false })?;
-            got += inside.len() as u64;
-            bar.moved(inside.len() as u64);
+        while let Some(bit) = next(&mut stream, &mut self.loans).await? {
+            let (from, to) = inside(at, wanted);
+            at += bit.length();
+            let bit = bit.part(from, to);
+            let length = bit.length();
+            write(bit).map_err(|failure| Broken { failure, wrong: false })?;
+            got += length;
+            bar.moved(length);
             if let Some(pace) = &mut self.pace {
-                pace.spend(inside.len() as u64).await;
+                pace.spend(length).await;
             }
         }
         Ok(got)
@@ -284,13 +289,15 @@ impl From<Broken> for Failure {
     }
 }
 
-async fn next(
+async fn next<'a>(
     stream: &mut Streaming<proto::DownloadResponse>,
-) -> Result<Option<tonic::codegen::Bytes>, Broken> {
+    loans: &'a mut Loans,
+) -> Result<Option<Bit<'a>>, Broken> {
     match stream.message().await {
-        Ok(Some(proto::DownloadResponse { part: Some(Item::Data(data)) })) => Ok(Some(data)),
-        // A newer daemon's word for what this one does not know.
-        Ok(Some(_)) => Ok(Some(tonic::codegen::Bytes::new())),
+        Ok(Some(message)) => match loans.bit(message.part) {
+            Ok(bit) => Ok(Some(bit)),
+            Err(fault) => Err(Broken { failure: fault.into(), wrong: false }),
+        },
         Ok(None) => Ok(None),
         Err(status) => Err(Broken { failure: failure(&status), wrong: status.code() == Code::DataLoss }),
     }
@@ -319,13 +326,9 @@ fn check_whole(job: &Job, wanted: Wanted, got: u64) -> exit::Result {
     }
 }
 
-/// The part of `data`, which stands at `at` in the whole, that is wanted.
-fn inside(data: &[u8], at: u64, (start, end): Wanted) -> &[u8] {
-    let length = data.len() as u64;
-    let from = start.saturating_sub(at).min(length);
-    let to = end.map_or(length, |end| end.saturating_sub(at).min(length)).max(from);
-    // Both are at most its length.
-    &data[from as usize..to as usize]
+/// Between which offsets of a bit that stands at `at` in the whole lies what is wanted.
+fn inside(at: u64, (start, end): Wanted) -> (u64, u64) {
+    (start.saturating_sub(at), end.map_or(u64::MAX, |end| end.saturating_sub(at)))
 }
 
 fn hash_for(digest: Digest) -> Context {
@@ -361,11 +364,16 @@ mod tests {
 
     #[test]
     fn what_was_not_asked_for_is_cut_off() {
-        assert_eq!(inside(b"hello", 10, (12, Some(14))), b"ll");
-        assert_eq!(inside(b"hello", 10, (0, Some(12))), b"he");
-        assert_eq!(inside(b"hello", 10, (20, None)), b"");
-        assert_eq!(inside(b"hello", 10, (0, Some(5))), b"");
-        assert_eq!(inside(b"hello", 10, (0, None)), b"hello");
+        let of = |at, wanted| {
+            let (from, to) = inside(at, wanted);
+            let Bit::Bytes(bytes) = Bit::Bytes("hello".into()).part(from, to) else { panic!("no bytes") };
+            bytes
+        };
+        assert_eq!(of(10, (12, Some(14))), "ll");
+        assert_eq!(of(10, (0, Some(12))), "he");
+        assert_eq!(of(10, (20, None)), "");
+        assert_eq!(of(10, (0, Some(5))), "");
+        assert_eq!(of(10, (0, None)), "hello");
     }
 
     #[tokio::test(start_paused = true)]

@@ -12,6 +12,7 @@ use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderValue};
 use tonic::{Code, Status};
 
+use super::lend::Lender;
 use super::listen::Caller;
 use super::service::{Parts, parts};
 
@@ -141,7 +142,9 @@ pub(super) async fn export(
             tracing::info!(uid = caller.uid, %task, length = content.info.length, "exported for a command");
             let mut headers = HeaderMap::new();
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from(content.info.length));
-            Ok(parts(StatusCode::OK, &headers, content.body))
+            let lender = Lender::of(caller);
+            let body = if lender.is_some() { content.body.lend() } else { content.body };
+            Ok(parts((StatusCode::OK, &headers), body, lender))
         }
         Ok(Opened::Relay(_)) => Err(Status::internal("imported content has no origin to answer")),
         Err(OpenError::Store(error)) => Err(of_store(&error)),

@@ -1,7 +1,7 @@
 //! The command line's side of the socket.
 
-use std::fs::File;
 use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Mutex;
@@ -13,6 +13,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
 use super::hand;
+use super::lent::Loans;
 use crate::exit::{self, Failure};
 
 /// How much of an answer may be on its way, in bytes: some of the daemon's reads of 128 KiB.
@@ -29,11 +30,23 @@ pub(crate) async fn connect(socket: &Path) -> exit::Result<DaemonClient<Channel>
     connect_with(socket, None).await
 }
 
-/// The same, and hands `file` over.
+/// The same, and takes open files from it (`lent`).
 ///
 /// # Errors
 /// As [`connect`].
-pub(crate) async fn connect_with(socket: &Path, file: Option<&File>) -> exit::Result<DaemonClient<Channel>> {
+pub(crate) async fn connect_to_borrow(socket: &Path) -> exit::Result<(DaemonClient<Channel>, Loans)> {
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(|error| no_daemon(socket, &error))?;
+    Ok((connect_with(socket, Some(theirs.as_fd())).await?, Loans::new(ours)))
+}
+
+/// The same as [`connect`], and hands `file` over.
+///
+/// # Errors
+/// As [`connect`].
+pub(crate) async fn connect_with(
+    socket: &Path,
+    file: Option<BorrowedFd<'_>>,
+) -> exit::Result<DaemonClient<Channel>> {
     let stream = UnixStream::connect(socket).await.map_err(|error| no_daemon(socket, &error))?;
     check(socket, &stream)?;
     if let Some(file) = file {

@@ -1,4 +1,5 @@
-//! Handing an open file over a Unix socket (SCM_RIGHTS), ahead of gRPC: see the end of `protocol/proto/daemon.proto`.
+//! Handing an open file over a Unix socket (SCM_RIGHTS), ahead of gRPC or beside it: see the end of
+//! `protocol/proto/daemon.proto`.
 
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -13,16 +14,21 @@ use rustix::net::{
 /// The byte that a file comes with. gRPC begins with another.
 const FILE: u8 = 0;
 
-/// Sends `file`. The socket has just been made, so that there is room for a byte.
+/// Sends `file`. Nobody waits for room.
 ///
 /// # Errors
-/// Those of the socket.
-pub(super) fn give(socket: impl AsFd, file: &File) -> io::Result<()> {
+/// Those of the socket; `WouldBlock` when there is no room for a byte, which a socket that was just made has.
+pub(super) fn give(socket: impl AsFd, file: impl AsFd) -> io::Result<()> {
     let files = [file.as_fd()];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut with = SendAncillaryBuffer::new(&mut space);
     with.push(SendAncillaryMessage::ScmRights(&files));
-    rustix::net::sendmsg(socket, &[IoSlice::new(&[FILE])], &mut with, SendFlags::NOSIGNAL)?;
+    rustix::net::sendmsg(
+        socket,
+        &[IoSlice::new(&[FILE])],
+        &mut with,
+        SendFlags::NOSIGNAL | SendFlags::DONTWAIT,
+    )?;
     Ok(())
 }
 
@@ -37,7 +43,7 @@ pub(super) fn comes(socket: impl AsFd) -> io::Result<bool> {
     Ok(begun > 0 && first[0] == FILE)
 }
 
-/// Takes the file that [`comes`]. One that is not taken goes with its socket, and nobody waits for it to be closed.
+/// Takes a file that has come. One that is not taken goes with its socket, and nobody waits for it to be closed.
 ///
 /// # Errors
 /// Those of the socket; `InvalidData` when what should come with a file does not.

@@ -16,6 +16,7 @@ use tonic::{Request, Response, Status};
 
 use super::cache;
 use super::calls::{Answer, Call};
+use super::lend::Lender;
 use super::listen::Caller;
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -37,10 +38,12 @@ impl Rpc for Service {
 
     async fn download(&self, request: Request<proto::DownloadRequest>) -> Result<Response<Parts>, Status> {
         let (caller, call) = caller(&request)?;
-        let fetch = fetch(caller.uid, request.into_inner())?;
+        let lender = Lender::of(&caller);
+        let fetch = Fetch { lends: lender.is_some(), ..fetch(caller.uid, request.into_inner())? };
         let answer = self.proxy.fetch(fetch).await.map_err(refused)?;
         let (head, body) = answer.into_parts();
-        Ok(Response::new(Box::pin(Answer::new(parts(head.status, &head.headers, body), call))))
+        let parts = parts((head.status, &head.headers), body, lender);
+        Ok(Response::new(Box::pin(Answer::new(parts, call))))
     }
 
     async fn get_piece_tasks(
@@ -118,16 +121,19 @@ fn caller<T>(request: &Request<T>) -> Result<(Caller, Call), Status> {
     Ok((caller, call))
 }
 
-/// An answer: its head, then its bytes.
-pub(super) fn parts<B>(status: StatusCode, said: &HeaderMap, body: B) -> Parts
+/// An answer: its head, then its bytes, or where they stand.
+pub(super) fn parts<B>((status, said): (StatusCode, &HeaderMap), body: B, mut lender: Option<Lender>) -> Parts
 where
     B: hyper::body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     let (status, headers) = (status.as_u16().into(), headers(said));
     let head = part(Part::Head(proto::Head { status, headers }));
-    let data = BodyStream::new(body).filter_map(|frame| {
+    let data = BodyStream::new(body).filter_map(move |frame| {
         std::future::ready(match frame {
-            Ok(frame) => frame.into_data().ok().map(|data| Ok(part(Part::Data(data)))),
+            Ok(frame) => frame.into_data().ok().map(|data| match &mut lender {
+                Some(lender) => lender.part(data).map(part).map_err(|error| broken(&error)),
+                None => Ok(part(Part::Data(data))),
+            }),
             Err(error) => Some(Err(broken(&*error.into()))),
         })
     });
@@ -168,7 +174,7 @@ fn fetch(uid: u32, request: proto::DownloadRequest) -> Result<Fetch, Status> {
             .map_err(|_| malformed(format!("the value of {name} is malformed")))?;
         map.try_append(name, value).map_err(|error| malformed(error.to_string()))?;
     }
-    Ok(Fetch { uid, url, headers: map, digest })
+    Ok(Fetch { uid, url, headers: map, digest, lends: false })
 }
 
 // === errors ===

@@ -218,6 +218,7 @@ async fn claims(darter: &Darter, layer: &Bytes) {
                     url: url.parse().unwrap(),
                     headers: headers.iter().map(|(name, value)| header(name, value)).collect(),
                     digest: Some(digest.parse().unwrap()),
+                    lends: false,
                 };
                 if let Ok(answer) = darter.proxy.fetch(fetch).await {
                     let body = answer.into_body().collect().await;
@@ -274,6 +275,7 @@ async fn nor_of_what_a_server_of_files_gave_to_a_credential() {
         url: format!("http://127.0.0.1:{}{path}", origin.port).parse().unwrap(),
         headers: [header(RIGHT.0, RIGHT.1)].into_iter().collect(),
         digest: Some(digest_of(&registry.layer).parse().unwrap()),
+        lends: false,
     };
     let got = darter.proxy.fetch(fetch).await.unwrap().into_body().collect().await.unwrap().to_bytes();
     assert!(got == registry.layer);

@@ -1,0 +1,173 @@
+//! [`Lender`]: content that goes as an open file to a caller who may read any, and where its bytes stand in it.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd as _};
+use std::sync::Arc;
+
+use darter_p2p::Given as _;
+use darter_protocol::daemon::{Lent, download_response::Part};
+use darter_sendfile::{Source, find};
+use hyper::body::Bytes;
+use rustix::fs::FileType;
+
+use super::hand;
+use super::handed::Handed;
+use super::listen::Caller;
+
+/// Hands files over for one answer.
+pub(super) struct Lender {
+    /// The caller's.
+    socket: Handed,
+    /// What was handed over last.
+    given: Option<Source>,
+}
+
+impl Lender {
+    /// `None` when the caller has no use for files, or may not have them.
+    pub(super) fn of(caller: &Caller) -> Option<Self> {
+        let socket = caller.file.clone().filter(|_| super::may_all(caller.uid))?;
+        let stat = rustix::fs::fstat(socket.file()).ok()?;
+        let is_socket = FileType::from_raw_mode(stat.st_mode) == FileType::Socket;
+        is_socket.then_some(Self { socket, given: None })
+    }
+
+    /// What the caller is told of `data`: where it stands, if it is of a file, and the bytes otherwise.
+    ///
+    /// # Errors
+    /// Those of the file.
+    pub(super) fn part(&mut self, data: Bytes) -> io::Result<Part> {
+        let Some((source, at)) = find(&data) else { return Ok(Part::Data(data)) };
+        let length = data.len();
+        let is_given = self.given.as_ref().is_some_and(|given| Arc::ptr_eq(given, &source));
+        if is_given || self.give(&source).is_ok() {
+            self.given = Some(source);
+            return Ok(Part::Lent(Lent { at, length: length as u64, next: !is_given }));
+        }
+        // Read, and not by its addresses: whoever finds nothing behind these is killed.
+        let mut bytes = vec![0; length];
+        rustix::io::pread(source.as_fd(), &mut bytes, at).map_err(io::Error::from).and_then(|read| {
+            if read < length {
+                Err(io::ErrorKind::UnexpectedEof.into())
+            } else {
+                Ok(Part::Data(bytes.into()))
+            }
+        })
+    }
+
+    /// Opened anew: the daemon's own may be written to.
+    fn give(&self, source: &Source) -> io::Result<()> {
+        let file = File::open(format!("/proc/self/fd/{}", source.as_fd().as_raw_fd()))?;
+        hand::give(self.socket.file(), &file)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exit::Failure;
+    use crate::socket::crowd::Crowd;
+    use crate::socket::lent::{Bit, Loans};
+    use std::fs;
+    use std::io::Write as _;
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream;
+    use std::path::Path;
+
+    /// A caller who has handed over `file`.
+    fn caller(uid: u32, file: impl Into<OwnedFd>) -> Caller {
+        let place = Crowd::new(1, 1).join(uid).unwrap();
+        let file = Handed::new(File::from(file.into()), place);
+        Caller { uid, file: Some(file), calls: Arc::default() }
+    }
+
+    fn own() -> u32 {
+        rustix::process::geteuid().as_raw()
+    }
+
+    /// Content of which a part is lent, and that part.
+    fn content(dir: &Path) -> (Arc<File>, Vec<u8>, Bytes) {
+        let bytes: Vec<u8> = (0..300_000u32).map(|i| (i / 3) as u8).collect();
+        let mut file = File::create_new(dir.join("content")).unwrap();
+        file.write_all(&bytes).unwrap();
+        // As the store has it open.
+        let file = Arc::new(File::options().read(true).write(true).open(dir.join("content")).unwrap());
+        let lent = darter_sendfile::region(&file, 5000, 200_000).unwrap().unwrap();
+        (file, bytes, lent)
+    }
+
+    fn bytes_of(bit: Bit<'_>) -> Vec<u8> {
+        let mut all = Vec::new();
+        bit.read(|bytes| {
+            all.extend_from_slice(bytes);
+            Ok::<_, Failure>(())
+        })
+        .unwrap();
+        all
+    }
+
+    #[test]
+    fn the_kernel_copies_what_is_lent() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_file, bytes, lent) = content(dir.path());
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut lender = Lender::of(&caller(own(), theirs)).unwrap();
+        let mut loans = Loans::new(ours);
+        let (first, second) =
+            (lender.part(lent.slice(..120_000)).unwrap(), lender.part(lent.slice(120_000..)).unwrap());
+        assert_eq!(first, Part::Lent(Lent { at: 5000, length: 120_000, next: true }));
+        assert_eq!(
+            second,
+            Part::Lent(Lent { at: 125_000, length: 80_000, next: false }),
+            "the file is handed over once"
+        );
+
+        let output = File::create_new(dir.path().join("output")).unwrap();
+        let Ok(Bit::Run(run)) = loans.bit(Some(first)) else { panic!("it is not lent") };
+        assert_eq!(Bit::Run(run.copy(&output).unwrap()).length(), 0, "the kernel has copied all of it");
+        let rest = loans.bit(Some(second)).unwrap().part(0, 70_000);
+        assert!(bytes_of(rest) == bytes[125_000..195_000]);
+        assert!(fs::read(dir.path().join("output")).unwrap() == bytes[5000..125_000]);
+    }
+
+    #[test]
+    fn what_is_handed_over_can_only_be_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_file, _, lent) = content(dir.path());
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        Lender::of(&caller(own(), theirs)).unwrap().part(lent).unwrap();
+        let mut file = hand::take(&ours).unwrap();
+        assert!(file.write_all(b"wrong").is_err());
+    }
+
+    #[test]
+    fn strangers_and_callers_without_a_socket_get_bytes() {
+        let (_ours, theirs) = UnixStream::pair().unwrap();
+        assert!(Lender::of(&caller(own() + 1000, theirs)).is_none());
+        assert!(Lender::of(&caller(own(), tempfile::tempfile().unwrap())).is_none());
+    }
+
+    #[test]
+    fn who_has_hung_up_his_socket_gets_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_file, bytes, lent) = content(dir.path());
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut lender = Lender::of(&caller(own(), theirs)).unwrap();
+        drop(ours);
+        let Part::Data(data) = lender.part(lent).unwrap() else { panic!("nobody takes a file") };
+        assert!(data == bytes[5000..205_000]);
+    }
+
+    #[test]
+    fn what_was_cut_off_the_file_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, _, lent) = content(dir.path());
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let said = Lender::of(&caller(own(), theirs)).unwrap().part(lent).unwrap();
+        file.set_len(50_000).unwrap();
+        let mut loans = Loans::new(ours);
+        let Ok(Bit::Run(run)) = loans.bit(Some(said)) else { panic!("it is not lent") };
+        let rest = run.copy(&File::create_new(dir.path().join("output")).unwrap()).unwrap();
+        assert!(Bit::Run(rest).read(|_| Ok::<_, Failure>(())).is_err());
+    }
+}
