@@ -130,6 +130,7 @@ pub(crate) const RANGE: Goal = figure("1 KiB in the middle meanwhile", "ms");
 pub(crate) const RANGE_FETCHED: Goal = at_most("1 KiB in the middle: fetched for it", "KiB", 64.0);
 
 // Half of what dfcache was seen to take between two cloud hosts; the import, as fast as a disk of 3.9 GB/s lets it be.
+pub(crate) const NO_QUESTION: Goal = figure("cache: a call that asks nothing", "p50 ms");
 pub(crate) const STAT_HERE: Goal = at_most("cache: stat, on this host", "p50 ms", 0.035);
 pub(crate) const STAT_PEER: Goal = at_most("cache: stat, at a peer", "p50 ms", 0.3);
 pub(crate) const STAT_MISS: Goal = at_most("cache: stat of nothing", "p50 ms", 0.5);

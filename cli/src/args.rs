@@ -403,10 +403,10 @@ impl Args {
             Command::Store(StoreCommand::Check(place)) => store::run(&place, store::What::Check),
             Command::Store(StoreCommand::Repair(place)) => store::run(&place, store::What::Repair),
             Command::Setup(Setup::Transparent(args)) => transparent::run(&args),
-            Command::Explain(args) => run_async(explain::run(args)),
-            Command::Status(args) => run_async(status::run(args)),
-            Command::Get(args) => run_async(get::run(*args)),
-            Command::Cache(args) => run_async(cache::run(*args)),
+            Command::Explain(args) => run_soon(explain::run(args)),
+            Command::Status(args) => run_soon(status::run(args)),
+            Command::Get(args) => run_soon(get::run(*args)),
+            Command::Cache(args) => run_soon(cache::run(*args)),
             Command::Daemon(args) => run_async(daemon::run(args, self.logging)),
             Command::Scheduler(args) => {
                 logging::start(self.logging, config::Log::default(), None);
@@ -436,9 +436,19 @@ fn by_name(args: impl Iterator<Item = OsString>) -> impl Iterator<Item = OsStrin
     first.into_iter().chain(command.map(OsString::from)).chain(args)
 }
 
-/// Runs a command that serves. When it has ended nothing is waited for any more: what had to finish has finished.
+/// Runs a command that serves.
 fn run_async(command: impl Future<Output = exit::Result>) -> exit::Result {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    run_on(tokio::runtime::Builder::new_multi_thread(), command)
+}
+
+/// Runs a command that asks: on its own thread, because others take as long to start as a short answer takes to come.
+fn run_soon(command: impl Future<Output = exit::Result>) -> exit::Result {
+    run_on(tokio::runtime::Builder::new_current_thread(), command)
+}
+
+/// When it has ended nothing is waited for any more: what had to finish has finished.
+fn run_on(mut threads: tokio::runtime::Builder, command: impl Future<Output = exit::Result>) -> exit::Result {
+    let runtime = threads.enable_all().build();
     let runtime = runtime.map_err(|error| Failure::unavailable(format!("cannot start threads: {error}")))?;
     let ended = runtime.block_on(command);
     runtime.shutdown_background();

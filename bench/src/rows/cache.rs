@@ -73,8 +73,10 @@ fn commands(report: &mut Report, here: &Tool, seed: u64, large: u64) -> Result<(
 
 /// What the daemon answers on a connection that is there.
 fn questions(report: &mut Report, here: &Tool, there: &Tool) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    // On one thread, as the commands have it.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let held = EXPORTED[0].0.to_string();
+    report.add(goals::NO_QUESTION, Who::Darter, at(&here.health(&runtime)?, 0.5).as_secs_f64() * 1e3);
     for (goal, tool, id, is) in [
         (goals::STAT_HERE, here, &*held, (true, 0)),
         (goals::STAT_PEER, there, &*held, (false, 1)),
@@ -133,6 +135,20 @@ impl Tool {
                 let said = client.stat_task(proto::StatTaskRequest { content, local }).await?.into_inner();
                 times.push(begun.elapsed());
                 ensure!((said.here, said.others) == is, "{said:?}");
+            }
+            times.sort_unstable();
+            Ok(times)
+        })
+    }
+
+    /// How long an answer takes that needs no thought, sorted.
+    fn health(&self, runtime: &Runtime) -> Result<Vec<Duration>> {
+        runtime.block_on(async {
+            let (mut client, mut times) = (self.client().await?, Vec::new());
+            for _ in 0..QUESTIONS {
+                let begun = Instant::now();
+                client.check_health(proto::CheckHealthRequest {}).await?;
+                times.push(begun.elapsed());
             }
             times.sort_unstable();
             Ok(times)
