@@ -321,6 +321,8 @@ impl Node {
                 };
                 match verdict {
                     Verdict::Serve(upload) => {
+                        // Links here take what they are given; who leaves takes his place with him.
+                        self.uploads.handle_handed(upload, None);
                         let here = self.content[piece.as_usize()].is_some();
                         let source = if here { None } else { self.relayed(piece) };
                         self.out.push(Out::Send { to: from, piece, upload, source });

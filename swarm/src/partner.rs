@@ -11,6 +11,10 @@ pub(crate) const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// go on with it for as long as it has something else to give.
 pub(crate) const ASK_SOON: Duration = Duration::from_millis(100);
 
+/// After so many of [`Partner::vain_relays`], what it says that it is receiving is not listened to any more. None of them is its fault
+/// for certain, and so many in a row are still no use.
+pub(crate) const VAIN_RELAYS: u8 = 8;
+
 #[derive(Debug)]
 pub(crate) struct Partner {
     pub(crate) have: PieceSet,
@@ -25,6 +29,8 @@ pub(crate) struct Partner {
     pub(crate) passed: bool,
     /// Fetches in a row that somebody else had to bring in its place.
     pub(crate) strikes: u8,
+    /// Pieces in a row that it was itself receiving, and that did not come by it.
+    pub(crate) vain_relays: u8,
 }
 
 /// Whether a partner may be asked.
@@ -86,6 +92,7 @@ impl Partner {
             comes: 0,
             passed: false,
             strikes: 0,
+            vain_relays: 0,
         }
     }
 }

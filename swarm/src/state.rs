@@ -3,7 +3,7 @@
 use crate::action::{Action, MayAsk};
 use crate::border::{Border, Bridge, Side};
 use crate::origin::RUNS;
-use crate::partner::{ASK_AGAIN, ASK_SOON, Fetch, Partner, Standing};
+use crate::partner::{ASK_AGAIN, ASK_SOON, Fetch, Partner, Standing, VAIN_RELAYS};
 use crate::pieces::{Change, Pieces};
 use crate::watch::Typical;
 use darter_protocol::{BlockSet, HostId, PieceIndex, PieceLayout, PieceSet};
@@ -165,7 +165,13 @@ impl Swarm {
 
     /// The hash of `piece` is known: somebody has it.
     pub fn handle_hash(&mut self, piece: PieceIndex) {
-        if self.pieces.insert_hash(piece) && self.pieces.availability[piece.as_usize()] > 0 {
+        let is_there = || {
+            self.pieces.availability[piece.as_usize()] > 0
+                || self.partners.values().any(|partner| partner.coming.contains(piece))
+        };
+        if !is_there() {
+            self.pieces.insert_hash(piece);
+        } else if self.pieces.insert_hash(piece) {
             self.idle = false;
         }
     }
@@ -231,6 +237,7 @@ impl Swarm {
     pub fn handle_coming(&mut self, partner: &HostId, piece: PieceIndex) {
         let Some(known) = self.partners.get_mut(partner) else { return };
         if piece.get() < self.pieces.count()
+            && known.vain_relays < VAIN_RELAYS
             && !known.have.contains(piece)
             && known.coming.insert(piece)
             && known.may_be_asked()
@@ -314,11 +321,13 @@ impl Swarm {
     /// `piece` did not come from `partner`: unless another is bringing it, it is missing again. Gives whether the partner was itself
     /// receiving it when it was asked: then it need not have failed itself, and will not be asked for it again before it has it.
     pub fn handle_fetch_failed(&mut self, piece: PieceIndex, partner: &HostId) -> bool {
-        let relayed = self.end_fetch(partner, piece).is_some_and(|fetch| fetch.relayed);
-        if let Some(known) = self.partners.get_mut(partner).filter(|_| relayed) {
+        let Some(fetch) = self.end_fetch(partner, piece) else { return false };
+        if let Some(known) = self.partners.get_mut(partner).filter(|_| fetch.relayed) {
             known.coming.remove(piece);
+            // One that was ended here has been counted, or another was faster.
+            known.vain_relays = known.vain_relays.saturating_add(u8::from(!fetch.cancelled));
         }
-        relayed
+        fetch.relayed
     }
 
     /// The next thing to do, if there is one now.

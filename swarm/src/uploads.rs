@@ -10,11 +10,13 @@
 //! served one after the other.
 //!
 //! A peer that takes nothing any more, because it was cut off or stands still, would keep its place and what it was to be given
-//! for as long as its connection lasts, which nobody ends for minutes. After [`STALLED`] both are for others.
+//! for as long as its connection lasts, which nobody ends for minutes. After [`STALLED`] both are for others. One that goes on after
+//! that is only slow, and is waited for twice as long the next time. Who has [`MAX_STALLED_EACH`] such is given nothing more, so that the
+//! [`MAX_STALLED`] of all are not one peer's.
 //!
 //! Invariant: an upload is in `sending` from the moment when it is admitted until [`Uploads::handle_sent`]; what is sent and
 //! kept together takes no more than the places and those who are called ahead or come late (`has_room`). What stalls takes no
-//! place, and there are no more than [`MAX_STALLED`] such.
+//! place, and there are no more than [`MAX_STALLED`] such: then nobody has room, and nobody is invited.
 
 use crate::fresh::Fresh;
 use crate::watch::Typical;
@@ -47,6 +49,8 @@ const FEW: u64 = 2;
 const STALLED: Duration = Duration::from_secs(4);
 /// With so many that stall, no more are begun: each holds a connection.
 const MAX_STALLED: usize = 64;
+/// And of one peer; of those that do not say who they are, together.
+const MAX_STALLED_EACH: usize = 2;
 /// Ended tasks of which it is remembered what nobody has: a KiB each.
 const MAX_ENDED: usize = 1024;
 
@@ -99,8 +103,11 @@ struct Sending {
     bytes: u64,
     since: Instant,
     across: bool,
-    /// Since when the peer has not taken what it was handed. `None`: it is this host's turn to hand something out.
+    /// Since when the peer has not taken what it was handed, or asked for the first of it. `None`: it is this host's turn to hand
+    /// something out.
     handed: Option<Instant>,
+    /// How long that may last.
+    patience: Duration,
     /// When to look at that again.
     look: Instant,
     stalled: bool,
@@ -217,8 +224,10 @@ impl Uploads {
             || self.has_room(&task, bytes, backlog)
                 && (self.line.is_empty() || first)
                 && (across || self.is_due(&task, piece, peer));
-        if !may || self.sending.len() - self.under_way().count() >= MAX_STALLED {
-            if let Some(peer) = peer {
+        let stands = self.stands(peer);
+        if !may || stands {
+            // Who takes nothing waits for nothing either.
+            if let Some(peer) = peer.filter(|_| !stands) {
                 self.queue(task, peer, across);
             }
             return Verdict::Wait;
@@ -232,8 +241,19 @@ impl Uploads {
         let id = UploadId(self.next);
         self.next += 1;
         let peer = peer.cloned();
-        let (handed, look, stalled) = (None, now + STALLED, false);
-        let sending = Sending { task, piece, peer, bytes, since: now, across, handed, look, stalled };
+        let sending = Sending {
+            task,
+            piece,
+            peer,
+            bytes,
+            since: now,
+            across,
+            // Whoever asks for one thing after the other without reading does not get to the second.
+            handed: Some(now),
+            patience: STALLED,
+            look: now + STALLED,
+            stalled: false,
+        };
         self.sending.insert(id, sending);
         Verdict::Serve(id)
     }
@@ -249,12 +269,18 @@ impl Uploads {
         }
     }
 
-    /// The peer is handed some of it, or, without a time, has taken what it was handed.
-    pub fn handle_handed(&mut self, id: UploadId, at: Option<Instant>) {
-        let Some(sending) = self.sending.get_mut(&id) else { return };
+    /// The peer is handed some of it, or, without a time, has taken what it was handed. Gives whether [`Self::poll_timeout`] has
+    /// changed by that.
+    pub fn handle_handed(&mut self, id: UploadId, at: Option<Instant>) -> bool {
+        let Some(sending) = self.sending.get_mut(&id) else { return false };
         sending.handed = at;
-        // Somebody else may be sent the same by now: then it is offered twice, as any other.
-        sending.stalled &= at.is_some();
+        let goes_on = sending.stalled && at.is_none();
+        if goes_on {
+            // Somebody else may be sent the same by now: then it is offered twice, as any other.
+            sending.stalled = false;
+            sending.patience = sending.patience.saturating_mul(2);
+        }
+        goes_on
     }
 
     /// Whether somebody else is sent the same at the same time, and takes it.
@@ -334,6 +360,7 @@ impl Uploads {
             let Waiting { task, peer, across } = &self.line[*at];
             let fresh = self.fresh.get(task);
             self.may_invite(task, self.backlog(task).filter(|_| !across))
+                && !self.stands(Some(peer))
                 && (*across || fresh.is_none_or(|fresh| self.may_give(fresh, peer)))
         })?;
         let Waiting { task, peer, across } = self.line.remove(at)?;
@@ -374,7 +401,7 @@ impl Uploads {
         let due = self.sending.iter_mut().filter(|(_, sending)| !sending.stalled && sending.look <= now);
         let mut stalled = Vec::new();
         for (id, sending) in due {
-            sending.look = sending.handed.unwrap_or(now) + STALLED;
+            sending.look = sending.handed.unwrap_or(now) + sending.patience;
             sending.stalled = sending.look <= now;
             stalled.extend(sending.stalled.then_some(*id));
         }
@@ -387,6 +414,17 @@ impl Uploads {
         }
     }
 
+    /// Whether the peer takes nothing of what it was given before. Those that do not say who they are, are one.
+    fn stands(&self, peer: Option<&HostId>) -> bool {
+        let stalled = self.sending.values().filter(|sending| sending.stalled);
+        stalled.filter(|sending| sending.peer.as_ref() == peer).count() >= MAX_STALLED_EACH
+    }
+
+    /// Whether so many take nothing that nobody is served any more.
+    fn is_beset(&self) -> bool {
+        self.sending.len() - self.under_way().count() >= MAX_STALLED
+    }
+
     /// The uploads that count.
     fn under_way(&self) -> impl Iterator<Item = &Sending> {
         self.sending.values().filter(|sending| !sending.stalled)
@@ -394,6 +432,9 @@ impl Uploads {
 
     /// How many more uploads could begin now: places that nobody has, waits for, or has kept for him.
     pub fn free(&self) -> u32 {
+        if self.is_beset() {
+            return 0;
+        }
         let taken = (self.under_way().count() + self.kept.len() + self.line.len()) as u64;
         u32::try_from(self.places.saturating_sub(taken)).unwrap_or(u32::MAX)
     }
@@ -435,7 +476,7 @@ impl Uploads {
     }
 
     fn has_late_room(&self) -> bool {
-        self.used() < (self.places + MAX_LATE) * PLACE_BYTES
+        !self.is_beset() && self.used() < (self.places + MAX_LATE) * PLACE_BYTES
     }
 
     fn used(&self) -> u64 {
@@ -446,7 +487,8 @@ impl Uploads {
     fn may_invite(&self, task: &TaskId, backlog: Option<usize>) -> bool {
         let on_their_way = self.kept.iter().filter(|kept| !kept.late).count() as u64;
         self.has_room(task, PLACE_BYTES, backlog)
-            || backlog.is_none()
+            || !self.is_beset()
+                && backlog.is_none()
                 && !self.is_coming(task)
                 && on_their_way < self.ahead()
                 && self.used() <= self.places * PLACE_BYTES
@@ -470,7 +512,7 @@ impl Uploads {
             Some(_) => (self.places + 1, false),
         };
         let fits = |taken: u64, places: u64| taken == 0 || taken + weight(bytes) <= places * PLACE_BYTES;
-        fits(all, places) && (!few || fits(of_task, places.min(FEW)))
+        !self.is_beset() && fits(all, places) && (!few || fits(of_task, places.min(FEW)))
     }
 
     /// What is sent and kept: of all, and of one task.

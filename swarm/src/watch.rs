@@ -9,7 +9,8 @@
 //!
 //! Nor is a partner blamed for a piece that it is itself receiving: it sends no faster than its own source, on which it has an
 //! eye itself. What does not come is asked of one who has it, as of any other, and a fetch that stays silent is ended soon; but
-//! that counts against nobody. A partner that is dead shows so by what it has, and by what it says no more.
+//! that counts against nobody, unless it happens again and again (`VAIN_RELAYS`): then its word is not listened to any more. A partner
+//! that is dead shows so by what it has, and by what it says no more.
 
 use crate::action::Action;
 use crate::partner::{ASK_AGAIN, Pace, Partner, Standing};
@@ -140,26 +141,30 @@ impl Swarm {
     pub(crate) fn delivered(&mut self, now: Instant, partner: &HostId, piece: PieceIndex) {
         // How long a few blocks take says nothing of a piece.
         let whole = self.pieces.layout.blocks_of(piece);
-        if let Some(fetch) = self.end_fetch(partner, piece).filter(|fetch| fetch.blocks == whole) {
-            // A relay brings it in what is left of the time that its source takes.
-            if !fetch.relayed {
-                self.typical.learn(now.saturating_duration_since(fetch.asked + fetch.held));
-            }
+        let fetch = self.end_fetch(partner, piece);
+        let relayed = fetch.as_ref().is_some_and(|fetch| fetch.relayed);
+        // A relay brings it in what is left of the time that its source takes.
+        if let Some(fetch) = fetch.filter(|fetch| fetch.blocks == whole && !relayed) {
+            self.typical.learn(now.saturating_duration_since(fetch.asked + fetch.held));
         }
         if let Some(partner) = self.partners.get_mut(partner) {
             partner.strikes = 0;
+            if relayed {
+                partner.vain_relays = 0;
+            }
         }
     }
 
     /// The piece is here: whoever else was to bring it need not. If he was silent, that counts against him; if he was slow, others
-    /// are asked first for a while.
+    /// are asked for a while, unless only he has something.
     pub(crate) fn cancel_others(&mut self, now: Instant, piece: PieceIndex) {
-        let (mut struck, mut slow) = (Vec::new(), Vec::new());
+        let (mut struck, mut slow, mut vain) = (Vec::new(), Vec::new(), Vec::new());
         for fetch in self.fetches.iter_mut().filter(|fetch| fetch.piece == piece && !fetch.cancelled) {
             fetch.cancelled = true;
             self.due.push_back(Action::Cancel { partner: fetch.partner.clone(), piece });
             match fetch.pace {
                 // Who passes on what does not come is not at fault.
+                Pace::Silent if fetch.relayed => vain.push(fetch.partner.clone()),
                 _ if fetch.relayed => {}
                 Pace::Silent => struck.push(fetch.partner.clone()),
                 Pace::Slow => slow.push(fetch.partner.clone()),
@@ -167,13 +172,21 @@ impl Swarm {
             }
         }
         for partner in &slow {
-            if let Some(known) =
-                self.partners.get_mut(partner).filter(|known| known.standing == Standing::Free)
-            {
+            let Some(known) = self.partners.get_mut(partner) else { continue };
+            let is_sole = self.pieces.open.common(&self.pieces.sole).any(|piece| known.have.contains(piece));
+            if known.standing == Standing::Free && !is_sole {
                 known.standing = Standing::Waiting { until: now + ASK_AGAIN };
             }
         }
+        vain.iter().for_each(|partner| self.count_vain(partner));
         struck.iter().for_each(|partner| self.strike(now, partner));
+    }
+
+    /// Nothing came of what the partner was itself receiving.
+    fn count_vain(&mut self, partner: &HostId) {
+        if let Some(known) = self.partners.get_mut(partner) {
+            known.vain_relays = known.vain_relays.saturating_add(1);
+        }
     }
 
     /// Pieces too large for a second copy in memory: what a silent partner was to bring, another brings in its place.
@@ -198,6 +211,7 @@ impl Swarm {
         if let Some(known) = self.partners.get_mut(partner) {
             known.coming = PieceSet::empty(known.coming.pieces());
         }
+        self.count_vain(partner);
         let mut fetches = self.fetches.iter_mut().filter(|fetch| !fetch.cancelled);
         if let Some(fetch) = fetches.find(|fetch| fetch.piece == piece && fetch.partner == *partner) {
             fetch.cancelled = true;

@@ -78,9 +78,10 @@ const FRAME_BYTES: u64 = 128 << 10;
 const UNSENT_BYTES: u32 = 128 << 10;
 
 /// How long a connection may take to send what the kernel has of it, or wait for its peer to take more, before the kernel ends it
-/// (`TCP_USER_TIMEOUT`): one that is cut off would stay for a quarter of an hour, and one that stands still for ever. As long as a
-/// receiver waits for a silent sender; one that is throttled takes something in this time.
-const TAKEN_WITHIN: Duration = Duration::from_secs(60);
+/// (`TCP_USER_TIMEOUT`): one that stands still would stay for ever. Its place is free long before. A receiver that throttles itself
+/// to 16 KiB a second opens its window only when much of what it holds was read, once in 90 seconds and more (Linux 6.18, after a fast
+/// start), and is to be waited for.
+const TAKEN_WITHIN: Duration = Duration::from_secs(600);
 
 type Body = UnsyncBoxBody<Bytes, io::Error>;
 

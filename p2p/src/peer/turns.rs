@@ -184,7 +184,9 @@ impl Place {
 
     /// The connection has room for more.
     pub(crate) fn taken(&self) {
-        self.turns.lock().uploads.handle_handed(self.upload, None);
+        if self.turns.lock().uploads.handle_handed(self.upload, None) {
+            self.turns.0.look.notify_one();
+        }
     }
 
     /// The peer was sent all of it.

@@ -258,6 +258,7 @@ proptest! {
             match what {
                 0..2 => match ask(&mut uploads, now, n, p) {
                     Some(id) => {
+                        uploads.handle_handed(id, None);
                         waiting.remove(&n);
                         sending.push(id);
                     }
@@ -311,8 +312,8 @@ fn whoever_is_slow_or_waits_for_this_host_keeps_its_place() {
         let now = began + Duration::from_secs(second);
         // Three seconds for each part; and between the parts, ten in which a limit of this host's holds it back.
         match second % 13 {
-            0 => uploads.handle_handed(slow, Some(now)),
-            3 => uploads.handle_handed(slow, None),
+            0 => drop(uploads.handle_handed(slow, Some(now))),
+            3 => drop(uploads.handle_handed(slow, None)),
             _ => {}
         }
         uploads.handle_timeout(now);
@@ -325,15 +326,58 @@ fn whoever_is_slow_or_waits_for_this_host_keeps_its_place() {
 fn there_are_never_many_that_take_nothing() {
     let mut now = Instant::now();
     let mut uploads = Uploads::new(6);
-    let mut begun = 0;
+    let mut begun = Vec::new();
     for n in 0..1000 {
-        if let Some(id) = ask(&mut uploads, now, n, 0) {
-            begun += 1;
-            uploads.handle_handed(id, Some(now));
-        }
+        begun.extend(ask(&mut uploads, now, n, 0));
         now += Duration::from_secs(5);
         uploads.handle_timeout(now);
-        while uploads.poll_invitation(now).is_some() {}
+        invited(&mut uploads, now);
     }
-    assert!((60..80).contains(&begun), "{begun}");
+    assert!((64..72).contains(&begun.len()), "{}", begun.len());
+    assert_eq!(uploads.free(), 0);
+    assert!(ask(&mut uploads, now, 2000, 0).is_none());
+    assert_eq!(invited(&mut uploads, now), [], "nobody is called who would be sent away");
+    for id in begun {
+        uploads.handle_sent(now, id, false);
+    }
+    assert!(!invited(&mut uploads, now).is_empty());
+}
+
+#[test]
+fn who_takes_nothing_is_given_nothing_more_and_others_are() {
+    let mut now = Instant::now();
+    let mut uploads = Uploads::new(6);
+    let mut begun = 0;
+    for p in 0..10 {
+        begun += usize::from(ask(&mut uploads, now, 1, p).is_some());
+        now += Duration::from_secs(5);
+        uploads.handle_timeout(now);
+        assert_eq!(invited(&mut uploads, now), []);
+    }
+    assert_eq!(begun, 2);
+    let nobody = |uploads: &mut Uploads| uploads.handle_asked(now, task(), None, (piece(0), SIZE));
+    assert!(
+        matches!(nobody(&mut uploads), Verdict::Serve(_)),
+        "those who do not say who they are, are others"
+    );
+    assert!(ask(&mut uploads, now, 2, 0).is_some());
+}
+
+#[test]
+fn one_that_goes_on_is_waited_for_longer() {
+    let began = Instant::now();
+    let at = |seconds| began + Duration::from_secs(seconds);
+    let mut uploads = Uploads::new(1);
+    let slow = ask(&mut uploads, began, 1, 0).unwrap();
+    uploads.handle_timeout(at(4));
+    assert_eq!((uploads.free(), uploads.poll_timeout()), (1, None), "it has stalled");
+    assert!(uploads.handle_handed(slow, None), "somebody must look at the clock again");
+    assert!(uploads.poll_timeout().is_some());
+    uploads.handle_handed(slow, Some(at(6)));
+    for second in 7..14 {
+        uploads.handle_timeout(at(second));
+        assert_eq!(uploads.free(), 0, "{second}");
+    }
+    uploads.handle_timeout(at(14));
+    assert_eq!(uploads.free(), 1);
 }

@@ -1,6 +1,6 @@
 //! Who is slow or silent.
 
-use super::{all_of, blocks, drain, fetch, hashed, host, new, piece, relayed, set};
+use super::{all_of, blocks, drain, fetch, hashed, host, new, piece, relayed, set, waits, wants_all};
 use crate::watch::SILENT;
 use crate::{Action, Limits, Swarm};
 use darter_protocol::PieceSet;
@@ -293,4 +293,80 @@ fn of_pieces_too_large_to_bring_twice_a_relayed_one_moves_to_whoever_has_it() {
     assert_eq!(drain(&mut swarm, now + 2 * SILENT), [cancel(1, 0)]);
     swarm.handle_fetch_failed(piece(0), &host(1));
     assert_eq!(drain(&mut swarm, now + 2 * SILENT), [fetch(2, 0)]);
+}
+
+#[test]
+fn who_never_brings_what_it_says_is_coming_is_not_listened_to_any_more() {
+    let mut now = Instant::now();
+    let mut swarm = hashed(64);
+    swarm.handle_have(&host(1), set(64, []));
+    let mut asked = 0;
+    for p in 0..20 {
+        swarm.handle_coming(&host(1), piece(p));
+        asked += drain(&mut swarm, now).len();
+        now += Duration::from_secs(2);
+        swarm.handle_timeout(now, |_, _| None);
+        drain(&mut swarm, now);
+        swarm.handle_fetch_failed(piece(p), &host(1));
+    }
+    assert_eq!(asked, 8);
+    swarm.handle_more(&host(1), [piece(40)]);
+    assert_eq!(drain(&mut swarm, now), [fetch(1, 40)], "what it has is asked of it still");
+}
+
+#[test]
+fn one_that_brings_some_of_what_is_coming_is_listened_to() {
+    let now = Instant::now();
+    let mut swarm = hashed(64);
+    swarm.handle_have(&host(1), set(64, []));
+    for p in 0..40 {
+        swarm.handle_coming(&host(1), piece(p));
+        assert_eq!(drain(&mut swarm, now), [relayed(1, p)]);
+        if p % 4 == 0 {
+            swarm.handle_piece(now, piece(p), Some(&host(1)));
+        } else {
+            swarm.handle_fetch_failed(piece(p), &host(1));
+        }
+    }
+}
+
+#[test]
+fn what_is_coming_somewhere_is_asked_for_when_its_hash_is_known() {
+    let now = Instant::now();
+    let mut swarm = wants_all(2);
+    swarm.handle_have(&host(1), set(2, []));
+    swarm.handle_coming(&host(1), piece(1));
+    assert_eq!(drain(&mut swarm, now), []);
+    swarm.handle_hash(piece(1));
+    assert_eq!(drain(&mut swarm, now), [relayed(1, 1)]);
+}
+
+/// Two slow ones have pieces, and a fast one brings what the first of them was to bring.
+fn overtaken(others_have: bool) -> Vec<Action> {
+    let began = Instant::now();
+    let mut swarm = hashed(4);
+    swarm.handle_have(&host(0), set(4, [0]));
+    drain(&mut swarm, began);
+    swarm.handle_piece(began + SILENT / 10, piece(0), Some(&host(0)));
+    swarm.handle_have(&host(1), set(4, [1]));
+    assert_eq!(drain(&mut swarm, began + SILENT / 10), [fetch(1, 1)]);
+    let slow = began + SILENT / 2;
+    waits(&mut swarm, 1);
+    swarm.handle_timeout(slow, |_, _| Some(slow));
+    swarm.handle_have(&host(2), set(4, [1]));
+    assert_eq!(drain(&mut swarm, slow).len(), 1, "the fast one is asked as well");
+    swarm.handle_more(&host(1), [piece(3)]);
+    if others_have {
+        swarm.handle_more(&host(2), [piece(3)]);
+    }
+    swarm.handle_piece(slow, piece(1), Some(&host(2)));
+    swarm.handle_fetch_failed(piece(1), &host(1));
+    drain(&mut swarm, slow)
+}
+
+#[test]
+fn a_slow_one_rests_unless_only_it_has_something() {
+    let of_slow = |action: &Action| matches!(action, Action::Fetch { partner, .. } if *partner == host(1));
+    assert!(overtaken(false).iter().any(of_slow), "{:?}", overtaken(false));
+    assert!(!overtaken(true).iter().any(of_slow), "{:?}", overtaken(true));
 }
