@@ -111,6 +111,41 @@ fn redirects_are_followed_without_the_credentials() -> Result<()> {
     Ok(())
 }
 
+/// A registry whose blobs stand on a host that asks who we are: its client has no certificate to go there himself. What ours opened is
+/// his alone.
+#[test]
+fn what_a_redirect_led_to_and_our_certificate_opened_is_passed_on_and_not_kept() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let ca = Ca::new("storage")?;
+    let (shown, ours) = (ca.issue(&["127.0.0.1"])?, ca.issue(&["node"])?);
+    for (name, text) in [("ca.pem", ca.pem()), ("cert.pem", &ours.certificate), ("key.pem", &ours.key)] {
+        std::fs::write(folder.path().join(name), text)?;
+    }
+    let (registry, elsewhere) = (Origin::start(None)?, Origin::start(Some(shown.server_for(&ca)?))?);
+    let content = Content::new(12, 10 * MIB);
+    let path = format!("/v2/test/blobs/{}", content.digest());
+    let headers = vec![("Location".to_owned(), format!("https://{}/signed", elsewhere.address()))];
+    registry.put(&path, Page::Fixed { status: 307, headers, body: String::new() });
+    elsewhere.put("/signed", Page::content(content));
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let more = format!(
+        "upstream:\n  hosts:\n  - regx: ^127\\.0\\.0\\.1:{}$\n    certs: [{}]\n    clientCert: {}\n    clientKey: {}\n",
+        elsewhere.address().port(),
+        file("ca.pem"),
+        file("cert.pem"),
+        file("key.pem"),
+    );
+    let daemon = Daemon::start("daemon", folder.path(), &loopback_config(folder.path(), &more))?;
+    let url = format!("http://{}{path}", registry.address());
+    for times in 1..3 {
+        let answer = http::get(daemon.proxy, &url, &[])?;
+        assert_eq!((answer.status, answer.header("location")), (200, None), "{}", daemon.process.log());
+        assert_eq!(digest_of(answer)?, content.digest());
+        assert_eq!(elsewhere.sent("/signed"), times * content.length);
+    }
+    Ok(())
+}
+
 /// The origin lies: the client must not take it for the content.
 #[test]
 fn wrong_bytes_never_come_to_a_good_end() -> Result<()> {

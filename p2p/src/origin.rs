@@ -124,12 +124,14 @@ pub(crate) async fn fetch(
         match redirect(&response, &url, source.verified)? {
             Some(next) => url = next,
             // The content's name says which certificate the host is shown that was asked, and not who is shown one after it:
-            // others, who show none or another, would be given this by that name.
+            // others, who show none or another, would be given this by that name. The caller gets it as it came: sent there himself, he
+            // would come without a certificate.
             None if response.status().is_success()
                 && shows_another_certificate(upstream, &source.url, &url) =>
             {
-                let response = response.map(Incoming::out_of_turn);
-                return Ok(Answer::Other { response, refused: false, elsewhere: true });
+                let mut response = response.map(Incoming::out_of_turn);
+                *response.headers_mut() = relayed_headers(response.headers());
+                return Ok(Answer::Other { response, refused: false, elsewhere: false });
             }
             // What has a digest is the same for all.
             None if response.status().is_success()
@@ -324,6 +326,17 @@ fn content(response: Response<Incoming>, length: u64, (start, end): (u64, u64)) 
         info.headers.entry(header::DATE).or_insert(now);
     }
     Answer::Content { info, part: Part { start, end, body, queued: Duration::ZERO } }
+}
+
+/// What of a host's answer is about the bytes, for whoever is sent them as they come and asked another host.
+fn relayed_headers(all: &HeaderMap) -> HeaderMap {
+    let mut kept = content_headers(all);
+    for name in
+        [header::CONTENT_LENGTH, header::CONTENT_RANGE, header::CONTENT_ENCODING, header::TRANSFER_ENCODING]
+    {
+        kept.extend(all.get(&name).map(|value| (name, value.clone())));
+    }
+    kept
 }
 
 /// The headers that belong to the content itself.

@@ -132,7 +132,9 @@ impl Bench {
         let part = fetch.blocks != all;
         let waited = fetch.awaited || self.progress.borrow().is_listened_to();
         let useful = fetch.list.is_none() && (part || waited && all.len() > 1);
-        let wish = Wish { range, asking: fetch.asking, proof: useful.then_some(all.len()) };
+        // Who passes it on can do without; who reads it waits for less than the whole piece, and a part can be proven by nothing else.
+        let if_known = !part && !fetch.awaited;
+        let wish = Wish { range, asking: fetch.asking, proof: useful.then_some(all.len()), if_known };
         let Data { body, proof } =
             self.peers.data(fetch.at(), &self.task, wish).await.map_err(PieceError::Peer)?;
         let said = match proof {

@@ -60,6 +60,8 @@ pub(crate) struct Wish {
     pub(crate) asking: Asking,
     /// So many blocks are in the piece that `range` lies in: what they hash to is wanted, too.
     pub(crate) proof: Option<usize>,
+    /// But not if the piece would have to be read for it before its first byte is sent: half a second for 32 MiB of a disk.
+    pub(crate) if_known: bool,
 }
 
 /// Data, as it comes.
@@ -91,7 +93,7 @@ impl Peers {
 
     /// The bytes of a range, as they come.
     pub(crate) async fn data(&self, peer: At<'_>, task: &TaskId, wish: Wish) -> Result<Data, PeerError> {
-        let Wish { range, asking, proof } = wish;
+        let Wish { range, asking, proof, if_known } = wish;
         let mut request = request(peer, task, "data");
         let headers = request.headers_mut();
         let says_nothing = || HeaderValue::from_static("1");
@@ -101,7 +103,7 @@ impl Peers {
             }
         }
         if proof.is_some() {
-            headers.insert(proof::WANTED_HEADER, says_nothing());
+            headers.insert(proof::WANTED_HEADER, if if_known { proof::IF_KNOWN } else { says_nothing() });
         }
         headers.insert(header::RANGE, range_header(range.start(), Some(range.end())));
         let response = self.send(request, HEAD_TIMEOUT).await?;

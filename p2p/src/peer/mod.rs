@@ -126,7 +126,7 @@ mod tests {
     }
 
     fn wish(range: ByteRange, called: bool) -> Wish {
-        Wish { range, asking: Asking { called, across: false }, proof: None }
+        Wish { range, asking: Asking { called, across: false }, proof: None, if_known: false }
     }
 
     fn peers(name: &str) -> Peers {

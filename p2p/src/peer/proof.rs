@@ -5,8 +5,10 @@ use darter_protocol::BlockHash;
 use http::{HeaderName, HeaderValue};
 use std::fmt::Write;
 
-/// Stands at a request for data of one piece whose sender wants the proof; its value says nothing.
+/// Stands at a request for data of one piece whose sender wants the proof; by the value [`IF_KNOWN`] only where it is known without
+/// reading the piece.
 pub(super) const WANTED_HEADER: HeaderName = HeaderName::from_static("darter-proof-wanted");
+pub(super) const IF_KNOWN: HeaderValue = HeaderValue::from_static("if-known");
 /// Stands at the answer: the blocks' hashes, 64 hexadecimal digits each, at most 64 KiB. Who knows no such thing leaves it out.
 pub(super) const PROOF_HEADER: HeaderName = HeaderName::from_static("darter-proof");
 

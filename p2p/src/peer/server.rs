@@ -226,7 +226,11 @@ where
                 Some(range) => {
                     let says = |header| request.headers().contains_key(header);
                     let asking = Asking { called: !says(UNCALLED_HEADER), across: says(ACROSS_HEADER) };
-                    let proof = says(proof::WANTED_HEADER);
+                    let proof = match request.headers().get(proof::WANTED_HEADER) {
+                        None => Proof::Unwanted,
+                        Some(value) if value == proof::IF_KNOWN => Proof::IfKnown,
+                        Some(_) => Proof::Wanted,
+                    };
                     let to = Asker { host: asker.as_ref(), asking, proof, encrypted: member.is_some() };
                     self.data(task, to, &served, range).await
                 }
@@ -263,33 +267,33 @@ where
 
     /// What the blocks of a piece that is here hash to: as it was kept, or else read for it.
     async fn blocks_of(&self, served: &Served, piece: PieceIndex) -> Option<Arc<[BlockHash]>> {
-        let (file, hash) = (served.file(), served.hash(piece));
-        let count = file.layout().blocks_of(piece).len();
-        if let Some(kept) = hash.and_then(|hash| self.lists.get(&hash, count)) {
+        if let Some(kept) = self.known_blocks_of(served, piece) {
             return Some(kept);
         }
-        let list: Arc<[BlockHash]> = self.hash_blocks(file, piece).await?.into();
-        // A disk that has rotted proves nothing.
-        if let Some(hash) = hash.filter(|hash| hash::piece(file.layout(), &list) == *hash) {
-            self.lists.insert(hash, Arc::clone(&list));
-        }
-        Some(list)
-    }
-
-    async fn hash_blocks(&self, file: &Arc<TaskFile>, piece: PieceIndex) -> Option<Vec<BlockHash>> {
+        let (file, hash, lists) = (Arc::clone(served.file()), served.hash(piece), Arc::clone(&self.lists));
         let reading = Arc::clone(&self.quick.lists).acquire_owned().await.ok()?;
-        let (file, blocks) = (Arc::clone(file), file.layout().blocks_of(piece));
         let hashed = tokio::task::spawn_blocking(move || {
-            // Also of one who has hung up meanwhile.
+            // Also of one who has hung up meanwhile: he asks again, or another does.
             let _reading = reading;
-            file.hash_blocks(blocks)
+            let list: Arc<[BlockHash]> = file.hash_blocks(file.layout().blocks_of(piece))?.into();
+            // A disk that has rotted proves nothing.
+            if let Some(hash) = hash.filter(|hash| hash::piece(file.layout(), &list) == *hash) {
+                lists.insert(hash, Arc::clone(&list));
+            }
+            Ok(list)
         });
         let hashed = hashed.await;
         hashed
             .map_err(io::Error::other)
             .and_then(|hashed| hashed)
-            .inspect_err(|error| tracing::warn!(%error, "cannot read a piece for another daemon"))
+            .inspect_err(|error: &io::Error| tracing::warn!(%error, "cannot read a piece for another daemon"))
             .ok()
+    }
+
+    /// The same, if it was kept.
+    fn known_blocks_of(&self, served: &Served, piece: PieceIndex) -> Option<Arc<[BlockHash]>> {
+        let count = served.file().layout().blocks_of(piece).len();
+        served.hash(piece).and_then(|hash| self.lists.get(&hash, count))
     }
 
     async fn data(
@@ -324,9 +328,12 @@ where
             },
         };
         let (relayed, known) = relay.unzip();
-        let proof = match known.filter(|_| asker.proof) {
-            None if asker.proof && in_piece => self.blocks_of(served, piece).await,
-            known => known,
+        let proof = match (known, asker.proof) {
+            (_, Proof::Unwanted) => None,
+            (None, _) if !in_piece => None,
+            (None, Proof::IfKnown) => self.known_blocks_of(served, piece),
+            (None, Proof::Wanted) => self.blocks_of(served, piece).await,
+            (known, _) => known,
         };
         let sending = Sending {
             file: Arc::clone(file),
@@ -380,8 +387,17 @@ impl<F> Server<F> {
 struct Asker<'a> {
     host: Option<&'a HostId>,
     asking: Asking,
-    proof: bool,
+    proof: Proof,
     encrypted: bool,
+}
+
+/// Whether he wants to know what the blocks hash to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Proof {
+    Unwanted,
+    /// If that takes no look at the disk.
+    IfKnown,
+    Wanted,
 }
 
 /// What a body takes while it is sent.
