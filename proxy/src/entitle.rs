@@ -430,7 +430,7 @@ impl<'a> Asker<'a> {
 
     /// When his credential says that it ends. An account does not.
     fn ends(&self) -> Option<Instant> {
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let authorization = self.headers.get(header::AUTHORIZATION).filter(|_| self.account.is_none())?;
         Instant::now().checked_add(bearer_lifetime(authorization.to_str().ok()?, unix)?)
     }
