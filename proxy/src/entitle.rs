@@ -20,6 +20,7 @@ use crate::accounts::Login;
 use crate::place::server;
 use crate::probe::{Said, probe};
 use crate::realms::{Judge, Judges, Realms};
+use crate::refusal::Refusal;
 use crate::together::{Asked, Together};
 use crate::watched::{Proof, Watched};
 use darter_entitle::{Ages, Caller, Credentials, Facts, Pause, Place, Verdict, bearer_lifetime};
@@ -122,6 +123,8 @@ pub(crate) enum Entitled<'a> {
     Unknown(UpstreamError),
     /// The origin wants to be asked nothing by him for now.
     Paused(Pause),
+    /// So many others ask the origin that his turn did not come.
+    Crowded(Refusal),
 }
 
 /// An answer that is held on to.
@@ -155,6 +158,8 @@ pub(crate) enum Answered {
     Troubled,
     /// It has had enough of this caller.
     Paused(Pause),
+    /// It was not asked: the turn did not come.
+    Crowded(Refusal),
     Unreachable(UpstreamError),
 }
 
@@ -195,7 +200,10 @@ impl Gate {
             return Entitled::Yes;
         }
         let answered = self.asking.ask(&question, async {
-            let _turn = judges.turn(Judge::Registry, target).await;
+            let _turn = match judges.turn(Judge::Registry, target).await {
+                Ok(turn) => turn,
+                Err(refusal) => return Answered::Crowded(refusal),
+            };
             // What was said to others who waited, or before.
             let pause = self.lock().paused(Instant::now(), &place.registry, *caller);
             match pause {
@@ -207,10 +215,11 @@ impl Gate {
         match answered {
             Answered::Granted(length) => Entitled::IfLong(length, held),
             Answered::Refused => Entitled::No,
-            Answered::Paused(_) if self.in_pause(&question) => Entitled::Yes,
+            Answered::Paused(_) | Answered::Crowded(_) if self.in_pause(&question) => Entitled::Yes,
             Answered::Troubled | Answered::Unreachable(_) if self.in_grace(&question) => Entitled::Yes,
             Answered::Troubled => Entitled::No,
             Answered::Paused(pause) => Entitled::Paused(pause),
+            Answered::Crowded(refusal) => Entitled::Crowded(refusal),
             Answered::Unreachable(error) => Entitled::Unknown(error),
         }
     }

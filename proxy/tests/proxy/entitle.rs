@@ -53,8 +53,14 @@ impl Registry {
     async fn with(setup: Setup) -> (Arc<Self>, Origin, Darter) {
         let layer: Bytes = (0..50_000u32).map(|at| (at * 13 + at / 251) as u8).collect();
         let (revoked, trouble) = (AtomicBool::new(false), AtomicU16::new(0));
-        let registry =
-            Arc::new(Self { layer, revoked, second: Mutex::default(), trouble, log: Mutex::default(), go_on: Arc::default() });
+        let registry = Arc::new(Self {
+            layer,
+            revoked,
+            second: Mutex::default(),
+            trouble,
+            log: Mutex::default(),
+            go_on: Arc::default(),
+        });
         let answering = registry.clone();
         let origin = Origin::http(move |request: Request<Incoming>| {
             let response = answering.answer(&request);
@@ -71,7 +77,8 @@ impl Registry {
         self.log.lock().unwrap().push(format!("{} {path}", request.method()));
         let token = request.headers().get("authorization").map(|value| value.to_str().unwrap());
         let second = self.second.lock().unwrap();
-        let is_second = |(known, ends): &(String, SystemTime)| token == Some(known) && SystemTime::now() < *ends;
+        let is_second =
+            |(known, ends): &(String, SystemTime)| token == Some(known) && SystemTime::now() < *ends;
         let allowed = second.as_ref().is_some_and(is_second)
             || token == Some("Bearer right") && !self.revoked.load(Ordering::SeqCst);
         let answer = Response::builder();
