@@ -136,8 +136,9 @@ impl Process {
         Ok(Self::start_unguarded(name, command, log)?.guarded(log))
     }
 
-    fn guarded(self, log: &Path) -> Self {
-        Self { guarded: log.parent().map(Path::to_owned), ..self }
+    fn guarded(mut self, log: &Path) -> Self {
+        self.guarded = log.parent().map(Path::to_owned);
+        self
     }
 
     fn start_unguarded(name: &str, command: &mut Command, log: &Path) -> Result<Self> {
