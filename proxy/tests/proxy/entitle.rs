@@ -152,6 +152,17 @@ impl Registry {
                 _ => answer.body(full(self.layer.clone())).unwrap(),
             };
         }
+        // What is listed as a manifest is one, and lies among the blobs too; whose repository has it only so is not asked for a blob.
+        let listed = digest_of(&self.layer);
+        if path.ends_with("/manifests/index") {
+            return answer
+                .header("content-type", "application/vnd.oci.image.index.v1+json")
+                .body(full(format!("{{\"schemaVersion\":2,\"manifests\":[{{\"digest\":\"{listed}\"}}]}}")))
+                .unwrap();
+        }
+        if path == format!("/v2/lists/manifests/{listed}") || path == format!("/v2/keeps/blobs/{listed}") {
+            return answer.body(full(self.layer.clone())).unwrap();
+        }
         if path == "/file" {
             return answer.body(full(token.unwrap_or("for everybody").to_owned())).unwrap();
         }
@@ -429,6 +440,28 @@ async fn a_private_layer_is_not_to_be_had_through_a_public_repository() {
         assert_eq!(answer.status(), StatusCode::NOT_FOUND);
         assert_eq!(bytes(answer).await, "{\"errors\":[{\"code\":\"BLOB_UNKNOWN\"}]}");
     }
+}
+
+#[tokio::test]
+async fn what_an_index_lists_is_proven_as_a_manifest_and_not_as_a_blob() {
+    let (registry, _origin, darter) = Registry::start().await;
+    registry.warm(&darter).await;
+    for (repository, status) in [("lists", 404), ("keeps", 200)] {
+        let index = format!("/v2/{repository}/manifests/index");
+        bytes(ask(&darter, Method::GET, &index, &[]).await).await;
+        registry.asked();
+        let blob = registry.blob(repository);
+        let answer = ask(&darter, Method::GET, &blob, &[]).await;
+        assert_eq!(answer.status(), status, "{repository}");
+        bytes(answer).await;
+        assert_eq!(registry.asked()[0], format!("HEAD {blob}"), "its registry is asked");
+    }
+    let manifest = registry.blob("lists").replace("/blobs/", "/manifests/");
+    let proven = async || {
+        bytes(ask(&darter, Method::GET, &manifest, &[]).await).await;
+        registry.asked()
+    };
+    assert!(!proven().await.contains(&format!("HEAD {manifest}")), "the index proves this");
 }
 
 #[tokio::test]
