@@ -13,9 +13,16 @@ use std::time::Duration;
 /// How long the binary may take to serve.
 pub const START_LIMIT: Duration = Duration::from_secs(30);
 
+/// What [`binary`] found.
+static BINARY: OnceLock<PathBuf> = OnceLock::new();
+
+/// The binary under test, once somebody has asked for it.
+pub(crate) fn known_binary() -> Option<&'static Path> {
+    BINARY.get().map(PathBuf::as_path)
+}
+
 /// The binary under test: `DARTER_BIN`, or the workspace's own, built now so that it is never an old one.
 pub fn binary() -> &'static Path {
-    static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| match std::env::var_os("DARTER_BIN") {
         Some(path) => path.into(),
         None => build().expect("the binary can be built"),
@@ -198,7 +205,9 @@ impl Scheduler {
         let Some(data) = &self.data else { return Ok(None) };
         let mut command = Command::new(binary());
         command.args(["token", "create", "--data-dir"]).arg(data);
-        Ok(Some(crate::process::run(&mut command, START_LIMIT)?.ok()?.stdout.trim().to_owned()))
+        let token = crate::process::run(&mut command, START_LIMIT)?.ok()?.stdout.trim().to_owned();
+        crate::secret::note_token(&token);
+        Ok(Some(token))
     }
 
     /// Starts a scheduler on `host`, on the usual ports.

@@ -111,6 +111,7 @@ pub fn exchange(mut stream: Box<dyn Stream>, request: &Request<'_>) -> Result<Ve
 fn write_request(stream: &mut impl Write, request: &Request<'_>) -> Result<()> {
     let mut head = format!("{} {} HTTP/1.1\r\nHost: {}\r\n", request.method, request.target, request.host);
     for (name, value) in request.headers {
+        crate::secret::note_header(name, value);
         head.push_str(&format!("{name}: {value}\r\n"));
     }
     if let Some(body) = request.body {

@@ -27,6 +27,7 @@ pub mod port;
 pub mod process;
 pub mod registry;
 pub mod scan;
+pub mod secret;
 pub mod site;
 pub mod suite;
 pub mod tokens;

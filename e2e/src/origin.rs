@@ -245,6 +245,7 @@ fn serve<S: Read + Write>(mut stream: BufReader<S>, shared: &Shared) -> Result<(
         let method = words.next().context("no method")?.to_owned();
         let path = words.next().context("no target")?.to_owned();
         let headers = read_headers(&mut stream)?;
+        headers.iter().for_each(|(name, value)| crate::secret::note_header(name, value));
         let asked =
             Asked { method: method.clone(), path: path.clone(), headers, from: 0, sent: 0, first_byte: None };
 

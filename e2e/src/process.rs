@@ -1,10 +1,10 @@
 //! Programs that the tests run: [`run`] for those that end by themselves, [`Process`] for those that serve.
 
-use crate::poll;
+use crate::{poll, secret};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -63,7 +63,14 @@ pub fn run(command: &mut Command, limit: Duration) -> Result<Output> {
     }
     let text = |reader: JoinHandle<String>| reader.join().expect("the reader does not panic");
     match ended {
-        Ok(status) => Ok(Output { status: status?, stdout: text(stdout), stderr: text(stderr) }),
+        Ok(status) => {
+            let output = Output { status: status?, stdout: text(stdout), stderr: text(stderr) };
+            // What it prints may be what it was asked for: a join token.
+            if is_ours(command) {
+                secret::check(&shown, &output.stderr, None)?;
+            }
+            Ok(output)
+        }
         // The readers are left alone: a grandchild may still hold the pipes.
         Err(error) => Err(error),
     }
@@ -93,6 +100,8 @@ pub struct Process {
     child: Child,
     log: Arc<Log>,
     readers: Vec<JoinHandle<()>>,
+    /// Of the binary under test: its folder, where its keys are. What it wrote is looked through in the end.
+    guarded: Option<PathBuf>,
 }
 
 /// The lines that a program wrote to its standard output and error.
@@ -114,7 +123,25 @@ const STREAMS: usize = 2;
 impl Process {
     /// Starts a program; what it writes is kept, and copied to the file `log`, or into the folder that the environment names
     /// in `DARTER_E2E_LOGS`, for people who want to read it afterwards.
+    ///
+    /// When the binary under test is dropped and has written a secret (see [`secret`]), that panics.
     pub fn start(name: &str, command: &mut Command, log: &Path) -> Result<Self> {
+        let process = Self::start_unguarded(name, command, log)?;
+        Ok(if is_ours(command) { process.guarded(log) } else { process })
+    }
+
+    /// The same, as if it were the binary under test.
+    #[cfg(test)]
+    pub(crate) fn start_guarded(name: &str, command: &mut Command, log: &Path) -> Result<Self> {
+        Ok(Self::start_unguarded(name, command, log)?.guarded(log))
+    }
+
+    fn guarded(mut self, log: &Path) -> Self {
+        self.guarded = log.parent().map(Path::to_owned);
+        self
+    }
+
+    fn start_unguarded(name: &str, command: &mut Command, log: &Path) -> Result<Self> {
         let kept =
             std::env::var_os("DARTER_E2E_LOGS").map(|folder| Path::new(&folder).join(format!("{name}.log")));
         let log = kept.as_deref().unwrap_or(log);
@@ -127,7 +154,7 @@ impl Process {
             follow(child.stdout.take().expect("piped"), log.clone(), file.clone()),
             follow(child.stderr.take().expect("piped"), log.clone(), file),
         ];
-        Ok(Self { name: name.to_owned(), child, log, readers })
+        Ok(Self { name: name.to_owned(), child, log, readers, guarded: None })
     }
 
     /// Its process id.
@@ -210,7 +237,18 @@ impl Drop for Process {
         let _ = self.child.wait();
         // The outputs end with the last descendant, so that nobody writes into a folder that is being removed.
         self.readers.drain(..).for_each(|reader| reader.join().expect("the reader does not panic"));
+        let Some(folder) = self.guarded.take() else { return };
+        match secret::check(&self.name, &self.log(), Some(&folder)) {
+            Err(found) if std::thread::panicking() => eprintln!("{found:#}"),
+            found => found.expect("no secret is written"),
+        }
     }
+}
+
+/// Whether a command runs the binary under test.
+fn is_ours(command: &Command) -> bool {
+    let Some(binary) = crate::darter::known_binary() else { return false };
+    std::iter::once(command.get_program()).chain(command.get_args()).any(|word| word == binary)
 }
 
 fn follow(from: impl Read + Send + 'static, log: Arc<Log>, file: Arc<std::fs::File>) -> JoinHandle<()> {

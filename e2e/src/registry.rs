@@ -8,6 +8,7 @@ use crate::image::{Access, Blob, Image};
 use crate::net::Host;
 use crate::nginx::{Hit, Nginx, password_file, wait_port};
 use crate::process::{Process, run};
+use crate::secret::note_password;
 use crate::tokens::{SERVICE, TokenService};
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
@@ -34,13 +35,19 @@ pub fn second(number: usize) -> String {
     format!("second-{number}:battery-staple-{number}")
 }
 
+/// What stands before the registries, or what it has said until it was stopped.
+enum Front {
+    Running(Nginx),
+    Stopped(Vec<Hit>),
+}
+
 /// A running pair of registries.
 pub struct Registry {
     host: Host,
     folder: PathBuf,
     ca: Ca,
-    // The front goes first. `None`: it was stopped.
-    front: Mutex<Option<Nginx>>,
+    // The front goes first.
+    front: Mutex<Front>,
     _all: Vec<Process>,
 }
 
@@ -62,6 +69,7 @@ impl Registry {
         let identity = ca.issue(&Self::NAMES)?;
         let users: Vec<String> =
             std::iter::once(CREDENTIALS.to_owned()).chain((0..SECONDS).map(second)).collect();
+        users.iter().for_each(|it| note_password(it));
         password_file(&users, &folder.join("users"))?;
 
         let open = start_registry(host, &folder, "open", 5001, "")?;
@@ -73,7 +81,7 @@ impl Registry {
             all.push(start_registry(host, &folder, "tokens", 5003, &tokens.settings(&folder)?)?);
             servers.push_str(&server(SERVICE, 5003));
         }
-        let front = Mutex::new(Some(Nginx::start(host, &folder, &identity, &servers)?));
+        let front = Mutex::new(Front::Running(Nginx::start(host, &folder, &identity, &servers)?));
         Ok(Self { host: host.clone(), folder, ca, front, _all: all })
     }
 
@@ -83,8 +91,12 @@ impl Registry {
     }
 
     /// Nobody answers there any more.
-    pub fn stop(&self) {
-        drop(self.front.lock().unwrap_or_else(PoisonError::into_inner).take());
+    pub fn stop(&self) -> Result<()> {
+        let mut front = self.front.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Front::Running(nginx) = &*front {
+            *front = Front::Stopped(nginx.log()?);
+        }
+        Ok(())
     }
 
     /// The authority that signed its certificate: a file.
@@ -119,8 +131,10 @@ impl Registry {
 
     /// All requests that have ended, once none is under way any more.
     pub fn log(&self) -> Result<Vec<Hit>> {
-        let front = self.front.lock().unwrap_or_else(PoisonError::into_inner);
-        front.as_ref().context("the front was stopped")?.log()
+        match &*self.front.lock().unwrap_or_else(PoisonError::into_inner) {
+            Front::Running(nginx) => nginx.log(),
+            Front::Stopped(log) => Ok(log.clone()),
+        }
     }
 
     /// Configuration and layers of what was pushed to [`OPEN`] under a name.

@@ -32,7 +32,11 @@ pub fn run<S: Scene>(set: impl FnOnce() -> Result<S>, tests: &[Test<S>]) -> Exit
     if !wanted.is_empty() {
         match set() {
             Ok(scene) => {
-                failed.extend(wanted.iter().filter(|test| !passes(&scene, test)).map(|(name, _)| *name))
+                failed.extend(wanted.iter().filter(|test| !passes(&scene, test)).map(|(name, _)| *name));
+                // A daemon that has written a secret says so when it ends.
+                if catch_unwind(AssertUnwindSafe(|| drop(scene))).is_err() {
+                    failed.push("the scene is taken down, and none of its secrets was written");
+                }
             }
             Err(error) => {
                 println!("the scene cannot be set: {error:#}");

@@ -7,6 +7,7 @@ use crate::ca::{Ca, Identity};
 use crate::http::{Exactly, read_headers, read_line};
 use crate::net::Host;
 use crate::registry::CREDENTIALS;
+use crate::secret::note_token;
 use crate::site::decoded;
 use anyhow::{Context, Result, ensure};
 use aws_lc_rs::rand::SystemRandom;
@@ -109,7 +110,9 @@ impl Signer {
         let signed = encoded.join(".");
         let signature = self.key.sign(&SystemRandom::new(), signed.as_bytes());
         let signature = signature.ok().context("it cannot be signed")?;
-        Ok(format!("{signed}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature)))
+        let token = format!("{signed}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature));
+        note_token(&token);
+        Ok(token)
     }
 }
 

@@ -19,6 +19,7 @@
 
 #![forbid(unsafe_code)]
 
+mod cuts;
 mod enrol;
 mod expulsion;
 mod file;

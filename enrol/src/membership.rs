@@ -3,6 +3,7 @@
 //! Certificates are renewed and hosts expelled while connections live: what is new counts for every handshake from then
 //! on, and an expulsion ends the connections of the expelled one at once.
 
+use crate::cuts::{Cut, Cuts};
 use crate::expulsion::{ExpulsionFile, Expulsions, Statement, key};
 use crate::file::FileError;
 use crate::home::{Home, Papers};
@@ -19,18 +20,16 @@ use darter_protocol::HostId;
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, CommonState, HandshakeKind, ServerConfig};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 use tokio::io::BufReader;
 use tokio::net::{TcpStream, ToSocketAddrs};
 use tokio::sync::watch;
 use tokio_rustls::{LazyConfigAcceptor, TlsConnector};
-use tokio_util::sync::CancellationToken;
 
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -92,7 +91,7 @@ pub(crate) struct State {
     own: RwLock<Option<Own>>,
     expulsions: RwLock<Expulsions>,
     /// By whom connections end when he is expelled: by the key that his name ends with, as expulsions count.
-    cuts: Mutex<HashMap<String, CancellationToken>>,
+    cuts: Cuts,
 }
 
 #[derive(Debug, Clone)]
@@ -395,10 +394,7 @@ impl Secure {
             tracing::warn!(%host, "a host was expelled: its connections end, and it is refused");
         }
         self.changed.send_modify(|times| *times += 1);
-        let cut = self.state.cuts.lock().unwrap_or_else(PoisonError::into_inner).remove(key(&host));
-        if let Some(cut) = cut {
-            cut.cancel();
-        }
+        self.state.cuts.cut(key(&host));
         true
     }
 
@@ -506,12 +502,8 @@ impl State {
     }
 
     /// What ends when this one is expelled; `None`: it was, a moment ago.
-    fn cut_of(&self, id: &HostId) -> Option<CancellationToken> {
-        let mut cuts = self.cuts.lock().unwrap_or_else(PoisonError::into_inner);
-        // Looked at under the lock: whoever expels it afterwards finds the token.
-        if self.expulsions.read().unwrap_or_else(PoisonError::into_inner).contains(id) {
-            return None;
-        }
-        Some(cuts.entry(key(id).to_owned()).or_default().child_token())
+    fn cut_of(&self, id: &HostId) -> Option<Cut> {
+        let expelled = || self.expulsions.read().unwrap_or_else(PoisonError::into_inner).contains(id);
+        self.cuts.open(key(id), expelled)
     }
 }

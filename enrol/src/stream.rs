@@ -1,5 +1,6 @@
 //! [`Secured`]: a connection with another member, which ends when that one is expelled.
 
+use crate::cuts::Cut as Opened;
 use crate::newcomers::Newcomer;
 use crate::refused::Refused;
 use crate::service::{Caller, Who};
@@ -45,12 +46,12 @@ impl Secured {
         }
     }
 
-    pub(crate) fn tls(stream: Tls, caller: Caller, cut: CancellationToken) -> Self {
+    pub(crate) fn tls(stream: Tls, caller: Caller, cut: Opened) -> Self {
         Self {
             io: Io::Tls(Box::new(stream)),
             caller,
             cut: Some(Box::pin(async move {
-                cut.cancelled_owned().await;
+                cut.ended().await;
                 Refused::Expelled
             })),
             _newcomer: None,

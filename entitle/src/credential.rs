@@ -58,18 +58,19 @@ impl fmt::Debug for Caller {
     }
 }
 
-/// How long a bearer token that is a JWT (RFC 7519) says that it lives, at `now` in seconds since 1970; `None` for every
-/// other credential. The signature is the registry's to check, so what stands here may only ever shorten a proof.
-pub fn bearer_lifetime(authorization: &str, now: u64) -> Option<Duration> {
+/// How long a bearer token that is a JWT (RFC 7519) says that it lives, at `now` since 1970; `None` for every other
+/// credential. Its `exp` may have a fraction (RFC 7519 section 2, NumericDate), which is not waited for. The signature is the registry's to check, so what stands here may only ever shorten a proof.
+pub fn bearer_lifetime(authorization: &str, now: Duration) -> Option<Duration> {
     #[derive(Deserialize)]
     struct Claims {
-        exp: u64,
+        exp: f64,
     }
     let (scheme, token) = authorization.split_once(' ')?;
     let payload = token.trim().split('.').nth(1).filter(|_| scheme.eq_ignore_ascii_case("bearer"))?;
     let payload = BASE64_URL_SAFE_NO_PAD.decode(payload).ok()?;
     let claims: Claims = serde_json::from_slice(&payload).ok()?;
-    Some(Duration::from_secs(claims.exp.saturating_sub(now)))
+    // What is below zero ended long ago, and what is too large for the type never ends.
+    Some(Duration::from_secs(claims.exp as u64).saturating_sub(now))
 }
 
 #[cfg(test)]
@@ -79,15 +80,23 @@ mod tests {
     #[test]
     fn a_jwt_says_when_it_ends() {
         let token = |payload: &str| format!("Bearer h.{}.s", BASE64_URL_SAFE_NO_PAD.encode(payload));
-        assert_eq!(
-            bearer_lifetime(&token(r#"{"exp":1300,"iss":"x"}"#), 1000),
-            Some(Duration::from_secs(300))
-        );
-        assert_eq!(bearer_lifetime(&token(r#"{"exp":900}"#), 1000), Some(Duration::ZERO));
+        let now = Duration::from_secs(1000);
+        for (payload, left) in [
+            (r#"{"exp":1300,"iss":"x"}"#, 300),
+            (r#"{"exp":1300.9}"#, 300),
+            (r#"{"exp":1.3e3}"#, 300),
+            (r#"{"exp":900}"#, 0),
+            (r#"{"exp":-1}"#, 0),
+        ] {
+            let left = Duration::from_secs(left);
+            assert_eq!(bearer_lifetime(&token(payload), now), Some(left), "{payload}");
+        }
+        let late = now + Duration::from_millis(900);
+        assert_eq!(bearer_lifetime(&token(r#"{"exp":1001}"#), late), Some(Duration::from_millis(100)));
         for other in
             [token("{}"), token("["), "Bearer opaque".to_owned(), "Basic dTpw".to_owned(), String::new()]
         {
-            assert_eq!(bearer_lifetime(&other, 1000), None, "{other}");
+            assert_eq!(bearer_lifetime(&other, now), None, "{other}");
         }
     }
 

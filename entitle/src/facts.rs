@@ -41,6 +41,17 @@ pub struct Place {
     pub repository: String,
 }
 
+/// A part of a repository, by its digest, as `algorithm:hex`, and by the way on which it is had. A registry may have the same bytes
+/// on one way and not on the other: where a digest was seen as a manifest proves nothing of who asks for a blob, and the other way
+/// round. Whoever has the right to both is asked about once more.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Part {
+    /// What `/manifests/` leads to.
+    Manifest(String),
+    /// What `/blobs/` leads to; other content by digest; and, without a digest, what is named by its place alone.
+    Blob(String),
+}
+
 /// What the facts say about a caller and some content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
@@ -62,7 +73,7 @@ pub struct Pause {
 /// The facts. See the crate's documentation.
 #[derive(Debug)]
 pub struct Facts {
-    members: Recent<(Place, String), Instant>,
+    members: Recent<(Place, Part), Instant>,
     readers: Recent<(Place, Caller), Proof>,
     public: Recent<Place, Instant>,
     /// By registry and caller: how much somebody asked is no reason to answer another one less.
@@ -105,10 +116,10 @@ impl Facts {
         self.ages = ages;
     }
 
-    /// The repository contains the digest: it was named in a manifest of that repository, the registry served it from there,
+    /// The repository contains this: it was named in a manifest of that repository, the registry served it from there,
     /// or took it in there.
-    pub fn learn_member(&mut self, now: Instant, place: &Place, digest: &str) {
-        self.members.insert((place.clone(), digest.to_owned()), now);
+    pub fn learn_member(&mut self, now: Instant, place: &Place, part: &Part) {
+        self.members.insert((place.clone(), part.clone()), now);
     }
 
     /// The registry let this caller read the repository. `ends` is when his credential ends, where that is known. An
@@ -130,15 +141,15 @@ impl Facts {
 
     /// The registry says to this caller that the repository does not contain the digest. It says the same to those who may
     /// not know: what a stranger is told is nothing that others have to ask about.
-    pub fn forget_member(&mut self, now: Instant, place: &Place, digest: &str, caller: Caller) {
+    pub fn forget_member(&mut self, now: Instant, place: &Place, part: &Part, caller: Caller) {
         if self.reads(now, place, caller, self.in_grace()) {
-            self.members.remove(&(place.clone(), digest.to_owned()));
+            self.members.remove(&(place.clone(), part.clone()));
         }
     }
 
     /// Whether this caller may have this content, as far as is known.
-    pub fn verdict(&mut self, now: Instant, place: &Place, digest: &str, caller: Caller) -> Verdict {
-        self.judge(now, (place, digest), caller, [self.ages.reader, self.ages.public])
+    pub fn verdict(&mut self, now: Instant, place: &Place, part: &Part, caller: Caller) -> Verdict {
+        self.judge(now, (place, part), caller, [self.ages.reader, self.ages.public])
     }
 
     /// The same while the registry cannot be asked: older proofs count, but a credential that has ended does not.
@@ -146,10 +157,10 @@ impl Facts {
         &mut self,
         now: Instant,
         place: &Place,
-        digest: &str,
+        part: &Part,
         caller: Caller,
     ) -> Verdict {
-        self.judge(now, (place, digest), caller, self.in_grace())
+        self.judge(now, (place, part), caller, self.in_grace())
     }
 
     /// The same while the registry is there, and answers nothing but that it is asked too often.
@@ -157,12 +168,12 @@ impl Facts {
         &mut self,
         now: Instant,
         place: &Place,
-        digest: &str,
+        part: &Part,
         caller: Caller,
     ) -> Verdict {
         let Ages { reader, public, grace } = self.ages;
         let ages = [reader, public].map(|fresh| fresh.max(grace.min(WHILE_PAUSED)));
-        self.judge(now, (place, digest), caller, ages)
+        self.judge(now, (place, part), caller, ages)
     }
 
     /// The registry wants to be left alone by this caller.
@@ -183,11 +194,11 @@ impl Facts {
     fn judge(
         &mut self,
         now: Instant,
-        (place, digest): (&Place, &str),
+        (place, part): (&Place, &Part),
         caller: Caller,
         ages: [Duration; 2],
     ) -> Verdict {
-        let member = self.members.get(&(place.clone(), digest.to_owned()));
+        let member = self.members.get(&(place.clone(), part.clone()));
         let member = member.is_some_and(|at| within(now, *at, MEMBER_FRESH));
         if member && self.reads(now, place, caller, ages) { Verdict::Allowed } else { Verdict::Ask }
     }
@@ -218,7 +229,9 @@ mod tests {
     use super::*;
     use crate::Credentials;
 
-    const LAYER: &str = "sha256:aa";
+    fn layer() -> Part {
+        Part::Blob("sha256:aa".to_owned())
+    }
 
     fn place(repository: &str) -> Place {
         Place { registry: "registry.example:443".to_owned(), repository: repository.to_owned() }
@@ -230,7 +243,7 @@ mod tests {
 
     fn known() -> (Facts, Instant) {
         let (mut facts, now) = (Facts::default(), Instant::now());
-        facts.learn_member(now, &place("private"), LAYER);
+        facts.learn_member(now, &place("private"), &layer());
         facts.learn_reader(now, &place("private"), caller("right"), None);
         (facts, now)
     }
@@ -238,10 +251,25 @@ mod tests {
     #[test]
     fn a_reader_gets_what_his_repository_contains() {
         let (mut facts, now) = known();
-        assert_eq!(facts.verdict(now, &place("private"), LAYER, caller("right")), Verdict::Allowed);
-        assert_eq!(facts.verdict(now, &place("private"), LAYER, caller("wrong")), Verdict::Ask);
-        assert_eq!(facts.verdict(now, &place("private"), LAYER, Caller::Anonymous), Verdict::Ask);
-        assert_eq!(facts.verdict(now, &place("private"), "sha256:bb", caller("right")), Verdict::Ask);
+        assert_eq!(facts.verdict(now, &place("private"), &layer(), caller("right")), Verdict::Allowed);
+        assert_eq!(facts.verdict(now, &place("private"), &layer(), caller("wrong")), Verdict::Ask);
+        assert_eq!(facts.verdict(now, &place("private"), &layer(), Caller::Anonymous), Verdict::Ask);
+        assert_eq!(
+            facts.verdict(now, &place("private"), &Part::Blob("sha256:bb".to_owned()), caller("right")),
+            Verdict::Ask
+        );
+    }
+
+    #[test]
+    fn what_is_known_as_a_manifest_is_not_known_as_a_blob() {
+        let (mut facts, now) = known();
+        let parts = [Part::Manifest("sha256:bb".to_owned()), Part::Blob("sha256:bb".to_owned())];
+        let ask = |facts: &mut Facts, part| facts.verdict(now, &place("private"), part, caller("right"));
+        for (known, other) in [(&parts[0], &parts[1]), (&parts[1], &parts[0])] {
+            facts.learn_member(now, &place("private"), known);
+            assert_eq!((ask(&mut facts, known), ask(&mut facts, other)), (Verdict::Allowed, Verdict::Ask));
+            facts.forget_member(now, &place("private"), known, caller("right"));
+        }
     }
 
     #[test]
@@ -249,11 +277,11 @@ mod tests {
         let (mut facts, now) = known();
         facts.learn_reader(now, &place("public"), Caller::Anonymous, None);
         for asking in [Caller::Anonymous, caller("right"), caller("other")] {
-            assert_eq!(facts.verdict(now, &place("public"), LAYER, asking), Verdict::Ask);
+            assert_eq!(facts.verdict(now, &place("public"), &layer(), asking), Verdict::Ask);
         }
-        facts.learn_member(now, &place("public"), LAYER);
+        facts.learn_member(now, &place("public"), &layer());
         for asking in [Caller::Anonymous, caller("other")] {
-            assert_eq!(facts.verdict(now, &place("public"), LAYER, asking), Verdict::Allowed);
+            assert_eq!(facts.verdict(now, &place("public"), &layer(), asking), Verdict::Allowed);
         }
     }
 
@@ -261,14 +289,15 @@ mod tests {
     fn a_credential_that_once_worked_proves_nothing_about_anybody_else() {
         let (mut facts, now) = known();
         facts.learn_reader(now, &place("private"), caller("second"), None);
-        assert_eq!(facts.verdict(now, &place("private"), LAYER, Caller::Anonymous), Verdict::Ask);
+        assert_eq!(facts.verdict(now, &place("private"), &layer(), Caller::Anonymous), Verdict::Ask);
     }
 
     #[test]
     fn a_proof_ends_with_its_time_or_its_credential() {
         let (mut facts, now) = known();
-        let ask =
-            |facts: &mut Facts, later| facts.verdict(now + later, &place("private"), LAYER, caller("right"));
+        let ask = |facts: &mut Facts, later| {
+            facts.verdict(now + later, &place("private"), &layer(), caller("right"))
+        };
         let fresh = Ages::default().reader;
         assert_eq!(ask(&mut facts, fresh - Duration::from_secs(1)), Verdict::Allowed);
         assert_eq!(ask(&mut facts, fresh), Verdict::Ask);
@@ -281,8 +310,8 @@ mod tests {
     fn what_is_gone_is_gone_when_a_reader_is_told_so() {
         let (mut facts, now) = known();
         for (who, verdict) in [("stranger", Verdict::Allowed), ("right", Verdict::Ask)] {
-            facts.forget_member(now, &place("private"), LAYER, caller(who));
-            assert_eq!(facts.verdict(now, &place("private"), LAYER, caller("right")), verdict, "{who}");
+            facts.forget_member(now, &place("private"), &layer(), caller(who));
+            assert_eq!(facts.verdict(now, &place("private"), &layer(), caller("right")), verdict, "{who}");
         }
     }
 
@@ -290,7 +319,7 @@ mod tests {
     fn the_registrys_refusal_ends_a_proof_at_once() {
         let (mut facts, now) = known();
         facts.forget_reader(&place("private"), caller("right"));
-        assert_eq!(facts.verdict(now, &place("private"), LAYER, caller("right")), Verdict::Ask);
+        assert_eq!(facts.verdict(now, &place("private"), &layer(), caller("right")), Verdict::Ask);
     }
 
     #[test]
@@ -300,7 +329,7 @@ mod tests {
         let grace = Ages::default().grace;
         let half = grace / 2;
         let ask = |facts: &mut Facts, later, who| {
-            facts.verdict_without_registry(now + later, &place("private"), LAYER, caller(who))
+            facts.verdict_without_registry(now + later, &place("private"), &layer(), caller(who))
         };
         assert_eq!(ask(&mut facts, half, "right"), Verdict::Allowed);
         assert_eq!(ask(&mut facts, half, "short"), Verdict::Ask);
@@ -315,7 +344,7 @@ mod tests {
             facts.verdict_while_paused(
                 now + Duration::from_secs(later),
                 &place("private"),
-                LAYER,
+                &layer(),
                 caller("right"),
             )
         };
@@ -325,7 +354,7 @@ mod tests {
             facts.verdict_while_paused(
                 now + Duration::from_secs(later),
                 &place("private"),
-                LAYER,
+                &layer(),
                 caller("right"),
             )
         };
@@ -338,14 +367,14 @@ mod tests {
         let second = Duration::from_secs(1);
         facts.believe_for(Ages { reader: Duration::ZERO, grace: 2 * second, ..Ages::default() });
         let right = caller("right");
-        assert_eq!(facts.verdict(now, &place("private"), LAYER, right), Verdict::Ask);
+        assert_eq!(facts.verdict(now, &place("private"), &layer(), right), Verdict::Ask);
         for (later, verdict) in [(second, Verdict::Allowed), (2 * second, Verdict::Ask)] {
-            let said = facts.verdict_without_registry(now + later, &place("private"), LAYER, right);
+            let said = facts.verdict_without_registry(now + later, &place("private"), &layer(), right);
             assert_eq!(said, verdict, "{later:?}");
         }
         // What may be had while the registry answers may be had while it does not.
         facts.believe_for(Ages { grace: Duration::ZERO, ..Ages::default() });
-        let said = facts.verdict_without_registry(now + second, &place("private"), LAYER, right);
+        let said = facts.verdict_without_registry(now + second, &place("private"), &layer(), right);
         assert_eq!(said, Verdict::Allowed);
     }
 

@@ -19,5 +19,5 @@ mod manifest;
 mod recent;
 
 pub use credential::{Caller, Credentials, bearer_lifetime};
-pub use facts::{Ages, Facts, Pause, Place, Verdict};
+pub use facts::{Ages, Facts, Part, Pause, Place, Verdict};
 pub use manifest::{MAX_MANIFEST_BYTES, members};

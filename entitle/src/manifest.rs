@@ -1,5 +1,6 @@
 //! [`members`]: what a manifest says that its repository contains.
 
+use crate::facts::Part;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use std::collections::HashMap;
@@ -33,12 +34,13 @@ struct Descriptor {
     /// A foreign layer: the repository names it, but need not contain it.
     #[serde(default)]
     urls: Vec<IgnoredAny>,
+    /// Read, so that a second spelling of it is left over.
+    #[serde(rename = "mediaType", default)]
+    _media_type: IgnoredAny,
     #[serde(flatten)]
     rest: HashMap<String, IgnoredAny>,
 }
 
-/// Whether a reader that does not mind the case of keys, as Go's JSON, may have understood something else: the registry
-/// would then have checked other digests than stand here.
 /// Whether that is the type of an index, or of an image manifest; `None`: of something else.
 fn is_index(media_type: &str) -> Option<bool> {
     let is = |part| media_type.contains(part);
@@ -49,13 +51,17 @@ fn is_index(media_type: &str) -> Option<bool> {
     }
 }
 
+/// Whether a reader that does not mind the case of keys, as Go's JSON, may have understood something else: the registry
+/// would then have checked other digests than stand here. Every key that this module reads stands there, and so do those of a
+/// descriptor by which registries decide whether they look at it.
 fn is_ambiguous(rest: &HashMap<String, IgnoredAny>) -> bool {
-    const KEYS: [&str; 6] = ["schemaVersion", "config", "layers", "manifests", "digest", "urls"];
+    const KEYS: [&str; 7] = ["schemaVersion", "mediaType", "config", "layers", "manifests", "digest", "urls"];
     rest.keys().any(|key| !key.is_ascii() || KEYS.iter().any(|known| known.eq_ignore_ascii_case(key)))
 }
 
-/// The digests that `manifest` says are in its repository, as `algorithm:hex`. `None` for what is no manifest.
-pub fn members(content_type: Option<&str>, manifest: &[u8]) -> Option<Vec<String>> {
+/// What `manifest` says is in its repository: of an image its configuration and layers, which are blobs, of an index manifests.
+/// `None` for what is no manifest.
+pub fn members(content_type: Option<&str>, manifest: &[u8]) -> Option<Vec<Part>> {
     let manifest = serde_json::from_slice::<Manifest>(manifest).ok()?;
     let Manifest { schema_version, config, layers, manifests, media_type, rest } = manifest;
     if !matches!(schema_version, 1 | 2) {
@@ -79,6 +85,7 @@ pub fn members(content_type: Option<&str>, manifest: &[u8]) -> Option<Vec<String
         .filter(|descriptor| descriptor.urls.is_empty())
         .map(|descriptor| descriptor.digest)
         .filter(|digest| digest.len() <= 160)
+        .map(if is_image { Part::Blob } else { Part::Manifest })
         .take(MAX_MEMBERS);
     Some(contained.collect())
 }
@@ -93,13 +100,19 @@ mod tests {
             "config":{"mediaType":"a","digest":"sha256:c","size":1},
             "layers":[{"digest":"sha256:l1","size":2},{"digest":"sha256:l2"},{"digest":"sha256:f","urls":["https://x/"]}],
             "annotations":{"k":"v"}}"#;
-        assert_eq!(members(None, manifest).unwrap(), ["sha256:c", "sha256:l1", "sha256:l2"]);
+        assert_eq!(
+            members(None, manifest).unwrap(),
+            ["sha256:c", "sha256:l1", "sha256:l2"].map(|it| Part::Blob(it.into()))
+        );
     }
 
     #[test]
     fn an_index_names_its_manifests() {
         let index = br#"{"schemaVersion":2,"manifests":[{"digest":"sha256:m1"},{"digest":"sha256:m2"}]}"#;
-        assert_eq!(members(None, index).unwrap(), ["sha256:m1", "sha256:m2"]);
+        assert_eq!(
+            members(None, index).unwrap(),
+            ["sha256:m1", "sha256:m2"].map(|it| Part::Manifest(it.into()))
+        );
     }
 
     #[test]
@@ -109,6 +122,12 @@ mod tests {
             r#""layers":[{"digest":"sha256:victim","Digest":"sha256:own"}]"#,
             r#""layers":[{"digest":"sha256:victim"}],"layers":[{"digest":"sha256:own"}]"#,
             r#""layers":[{"digest":"sha256:victim"}],"schemaversion":1"#,
+            // What it was looked at as.
+            r#""mediaType":"application/vnd.oci.image.manifest.v1+json","MediaType":"application/vnd.oci.image.index.v1+json","layers":[{"digest":"sha256:victim"}]"#,
+            r#""mediatype":"application/vnd.oci.image.index.v1+json","layers":[{"digest":"sha256:victim"}]"#,
+            r#""MEDIATYPE":"application/vnd.oci.image.manifest.v1+json","manifests":[{"digest":"sha256:victim"}]"#,
+            r#""mediaType":"","mediaType":"application/vnd.oci.image.index.v1+json","layers":[{"digest":"sha256:victim"}]"#,
+            r#""layers":[{"mediaType":"a","MediaType":"b","digest":"sha256:victim"}]"#,
             r#""blobs":[{"digest":"sha256:victim"}]"#,
             r#""layers":[{"digest":"sha256:own"}],"manifests":[{"digest":"sha256:victim"}]"#,
             r#""config":{"digest":"sha256:victim"},"manifests":[]"#,

@@ -79,6 +79,11 @@ mod tests {
     }
 
     #[test]
+    fn not_even_their_hash_is_printed() {
+        assert_eq!(format!("{:?}", BasicAuth::new("user", "hunter2")), "[redacted]");
+    }
+
+    #[test]
     fn the_origins_header_is_not_looked_at() {
         let value = HeaderValue::from_str(&format!("Basic {}", STANDARD.encode("user:pass"))).unwrap();
         let headers = HeaderMap::from_iter([(http::header::AUTHORIZATION, value)]);

@@ -20,9 +20,10 @@ use crate::accounts::Login;
 use crate::place::server;
 use crate::probe::{Said, probe};
 use crate::realms::{Judge, Judges, Realms};
+use crate::refusal::Refusal;
 use crate::together::{Asked, Together};
 use crate::watched::{Proof, Watched};
-use darter_entitle::{Ages, Caller, Credentials, Facts, Pause, Place, Verdict, bearer_lifetime};
+use darter_entitle::{Ages, Caller, Credentials, Facts, Part, Pause, Place, Verdict, bearer_lifetime};
 use darter_rules::oci::{self, Kind, Resource};
 use darter_rules::{Identity, Target};
 use darter_upstream::{Incoming, UpstreamError};
@@ -122,6 +123,8 @@ pub(crate) enum Entitled<'a> {
     Unknown(UpstreamError),
     /// The origin wants to be asked nothing by him for now.
     Paused(Pause),
+    /// So many others ask the origin that his turn did not come.
+    Crowded(Refusal),
 }
 
 /// An answer that is held on to.
@@ -131,8 +134,7 @@ pub(crate) type Held<'a> = Asked<'a, Question, Answered>;
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Question {
     place: Place,
-    /// Empty for content that is named by its URL.
-    digest: String,
+    part: Part,
     caller: Caller,
 }
 
@@ -155,6 +157,8 @@ pub(crate) enum Answered {
     Troubled,
     /// It has had enough of this caller.
     Paused(Pause),
+    /// It was not asked: the turn did not come.
+    Crowded(Refusal),
     Unreachable(UpstreamError),
 }
 
@@ -190,12 +194,15 @@ impl Gate {
             Asking::Unshared => return Entitled::No,
             Asking::About(question) => question,
         };
-        let Question { place, digest, caller } = &question;
-        if self.lock().verdict(Instant::now(), place, digest, *caller) == Verdict::Allowed {
+        let Question { place, part, caller } = &question;
+        if self.lock().verdict(Instant::now(), place, part, *caller) == Verdict::Allowed {
             return Entitled::Yes;
         }
         let answered = self.asking.ask(&question, async {
-            let _turn = judges.turn(Judge::Registry, target).await;
+            let _turn = match judges.turn(Judge::Registry, target).await {
+                Ok(turn) => turn,
+                Err(refusal) => return Answered::Crowded(refusal),
+            };
             // What was said to others who waited, or before.
             let pause = self.lock().paused(Instant::now(), &place.registry, *caller);
             match pause {
@@ -207,10 +214,11 @@ impl Gate {
         match answered {
             Answered::Granted(length) => Entitled::IfLong(length, held),
             Answered::Refused => Entitled::No,
-            Answered::Paused(_) if self.in_pause(&question) => Entitled::Yes,
+            Answered::Paused(_) | Answered::Crowded(_) if self.in_pause(&question) => Entitled::Yes,
             Answered::Troubled | Answered::Unreachable(_) if self.in_grace(&question) => Entitled::Yes,
             Answered::Troubled => Entitled::No,
             Answered::Paused(pause) => Entitled::Paused(pause),
+            Answered::Crowded(refusal) => Entitled::Crowded(refusal),
             Answered::Unreachable(error) => Entitled::Unknown(error),
         }
     }
@@ -226,7 +234,7 @@ impl Gate {
             }
             Asking::About(question) => question,
         };
-        let Question { place, digest, caller } = &question;
+        let Question { place, part, caller } = &question;
         let who = match caller {
             Caller::Anonymous => "anybody",
             Caller::Known(_) => "this credential",
@@ -234,7 +242,7 @@ impl Gate {
         // A signature is a key.
         let repository = place.repository.split('?').next().unwrap_or_default();
         let what = format!("{who} may read {repository} of {}", place.registry);
-        match self.lock().verdict(Instant::now(), place, digest, *caller) {
+        match self.lock().verdict(Instant::now(), place, part, *caller) {
             Verdict::Allowed => format!("it is known that {what}, and that this is in it"),
             Verdict::Ask => format!(
                 "it is not known at this moment that {what}, and that this is in it: the origin is asked first"
@@ -252,8 +260,8 @@ impl Gate {
         answer: Response<Incoming>,
     ) -> Response<Watched> {
         self.realms.learn(target, &answer);
-        if let Some((name, digest)) = pushed(target, method, &answer) {
-            self.lock().learn_member(Instant::now(), &place(target, name), &digest);
+        if let Some((name, part)) = pushed(target, method, &answer) {
+            self.lock().learn_member(Instant::now(), &place(target, name), &part);
         }
         let resource = Resource::parse(target.path());
         let (Some(resource), true) = (resource, matches!(*method, Method::GET | Method::HEAD)) else {
@@ -282,25 +290,22 @@ impl Gate {
         }
         if is_manifest(answer.headers()) {
             let said = || answer.headers().get(DOCKER_CONTENT_DIGEST).and_then(known_digest);
-            self.learn(&place, digest.or_else(said), caller, asker.ends());
+            self.learn(&place, digest.or_else(said).map(Part::Manifest), caller, asker.ends());
         }
         answer.map(Watched::unwatched)
     }
 
     fn question(&self, target: &Target, identity: &mut Identity, asker: Asker<'_>) -> Asking {
-        let of_digest = match Resource::parse(target.path()) {
-            Some(Resource { name, kind: Kind::Blob(digest) | Kind::Manifest(digest) }) => {
-                Some((name, digest))
+        let of_registry = match Resource::parse(target.path()) {
+            Some(Resource { name, kind: Kind::Blob(digest) }) => Some((name, Part::Blob(digest.to_string()))),
+            Some(Resource { name, kind: Kind::Manifest(digest) }) => {
+                Some((name, Part::Manifest(digest.to_string())))
             }
             _ => None,
         };
-        if let Some((name, digest)) = of_digest {
+        if let Some((name, part)) = of_registry {
             let caller = self.caller(asker, target.query());
-            return Asking::About(Question {
-                place: place(target, name),
-                digest: digest.to_string(),
-                caller,
-            });
+            return Asking::About(Question { place: place(target, name), part, caller });
         }
         let (canonical, application) = match identity {
             Identity::Url { canonical, application, .. } => (canonical, application),
@@ -308,7 +313,7 @@ impl Gate {
             Identity::Digest(digest) => {
                 let place = Place { registry: server(target), repository: target.path().to_owned() };
                 let caller = self.caller(asker, target.query());
-                return Asking::About(Question { place, digest: digest.clone(), caller });
+                return Asking::About(Question { place, part: Part::Blob(digest.clone()), caller });
             }
         };
         if credentials(asker.headers).next().is_some() || canonical.len() > MAX_URL {
@@ -319,7 +324,11 @@ impl Gate {
         let Some(signed) = signed else { return Asking::Nothing };
         application.push_str("\0signed");
         let place = Place { registry: server(target), repository: canonical.clone() };
-        Asking::About(Question { place, digest: String::new(), caller: self.caller(asker, Some(signed)) })
+        Asking::About(Question {
+            place,
+            part: Part::Blob(String::new()),
+            caller: self.caller(asker, Some(signed)),
+        })
     }
 
     fn caller(&self, Asker { headers, account }: Asker<'_>, query: Option<&str>) -> Caller {
@@ -335,24 +344,24 @@ impl Gate {
     pub(crate) fn learn(
         &self,
         place: &Place,
-        digests: impl IntoIterator<Item = String>,
+        parts: impl IntoIterator<Item = Part>,
         caller: Caller,
         ends: Option<Instant>,
     ) {
         let now = Instant::now();
         let mut facts = self.lock();
         facts.learn_reader(now, place, caller, ends);
-        digests.into_iter().for_each(|digest| facts.learn_member(now, place, &digest));
+        parts.into_iter().for_each(|part| facts.learn_member(now, place, &part));
     }
 
     fn in_pause(&self, question: &Question) -> bool {
-        let Question { place, digest, caller } = question;
-        self.lock().verdict_while_paused(Instant::now(), place, digest, *caller) == Verdict::Allowed
+        let Question { place, part, caller } = question;
+        self.lock().verdict_while_paused(Instant::now(), place, part, *caller) == Verdict::Allowed
     }
 
     fn in_grace(&self, question: &Question) -> bool {
-        let Question { place, digest, caller } = question;
-        self.lock().verdict_without_registry(Instant::now(), place, digest, *caller) == Verdict::Allowed
+        let Question { place, part, caller } = question;
+        self.lock().verdict_without_registry(Instant::now(), place, part, *caller) == Verdict::Allowed
     }
 
     async fn ask_origin(
@@ -362,10 +371,11 @@ impl Gate {
         asker: Asker<'_>,
         question: &Question,
     ) -> Answered {
-        let Question { place, digest, caller } = question;
+        let Question { place, part, caller } = question;
         // A signature in a query may be for GET alone.
         let signed = target.query().is_some() && Resource::parse(target.path()).is_none();
-        let method = if digest.is_empty() || signed { Method::GET } else { Method::HEAD };
+        let by_url = *part == Part::Blob(String::new());
+        let method = if by_url || signed { Method::GET } else { Method::HEAD };
         let said = probe(judges.upstream, target, asker.headers, method).await;
         let Said { status, length, headers, .. } = match said {
             Ok(said) => said,
@@ -386,7 +396,7 @@ impl Gate {
         let mut facts = self.lock();
         match status {
             StatusCode::NOT_FOUND | StatusCode::GONE => {
-                facts.forget_member(Instant::now(), place, digest, *caller);
+                facts.forget_member(Instant::now(), place, part, *caller);
             }
             _ => facts.forget_reader(place, *caller),
         }
@@ -395,8 +405,8 @@ impl Gate {
 
     /// The content has the length that the origin said: it did speak of this content.
     pub(crate) fn believe(&self, target: &Target, identity: &mut Identity, asker: Asker<'_>) {
-        if let Asking::About(Question { place, digest, caller }) = self.question(target, identity, asker) {
-            self.learn(&place, [digest], caller, asker.ends());
+        if let Asking::About(Question { place, part, caller }) = self.question(target, identity, asker) {
+            self.learn(&place, [part], caller, asker.ends());
         }
     }
 
@@ -430,7 +440,7 @@ impl<'a> Asker<'a> {
 
     /// When his credential says that it ends. An account does not.
     fn ends(&self) -> Option<Instant> {
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let authorization = self.headers.get(header::AUTHORIZATION).filter(|_| self.account.is_none())?;
         Instant::now().checked_add(bearer_lifetime(authorization.to_str().ok()?, unix)?)
     }
@@ -450,22 +460,22 @@ fn pause(status: StatusCode, headers: &HeaderMap) -> Option<Pause> {
 
 /// What a registry has taken in, and into which repository (distribution-spec, "Pushing"). Where it and the request do not
 /// say the same, or the request says two things, nobody knows which of them it looked at.
-fn pushed<'a, B>(target: &'a Target, method: &Method, answer: &Response<B>) -> Option<(&'a str, String)> {
+fn pushed<'a, B>(target: &'a Target, method: &Method, answer: &Response<B>) -> Option<(&'a str, Part)> {
     if answer.status() != StatusCode::CREATED || !matches!(*method, Method::PUT | Method::POST) {
         return None;
     }
     let said = answer.headers().get(DOCKER_CONTENT_DIGEST).and_then(known_digest);
-    let (name, asked) = match Resource::parse(target.path()) {
-        Some(Resource { name, kind: Kind::Manifest(digest) }) => (name, digest.to_string()),
-        Some(Resource { name, kind: Kind::Tag(_) }) => (name, said.clone()?),
+    let (name, asked, part): (_, _, fn(String) -> Part) = match Resource::parse(target.path()) {
+        Some(Resource { name, kind: Kind::Manifest(digest) }) => (name, digest.to_string(), Part::Manifest),
+        Some(Resource { name, kind: Kind::Tag(_) }) => (name, said.clone()?, Part::Manifest),
         Some(Resource { kind: Kind::Blob(_), .. }) => return None,
         None => {
             let (name, _) = target.path().strip_prefix("/v2/")?.split_once("/blobs/uploads/")?;
-            (name, digest_asked(target.query()?)?)
+            (name, digest_asked(target.query()?)?, Part::Blob)
         }
     };
     let agreed = said.is_none_or(|said| said == asked) && oci::is_name(name);
-    agreed.then_some((name, asked))
+    agreed.then(|| (name, part(asked)))
 }
 
 /// The one digest in an upload's query: what was uploaded, or is to be taken from another repository.

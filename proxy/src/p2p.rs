@@ -132,6 +132,7 @@ where
         Entitled::No => return direct::answer(proxy, &peers.target, request, Outcome::Relayed).await,
         Entitled::Unknown(error) => return Err(Refusal::unproven(&error)),
         Entitled::Paused(pause) => return Err(Refusal::paused(&peers.target, pause)),
+        Entitled::Crowded(refusal) => return Err(refusal),
     };
     let version = match peers.version(proxy, request.headers()).await {
         Ok(version) => version,

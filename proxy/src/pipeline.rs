@@ -251,7 +251,7 @@ async fn lend_and_route(
         return route(decision, request, proxy).await;
     };
     let method = request.method().clone();
-    let lent = accounts.lend(proxy.judges(), target, &method, request.headers_mut()).await;
+    let lent = accounts.lend(proxy.judges(), target, &method, request.headers_mut()).await?;
     if lent == Lent::Nothing {
         return route(decision, request, proxy).await;
     }

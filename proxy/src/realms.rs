@@ -2,8 +2,8 @@
 //!
 //! A thousand clients that start together ask their token service at the same moment, and each of their layers is a question
 //! to the registry whether they may have it. So each host is asked no more than so many of these at once
-//! (`proxy.maxAuthentications`), and those who ask for the same token with the very same request share one answer. Who waits
-//! too long for his turn is not held up any longer: better one question too many than none.
+//! (`proxy.maxAuthentications`), and those who ask for the same token with the very same request share one answer. Who has waited
+//! too long for his turn is told so, with when to come again: a service that is slow already gets no question more for it.
 //!
 //! A token service is what a registry has named in a challenge, by its path; what else lies on that host is as any other. Anybody
 //! may run a registry, and name what is not his. So nothing is answered otherwise because it was named: a request with a body,
@@ -57,10 +57,12 @@ pub(crate) struct Realms {
     credentials: Credentials,
 }
 
-/// How long a client waits for its turn at a token service, and how long for a registry's. Clients give up after 30 s, and what
-/// a registry is asked has an answer without it within the grace period.
+/// How long a client waits for its turn at a token service, and how long for a registry's: clients give up after 30 s, and what a
+/// registry is asked comes before content that a client waits for. Then it is to come again.
 const PATIENCE: Duration = Duration::from_secs(20);
 const SHORT_PATIENCE: Duration = Duration::from_secs(5);
+/// After this long: as long as a slow answer or two take.
+const COME_AGAIN: Duration = Duration::from_secs(5);
 /// What says nothing of what is asked, or by whom.
 const UNSAID: [HeaderName; 8] = [
     header::CONNECTION,
@@ -93,7 +95,7 @@ pub(crate) struct Judges<'a> {
 
 impl Judges<'_> {
     /// Waits for a turn to ask the host of `target`: see [`Realms::turn`].
-    pub(crate) async fn turn(self, judge: Judge, target: &Target) -> Option<Slot> {
+    pub(crate) async fn turn(self, judge: Judge, target: &Target) -> Result<Slot, Refusal> {
         self.realms.turn(judge, target, self.at_once).await
     }
 }
@@ -151,8 +153,11 @@ impl Realms {
         self.any.load(Ordering::Relaxed) && self.named.get(&target.without_query()).is_some()
     }
 
-    /// Waits for a turn to ask the host of `target`. `None`: that takes too long, and one may ask without.
-    pub(crate) async fn turn(&self, judge: Judge, target: &Target, at_once: usize) -> Option<Slot> {
+    /// Waits for a turn to ask the host of `target`.
+    ///
+    /// # Errors
+    /// When that takes too long. Nobody asks without.
+    pub(crate) async fn turn(&self, judge: Judge, target: &Target, at_once: usize) -> Result<Slot, Refusal> {
         let host = (judge, accounts::registry(target));
         let places = self.places.get_with(host, || Slots::new(at_once));
         places.resize(at_once);
@@ -160,7 +165,8 @@ impl Realms {
             Judge::Registry => SHORT_PATIENCE,
             Judge::TokenService => PATIENCE,
         };
-        tokio::time::timeout(patience, places.take()).await.ok()
+        let turn = tokio::time::timeout(patience, places.take()).await;
+        turn.map_err(|_| Refusal::crowded(target, judge, (patience, at_once), COME_AGAIN))
     }
 
     /// Answers a request for a token.
@@ -186,7 +192,10 @@ impl Realms {
         let (at_once, copy) = (settings.limits.authentications(), copy(&request));
         let mut own = None;
         let asking = async {
-            let _turn = self.turn(Judge::TokenService, target, at_once).await;
+            let _turn = match self.turn(Judge::TokenService, target, at_once).await {
+                Ok(turn) => turn,
+                Err(refusal) => return Heard::Nothing(refusal),
+            };
             match direct::answer(proxy, target, copy, Outcome::Direct).await {
                 Err(refusal) => Heard::Nothing(refusal),
                 Ok(Answer::Body(response, ..)) if is_for_all(&response) => hear(response).await,
@@ -207,7 +216,7 @@ impl Realms {
             Heard::Nothing(refusal) => Err(refusal),
             Heard::Own => match own {
                 Some(answer) => Ok(answer),
-                None => direct::answer(proxy, target, request, Outcome::Direct).await,
+                None => self.answer_one(proxy, target, request, at_once).await,
             },
         }
     }
@@ -231,7 +240,7 @@ impl Realms {
         let (parts, body) = request.into_parts();
         let form = collect(body.map_err(Into::into).boxed_unsync()).await.ok_or_else(Refusal::no_form)?;
         let request = Request::from_parts(parts, crate::full(form));
-        let _turn = self.turn(Judge::TokenService, target, at_once).await;
+        let _turn = self.turn(Judge::TokenService, target, at_once).await?;
         direct::answer(proxy, target, request, Outcome::Direct).await
     }
 

@@ -3,6 +3,7 @@
 
 use crate::Body;
 use crate::idle::Quiet;
+use crate::realms::Judge;
 use crate::request_id::{RequestId, X_REQUEST_ID};
 use darter_entitle::Pause;
 use darter_p2p::OpenError;
@@ -169,6 +170,26 @@ impl Refusal {
         );
         let status = StatusCode::from_u16(pause.status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
         Self::new(status, "http_request_denied", sentence).after(seconds)
+    }
+
+    /// So many others ask the same host who they are that this client's turn did not come.
+    pub(crate) fn crowded(
+        target: &darter_rules::Target,
+        judge: Judge,
+        (waited, at_once): (Duration, usize),
+        again: Duration,
+    ) -> Self {
+        let question = match judge {
+            Judge::Registry => "whether this caller may have this",
+            Judge::TokenService => "for a token",
+        };
+        let (waited, seconds) = (whole_seconds(waited), whole_seconds(again));
+        let sentence = format!(
+            "{} is asked {at_once} such questions at once (proxy.maxAuthentications), and answers so slowly that it could not be asked \
+             {question} within {waited} s; try again in {seconds} s",
+            target.authority()
+        );
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "connection_limit_reached", sentence).after(seconds)
     }
 
     /// A form did not come in time, or not in whole.

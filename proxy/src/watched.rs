@@ -7,7 +7,7 @@
 use crate::entitle::Gate;
 use aws_lc_rs::digest;
 use bytes::{Bytes, BytesMut};
-use darter_entitle::{Caller, MAX_MANIFEST_BYTES, Place, members};
+use darter_entitle::{Caller, MAX_MANIFEST_BYTES, Part, Place, members};
 use darter_protocol::Digest;
 use darter_upstream::Incoming;
 use http_body::{Body, Frame, SizeHint};
@@ -76,8 +76,8 @@ impl Watched {
 }
 
 impl Proof {
-    /// The digests that are in the place, if the body is what was asked for: has the digest, or is a manifest at all.
-    fn borne_out(&self, body: &[u8]) -> Option<Vec<String>> {
+    /// What is in the place, if the body is what was asked for: has the digest, or is a manifest at all.
+    fn borne_out(&self, body: &[u8]) -> Option<Vec<Part>> {
         let members = members(self.content_type.as_deref(), body);
         let own = match &self.digest {
             Some(digest) => is_of(digest, body).then(|| digest.clone())?,
@@ -86,7 +86,7 @@ impl Proof {
                 sha256(body)?
             }
         };
-        Some(members.into_iter().flatten().chain([own]).collect())
+        Some(members.into_iter().flatten().chain([Part::Manifest(own)]).collect())
     }
 }
 

@@ -7,7 +7,7 @@
 mod lab;
 
 use crate::lab::{Darter, Origin, Setup, closed_port, full, h1, text};
-use darter_proxy::Shutdown;
+use darter_proxy::{Account, Login, Shutdown};
 use http::{Request, Response};
 use regex::Regex;
 use std::io;
@@ -275,4 +275,24 @@ async fn a_request_that_is_not_understood_leaves_a_line_and_a_count() {
         assert!(line.contains(&format!("status={status}")) && line.contains("outcome=refused"), "{line}");
         assert!(!text.contains("hunter2"), "{text}");
     }
+}
+
+#[test]
+fn an_account_and_a_password_may_be_traced_and_say_nothing() {
+    let log = Captured::default();
+    let _logging = logging(&log);
+    let encoded = "dXNlcjpodW50ZXIy";
+    let login = Login::new("user", "hunter2").unwrap();
+    let account = Account {
+        hosts: Regex::new("").unwrap(),
+        repositories: Regex::new("").unwrap(),
+        login: login.clone(),
+        insecure: false,
+    };
+    let secret = darter_certs::Secret::from("hunter2");
+    let span = tracing::info_span!("pull", ?login, %secret);
+    span.in_scope(|| tracing::trace!(?account, secret = ?Some(&secret), "with {login:?} and {secret}"));
+    let text = log.text();
+    assert!(text.contains("with Login([redacted]) and [redacted]"), "{text}");
+    assert!(!text.contains("hunter2") && !text.contains(encoded), "{text}");
 }

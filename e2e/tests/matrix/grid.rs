@@ -14,10 +14,16 @@ use darter_e2e::tokens::{PUBLIC, REALM, SERVICE};
 use std::fmt;
 use std::io::Read as _;
 use std::ops::Range;
+use std::time::Duration;
 
 /// The repository whose layers are not for everybody, and another one that holds the same.
 pub(crate) const SECRET: &str = "team/secret";
 pub(crate) const MOUNTED: &str = "team/mounted";
+
+/// How long the short tokens open something, in seconds.
+const SHORT: i64 = 5;
+/// For how long registries take a token that has ended, at most (distribution: a minute), in seconds.
+const LEEWAY: u64 = 60;
 
 /// What clients take for a manifest.
 const MANIFESTS: (&str, &str) = ("Accept", "application/vnd.oci.image.manifest.v1+json");
@@ -45,8 +51,9 @@ pub(crate) enum Caller {
     Right(&'static str),
     Wrong,
     Nobody,
-    /// What opened it until two minutes ago: registries take a token for a minute longer than it says.
-    Expired,
+    /// With a token that opened it a moment ago, one for each cell: see [`Matrix::have_ended`]. Passwords do not end; they are
+    /// changed, which is [`a_revoked_password`].
+    Ended(usize),
     /// One of those whose passwords are going to be taken away.
     Second(usize),
 }
@@ -157,10 +164,10 @@ impl Matrix {
             (_, Caller::Nobody) => return Ok(None),
             (Kind::Token, Caller::Right(repository)) => token(self.tokens.signer(), repository, 3600)?,
             (Kind::Token, Caller::Wrong) => token(&self.impostor, SECRET, 3600)?,
-            (Kind::Token, Caller::Expired) => token(self.tokens.signer(), SECRET, -120)?,
-            (Kind::Token, Caller::Second(_)) => bail!("there is none"),
+            (Kind::Token, Caller::Ended(_)) => token(self.tokens.signer(), SECRET, SHORT)?,
+            (Kind::Token, Caller::Second(_)) | (Kind::Basic, Caller::Ended(_)) => bail!("there is none"),
             (Kind::Basic, Caller::Right(_)) => basic(CREDENTIALS),
-            (Kind::Basic, Caller::Wrong | Caller::Expired) => basic("somebody:wrong-horse"),
+            (Kind::Basic, Caller::Wrong) => basic("somebody:wrong-horse"),
             (Kind::Basic, Caller::Second(number)) => basic(&registry::second(number)),
         }))
     }
@@ -178,6 +185,34 @@ impl Matrix {
         let headers: Vec<_> = more.iter().copied().chain(shown).collect();
         let answer = self.ask_of((node, way, kind.registry()), path, &headers);
         Got::of(answer?).with_context(|| format!("{way:?} {} {path} {caller:?}", node.host.name()))
+    }
+
+    /// Lets somebody in with each of the short tokens, which are made now, at every way and place; and shows that they open what is
+    /// cached there, so that everything is known that lets them in.
+    fn let_in_for_a_moment(&self, tokens: Range<usize>) -> Result<()> {
+        let manifest = format!("/v2/{SECRET}/manifests/1");
+        let warm = self.blob(Kind::Token, SECRET, Layers::WARM);
+        for (number, (way, (node, layer))) in tokens.clone().zip(places(self, Kind::Token)) {
+            let caller = Caller::Ended(number);
+            let got = self.ask((node, way, Kind::Token), &manifest, caller, &[])?;
+            ensure!(got.status == 200, "{way:?} {}: {got:?}", node.host.name());
+            if layer == Layers::WARM && node.host.name() == self.nodes[0].host.name() {
+                let got = self.ask((node, way, Kind::Token), &warm, caller, &[])?;
+                ensure!(got.is_hit(), "{way:?}: {got:?}");
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the short tokens that were made have ended: the registry refuses them.
+    fn have_ended(&self, tokens: Range<usize>) -> Result<()> {
+        let manifest = format!("/v2/{SECRET}/manifests/1");
+        let last = Caller::Ended(tokens.end - 1);
+        let limit = LIMIT + Duration::from_secs(LEEWAY);
+        until("the registry to refuse what has ended", limit, || {
+            self.straight(Kind::Token, &manifest, last).ok().filter(|got| got.status == 401)
+        })
+        .map(drop)
     }
 
     /// Asks a node for a path of any registry.
@@ -238,6 +273,13 @@ impl Matrix {
     }
 }
 
+/// Every way and every place where the content may be: nowhere, here, and at a peer, by which layer.
+fn places(scene: &Matrix, kind: Kind) -> impl Iterator<Item = (Way, (&Node, usize))> {
+    let [first, second] = kind.nodes(scene);
+    let places = [(first, Layers::COLD), (first, Layers::WARM), (second, Layers::WARM)];
+    Way::ALL.into_iter().flat_map(move |way| places.map(|place| (way, place)))
+}
+
 /// Every way, for both kinds.
 pub(crate) fn ways() -> impl Iterator<Item = (Way, Kind)> {
     Kind::ALL.into_iter().flat_map(|kind| Way::ALL.into_iter().map(move |way| (way, kind)))
@@ -269,8 +311,10 @@ pub(crate) fn who_may_have_a_private_layer_gets_it(scene: &Matrix) -> Result<()>
 
 pub(crate) fn nobody_else_gets_a_byte_of_it(scene: &Matrix) -> Result<()> {
     const LAYERS: [usize; 2] = [Layers::WARM, Layers::COLD];
+    scene.let_in_for_a_moment(0..12)?;
+    scene.have_ended(0..12)?;
     let before = scene.moved(&LAYERS)?;
-    let mut cells = 0;
+    let (mut cells, mut ended) = (0, 0..12);
     for (way, kind) in ways() {
         let [first, second] = kind.nodes(scene);
         // Those who may have been there just before.
@@ -288,12 +332,15 @@ pub(crate) fn nobody_else_gets_a_byte_of_it(scene: &Matrix) -> Result<()> {
             let mut callers = vec![
                 (&secret, Caller::Wrong, 401),
                 (&secret, Caller::Nobody, 401),
-                (&secret, Caller::Expired, 401),
                 (&elsewhere, Caller::Right(PUBLIC), 404),
                 (&foreign, Caller::Right(SECRET), 404),
             ];
-            // Whom a password lets in, it lets in everywhere.
-            callers.extend((kind == Kind::Token).then_some((&secret, Caller::Right(MOUNTED), 401)));
+            if kind == Kind::Token {
+                // Whom a password lets in, it lets in everywhere; and it does not end by itself.
+                callers.push((&secret, Caller::Right(MOUNTED), 401));
+                let ended = ended.next().context("there is one for each cell")?;
+                callers.push((&secret, Caller::Ended(ended), 401));
+            }
             for (path, caller, status) in callers {
                 let said = scene.straight(kind, path, caller)?;
                 for range in [&[][..], &[("Range", "bytes=0-99")]] {
@@ -312,7 +359,7 @@ pub(crate) fn nobody_else_gets_a_byte_of_it(scene: &Matrix) -> Result<()> {
     }
     let after = scene.moved(&LAYERS)?;
     ensure!(before == after, "bytes moved: {before:?} to {after:?}");
-    ensure!(cells == 4 * 3 * 2 * (6 + 5), "{cells} cells");
+    ensure!(cells == 4 * 3 * 2 * (6 + 4), "{cells} cells");
     Ok(())
 }
 
@@ -348,10 +395,9 @@ pub(crate) fn the_registrys_challenge_leads_to_a_token(scene: &Matrix) -> Result
 /// For each way and place somebody of his own, whom the registry has let in there just before.
 pub(crate) fn a_revoked_password(scene: &Matrix) -> Result<()> {
     let kind = Kind::Basic;
-    let [first, second] = kind.nodes(scene);
+    let [first, _] = kind.nodes(scene);
     let manifest = format!("/v2/{SECRET}/manifests/1");
-    let places = [(first, Layers::COLD), (first, Layers::WARM), (second, Layers::WARM)];
-    let cells: Vec<_> = Way::ALL.into_iter().flat_map(|way| places.map(|place| (way, place))).collect();
+    let cells: Vec<_> = places(scene, kind).collect();
     ensure!(cells.len() <= SECONDS, "{} cells", cells.len());
     let cells = || cells.iter().enumerate().map(|(n, (way, place))| (Caller::Second(n), *way, *place));
     for (caller, way, (node, layer)) in cells() {
@@ -389,37 +435,28 @@ pub(crate) fn a_revoked_password(scene: &Matrix) -> Result<()> {
 }
 
 pub(crate) fn registries_are_down(scene: &Matrix) -> Result<()> {
+    const LAYERS: [usize; 2] = [Layers::WARM, Layers::COLD];
     for (way, kind) in ways() {
         for node in kind.nodes(scene) {
-            let path = format!("/v2/{SECRET}/manifests/1");
-            ensure!(scene.ask((node, way, kind), &path, Caller::Right(SECRET), &[])?.status == 200);
+            for repository in [SECRET, MOUNTED] {
+                let path = format!("/v2/{repository}/manifests/1");
+                let got = scene.ask((node, way, kind), &path, Caller::Right(repository), &[])?;
+                ensure!(got.status == 200, "{kind:?} {way:?} {repository}: {got:?}");
+            }
         }
     }
-    scene.registry.stop();
+    scene.let_in_for_a_moment(12..24)?;
+    scene.have_ended(12..24)?;
+    scene.registry.stop()?;
     for (way, kind) in ways() {
         let [first, second] = kind.nodes(scene);
         for (node, layer) in [(first, Layers::WARM), (second, Layers::PEER_DOWN + way as usize)] {
-            let path = scene.blob(kind, SECRET, layer);
-            let got = scene.ask((node, way, kind), &path, Caller::Right(SECRET), &[])?;
-            ensure!(got.status == 200, "{kind:?} {way:?} {}: {got:?}", node.host.name());
-            ensure!(path.ends_with(&digest_of(got.body.as_slice())?), "{kind:?} {way:?}: other bytes");
-        }
-        for (node, layer) in [(first, Layers::COLD), (first, Layers::WARM), (second, Layers::WARM)] {
-            for (repository, caller) in [
-                (SECRET, Caller::Wrong),
-                (SECRET, Caller::Nobody),
-                (SECRET, Caller::Expired),
-                (PUBLIC, Caller::Right(PUBLIC)),
-            ] {
+            for repository in [SECRET, MOUNTED] {
                 let path = scene.blob(kind, repository, layer);
-                let got = scene.ask((node, way, kind), &path, caller, &[])?;
-                let said = String::from_utf8_lossy(&got.body);
-                let why = "so it cannot say whether this caller may have this";
-                ensure!(
-                    got.status == 503 && said.contains(why) && got.content() == 0,
-                    "{kind:?} {way:?} {caller:?} {}: {got:?} {said}",
-                    node.host.name()
-                );
+                let got = scene.ask((node, way, kind), &path, Caller::Right(repository), &[])?;
+                let cell = || format!("{kind:?} {way:?} {} {path}", node.host.name());
+                ensure!(got.status == 200, "{}: {got:?}", cell());
+                ensure!(path.ends_with(&digest_of(got.body.as_slice())?), "{}: other bytes", cell());
             }
         }
         // What is nowhere, nobody can have.
@@ -427,5 +464,41 @@ pub(crate) fn registries_are_down(scene: &Matrix) -> Result<()> {
         let got = scene.ask((first, way, kind), &path, Caller::Right(SECRET), &[])?;
         ensure!(got.status >= 500 && got.content() == 0, "{kind:?} {way:?}: {got:?}");
     }
+    let before = scene.moved(&LAYERS)?;
+    let mut cells = 0;
+    for kind in Kind::ALL {
+        for (number, (way, (node, layer))) in places(scene, kind).enumerate() {
+            let mut callers = vec![
+                (SECRET, Caller::Wrong),
+                (SECRET, Caller::Nobody),
+                (PUBLIC, Caller::Right(PUBLIC)),
+                (MOUNTED, Caller::Wrong),
+            ];
+            match kind {
+                // A token for the one repository of two that hold the same, and one that was let in just before.
+                Kind::Token => callers.extend([
+                    (SECRET, Caller::Right(MOUNTED)),
+                    (MOUNTED, Caller::Right(SECRET)),
+                    (SECRET, Caller::Ended(12 + number)),
+                ]),
+                Kind::Basic => callers.push((SECRET, Caller::Second(number))),
+            }
+            for (repository, caller) in callers {
+                let path = scene.blob(kind, repository, layer);
+                let got = scene.ask((node, way, kind), &path, caller, &[])?;
+                let said = String::from_utf8_lossy(&got.body);
+                let why = "so it cannot say whether this caller may have this";
+                ensure!(
+                    got.status == 503 && said.contains(why) && got.content() == 0,
+                    "{kind:?} {way:?} {caller:?} {} {path}: {got:?} {said}",
+                    node.host.name()
+                );
+                cells += 1;
+            }
+        }
+    }
+    let after = scene.moved(&LAYERS)?;
+    ensure!(before == after, "bytes moved: {before:?} to {after:?}");
+    ensure!(cells == 4 * 3 * (7 + 5), "{cells} cells");
     Ok(())
 }

@@ -174,6 +174,8 @@ fn start_node(host: Host, (kind, mirror): (Kind, &str), registry: &Registry, tok
     // What a registry says is compared with what it says at that moment.
     let proxy = format!(
         "  negativeTTL: 0s
+  # Longer than the tests take: where somebody is asked about again, it is for another reason.
+  entitlement: {{ fresh: 1h, grace: 1h }}
   # The forward proxy's clients speak to the registries without TLS, which are others without this.
   trustedRegistries: '^{believed}:(80|443)$'
   registryMirror: {{ dynamic: true, url: 'https://{mirror}', certs: ['{ca}'] }}

@@ -2,6 +2,7 @@
 
 use super::{Account, Login};
 use crate::realms::{Judge, Judges};
+use crate::refusal::Refusal;
 use darter_rules::{Scheme, Target};
 use darter_upstream::{Body, Incoming, Upstream, empty_body};
 use http::header::{self, HeaderMap};
@@ -38,10 +39,18 @@ pub(super) enum Challenge {
     },
 }
 
+/// Why something could not be learned.
+#[derive(Debug, Clone)]
+pub(super) enum Why {
+    Said(Arc<str>),
+    /// Nobody was asked: the turn did not come.
+    Crowded(Refusal),
+}
+
 /// Something learned, or why it could not be, and for how long that holds.
 #[derive(Clone)]
 pub(super) struct Known<T> {
-    pub(super) value: Result<T, Arc<str>>,
+    pub(super) value: Result<T, Why>,
     pub(super) lives: Duration,
 }
 
@@ -58,7 +67,7 @@ impl<K, T> Expiry<K, Known<T>> for ByItself {
 pub(super) async fn learn_challenge(upstream: &Upstream, ping: Target) -> Known<Challenge> {
     match ask_challenge(upstream, &ping).await {
         Ok(challenge) => Known { value: Ok(challenge), lives: CHALLENGE_FRESH },
-        Err(why) => Known { value: Err(why.into()), lives: FAILURE_FRESH },
+        Err(why) => Known { value: Err(Why::Said(why.into())), lives: FAILURE_FRESH },
     }
 }
 
@@ -122,7 +131,11 @@ pub(super) async fn fetch_token(
 ) -> Known<Login> {
     let of = realm.host_str().unwrap_or_default().to_owned();
     let _turn = match Target::parse(realm.as_str()) {
-        Ok(service) => judges.turn(Judge::TokenService, &service).await,
+        Ok(service) => match judges.turn(Judge::TokenService, &service).await {
+            Ok(turn) => Some(turn),
+            // Whoever has waited for it has this answer; the next one waits for himself.
+            Err(refusal) => return Known { value: Err(Why::Crowded(refusal)), lives: Duration::ZERO },
+        },
         Err(_) => None,
     };
     let asked = ask_token(judges.upstream, account, (realm, service), repository);
@@ -130,7 +143,7 @@ pub(super) async fn fetch_token(
     let late = |_| Err(format!("the token service {of} does not answer within {TOKEN_TIMEOUT:?}"));
     match asked.await.unwrap_or_else(late) {
         Ok((token, lives)) => Known { value: Ok(token), lives },
-        Err(why) => Known { value: Err(why.into()), lives: FAILURE_FRESH },
+        Err(why) => Known { value: Err(Why::Said(why.into())), lives: FAILURE_FRESH },
     }
 }
 

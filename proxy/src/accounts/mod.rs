@@ -18,9 +18,10 @@ pub(crate) use ask::{TOKEN_TIMEOUT, realms};
 pub use login::Login;
 pub(crate) use names::registry;
 
-use self::ask::{ByItself, CHALLENGE_FRESH, Challenge, Known, fetch_token, learn_challenge};
+use self::ask::{ByItself, CHALLENGE_FRESH, Challenge, Known, Why, fetch_token, learn_challenge};
 use self::names::{repository, scopes};
 use crate::realms::Judges;
+use crate::refusal::Refusal;
 use darter_rules::{Scheme, Target, oci};
 use darter_upstream::Upstream;
 use http::Method;
@@ -116,30 +117,34 @@ impl Accounts {
         }
     }
 
-    /// Adds an account's credentials to a request that brings none, where one is meant for it. Whatever goes wrong, the
-    /// request goes on without, and the registry says what it thinks of that.
+    /// Adds an account's credentials to a request that brings none, where one is meant for it. Whatever goes wrong at
+    /// the registry or its token service, the request goes on without, and the registry says what it thinks of that.
+    ///
+    /// # Errors
+    /// When so many others ask the token service that it could not be asked.
     pub(crate) async fn lend(
         &self,
         judges: Judges<'_>,
         target: &Target,
         method: &Method,
         headers: &mut HeaderMap,
-    ) -> Lent {
+    ) -> Result<Lent, Refusal> {
         if self.accounts.is_empty() || !takes(method, headers) {
-            return Lent::Nothing;
+            return Ok(Lent::Nothing);
         }
-        match self.credentials(judges, target).await {
+        Ok(match self.credentials(judges, target).await {
             Ok(Meant::Credentials(credentials)) => {
                 headers.insert(header::AUTHORIZATION, credentials);
                 Lent::Credentials
             }
             Ok(Meant::Needless) => Lent::Needless,
             Ok(Meant::Nothing) => Lent::Nothing,
-            Err(why) => {
+            Err(Why::Crowded(refusal)) => return Err(refusal),
+            Err(Why::Said(why)) => {
                 tracing::warn!(host = target.authority(), "no account is lent: {why}");
                 Lent::Failed
             }
-        }
+        })
     }
 
     /// The account that is meant for a request, with its number.
@@ -174,7 +179,7 @@ impl Accounts {
         let _ = self.tokens.invalidate_entries_if(move |key, _| key.repository == repository);
     }
 
-    async fn credentials(&self, judges: Judges<'_>, target: &Target) -> Result<Meant, Arc<str>> {
+    async fn credentials(&self, judges: Judges<'_>, target: &Target) -> Result<Meant, Why> {
         let Some(repository) = repository(target) else {
             let credentials = self.for_others(judges.upstream, target).await?;
             return Ok(credentials.map_or(Meant::Nothing, Meant::Credentials));
@@ -199,11 +204,7 @@ impl Accounts {
     }
 
     /// For a request that names no repository: the ping of a registry that wants Basic, or a token service.
-    async fn for_others(
-        &self,
-        upstream: &Upstream,
-        target: &Target,
-    ) -> Result<Option<HeaderValue>, Arc<str>> {
+    async fn for_others(&self, upstream: &Upstream, target: &Target) -> Result<Option<HeaderValue>, Why> {
         if matches!(target.path(), "/v2" | "/v2/") {
             let place = Place::of(target);
             let Some(account) = self.accounts.iter().find(|account| account.is_for(&place)) else {
@@ -243,7 +244,7 @@ impl Accounts {
             .find(|(_, account)| account.is_for(place) && account.repositories.is_match(repository))
     }
 
-    async fn challenge(&self, upstream: &Upstream, target: &Target) -> Result<Challenge, Arc<str>> {
+    async fn challenge(&self, upstream: &Upstream, target: &Target) -> Result<Challenge, Why> {
         let ping = target.clone().with_path_and_query("/v2/");
         let learned = self.challenges.get_with(registry(target), learn_challenge(upstream, ping)).await;
         if let Ok(Challenge::Bearer { realm, .. }) = &learned.value

@@ -2,6 +2,8 @@
 
 use crate::lab::{Body, Darter, Origin, Setup, full};
 use crate::p2p::{ask, bytes, digest_of, try_ask};
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use darter_proxy::{Ages, Fetch, Limits};
 use futures_util::StreamExt as _;
@@ -12,7 +14,7 @@ use hyper::body::Incoming;
 use regex::Regex;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::Notify;
 
 const RIGHT: (&str, &str) = ("authorization", "Bearer right");
@@ -23,6 +25,8 @@ struct Registry {
     layer: Bytes,
     /// The token does not work any more.
     revoked: AtomicBool,
+    /// Another token that works, until it has ended.
+    second: Mutex<Option<(String, SystemTime)>>,
     /// It answers everything with this status, and asks to be left alone for seven seconds; 0: it does not.
     trouble: AtomicU16,
     /// Every request, as `METHOD path`.
@@ -49,8 +53,14 @@ impl Registry {
     async fn with(setup: Setup) -> (Arc<Self>, Origin, Darter) {
         let layer: Bytes = (0..50_000u32).map(|at| (at * 13 + at / 251) as u8).collect();
         let (revoked, trouble) = (AtomicBool::new(false), AtomicU16::new(0));
-        let registry =
-            Arc::new(Self { layer, revoked, trouble, log: Mutex::default(), go_on: Arc::default() });
+        let registry = Arc::new(Self {
+            layer,
+            revoked,
+            second: Mutex::default(),
+            trouble,
+            log: Mutex::default(),
+            go_on: Arc::default(),
+        });
         let answering = registry.clone();
         let origin = Origin::http(move |request: Request<Incoming>| {
             let response = answering.answer(&request);
@@ -66,7 +76,11 @@ impl Registry {
         let path = request.uri().path();
         self.log.lock().unwrap().push(format!("{} {path}", request.method()));
         let token = request.headers().get("authorization").map(|value| value.to_str().unwrap());
-        let allowed = token == Some("Bearer right") && !self.revoked.load(Ordering::SeqCst);
+        let second = self.second.lock().unwrap();
+        let is_second =
+            |(known, ends): &(String, SystemTime)| token == Some(known) && SystemTime::now() < *ends;
+        let allowed = second.as_ref().is_some_and(is_second)
+            || token == Some("Bearer right") && !self.revoked.load(Ordering::SeqCst);
         let answer = Response::builder();
         let trouble = self.trouble.load(Ordering::SeqCst);
         if trouble != 0 {
@@ -137,6 +151,17 @@ impl Registry {
                 "/empty" => answer.status(404).body(full("empty")).unwrap(),
                 _ => answer.body(full(self.layer.clone())).unwrap(),
             };
+        }
+        // What is listed as a manifest is one, and lies among the blobs too; whose repository has it only so is not asked for a blob.
+        let listed = digest_of(&self.layer);
+        if path.ends_with("/manifests/index") {
+            return answer
+                .header("content-type", "application/vnd.oci.image.index.v1+json")
+                .body(full(format!("{{\"schemaVersion\":2,\"manifests\":[{{\"digest\":\"{listed}\"}}]}}")))
+                .unwrap();
+        }
+        if path == format!("/v2/lists/manifests/{listed}") || path == format!("/v2/keeps/blobs/{listed}") {
+            return answer.body(full(self.layer.clone())).unwrap();
         }
         if path == "/file" {
             return answer.body(full(token.unwrap_or("for everybody").to_owned())).unwrap();
@@ -420,6 +445,28 @@ async fn a_private_layer_is_not_to_be_had_through_a_public_repository() {
 }
 
 #[tokio::test]
+async fn what_an_index_lists_is_proven_as_a_manifest_and_not_as_a_blob() {
+    let (registry, _origin, darter) = Registry::start().await;
+    registry.warm(&darter).await;
+    for (repository, status) in [("lists", 404), ("keeps", 200)] {
+        let index = format!("/v2/{repository}/manifests/index");
+        bytes(ask(&darter, Method::GET, &index, &[]).await).await;
+        registry.asked();
+        let blob = registry.blob(repository);
+        let answer = ask(&darter, Method::GET, &blob, &[]).await;
+        assert_eq!(answer.status(), status, "{repository}");
+        bytes(answer).await;
+        assert_eq!(registry.asked()[0], format!("HEAD {blob}"), "its registry is asked");
+    }
+    let manifest = registry.blob("lists").replace("/blobs/", "/manifests/");
+    let proven = async || {
+        bytes(ask(&darter, Method::GET, &manifest, &[]).await).await;
+        registry.asked()
+    };
+    assert!(!proven().await.contains(&format!("HEAD {manifest}")), "the index proves this");
+}
+
+#[tokio::test]
 async fn a_page_for_signing_in_lets_nobody_in() {
     let (registry, _origin, darter) = Registry::start().await;
     registry.warm(&darter).await;
@@ -500,6 +547,34 @@ async fn a_revoked_credential_ends_with_the_first_refusal() {
     assert_eq!(manifest.status(), StatusCode::UNAUTHORIZED);
     let answer = ask(&darter, Method::GET, &registry.blob("private"), &[RIGHT]).await;
     assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn a_token_opens_nothing_past_its_own_end() {
+    let proofs = Ages { reader: Duration::from_secs(3600), ..Ages::default() };
+    let (registry, _origin, darter) = Registry::believed(proofs).await;
+    registry.warm(&darter).await;
+    let target = registry.blob("private");
+    // Long enough for two requests; were it not, the registry would be asked, and still let it in.
+    let ends = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + Duration::from_secs(2);
+    let claims = BASE64_URL_SAFE_NO_PAD.encode(format!("{{\"exp\":{}}}", ends.as_secs()));
+    let token = format!("Bearer e30.{claims}.c2ln");
+    let shown = ("authorization", token.as_str());
+    let ends = UNIX_EPOCH + Duration::from_secs(ends.as_secs());
+    *registry.second.lock().unwrap() = Some((token.clone(), ends));
+    bytes(ask(&darter, Method::GET, "/v2/private/manifests/latest", &[shown]).await).await;
+    let answer = ask(&darter, Method::GET, &target, &[shown]).await;
+    assert_eq!(answer.headers()["cache-status"], "darter; hit");
+    assert_eq!(bytes(answer).await, registry.layer);
+    registry.asked();
+    tokio::time::sleep(ends.duration_since(SystemTime::now()).unwrap_or_default()).await;
+    let answer = ask(&darter, Method::GET, &target, &[shown]).await;
+    assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+    assert!(!bytes(answer).await.windows(16).any(|part| registry.layer.windows(16).any(|of| of == part)));
+    // A proof of the same age that names no end is believed.
+    registry.asked();
+    assert_eq!(ask(&darter, Method::GET, &target, &[RIGHT]).await.status(), StatusCode::OK);
+    assert_eq!(registry.asked(), Vec::<String>::new());
 }
 
 #[tokio::test]

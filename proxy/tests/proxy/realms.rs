@@ -10,6 +10,7 @@ use regex::Regex;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -255,6 +256,70 @@ async fn tokens_for_an_account_wait_for_their_turn_too() {
     assert!(asking.join_all().await.iter().all(|status| *status == 401));
     assert_eq!(lab.service.asked.load(Ordering::SeqCst), CLIENTS);
     assert_eq!(lab.service.most.load(Ordering::SeqCst), AT_ONCE);
+}
+
+/// So much later, by the clock that all timers here go by.
+async fn later(wait: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(wait).await;
+    tokio::time::resume();
+}
+
+#[tokio::test]
+async fn whose_turn_does_not_come_is_told_when_to_come_again_and_nobody_asks_without() {
+    for (method, more) in
+        [(Method::GET, NOTHING), (Method::GET, ("cache-control", "no-cache")), (Method::POST, NOTHING)]
+    {
+        let lab = Lab::start().await;
+        assert_eq!(ask(&lab.darter, Method::GET, "/v2/", &[]).await.status(), 401);
+        let names = (0..CLIENTS).map(|number| format!("Basic {number}"));
+        let asking = lab.all_send(method.clone(), "/token", names, more);
+        lab.all_wait().await;
+        lab.are_there(AT_ONCE).await;
+        later(Duration::from_secs(21)).await;
+        lab.darter.until("proxy_requests_in_flight", AT_ONCE as f64).await;
+        lab.are_there(AT_ONCE).await;
+        lab.service.let_go.add_permits(CLIENTS);
+        let answers = asking.join_all().await;
+        let (served, told): (Vec<_>, Vec<_>) = answers.iter().partition(|(_, told)| told.starts_with("for "));
+        assert_eq!((served.len(), told.len()), (AT_ONCE, CLIENTS - AT_ONCE), "{method} {more:?}");
+        for (_, told) in told {
+            assert!(told.contains("could not be asked for a token within 20 s; try again in 5 s"), "{told}");
+        }
+        assert_eq!(lab.service.asked.load(Ordering::SeqCst), AT_ONCE, "{method} {more:?}");
+        assert_eq!(lab.service.most.load(Ordering::SeqCst), AT_ONCE, "{method} {more:?}");
+        // Whoever comes again has his turn.
+        assert_eq!(
+            lab.all_ask("/token", one().take(1), NOTHING).join_all().await[0].1,
+            "for Basic one nothing"
+        );
+    }
+}
+
+#[tokio::test]
+async fn so_is_who_would_have_been_lent_an_account() {
+    let lab = Lab::with_account(true).await;
+    let mut asking = JoinSet::new();
+    for number in 0..CLIENTS {
+        let darter = lab.darter.clone();
+        let path = format!("/v2/team/{number}/manifests/latest");
+        asking.spawn(async move {
+            let answer = ask(&darter, Method::GET, &path, &[]).await;
+            (
+                answer.status().as_u16(),
+                answer.headers().get("retry-after").map(|it| it.to_str().unwrap().to_owned()),
+            )
+        });
+    }
+    lab.all_wait().await;
+    lab.are_there(AT_ONCE).await;
+    // The time that an answer may take, 15 s, ends too: some have the turns of those who gave up.
+    later(Duration::from_secs(21)).await;
+    lab.service.let_go.add_permits(CLIENTS);
+    let answers = asking.join_all().await;
+    let told = answers.iter().filter(|answer| **answer == (503, Some("5".to_owned()))).count();
+    let went_on = answers.iter().filter(|(status, _)| *status == 401).count();
+    assert!(told > 0 && told + went_on == CLIENTS, "{answers:?}");
 }
 
 #[tokio::test]
