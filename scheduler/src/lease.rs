@@ -58,6 +58,9 @@ pub(crate) struct Lease {
     pub(crate) deadline: Instant,
     /// So it is without a word from its holder until then. `None`: it is one that says nothing while nothing comes.
     pub(crate) silent_at: Option<Instant>,
+    /// A report of its holder has arrived, and waits for its turn: nobody knows what it says, so the lease is free at no time. In a
+    /// crowd that takes longer than a holder may be silent, and a holder that is heard too late is not one that says nothing.
+    pub(crate) unheard: bool,
     /// When the timer is armed; never after the lease is free. Unarmed once that was so and nobody wanted it.
     pub(crate) timer: Option<Instant>,
     /// The most origin bytes that were reported.
@@ -66,7 +69,7 @@ pub(crate) struct Lease {
 
 impl Lease {
     fn is_silent(&self, now: Instant) -> bool {
-        self.silent_at.is_some_and(|silent_at| silent_at <= now)
+        !self.unheard && self.silent_at.is_some_and(|silent_at| silent_at <= now)
     }
 
     /// When it is free for others, if nothing happens.
@@ -153,7 +156,7 @@ impl Task {
 
     pub(crate) fn is_free(&self, now: Instant) -> bool {
         match &self.lease {
-            Some(lease) => now >= lease.free_at(),
+            Some(lease) => !lease.unheard && now >= lease.free_at(),
             None => self.kept_until.is_none(),
         }
     }
@@ -200,10 +203,33 @@ impl Task {
         let deadline = cx.now + LEASE_STALL * 2u32.pow(self.stalls.min(MAX_DOUBLINGS));
         let reports = cx.world.hosts.host(key).is_some_and(|host| host.protocol >= REPORTS);
         let silent_at = reports.then(|| cx.now + HOLDER_SILENT);
-        self.lease = Some(Lease { id, holder: key, deadline, silent_at, timer: None, origin_bytes: 0 });
+        self.lease = Some(Lease {
+            id,
+            holder: key,
+            deadline,
+            silent_at,
+            unheard: false,
+            timer: None,
+            origin_bytes: 0,
+        });
         self.arm(cx);
         self.open_gate(cx, key);
         self.wake(cx, key);
+    }
+
+    /// A report of the peer has arrived, and will be heard when it is its turn.
+    pub(crate) fn arrived(&mut self, key: HostKey) {
+        if let Some(lease) = self.lease.as_mut().filter(|lease| lease.holder == key) {
+            lease.unheard = true;
+        }
+    }
+
+    /// No report of the peer waits any more: if it is the holder, its lease is free now if it had been without that.
+    pub(crate) fn heard_out(&mut self, cx: &mut Cx<'_>, key: HostKey) {
+        let lease = self.lease.as_mut().filter(|lease| lease.holder == key);
+        if lease.is_some_and(|lease| std::mem::take(&mut lease.unheard) && lease.timer.is_none()) {
+            self.lease_due(cx);
+        }
     }
 
     /// The peer is there, if it is the holder.
@@ -258,6 +284,10 @@ impl Task {
     pub(crate) fn lease_due(&mut self, cx: &mut Cx<'_>) {
         let Some(lease) = &mut self.lease else { return };
         lease.timer = None;
+        if lease.unheard {
+            // It is looked at again once that was heard.
+            return;
+        }
         if cx.now < lease.free_at() {
             self.arm(cx);
         } else {

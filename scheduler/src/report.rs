@@ -16,6 +16,12 @@ impl Task {
     /// When it names a piece that does not exist; what came before that counts.
     pub(crate) fn report(&mut self, cx: &mut Cx<'_>, key: HostKey, report: Report) -> Result<(), Refusal> {
         self.heard(cx, key);
+        let heard = self.hear(cx, key, report);
+        self.heard_out(cx, key);
+        heard
+    }
+
+    fn hear(&mut self, cx: &mut Cx<'_>, key: HostKey, report: Report) -> Result<(), Refusal> {
         if let Some(life) = cx.world.hosts.life_mut(key) {
             life.uploads.hear(report.free_uploads);
         }

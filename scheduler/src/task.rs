@@ -142,6 +142,8 @@ impl Task {
             cx.world.timers.remove(&(at, Timer::Silent(cx.task, key)));
         }
         self.moved.insert(cx.world.hosts.zone(key));
+        // What waits on the stream before will not be heard.
+        self.heard_out(cx, key);
         self.consider(cx, key);
         cx.world.streams.wake(stream);
         Ok(())

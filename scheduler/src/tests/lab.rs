@@ -299,6 +299,13 @@ impl Lab {
         reported
     }
 
+    /// A report of it has arrived, and waits for its turn.
+    pub(super) fn arrives(&mut self, name: &str, n: u8) {
+        let stream = self.talk(name, n).stream.unwrap();
+        self.cluster.handle_report_arrived(stream);
+        self.settle();
+    }
+
     /// A report that gives the lease back, among other things.
     pub(super) fn try_report_returning(&mut self, name: &str, n: u8, report: Report) {
         self.talks.get_mut(&(name.to_owned(), n)).unwrap().lease = None;

@@ -529,6 +529,29 @@ fn a_holder_that_reports_has_its_time_though_nothing_comes_and_no_more() {
 }
 
 #[test]
+fn while_a_report_waits_for_its_turn_its_sender_keeps_the_lease_and_what_it_says_decides() {
+    for (bytes, holder) in [(1, "a"), (0, "b")] {
+        let mut lab = reporting(&["a", "b"]);
+        lab.arrives("a", 1);
+        lab.pass(LEASE_STALL * 2);
+        assert_eq!(lab.lease_holder(1), "a");
+        lab.origin_bytes("a", 1, bytes);
+        assert_eq!(lab.lease_holder(1), holder);
+        lab.pass(HOLDER_SILENT);
+        assert_eq!(lab.lease_holder(1), "b");
+    }
+}
+
+#[test]
+fn what_waits_on_a_conversation_that_another_replaced_keeps_no_lease() {
+    let mut lab = reporting(&["a", "b"]);
+    lab.arrives("a", 1);
+    lab.pass(LEASE_STALL);
+    lab.open("a", 1);
+    assert_eq!(lab.lease_holder(1), "b");
+}
+
+#[test]
 fn a_holder_that_was_cut_off_and_is_back_before_another_came_goes_on() {
     let mut lab = reporting(&["a"]);
     lab.pass(HOLDER_SILENT + SECOND);
