@@ -16,6 +16,7 @@
 
 use crate::host::HostKey;
 use crate::peer::Standing;
+use crate::progress::piece_time;
 use crate::refusal::Refusal;
 use crate::task::Task;
 use crate::world::{Cx, Timer};
@@ -65,6 +66,12 @@ pub(crate) struct Lease {
     pub(crate) timer: Option<Instant>,
     /// The most origin bytes that were reported.
     pub(crate) origin_bytes: u64,
+    /// Without another piece until then, bytes are no progress any more.
+    pub(crate) piece_by: Instant,
+    /// What the holder held when its last piece was counted.
+    pub(crate) held: u64,
+    /// The holder has said already that the content is another than was known.
+    pub(crate) replaced: bool,
 }
 
 impl Lease {
@@ -198,6 +205,7 @@ impl Task {
         let Some(download) = self.download_mut(key) else { return };
         download.standing = Standing::Leased;
         download.news.lease = Some(id);
+        let held = download.held;
         cx.world.counts.leases_granted += 1;
         cx.world.counts.leases_handed_over += u64::from(std::mem::take(&mut self.abandoned));
         let deadline = cx.now + LEASE_STALL * 2u32.pow(self.stalls.min(MAX_DOUBLINGS));
@@ -211,6 +219,9 @@ impl Task {
             unheard: false,
             timer: None,
             origin_bytes: 0,
+            piece_by: cx.now + piece_time(self.content.as_ref()),
+            held,
+            replaced: false,
         });
         self.arm(cx);
         self.open_gate(cx, key);

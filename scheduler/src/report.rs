@@ -50,15 +50,19 @@ impl Task {
             return;
         }
         let layout = content.layout;
-        if self.adopt(cx, key, content.clone()).is_ok() {
-            self.progress(cx, key);
+        let adopted = self.adopt(cx, key, content.clone());
+        if adopted == Ok(true) {
+            self.further(cx, key);
+        } else if adopted.is_ok() {
+            // What was known already brings nobody further, however often it is said.
         } else if !self.has_lease(key) {
             cx.world.counts.ignored += 1;
         } else if self.content.as_ref().is_some_and(|known| known.layout != layout)
             && self.alone_has_bytes(key)
+            && self.replaces_first(key)
         {
             self.replace_content(cx, key, content);
-            self.progress(cx, key);
+            self.further(cx, key);
         } else {
             tracing::debug!(task = %cx.task, "the origin answers with other content than before");
             self.go_alone(cx, key);
@@ -78,17 +82,15 @@ impl Task {
         self.wake_all(cx, Some(key));
     }
 
-    fn alone_has_bytes(&self, key: HostKey) -> bool {
-        self.complete == 0 && self.suppliers.iter().all(|supplier| supplier == key)
+    /// Whether the holder of the lease says for the first time under it that the content is another one: who says so each second
+    /// would have it for ever.
+    fn replaces_first(&mut self, key: HostKey) -> bool {
+        let lease = self.lease.as_mut().filter(|lease| lease.holder == key);
+        lease.is_some_and(|lease| !std::mem::replace(&mut lease.replaced, true))
     }
 
-    fn hear_origin_bytes(&mut self, cx: &mut Cx<'_>, key: HostKey, bytes: u64) {
-        if let Some(lease) = self.lease.as_mut().filter(|lease| lease.holder == key)
-            && bytes > lease.origin_bytes
-        {
-            lease.origin_bytes = bytes;
-            self.progress(cx, key);
-        }
+    fn alone_has_bytes(&self, key: HostKey) -> bool {
+        self.complete == 0 && self.suppliers.iter().all(|supplier| supplier == key)
     }
 
     /// Only the holder of the lease may say what came from the origin: everybody checks bytes by these hashes.
@@ -106,6 +108,7 @@ impl Task {
             return Ok(());
         }
         let layout = self.content.as_ref().ok_or(Refusal::NoSuchPiece)?.layout;
+        let known = self.hashes.len();
         for (index, hash) in hashes {
             let piece = layout.piece(index).ok_or(Refusal::NoSuchPiece)?;
             if self.hashes.insert(&layout, piece, hash, key) == Insert::Differs {
@@ -116,7 +119,9 @@ impl Task {
                 break;
             }
         }
-        self.progress(cx, key);
+        if self.hashes.len() > known {
+            self.further(cx, key);
+        }
         self.wake_all(cx, Some(key));
         Ok(())
     }
@@ -125,6 +130,7 @@ impl Task {
         let (supplied, was_source) = (self.supplies(key), self.is_source(key));
         let Some(download) = self.download_mut(key) else { return };
         download.held = download.held.max(bytes);
+        self.hear_held_under_lease(cx, key, bytes);
         self.index(key);
         if self.supplies(key) && (!supplied || !was_source && self.is_source(key)) {
             self.offer(cx, key);
@@ -139,11 +145,11 @@ impl Task {
         }
     }
 
-    /// Takes in what an origin or a holder says of the content, and tells everybody but `from` what is new.
+    /// Takes in what an origin or a holder says of the content, and tells everybody but `from` what is new. Returns whether anything is.
     ///
     /// # Errors
     /// When it is not the content that is known, by length, root or hashes. Nothing has changed then.
-    pub(crate) fn adopt(&mut self, cx: &mut Cx<'_>, from: HostKey, content: Content) -> Result<(), Refusal> {
+    pub(crate) fn adopt(&mut self, cx: &mut Cx<'_>, from: HostKey, content: Content) -> Result<bool, Refusal> {
         match &mut self.content {
             None => self.content = Some(content),
             Some(known) if known.layout != content.layout => return Err(Refusal::OtherContent),
@@ -155,7 +161,7 @@ impl Task {
                     }
                     known.root = Some(root);
                 }
-                _ => return Ok(()),
+                _ => return Ok(false),
             },
         }
         self.downloads_mut().for_each(|(peer, download)| download.news.content |= peer != from);
@@ -169,6 +175,6 @@ impl Task {
                 self.offer(cx, key);
             }
         }
-        Ok(())
+        Ok(true)
     }
 }
