@@ -203,7 +203,7 @@ impl Task {
     fn grant(&mut self, cx: &mut Cx<'_>, key: HostKey) {
         let id = cx.world.lease_id();
         let Some(download) = self.download_mut(key) else { return };
-        download.standing = Standing::Leased;
+        (download.standing, download.leased) = (Standing::Leased, true);
         download.news.lease = Some(id);
         let held = download.held;
         cx.world.counts.leases_granted += 1;

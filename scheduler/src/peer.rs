@@ -48,6 +48,8 @@ pub(crate) enum Role {
 #[derive(Debug)]
 pub(crate) struct Download {
     pub(crate) standing: Standing,
+    /// It has the lease, or had it.
+    pub(crate) leased: bool,
     /// The stream, once it is open; before that `silent_until` is armed.
     pub(crate) stream: Option<StreamId>,
     pub(crate) silent_until: Option<Instant>,
@@ -83,6 +85,7 @@ impl Download {
     pub(crate) fn new(registration: &Registration, ticket: u64) -> Self {
         Self {
             standing: Standing::Waiting { ticket },
+            leased: false,
             stream: None,
             silent_until: None,
             held: registration.held,

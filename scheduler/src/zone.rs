@@ -395,7 +395,7 @@ impl Task {
     }
 
     /// Takes the partners away that borders do not allow.
-    fn keep_apart(&mut self, cx: &mut Cx<'_>, key: HostKey) {
+    pub(crate) fn keep_apart(&mut self, cx: &mut Cx<'_>, key: HostKey) {
         let across = self.download(key).map(|download| download.across.clone()).unwrap_or_default();
         for other in across {
             if !self.may_meet(key, other) && !self.is_source(key) && !self.is_source(other) {
