@@ -90,7 +90,12 @@ impl Task {
     /// Only of partners that it has: nobody vouches for strangers.
     fn hear_served(&mut self, cx: &mut Cx<'_>, key: HostKey, served: &Served) {
         match cx.world.hosts.key(&served.host).filter(|partner| self.named(key, *partner)) {
-            Some(partner) => cx.world.praise(cx.now, partner, served.pieces, served.bytes),
+            Some(partner) => {
+                cx.world.praise(cx.now, partner, served.pieces, served.bytes);
+                if served.pieces > 0 {
+                    self.hear_brought(cx, key, partner);
+                }
+            }
             None => cx.world.counts.ignored += 1,
         }
     }

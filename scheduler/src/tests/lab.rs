@@ -39,6 +39,8 @@ pub(super) struct Talk {
     pub(super) unshareable: bool,
     pub(super) share: Option<proto::Share>,
     pub(super) refused: Option<proto::Refused>,
+    /// Which bridge it is, of how many.
+    pub(super) bridge: Option<(u32, u32)>,
     pub(super) ended: Option<Option<Refusal>>,
     /// It does not read its stream.
     pub(super) deaf: bool,
@@ -76,6 +78,9 @@ impl Talk {
             assert_eq!(self.lease.replace(lease.id), None, "two leases at once");
         }
         self.share = packet.share.or(self.share);
+        if let Some(bridge) = packet.bridge {
+            self.bridge = (bridge.of > 0).then_some((bridge.number, bridge.of));
+        }
         self.refused = packet.refused.or(self.refused.take());
         if packet.unshareable {
             // It drops everything and goes by itself.
