@@ -19,6 +19,7 @@
 //! against the reporter itself.
 
 use crate::host::HostKey;
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// With this score a host is quarantined: five failures within a minute and a half, of which a little is forgotten meanwhile.
@@ -121,9 +122,9 @@ struct Record {
     times: u32,
     /// As a reporter: whom it accused lately.
     accused: Vec<Accused>,
-    /// As a reporter: hosts that its word alone condemned since `believed_since`.
-    believed: u32,
-    believed_since: Instant,
+    /// As a reporter: when its word alone condemned a host, oldest first, as far as that is lately: any hour counts, and not one that begins
+    /// when it suits the reporter. At most as many as [`Conduct::at_once`] says.
+    believed: VecDeque<Instant>,
 }
 
 /// A host that a reporter accused.
@@ -146,8 +147,8 @@ pub(crate) struct Word {
 
 impl Conduct {
     /// How many hosts one reporter's word alone condemns for corrupt bytes within an hour, in a cluster of `hosts`.
-    pub(crate) const fn at_once(hosts: usize) -> u32 {
-        3 + (hosts / 50) as u32
+    pub(crate) const fn at_once(hosts: usize) -> usize {
+        3 + hosts / 50
     }
 
     pub(crate) fn state(&self) -> State {
@@ -165,7 +166,7 @@ impl Conduct {
             record.state != State::Good
                 || record.times_at(now) > 0
                 || record.own_at(now) >= NOT_HELD
-                || record.believed > 0 && now < record.believed_since + LATELY
+                || record.believed.back().is_some_and(|at| now < *at + LATELY)
                 || record.accused.iter().any(|accused| now < accused.last + LATELY)
         })
     }
@@ -173,11 +174,13 @@ impl Conduct {
     /// As a reporter, it accuses a host, in a cluster of `hosts`: what its word is worth.
     pub(crate) fn accuses(&mut self, now: Instant, accused: HostKey, fault: Fault, hosts: usize) -> Word {
         let record = self.record(now);
-        if now >= record.believed_since + LATELY {
-            (record.believed, record.believed_since) = (0, now);
+        while record.believed.front().is_some_and(|at| now >= *at + LATELY) {
+            record.believed.pop_front();
         }
-        let at_once = fault == Fault::Corrupt && record.believed < Self::at_once(hosts);
-        record.believed += u32::from(at_once);
+        let at_once = fault == Fault::Corrupt && record.believed.len() < Self::at_once(hosts);
+        if at_once {
+            record.believed.push_back(now);
+        }
         Word { points: record.give(now, accused, fault), at_once }
     }
 
@@ -292,8 +295,7 @@ impl Conduct {
                 spoken: now,
                 times: 0,
                 accused: Vec::new(),
-                believed: 0,
-                believed_since: now,
+                believed: VecDeque::new(),
             })
         });
         record.times = record.times_at(now);
@@ -478,7 +480,7 @@ mod tests {
     #[test]
     fn a_reporter_that_finds_everybody_corrupt_is_doubted_and_then_quarantined_itself() {
         let (mut reporter, now) = start();
-        let limit = u64::from(Conduct::at_once(100));
+        let limit = Conduct::at_once(100) as u64;
         for n in 0..limit {
             assert!(reporter.accuses(now, host(n), Fault::Corrupt, 100).at_once);
         }
@@ -491,6 +493,24 @@ mod tests {
         let verdicts = (0..5).filter_map(|_| reporter.overdid(now));
         assert_eq!(verdicts.collect::<Vec<_>>(), [Why::Accuser]);
         assert!(reporter.accuses(now + LATELY, host(0), Fault::Corrupt, 100).at_once, "an hour later");
+    }
+
+    #[test]
+    fn in_no_hour_a_reporter_is_believed_more_often_than_it_may() {
+        let (mut reporter, start) = start();
+        let limit = Conduct::at_once(100) as u64;
+        let mut believed: Vec<Instant> = Vec::new();
+        // It says nothing that counts until the hour is nearly over, and then all of it at once, again and again.
+        assert!(!reporter.accuses(start, host(0), Fault::Failed, 100).at_once);
+        for n in 0..300 {
+            let now = start + LATELY - Duration::from_secs(60) + Duration::from_secs(30 * n);
+            if reporter.accuses(now, host(n % 10), Fault::Corrupt, 100).at_once {
+                believed.push(now);
+            }
+        }
+        let most =
+            believed.iter().map(|at| believed.iter().filter(|it| *it >= at && **it < *at + LATELY).count());
+        assert_eq!((most.max(), believed.len() as u64), (Some(limit as usize), limit * 3));
     }
 
     #[test]
