@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! Good --corrupt bytes, or a score of 4.5--> Quarantined --its time is over--> Probation --proof--> Good
-//!                                               ^------- anything wrong -------'
+//!                                               ^------- anything wrong -------'    or a day without a bad word
 //! ```
 //!
 //! The score counts what others report: a failure is [`FAILURE`] points, content that it announced and does not have is
@@ -91,8 +91,9 @@ pub(crate) enum State {
     Good,
     /// To nobody, until then.
     Quarantined { until: Instant, why: Why },
-    /// To few, and nobody relies on it alone, until it has served this many more pieces.
-    Probation { missing: u32, why: Why },
+    /// To few, and nobody relies on it alone, until it has served this many more pieces, or a day is over without a bad word: not before
+    /// `until`.
+    Probation { missing: u32, why: Why, until: Instant },
 }
 
 /// What a reporter says of a partner.
@@ -163,7 +164,7 @@ impl Conduct {
     /// Whether there is anything to remember of a host that is gone.
     pub(crate) fn is_worth_remembering(&self, now: Instant) -> bool {
         self.0.as_ref().is_some_and(|record| {
-            record.state != State::Good
+            record.state != State::Good && !record.is_forgotten(now)
                 || record.times_at(now) > 0
                 || record.own_at(now) >= NOT_HELD
                 || record.believed.back().is_some_and(|at| now < *at + LATELY)
@@ -244,25 +245,33 @@ impl Conduct {
         until
     }
 
-    /// Time has passed. Returns whether a quarantine is over by it: then it is on probation.
+    /// Time has passed. Returns whether a quarantine is over by it, and it is on probation; or that, too, and all is forgotten.
     pub(crate) fn due(&mut self, now: Instant) -> bool {
         let Some(record) = &mut self.0 else { return false };
-        let State::Quarantined { until, why } = record.state else { return false };
-        let over = now >= until;
-        if over {
-            record.spoken = now;
-            record.state = State::Probation { missing: PROOF, why };
+        let before = record.state;
+        if let State::Quarantined { until, why } = record.state
+            && now >= until
+        {
+            // For a host that was gone that may be long ago.
+            record.spoken = until;
+            record.state = record.probation(why);
         }
-        over
+        if let State::Probation { missing, why, until } = record.state
+            && now >= until
+        {
+            let until = record.spoken + FORGIVEN;
+            record.state = if now >= until { State::Good } else { State::Probation { missing, why, until } };
+        }
+        std::mem::discriminant(&record.state) != std::mem::discriminant(&before)
     }
 
     /// It served verified pieces. Returns whether it is trusted again by that.
     pub(crate) fn proven(&mut self, now: Instant, pieces: u32) -> bool {
         let Some(record) = &mut self.0 else { return false };
         record.set_score(now, (record.score_at(now) - SERVED * pieces as f32).max(0.0));
-        let State::Probation { missing, why } = record.state else { return false };
+        let State::Probation { missing, why, until } = record.state else { return false };
         let missing = missing.saturating_sub(pieces);
-        record.state = if missing == 0 { State::Good } else { State::Probation { missing, why } };
+        record.state = if missing == 0 { State::Good } else { State::Probation { missing, why, until } };
         missing == 0
     }
 
@@ -274,14 +283,16 @@ impl Conduct {
         let Some(record) = &mut self.0 else { return };
         record.set_score(now, record.own_at(now).min(record.score_at(now)));
         if let State::Quarantined { why: why @ Why::Failing, .. } = record.state {
-            record.state =
-                if record.times <= 1 { State::Good } else { State::Probation { missing: PROOF, why } };
+            record.state = if record.times <= 1 { State::Good } else { record.probation(why) };
         }
     }
 
     /// When [`Self::due`] is to be asked again.
     pub(crate) fn timeout(&self) -> Option<Instant> {
-        if let State::Quarantined { until, .. } = self.state() { Some(until) } else { None }
+        match self.state() {
+            State::Quarantined { until, .. } | State::Probation { until, .. } => Some(until),
+            State::Good => None,
+        }
     }
 
     fn record(&mut self, now: Instant) -> &mut Record {
@@ -316,9 +327,20 @@ impl Record {
         (self.score, self.scored) = (score, now);
     }
 
+    /// From the last bad word on.
+    fn probation(&self, why: Why) -> State {
+        State::Probation { missing: PROOF, why, until: self.spoken + FORGIVEN }
+    }
+
+    /// Whether nothing bad was heard for so long that nothing is known any more.
+    fn is_forgotten(&self, now: Instant) -> bool {
+        let quarantined = if let State::Quarantined { until, .. } = self.state { Some(until) } else { None };
+        now >= quarantined.unwrap_or(self.spoken) + FORGIVEN
+    }
+
     /// The quarantines that are not forgiven.
     fn times_at(&self, now: Instant) -> u32 {
-        if self.state == State::Good && now >= self.spoken + FORGIVEN { 0 } else { self.times }
+        if self.is_forgotten(now) { 0 } else { self.times }
     }
 
     /// As a reporter, it finds a fault with `host`. Returns for how many points that counts where it is no proof.
@@ -530,7 +552,7 @@ mod tests {
         assert!(!conduct.due(until - Duration::from_millis(1)));
         assert!(conduct.due(until));
         assert!(!conduct.proven(until, PROOF - 1));
-        assert_eq!(conduct.state(), State::Probation { missing: 1, why: Why::Failing });
+        assert!(matches!(conduct.state(), State::Probation { missing: 1, why: Why::Failing, .. }));
         assert!(conduct.proven(until, 1));
         assert_eq!(conduct.state(), State::Good);
     }
@@ -570,10 +592,37 @@ mod tests {
         assert_eq!(conduct.state(), State::Good);
         conduct.condemn(now, Why::Failing);
         conduct.restarted(now);
-        assert_eq!(conduct.state(), State::Probation { missing: PROOF, why: Why::Failing });
+        assert!(matches!(conduct.state(), State::Probation { missing: PROOF, why: Why::Failing, .. }));
         conduct.condemn(now, Why::Corrupt);
         conduct.restarted(now);
         assert!(matches!(conduct.state(), State::Quarantined { why: Why::Corrupt, .. }));
+    }
+
+    #[test]
+    fn a_day_without_a_bad_word_ends_probation() {
+        let (mut conduct, now) = start();
+        let until = conduct.condemn(now, Why::Corrupt);
+        assert!(conduct.due(until));
+        // A word that is not enough for another quarantine begins the day anew.
+        let later = until + FORGIVEN / 2;
+        let word = Word { points: NOT_HELD / 2.0, at_once: false };
+        assert_eq!(conduct.blamed(later, Fault::NotHeld, word), None);
+        assert_eq!(conduct.timeout(), Some(until + FORGIVEN));
+        assert!(!conduct.due(until + FORGIVEN));
+        assert_eq!(conduct.timeout(), Some(later + FORGIVEN));
+        assert!(conduct.due(later + FORGIVEN));
+        assert_eq!((conduct.state(), conduct.score(later + FORGIVEN).1), (State::Good, 0));
+    }
+
+    #[test]
+    fn who_was_gone_for_longer_than_a_day_after_a_quarantine_comes_back_as_a_new_one() {
+        for (gone, forgotten) in [(FORGIVEN - Duration::from_secs(1), false), (FORGIVEN, true)] {
+            let (mut conduct, now) = start();
+            let until = conduct.condemn(now, Why::Corrupt);
+            assert_eq!(conduct.is_worth_remembering(until + gone), !forgotten);
+            conduct.restarted(until + gone);
+            assert_eq!(conduct.state() == State::Good, forgotten);
+        }
     }
 
     #[test]
