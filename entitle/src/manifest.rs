@@ -41,14 +41,19 @@ struct Descriptor {
     rest: HashMap<String, IgnoredAny>,
 }
 
-/// Whether that is the type of an index, or of an image manifest; `None`: of something else.
+/// The types of manifests (OCI image-spec, Docker's schema 2), and whether each is of an index.
+const TYPES: [(&str, bool); 4] = [
+    ("application/vnd.oci.image.manifest.v1+json", false),
+    ("application/vnd.oci.image.index.v1+json", true),
+    ("application/vnd.docker.distribution.manifest.v2+json", false),
+    ("application/vnd.docker.distribution.manifest.list.v2+json", true),
+];
+
+/// Whether that is the type of an index, or of an image manifest; `None`: of something else, of which nobody knows what its registry
+/// has looked at.
 fn is_index(media_type: &str) -> Option<bool> {
-    let is = |part| media_type.contains(part);
-    if is(".index.") || is(".manifest.list.") {
-        Some(true)
-    } else {
-        (is(".image.manifest.") || is(".distribution.manifest.")).then_some(false)
-    }
+    let bare = media_type.split(';').next().unwrap_or_default().trim();
+    TYPES.iter().find(|(known, _)| known.eq_ignore_ascii_case(bare)).map(|(_, is_index)| *is_index)
 }
 
 /// Whether a reader that does not mind the case of keys, as Go's JSON, may have understood something else: the registry
@@ -70,8 +75,11 @@ pub fn members(content_type: Option<&str>, manifest: &[u8]) -> Option<Vec<Part>>
     // A registry looks at the list of what it takes the body for, and whoever pushed it says which that is: the other list is not
     // known to be there.
     let is_image = config.is_some() || layers.is_some();
-    let index = [content_type, media_type.as_deref()].map(|said| said.and_then(is_index));
-    let fits = index.into_iter().flatten().all(|index| if index { !is_image } else { manifests.is_none() });
+    let fits = [content_type, media_type.as_deref()].into_iter().flatten().all(|said| match is_index(said) {
+        Some(true) => !is_image,
+        Some(false) => manifests.is_none(),
+        None => false,
+    });
     if !fits || is_image && manifests.is_some() {
         return Some(Vec::new());
     }
@@ -145,9 +153,16 @@ mod tests {
             (r#""layers":[{"digest":"sha256:a"}]"#, r#""manifests":[{"digest":"sha256:a"}]"#);
         let image = "application/vnd.docker.distribution.manifest.v2+json";
         let list = "application/vnd.docker.distribution.manifest.list.v2+json; charset=utf-8";
-        for (said, body, named) in
-            [(image, layers, 1), (list, manifests, 1), (image, manifests, 0), (list, layers, 0)]
-        {
+        for (said, body, named) in [
+            (image, layers, 1),
+            (list, manifests, 1),
+            (image, manifests, 0),
+            (list, layers, 0),
+            // It may have taken these without a look.
+            ("application/x.image.manifest.y", layers, 0),
+            ("application/vnd.oci.image.manifest.v1+json.gz", layers, 0),
+            ("application/json", manifests, 0),
+        ] {
             let body = format!(r#"{{"schemaVersion":2,{body}}}"#);
             assert_eq!(members(Some(said), body.as_bytes()).unwrap().len(), named, "{said} {body}");
         }

@@ -43,8 +43,8 @@ pub mod scheduler {
     /// The number of this protocol, which both sides say when they meet. It grows when one side must know what the other can
     /// do; for fields that may be ignored it does not. Whoever says a smaller one, or none, is served all the same. 2: a
     /// daemon fetches what it is told to on its life line. 3: a daemon that holds a lease reports each second, whether anything
-    /// comes from the origin or not.
-    pub const PROTOCOL: u32 = 3;
+    /// comes from the origin or not. 4: twice each second.
+    pub const PROTOCOL: u32 = 4;
 
     /// The answer to a registration, as the first packet of the conversation that it begins.
     impl From<RegisterPeerTaskResponse> for PeerPacket {

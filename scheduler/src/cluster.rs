@@ -347,6 +347,16 @@ impl Cluster {
         Ok(stream)
     }
 
+    /// A report has arrived on a conversation, and the driver will hand it in when its turn comes: until then its sender is not one
+    /// of whom nothing is heard.
+    pub fn handle_report_arrived(&mut self, stream: StreamId) {
+        let Some(Line::Conversation { task, host }) = self.world.streams.line(stream) else { return };
+        let Some(task) = self.tasks.get_mut(&task) else { return };
+        if task.download(host).is_some_and(|download| download.stream == Some(stream)) {
+            task.arrived(host);
+        }
+    }
+
     /// A peer reports on its conversation. What comes after the download has ended is not heard.
     ///
     /// # Errors

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! Good --corrupt bytes, or a score of 4.5--> Quarantined --its time is over--> Probation --proof--> Good
-//!                                               ^------- anything wrong -------'
+//!                                               ^------- anything wrong -------'    or a day without a bad word
 //! ```
 //!
 //! The score counts what others report: a failure is [`FAILURE`] points, content that it announced and does not have is
@@ -19,6 +19,7 @@
 //! against the reporter itself.
 
 use crate::host::HostKey;
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// With this score a host is quarantined: five failures within a minute and a half, of which a little is forgotten meanwhile.
@@ -90,8 +91,9 @@ pub(crate) enum State {
     Good,
     /// To nobody, until then.
     Quarantined { until: Instant, why: Why },
-    /// To few, and nobody relies on it alone, until it has served this many more pieces.
-    Probation { missing: u32, why: Why },
+    /// To few, and nobody relies on it alone, until it has served this many more pieces, or a day is over without a bad word: not before
+    /// `until`.
+    Probation { missing: u32, why: Why, until: Instant },
 }
 
 /// What a reporter says of a partner.
@@ -121,9 +123,9 @@ struct Record {
     times: u32,
     /// As a reporter: whom it accused lately.
     accused: Vec<Accused>,
-    /// As a reporter: hosts that its word alone condemned since `believed_since`.
-    believed: u32,
-    believed_since: Instant,
+    /// As a reporter: when its word alone condemned a host, oldest first, as far as that is lately: any hour counts, and not one that begins
+    /// when it suits the reporter. At most as many as [`Conduct::at_once`] says.
+    believed: VecDeque<Instant>,
 }
 
 /// A host that a reporter accused.
@@ -146,8 +148,8 @@ pub(crate) struct Word {
 
 impl Conduct {
     /// How many hosts one reporter's word alone condemns for corrupt bytes within an hour, in a cluster of `hosts`.
-    pub(crate) const fn at_once(hosts: usize) -> u32 {
-        3 + (hosts / 50) as u32
+    pub(crate) const fn at_once(hosts: usize) -> usize {
+        3 + hosts / 50
     }
 
     pub(crate) fn state(&self) -> State {
@@ -162,10 +164,10 @@ impl Conduct {
     /// Whether there is anything to remember of a host that is gone.
     pub(crate) fn is_worth_remembering(&self, now: Instant) -> bool {
         self.0.as_ref().is_some_and(|record| {
-            record.state != State::Good
+            record.state != State::Good && !record.is_forgotten(now)
                 || record.times_at(now) > 0
                 || record.own_at(now) >= NOT_HELD
-                || record.believed > 0 && now < record.believed_since + LATELY
+                || record.believed.back().is_some_and(|at| now < *at + LATELY)
                 || record.accused.iter().any(|accused| now < accused.last + LATELY)
         })
     }
@@ -173,11 +175,13 @@ impl Conduct {
     /// As a reporter, it accuses a host, in a cluster of `hosts`: what its word is worth.
     pub(crate) fn accuses(&mut self, now: Instant, accused: HostKey, fault: Fault, hosts: usize) -> Word {
         let record = self.record(now);
-        if now >= record.believed_since + LATELY {
-            (record.believed, record.believed_since) = (0, now);
+        while record.believed.front().is_some_and(|at| now >= *at + LATELY) {
+            record.believed.pop_front();
         }
-        let at_once = fault == Fault::Corrupt && record.believed < Self::at_once(hosts);
-        record.believed += u32::from(at_once);
+        let at_once = fault == Fault::Corrupt && record.believed.len() < Self::at_once(hosts);
+        if at_once {
+            record.believed.push_back(now);
+        }
         Word { points: record.give(now, accused, fault), at_once }
     }
 
@@ -241,25 +245,33 @@ impl Conduct {
         until
     }
 
-    /// Time has passed. Returns whether a quarantine is over by it: then it is on probation.
+    /// Time has passed. Returns whether a quarantine is over by it, and it is on probation; or that, too, and all is forgotten.
     pub(crate) fn due(&mut self, now: Instant) -> bool {
         let Some(record) = &mut self.0 else { return false };
-        let State::Quarantined { until, why } = record.state else { return false };
-        let over = now >= until;
-        if over {
-            record.spoken = now;
-            record.state = State::Probation { missing: PROOF, why };
+        let before = record.state;
+        if let State::Quarantined { until, why } = record.state
+            && now >= until
+        {
+            // For a host that was gone that may be long ago.
+            record.spoken = until;
+            record.state = record.probation(why);
         }
-        over
+        if let State::Probation { missing, why, until } = record.state
+            && now >= until
+        {
+            let until = record.spoken + FORGIVEN;
+            record.state = if now >= until { State::Good } else { State::Probation { missing, why, until } };
+        }
+        std::mem::discriminant(&record.state) != std::mem::discriminant(&before)
     }
 
     /// It served verified pieces. Returns whether it is trusted again by that.
     pub(crate) fn proven(&mut self, now: Instant, pieces: u32) -> bool {
         let Some(record) = &mut self.0 else { return false };
         record.set_score(now, (record.score_at(now) - SERVED * pieces as f32).max(0.0));
-        let State::Probation { missing, why } = record.state else { return false };
+        let State::Probation { missing, why, until } = record.state else { return false };
         let missing = missing.saturating_sub(pieces);
-        record.state = if missing == 0 { State::Good } else { State::Probation { missing, why } };
+        record.state = if missing == 0 { State::Good } else { State::Probation { missing, why, until } };
         missing == 0
     }
 
@@ -271,14 +283,16 @@ impl Conduct {
         let Some(record) = &mut self.0 else { return };
         record.set_score(now, record.own_at(now).min(record.score_at(now)));
         if let State::Quarantined { why: why @ Why::Failing, .. } = record.state {
-            record.state =
-                if record.times <= 1 { State::Good } else { State::Probation { missing: PROOF, why } };
+            record.state = if record.times <= 1 { State::Good } else { record.probation(why) };
         }
     }
 
     /// When [`Self::due`] is to be asked again.
     pub(crate) fn timeout(&self) -> Option<Instant> {
-        if let State::Quarantined { until, .. } = self.state() { Some(until) } else { None }
+        match self.state() {
+            State::Quarantined { until, .. } | State::Probation { until, .. } => Some(until),
+            State::Good => None,
+        }
     }
 
     fn record(&mut self, now: Instant) -> &mut Record {
@@ -292,8 +306,7 @@ impl Conduct {
                 spoken: now,
                 times: 0,
                 accused: Vec::new(),
-                believed: 0,
-                believed_since: now,
+                believed: VecDeque::new(),
             })
         });
         record.times = record.times_at(now);
@@ -314,9 +327,20 @@ impl Record {
         (self.score, self.scored) = (score, now);
     }
 
+    /// From the last bad word on.
+    fn probation(&self, why: Why) -> State {
+        State::Probation { missing: PROOF, why, until: self.spoken + FORGIVEN }
+    }
+
+    /// Whether nothing bad was heard for so long that nothing is known any more.
+    fn is_forgotten(&self, now: Instant) -> bool {
+        let quarantined = if let State::Quarantined { until, .. } = self.state { Some(until) } else { None };
+        now >= quarantined.unwrap_or(self.spoken) + FORGIVEN
+    }
+
     /// The quarantines that are not forgiven.
     fn times_at(&self, now: Instant) -> u32 {
-        if self.state == State::Good && now >= self.spoken + FORGIVEN { 0 } else { self.times }
+        if self.is_forgotten(now) { 0 } else { self.times }
     }
 
     /// As a reporter, it finds a fault with `host`. Returns for how many points that counts where it is no proof.
@@ -478,7 +502,7 @@ mod tests {
     #[test]
     fn a_reporter_that_finds_everybody_corrupt_is_doubted_and_then_quarantined_itself() {
         let (mut reporter, now) = start();
-        let limit = u64::from(Conduct::at_once(100));
+        let limit = Conduct::at_once(100) as u64;
         for n in 0..limit {
             assert!(reporter.accuses(now, host(n), Fault::Corrupt, 100).at_once);
         }
@@ -491,6 +515,24 @@ mod tests {
         let verdicts = (0..5).filter_map(|_| reporter.overdid(now));
         assert_eq!(verdicts.collect::<Vec<_>>(), [Why::Accuser]);
         assert!(reporter.accuses(now + LATELY, host(0), Fault::Corrupt, 100).at_once, "an hour later");
+    }
+
+    #[test]
+    fn in_no_hour_a_reporter_is_believed_more_often_than_it_may() {
+        let (mut reporter, start) = start();
+        let limit = Conduct::at_once(100) as u64;
+        let mut believed: Vec<Instant> = Vec::new();
+        // It says nothing that counts until the hour is nearly over, and then all of it at once, again and again.
+        assert!(!reporter.accuses(start, host(0), Fault::Failed, 100).at_once);
+        for n in 0..300 {
+            let now = start + LATELY - Duration::from_secs(60) + Duration::from_secs(30 * n);
+            if reporter.accuses(now, host(n % 10), Fault::Corrupt, 100).at_once {
+                believed.push(now);
+            }
+        }
+        let most =
+            believed.iter().map(|at| believed.iter().filter(|it| *it >= at && **it < *at + LATELY).count());
+        assert_eq!((most.max(), believed.len() as u64), (Some(limit as usize), limit * 3));
     }
 
     #[test]
@@ -510,7 +552,7 @@ mod tests {
         assert!(!conduct.due(until - Duration::from_millis(1)));
         assert!(conduct.due(until));
         assert!(!conduct.proven(until, PROOF - 1));
-        assert_eq!(conduct.state(), State::Probation { missing: 1, why: Why::Failing });
+        assert!(matches!(conduct.state(), State::Probation { missing: 1, why: Why::Failing, .. }));
         assert!(conduct.proven(until, 1));
         assert_eq!(conduct.state(), State::Good);
     }
@@ -550,10 +592,37 @@ mod tests {
         assert_eq!(conduct.state(), State::Good);
         conduct.condemn(now, Why::Failing);
         conduct.restarted(now);
-        assert_eq!(conduct.state(), State::Probation { missing: PROOF, why: Why::Failing });
+        assert!(matches!(conduct.state(), State::Probation { missing: PROOF, why: Why::Failing, .. }));
         conduct.condemn(now, Why::Corrupt);
         conduct.restarted(now);
         assert!(matches!(conduct.state(), State::Quarantined { why: Why::Corrupt, .. }));
+    }
+
+    #[test]
+    fn a_day_without_a_bad_word_ends_probation() {
+        let (mut conduct, now) = start();
+        let until = conduct.condemn(now, Why::Corrupt);
+        assert!(conduct.due(until));
+        // A word that is not enough for another quarantine begins the day anew.
+        let later = until + FORGIVEN / 2;
+        let word = Word { points: NOT_HELD / 2.0, at_once: false };
+        assert_eq!(conduct.blamed(later, Fault::NotHeld, word), None);
+        assert_eq!(conduct.timeout(), Some(until + FORGIVEN));
+        assert!(!conduct.due(until + FORGIVEN));
+        assert_eq!(conduct.timeout(), Some(later + FORGIVEN));
+        assert!(conduct.due(later + FORGIVEN));
+        assert_eq!((conduct.state(), conduct.score(later + FORGIVEN).1), (State::Good, 0));
+    }
+
+    #[test]
+    fn who_was_gone_for_longer_than_a_day_after_a_quarantine_comes_back_as_a_new_one() {
+        for (gone, forgotten) in [(FORGIVEN - Duration::from_secs(1), false), (FORGIVEN, true)] {
+            let (mut conduct, now) = start();
+            let until = conduct.condemn(now, Why::Corrupt);
+            assert_eq!(conduct.is_worth_remembering(until + gone), !forgotten);
+            conduct.restarted(until + gone);
+            assert_eq!(conduct.state() == State::Good, forgotten);
+        }
     }
 
     #[test]

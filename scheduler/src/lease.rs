@@ -16,6 +16,7 @@
 
 use crate::host::HostKey;
 use crate::peer::Standing;
+use crate::progress::piece_time;
 use crate::refusal::Refusal;
 use crate::task::Task;
 use crate::world::{Cx, Timer};
@@ -27,13 +28,24 @@ use std::time::{Duration, Instant};
 /// after 30 s without a byte (containerd), is still there when the next holder begins.
 pub(crate) const LEASE_STALL: Duration = Duration::from_secs(10);
 
-/// A holder of whom nothing was heard for this long is cut off. It reports each second, whether anything comes from the origin
+/// A holder of whom nothing was heard for this long is cut off. It reports twice each second, whether anything comes from the origin
 /// or not (`BEAT` in `p2p`): four in a row that are lost or late are no chance, and those who wait would otherwise stand still for the
 /// ten seconds after which its connection is given up.
-pub(crate) const HOLDER_SILENT: Duration = Duration::from_secs(4);
+pub(crate) const HOLDER_SILENT: Duration = Duration::from_secs(2);
 
-/// The number of the protocol from which on a holder reports each second.
-const REPORTS: u32 = 3;
+/// The number of the protocol from which on a holder reports that often. One of the number before reports half as often, and is waited for
+/// twice as long; earlier ones report what comes alone.
+const REPORTS: u32 = 4;
+const REPORTS_SELDOM: u32 = 3;
+
+/// How long a holder may say nothing who speaks the protocol of this number.
+fn patience(protocol: u32) -> Option<Duration> {
+    match protocol {
+        REPORTS.. => Some(HOLDER_SILENT),
+        REPORTS_SELDOM => Some(HOLDER_SILENT * 2),
+        _ => None,
+    }
+}
 
 /// After each lease in a row that saw no progress at all, the next may take twice as long, up to this many doublings: an
 /// origin that needs 15 s for its first byte would otherwise be asked by one waiter after the other and answer nobody.
@@ -58,15 +70,24 @@ pub(crate) struct Lease {
     pub(crate) deadline: Instant,
     /// So it is without a word from its holder until then. `None`: it is one that says nothing while nothing comes.
     pub(crate) silent_at: Option<Instant>,
+    /// A report of its holder has arrived, and waits for its turn: nobody knows what it says, so the lease is free at no time. In a
+    /// crowd that takes longer than a holder may be silent, and a holder that is heard too late is not one that says nothing.
+    pub(crate) unheard: bool,
     /// When the timer is armed; never after the lease is free. Unarmed once that was so and nobody wanted it.
     pub(crate) timer: Option<Instant>,
     /// The most origin bytes that were reported.
     pub(crate) origin_bytes: u64,
+    /// Without another piece until then, bytes are no progress any more.
+    pub(crate) piece_by: Instant,
+    /// What the holder held when its last piece was counted.
+    pub(crate) held: u64,
+    /// The holder has said already that the content is another than was known.
+    pub(crate) replaced: bool,
 }
 
 impl Lease {
     fn is_silent(&self, now: Instant) -> bool {
-        self.silent_at.is_some_and(|silent_at| silent_at <= now)
+        !self.unheard && self.silent_at.is_some_and(|silent_at| silent_at <= now)
     }
 
     /// When it is free for others, if nothing happens.
@@ -153,7 +174,7 @@ impl Task {
 
     pub(crate) fn is_free(&self, now: Instant) -> bool {
         match &self.lease {
-            Some(lease) => now >= lease.free_at(),
+            Some(lease) => !lease.unheard && now >= lease.free_at(),
             None => self.kept_until.is_none(),
         }
     }
@@ -193,26 +214,52 @@ impl Task {
     fn grant(&mut self, cx: &mut Cx<'_>, key: HostKey) {
         let id = cx.world.lease_id();
         let Some(download) = self.download_mut(key) else { return };
-        download.standing = Standing::Leased;
+        (download.standing, download.leased) = (Standing::Leased, true);
         download.news.lease = Some(id);
+        let held = download.held;
         cx.world.counts.leases_granted += 1;
         cx.world.counts.leases_handed_over += u64::from(std::mem::take(&mut self.abandoned));
         let deadline = cx.now + LEASE_STALL * 2u32.pow(self.stalls.min(MAX_DOUBLINGS));
-        let reports = cx.world.hosts.host(key).is_some_and(|host| host.protocol >= REPORTS);
-        let silent_at = reports.then(|| cx.now + HOLDER_SILENT);
-        self.lease = Some(Lease { id, holder: key, deadline, silent_at, timer: None, origin_bytes: 0 });
+        let patience = cx.world.hosts.host(key).and_then(|host| patience(host.protocol));
+        let silent_at = patience.map(|patience| cx.now + patience);
+        self.lease = Some(Lease {
+            id,
+            holder: key,
+            deadline,
+            silent_at,
+            unheard: false,
+            timer: None,
+            origin_bytes: 0,
+            piece_by: cx.now + piece_time(self.content.as_ref()),
+            held,
+            replaced: false,
+        });
         self.arm(cx);
         self.open_gate(cx, key);
         self.wake(cx, key);
     }
 
+    /// A report of the peer has arrived, and will be heard when it is its turn.
+    pub(crate) fn arrived(&mut self, key: HostKey) {
+        if let Some(lease) = self.lease.as_mut().filter(|lease| lease.holder == key) {
+            lease.unheard = true;
+        }
+    }
+
+    /// No report of the peer waits any more: if it is the holder, its lease is free now if it had been without that.
+    pub(crate) fn heard_out(&mut self, cx: &mut Cx<'_>, key: HostKey) {
+        let lease = self.lease.as_mut().filter(|lease| lease.holder == key);
+        if lease.is_some_and(|lease| std::mem::take(&mut lease.unheard) && lease.timer.is_none()) {
+            self.lease_due(cx);
+        }
+    }
+
     /// The peer is there, if it is the holder.
     pub(crate) fn heard(&mut self, cx: &mut Cx<'_>, key: HostKey) {
         let lease = self.lease.as_mut().filter(|lease| lease.holder == key);
-        let Some((lease, silent_at)) = lease.and_then(|lease| lease.silent_at.map(|at| (lease, at))) else {
-            return;
-        };
-        lease.silent_at = Some(silent_at.max(cx.now + HOLDER_SILENT));
+        let patience = cx.world.hosts.host(key).and_then(|host| patience(host.protocol));
+        let (Some(lease), Some(patience)) = (lease, patience) else { return };
+        lease.silent_at = lease.silent_at.max(Some(cx.now + patience));
         let is_back = lease.timer.is_none() && cx.now < lease.deadline;
         if is_back {
             self.arm(cx);
@@ -258,6 +305,10 @@ impl Task {
     pub(crate) fn lease_due(&mut self, cx: &mut Cx<'_>) {
         let Some(lease) = &mut self.lease else { return };
         lease.timer = None;
+        if lease.unheard {
+            // It is looked at again once that was heard.
+            return;
+        }
         if cx.now < lease.free_at() {
             self.arm(cx);
         } else {

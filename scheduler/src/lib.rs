@@ -1,8 +1,9 @@
 //! The scheduler: who has what, who asks whom, and who may go to the origin.
 //!
 //! - `cluster.rs`: the whole state, as events in and packets out. It does no IO and knows no clock.
-//! - `task.rs`, `report.rs`, `packet.rs`, `mesh.rs`, `lease.rs`: one task. Its peers; what they say and are told; who is named
-//!   to whom; whose turn it is.
+//! - `task.rs`, `report.rs`, `belief.rs`, `packet.rs`, `mesh.rs`, `lease.rs`, `progress.rs`: one task. Its peers; what they say, what of it is
+//!   believed, and what they are told; who is named to whom; whose turn it is, and for how long.
+//! - `zone.rs`, `bridge.rs`: its zones, and who brings what into them.
 //! - `access.rs`: what the operator lets the cluster fetch from origins. `budgets.rs`: who uses how much of an origin, and who
 //!   waits; `share.rs`: a task's part in that.
 //! - `copies.rs`: whom it tells to fetch what, so that there are more copies.
@@ -20,6 +21,8 @@
 
 mod access;
 mod bag;
+mod belief;
+mod bridge;
 mod budgets;
 mod cluster;
 mod conduct;
@@ -34,6 +37,7 @@ mod metrics;
 mod packet;
 mod peer;
 mod policy;
+mod progress;
 mod refusal;
 mod report;
 mod server;

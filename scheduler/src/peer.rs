@@ -3,6 +3,7 @@
 //! A peer is in exactly one [`Role`]; `Task::set_role` is the one place where it changes.
 
 use crate::bag::Bag;
+use crate::bridge::Duty;
 use crate::host::{HostKey, Regard};
 use crate::message::Registration;
 use crate::stream::StreamId;
@@ -48,6 +49,8 @@ pub(crate) enum Role {
 #[derive(Debug)]
 pub(crate) struct Download {
     pub(crate) standing: Standing,
+    /// It has the lease, or had it.
+    pub(crate) leased: bool,
     /// The stream, once it is open; before that `silent_until` is armed.
     pub(crate) stream: Option<StreamId>,
     pub(crate) silent_until: Option<Instant>,
@@ -66,6 +69,10 @@ pub(crate) struct Download {
     pub(crate) gate: bool,
     /// Which bridge it is, of how many.
     pub(crate) bridge: Option<(u32, u32)>,
+    /// As a bridge: whether it brings anything.
+    pub(crate) duty: Option<Box<Duty>>,
+    /// It was a bridge that brought nothing, and is none again.
+    pub(crate) relieved: bool,
     /// Partners that it was told of and must be told to drop: never one of `partners`.
     pub(crate) gone: BTreeSet<HostId>,
     /// Partners that failed it, never to be named again while it downloads.
@@ -83,6 +90,7 @@ impl Download {
     pub(crate) fn new(registration: &Registration, ticket: u64) -> Self {
         Self {
             standing: Standing::Waiting { ticket },
+            leased: false,
             stream: None,
             silent_until: None,
             held: registration.held,
@@ -94,6 +102,8 @@ impl Download {
             across: BTreeSet::new(),
             gate: false,
             bridge: None,
+            duty: None,
+            relieved: false,
             gone: BTreeSet::new(),
             failed: BTreeSet::new(),
             failures: 0,
@@ -106,6 +116,11 @@ impl Download {
     /// Whether it is given partners: one that goes to the origin for itself is not.
     pub(crate) fn meshes(&self) -> bool {
         self.standing != Standing::Alone
+    }
+
+    /// It is no bridge any more, and is told so.
+    pub(crate) fn end_duty(&mut self) {
+        (self.bridge, self.duty, self.news.bridge) = (None, None, true);
     }
 
     /// Why it gets no further.

@@ -1,9 +1,9 @@
-//! What a peer's report says: content, bytes and hashes from the origin, bytes held. Failures of partners are heard in
-//! `mesh.rs`, a lease given back in `lease.rs`.
+//! What a peer's report says: hashes of what came from the origin, bytes held. What the content is is heard in `belief.rs`, bytes from the
+//! origin in `progress.rs`, failures of partners in `mesh.rs`, a lease given back in `lease.rs`.
 
-use crate::hashes::{Hashes, Insert};
+use crate::hashes::Insert;
 use crate::host::HostKey;
-use crate::message::{Content, Report, Served};
+use crate::message::{Report, Served};
 use crate::refusal::Refusal;
 use crate::task::Task;
 use crate::world::Cx;
@@ -16,6 +16,12 @@ impl Task {
     /// When it names a piece that does not exist; what came before that counts.
     pub(crate) fn report(&mut self, cx: &mut Cx<'_>, key: HostKey, report: Report) -> Result<(), Refusal> {
         self.heard(cx, key);
+        let heard = self.hear(cx, key, report);
+        self.heard_out(cx, key);
+        heard
+    }
+
+    fn hear(&mut self, cx: &mut Cx<'_>, key: HostKey, report: Report) -> Result<(), Refusal> {
         if let Some(life) = cx.world.hosts.life_mut(key) {
             life.uploads.hear(report.free_uploads);
         }
@@ -37,54 +43,6 @@ impl Task {
         Ok(())
     }
 
-    /// The first content wins. A holder of the lease that was answered differently replaces it only where nobody else has
-    /// a byte of it; otherwise the two must not mix, and it fetches for itself, outside the task.
-    fn hear_content(&mut self, cx: &mut Cx<'_>, key: HostKey, content: Content) {
-        if self.download(key).is_none_or(|download| !download.meshes()) {
-            return;
-        }
-        let layout = content.layout;
-        if self.adopt(cx, key, content.clone()).is_ok() {
-            self.progress(cx, key);
-        } else if !self.has_lease(key) {
-            cx.world.counts.ignored += 1;
-        } else if self.content.as_ref().is_some_and(|known| known.layout != layout)
-            && self.alone_has_bytes(key)
-        {
-            self.replace_content(cx, key, content);
-            self.progress(cx, key);
-        } else {
-            tracing::debug!(task = %cx.task, "the origin answers with other content than before");
-            self.go_alone(cx, key);
-            self.pass_on(cx);
-        }
-    }
-
-    /// The reporter's own bytes are of the content before, too.
-    fn replace_content(&mut self, cx: &mut Cx<'_>, key: HostKey, content: Content) {
-        self.content = Some(content);
-        self.hashes = Hashes::default();
-        for (peer, download) in self.downloads_mut() {
-            (download.held, download.hashes_sent) = (0, 0);
-            download.news.content |= peer != key;
-        }
-        self.index(key);
-        self.wake_all(cx, Some(key));
-    }
-
-    fn alone_has_bytes(&self, key: HostKey) -> bool {
-        self.complete == 0 && self.suppliers.iter().all(|supplier| supplier == key)
-    }
-
-    fn hear_origin_bytes(&mut self, cx: &mut Cx<'_>, key: HostKey, bytes: u64) {
-        if let Some(lease) = self.lease.as_mut().filter(|lease| lease.holder == key)
-            && bytes > lease.origin_bytes
-        {
-            lease.origin_bytes = bytes;
-            self.progress(cx, key);
-        }
-    }
-
     /// Only the holder of the lease may say what came from the origin: everybody checks bytes by these hashes.
     fn hear_hashes(
         &mut self,
@@ -100,6 +58,7 @@ impl Task {
             return Ok(());
         }
         let layout = self.content.as_ref().ok_or(Refusal::NoSuchPiece)?.layout;
+        let known = self.hashes.len();
         for (index, hash) in hashes {
             let piece = layout.piece(index).ok_or(Refusal::NoSuchPiece)?;
             if self.hashes.insert(&layout, piece, hash, key) == Insert::Differs {
@@ -110,7 +69,9 @@ impl Task {
                 break;
             }
         }
-        self.progress(cx, key);
+        if self.hashes.len() > known {
+            self.further(cx, key);
+        }
         self.wake_all(cx, Some(key));
         Ok(())
     }
@@ -119,6 +80,7 @@ impl Task {
         let (supplied, was_source) = (self.supplies(key), self.is_source(key));
         let Some(download) = self.download_mut(key) else { return };
         download.held = download.held.max(bytes);
+        self.hear_held_under_lease(cx, key, bytes);
         self.index(key);
         if self.supplies(key) && (!supplied || !was_source && self.is_source(key)) {
             self.offer(cx, key);
@@ -128,41 +90,13 @@ impl Task {
     /// Only of partners that it has: nobody vouches for strangers.
     fn hear_served(&mut self, cx: &mut Cx<'_>, key: HostKey, served: &Served) {
         match cx.world.hosts.key(&served.host).filter(|partner| self.named(key, *partner)) {
-            Some(partner) => cx.world.praise(cx.now, partner, served.pieces, served.bytes),
+            Some(partner) => {
+                cx.world.praise(cx.now, partner, served.pieces, served.bytes);
+                if served.pieces > 0 {
+                    self.hear_brought(cx, key, partner);
+                }
+            }
             None => cx.world.counts.ignored += 1,
         }
-    }
-
-    /// Takes in what an origin or a holder says of the content, and tells everybody but `from` what is new.
-    ///
-    /// # Errors
-    /// When it is not the content that is known, by length, root or hashes. Nothing has changed then.
-    pub(crate) fn adopt(&mut self, cx: &mut Cx<'_>, from: HostKey, content: Content) -> Result<(), Refusal> {
-        match &mut self.content {
-            None => self.content = Some(content),
-            Some(known) if known.layout != content.layout => return Err(Refusal::OtherContent),
-            Some(known) => match (known.root, content.root) {
-                (Some(known), Some(root)) if known != root => return Err(Refusal::OtherContent),
-                (None, Some(root)) => {
-                    if self.hashes.root(&known.layout).is_some_and(|of_pieces| of_pieces != root) {
-                        return Err(Refusal::OtherContent);
-                    }
-                    known.root = Some(root);
-                }
-                _ => return Ok(()),
-            },
-        }
-        self.downloads_mut().for_each(|(peer, download)| download.news.content |= peer != from);
-        self.wake_all(cx, Some(from));
-        // Who has every byte shows once the length is known.
-        let keys: Vec<HostKey> = self.suppliers.iter().collect();
-        for key in keys {
-            let was_source = self.is_source(key);
-            self.index(key);
-            if !was_source && self.is_source(key) {
-                self.offer(cx, key);
-            }
-        }
-        Ok(())
     }
 }

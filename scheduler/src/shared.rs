@@ -20,6 +20,9 @@ use tokio_util::sync::CancellationToken;
 /// The state, and whom to wake.
 pub(crate) struct Shared {
     state: Mutex<State>,
+    /// Conversations on which something has arrived that waits for its turn, until whoever decides next tells the cluster: one entry
+    /// for each at most. Beside the state, whose lock is what they wait for.
+    arrived: Mutex<Vec<StreamId>>,
     /// One place: whoever has it may decide.
     turn: Semaphore,
     /// The next deadline is nearer than it was.
@@ -40,6 +43,7 @@ impl Shared {
     pub(crate) fn new(cluster: Cluster, membership: Membership) -> Self {
         Self {
             state: Mutex::new(State { cluster, readers: HashMap::new(), speakers: Speakers::default() }),
+            arrived: Mutex::new(Vec::new()),
             turn: Semaphore::new(1),
             sooner: Notify::new(),
             closing: CancellationToken::new(),
@@ -125,6 +129,9 @@ impl Shared {
     /// Lets the cluster handle one event, and wakes whom it concerns.
     pub(crate) fn with<R>(&self, event: impl FnOnce(&mut Cluster, Instant) -> R) -> R {
         let mut state = self.lock();
+        for stream in self.take_arrived() {
+            state.cluster.handle_report_arrived(stream);
+        }
         let before = state.cluster.poll_timeout();
         let result = event(&mut state.cluster, now());
         while let Some(stream) = state.cluster.poll_ready() {
@@ -142,6 +149,10 @@ impl Shared {
             self.sooner.notify_one();
         }
         result
+    }
+
+    fn take_arrived(&self) -> Vec<StreamId> {
+        std::mem::take(&mut *self.arrived.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// No event leaves the state half changed but by a bug; then serving on is better than refusing everybody.
@@ -189,8 +200,9 @@ impl Attached {
         self.shared.with(|cluster, now| event(cluster, now, self.id))
     }
 
-    /// The same, when it is its turn ([`Shared::in_turn`]).
+    /// The same, when it is its turn ([`Shared::in_turn`]). That it was heard is known at once.
     pub(crate) async fn in_turn<R>(&self, event: impl FnOnce(&mut Cluster, Instant, StreamId) -> R) -> R {
+        self.shared.arrived.lock().unwrap_or_else(PoisonError::into_inner).push(self.id);
         self.shared.in_turn(|cluster, now| event(cluster, now, self.id)).await
     }
 
@@ -223,8 +235,8 @@ impl Drop for Attached {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lease::LEASE_STALL;
-    use crate::message::{Host, Registration};
+    use crate::lease::{HOLDER_SILENT, LEASE_STALL};
+    use crate::message::{Host, Registration, Report};
     use darter_protocol::scheduler as proto;
     use darter_protocol::{HostId, TaskId};
     use rand::SeedableRng;
@@ -232,7 +244,7 @@ mod tests {
 
     fn host(id: &str) -> Host {
         let host = proto::Host { id: id.into(), ip: "192.0.2.1".into(), piece_port: 1, ..Default::default() };
-        Host::try_from(host).unwrap()
+        Host { protocol: if id == "beats" { 3 } else { 0 }, ..Host::try_from(host).unwrap() }
     }
 
     /// A peer that has registered and opened its conversation.
@@ -244,6 +256,49 @@ mod tests {
             cluster.handle_conversation_opened(now, &id, task).unwrap()
         });
         (Attached::new(Arc::clone(shared), life), Attached::new(Arc::clone(shared), talk))
+    }
+
+    /// Whether it is told so now.
+    fn has_lease(talk: &Attached) -> bool {
+        matches!(talk.take(), Taken::Packet(packet) if packet.lease.is_some())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_holder_whose_beats_wait_for_their_turn_is_not_silent_and_one_that_sends_none_is() {
+        for beats in [true, false] {
+            let shared = Arc::new(Shared::new(
+                Cluster::new(1, StdRng::seed_from_u64(1)),
+                Membership::insecure(darter_enrol::Metrics::default()),
+            ));
+            let (_a_life, a) = join(&shared, "beats", TaskId::from([1; 32]));
+            let (_b_life, b) = join(&shared, "b", TaskId::from([1; 32]));
+            let beat = |cluster: &mut Cluster, now, stream| {
+                cluster.handle_report(now, stream, Report::default()).unwrap();
+            };
+            let scenario = async {
+                // A crowd is decided for meanwhile.
+                let crowd = shared.turn.acquire().await.unwrap();
+                let says = async {
+                    if beats {
+                        a.in_turn(beat).await;
+                    }
+                };
+                let decided = async {
+                    tokio::time::sleep(HOLDER_SILENT * 2).await;
+                    assert_eq!(has_lease(&b), !beats);
+                    drop(crowd);
+                };
+                tokio::join!(says, decided);
+                // And from then on it counts as ever.
+                assert!(!has_lease(&b));
+                tokio::time::sleep(HOLDER_SILENT + Duration::from_millis(1)).await;
+                assert!(has_lease(&b) || !beats);
+            };
+            tokio::select! {
+                () = shared.keep_time() => {}
+                () = scenario => {}
+            }
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -16,6 +16,7 @@
 //! `mesh.rs`, who is named to whom; `lease.rs`, who may go to the origin; `share.rs`, how much the origin may give.
 
 use crate::bag::Bag;
+use crate::belief::Vouched;
 use crate::budgets::Place;
 use crate::hashes::Hashes;
 use crate::host::{ByHost, HostKey, Regard};
@@ -40,6 +41,7 @@ pub(crate) const SILENCE: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub(crate) struct Task {
     pub(crate) content: Option<Content>,
+    pub(crate) vouched: Vouched,
     pub(crate) hashes: Hashes,
     pub(crate) peers: ByHost<Peer>,
     /// Peers with bytes to give.
@@ -142,6 +144,8 @@ impl Task {
             cx.world.timers.remove(&(at, Timer::Silent(cx.task, key)));
         }
         self.moved.insert(cx.world.hosts.zone(key));
+        // What waits on the stream before will not be heard.
+        self.heard_out(cx, key);
         self.consider(cx, key);
         cx.world.streams.wake(stream);
         Ok(())
@@ -167,7 +171,7 @@ impl Task {
     /// # Errors
     /// When that content is not this task's.
     pub(crate) fn holds(&mut self, cx: &mut Cx<'_>, key: HostKey, content: Content) -> Result<(), Refusal> {
-        self.adopt(cx, key, content)?;
+        let disowned = self.hear_complete(cx, key, content)?;
         if self.peers.get(&key).is_some_and(|peer| matches!(peer.role, Role::Complete)) {
             return Ok(());
         }
@@ -175,6 +179,7 @@ impl Task {
         self.set_role(cx, key, Some(Role::Complete));
         self.changed(cx, key);
         self.offer(cx, key);
+        self.disown(cx, disowned);
         if had_lease {
             self.pass_on(cx);
         }

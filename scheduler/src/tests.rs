@@ -10,3 +10,4 @@ mod peers;
 mod property;
 mod quarantine;
 mod view;
+mod zones;

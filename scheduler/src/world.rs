@@ -78,11 +78,20 @@ impl World {
         self.judged.push(key);
     }
 
-    /// A host's quarantine may be over.
+    /// A host's quarantine or its probation may be over.
     pub(crate) fn conduct_due(&mut self, now: Instant, key: HostKey) {
         let Some(life) = self.hosts.life_mut(key) else { return };
-        if life.conduct.due(now) {
-            tracing::info!(host = %life.host.id, "quarantine over: the host is on probation");
+        let changed = life.conduct.due(now);
+        if let Some(at) = life.conduct.timeout() {
+            self.timers.insert((at, Timer::Conduct(key)));
+        }
+        if changed {
+            match life.conduct.state() {
+                State::Good => {
+                    tracing::info!(host = %life.host.id, "nothing bad was heard of the host for a day")
+                }
+                _ => tracing::info!(host = %life.host.id, "quarantine over: the host is on probation"),
+            }
             self.hosts.note(key);
             self.judged.push(key);
         }
@@ -92,7 +101,11 @@ impl World {
     pub(crate) fn praise(&mut self, now: Instant, key: HostKey, pieces: u32, bytes: u64) {
         let Some(life) = self.hosts.life_mut(key) else { return };
         life.served = life.served.saturating_add(bytes);
+        let until = life.conduct.timeout();
         if life.conduct.proven(now, pieces) {
+            if let Some(at) = until {
+                self.timers.remove(&(at, Timer::Conduct(key)));
+            }
             tracing::info!(host = %life.host.id, "host proved itself: it is named to others again");
             self.counts.releases += 1;
             self.hosts.note(key);
@@ -131,7 +144,7 @@ pub(crate) enum Timer {
     Silent(TaskId, HostKey),
     /// The task may be tried as a shared one again.
     Shareable(TaskId),
-    /// The host's quarantine is over.
+    /// The host's quarantine is over, or its probation.
     Conduct(HostKey),
 }
 

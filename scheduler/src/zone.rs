@@ -11,6 +11,7 @@
 //! it would go to the origin.
 
 use crate::bag::Bag;
+use crate::bridge::Duty;
 use crate::host::HostKey;
 use crate::message::Host;
 use crate::peer::{Download, Listed, Role};
@@ -30,7 +31,7 @@ pub(crate) const CROSSINGS: usize = 32;
 /// Sources in other zones that a bridge is given.
 const FAR_SOURCES: usize = 2;
 /// How many peers are looked at for one bridge.
-const LOOKED_AT: usize = 32;
+pub(crate) const LOOKED_AT: usize = 32;
 
 /// Where a host stands, as far as borders go. `None`: it does not say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -73,6 +74,13 @@ pub(crate) struct Zone {
 }
 
 impl Zone {
+    /// The last one takes its number, so that as few as may be get another.
+    pub(crate) fn remove_bridge(&mut self, key: HostKey) {
+        if let Some(number) = self.bridges.iter().position(|bridge| *bridge == key) {
+            self.bridges.swap_remove(number);
+        }
+    }
+
     /// Whether its own sources are too few for those who download.
     fn should_import(&self) -> bool {
         self.sources * PARTNERS < self.downloads.len()
@@ -169,9 +177,7 @@ impl Task {
         }
         zone.downloads.remove(key);
         self.moved.insert(id);
-        if let Some(number) = zone.bridges.iter().position(|bridge| *bridge == key) {
-            zone.bridges.swap_remove(number);
-        }
+        zone.remove_bridge(key);
     }
 
     /// As `Task::list`, for those of one zone.
@@ -274,10 +280,10 @@ impl Task {
             zone.bridges.iter().copied().filter(|key| !self.is_fit_for_bridge(*key)).collect();
         for key in unfit {
             if let Some(zone) = self.zones.get_mut(&id) {
-                zone.bridges.retain(|bridge| *bridge != key);
+                zone.remove_bridge(key);
             }
             if let Some(download) = self.download_mut(key) {
-                (download.bridge, download.news.bridge) = (None, true);
+                download.end_duty();
             }
             self.wake(cx, key);
         }
@@ -292,7 +298,7 @@ impl Task {
 
     pub(crate) fn may_bridge(&self, key: HostKey) -> bool {
         self.is_fit_for_bridge(key)
-            && self.download(key).is_some_and(|download| download.stream.is_some())
+            && self.download(key).is_some_and(|download| download.stream.is_some() && !download.relieved)
             && !self.has_lease(key)
             && !self.zone(key).is_some_and(|zone| zone.bridges.contains(&key))
     }
@@ -304,6 +310,7 @@ impl Task {
         let Some(number) = bridges.iter().position(|bridge| *bridge == key) else { return };
         let Some(download) = self.download_mut(key) else { return };
         download.gate = true;
+        download.duty.get_or_insert_with(|| Box::new(Duty::new(cx.now)));
         let bridge = Some((number as u32, of));
         if std::mem::replace(&mut download.bridge, bridge) != bridge {
             download.news.bridge = true;
@@ -369,7 +376,8 @@ impl Task {
         let downloads: Vec<HostKey> = zone.downloads.iter().collect();
         for bridge in bridges {
             if let Some(download) = self.download_mut(bridge) {
-                (download.gate, download.bridge, download.news.bridge) = (false, None, true);
+                download.gate = false;
+                download.end_duty();
             }
         }
         if has_border {
@@ -395,7 +403,7 @@ impl Task {
     }
 
     /// Takes the partners away that borders do not allow.
-    fn keep_apart(&mut self, cx: &mut Cx<'_>, key: HostKey) {
+    pub(crate) fn keep_apart(&mut self, cx: &mut Cx<'_>, key: HostKey) {
         let across = self.download(key).map(|download| download.across.clone()).unwrap_or_default();
         for other in across {
             if !self.may_meet(key, other) && !self.is_source(key) && !self.is_source(other) {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 const MERGE_FOR: Duration = Duration::from_millis(50);
 
 /// As in `p2p`: whoever holds the lease says at least so often that it is there.
-const BEAT: Duration = Duration::from_secs(1);
+const BEAT: Duration = Duration::from_millis(500);
 
 /// What daemons say to the scheduler.
 #[derive(Debug)]

@@ -21,7 +21,7 @@ use tonic::{Code, Status};
 const REJOIN_PAUSE: Duration = Duration::from_millis(200);
 /// Whoever holds a lease says at least so often that it is there, whether anything came or not: the scheduler passes the lease of
 /// one of whom it hears nothing for four times as long on to the next (`HOLDER_SILENT` in `darter_scheduler`).
-pub(crate) const BEAT: Duration = Duration::from_secs(1);
+pub(crate) const BEAT: Duration = Duration::from_millis(500);
 /// Messages that wait for the network in either direction of one conversation. Reports are merged while they cannot be
 /// sent; packets that do not fit make the scheduler wait.
 const QUEUE: usize = 64;

@@ -1,8 +1,9 @@
 //! What peers learn of a task's content.
 
-use super::lab::{LENGTH, Lab, content, hash, task};
-use crate::message::Report;
+use super::lab::{LENGTH, Lab, content, hash, id, task, whole};
+use crate::message::{Content, Report};
 use crate::refusal::Refusal;
+use darter_protocol::Root;
 
 #[test]
 fn what_the_origin_answered_is_told_to_those_who_wait_and_to_those_who_come() {
@@ -133,6 +134,66 @@ fn a_holder_that_sees_another_hash_goes_on_alone() {
     lab.report("b", 1, Report { from_origin: vec![(0, hash(77))], ..Default::default() });
     assert!(lab.talk("b", 1).unshareable);
     assert_eq!(lab.lease_holder(1), "");
+}
+
+/// "a" may go to the origin and has not heard from it, "b" waits, and these say that they hold content of that length.
+fn announced(by: &[&str], length: u64) -> Lab {
+    let mut lab = Lab::with(&["a", "b"]);
+    lab.join("a", 1);
+    lab.join("b", 1);
+    for host in by {
+        lab.host(host);
+        lab.try_complete(host, 1, whole(length)).unwrap();
+    }
+    assert_eq!(lab.talk("b", 1).partners(), by);
+    lab
+}
+
+#[test]
+fn what_one_announces_who_never_spoke_with_the_origin_gives_way_to_what_the_origin_says() {
+    let mut lab = announced(&["liar", "other"], LENGTH * 2);
+    lab.content("a", 1, LENGTH);
+    let stat = lab.cluster.stat(&task(1));
+    assert_eq!((stat.complete, stat.content.map(|content| content.length)), (0, Some(LENGTH)));
+    assert_eq!((lab.lease_holder(1).as_str(), lab.talk("a", 1).unshareable), ("a", false));
+    assert_eq!((lab.talk("b", 1).partners(), lab.talk("b", 1).length), (vec![], Some(LENGTH)));
+    // Nor is it believed when it says so again; and it may serve what it has else.
+    assert_eq!(lab.try_complete("liar", 1, whole(LENGTH * 2)), Err(Refusal::OtherContent));
+    assert!(!lab.cluster.is_quarantined(&id("liar")));
+    lab.held("a", 1, 1);
+    assert_eq!(lab.talk("b", 1).partners(), ["a"]);
+}
+
+#[test]
+fn what_three_hosts_announce_one_word_does_not_replace() {
+    let mut lab = announced(&["c", "d", "e"], LENGTH * 2);
+    lab.content("a", 1, LENGTH);
+    let stat = lab.cluster.stat(&task(1));
+    assert_eq!((stat.complete, stat.content.map(|content| content.length)), (3, Some(LENGTH * 2)));
+    assert!(lab.talk("a", 1).unshareable);
+    // Nor does its word count at the end, outside the task.
+    assert_eq!(lab.try_complete("a", 1, whole(LENGTH)), Err(Refusal::OtherContent));
+}
+
+#[test]
+fn who_brought_it_from_the_origin_is_believed_what_it_hashes_to_and_an_announcer_is_not() {
+    let mut lab = announced(&[], LENGTH);
+    lab.content("a", 1, LENGTH);
+    lab.hashes("a", 1, &[0]);
+    lab.host("liar");
+    let other = Content { root: Some(Root::from([8; 32])), ..content(LENGTH) };
+    lab.try_complete("liar", 1, other.clone()).unwrap();
+    lab.complete("a", 1);
+    let holders = lab.cluster.stat(&task(1)).holders;
+    assert_eq!(holders.iter().map(|holder| holder.host_id.as_str()).collect::<Vec<_>>(), ["a"]);
+    assert_eq!(lab.talk("b", 1).partners(), ["a"]);
+    assert_eq!(lab.talk("b", 1).hashes.len(), 1);
+    assert_eq!(lab.try_complete("liar", 1, other), Err(Refusal::OtherContent));
+    // From then on it stands: another one who went there does not replace it.
+    lab.die("a");
+    assert_eq!(lab.lease_holder(1), "b");
+    let third = Content { root: Some(Root::from([7; 32])), ..content(LENGTH) };
+    assert_eq!(lab.try_complete("b", 1, third), Err(Refusal::OtherContent));
 }
 
 #[test]

@@ -39,6 +39,8 @@ pub(super) struct Talk {
     pub(super) unshareable: bool,
     pub(super) share: Option<proto::Share>,
     pub(super) refused: Option<proto::Refused>,
+    /// Which bridge it is, of how many.
+    pub(super) bridge: Option<(u32, u32)>,
     pub(super) ended: Option<Option<Refusal>>,
     /// It does not read its stream.
     pub(super) deaf: bool,
@@ -76,6 +78,9 @@ impl Talk {
             assert_eq!(self.lease.replace(lease.id), None, "two leases at once");
         }
         self.share = packet.share.or(self.share);
+        if let Some(bridge) = packet.bridge {
+            self.bridge = (bridge.of > 0).then_some((bridge.number, bridge.of));
+        }
         self.refused = packet.refused.or(self.refused.take());
         if packet.unshareable {
             // It drops everything and goes by itself.
@@ -297,6 +302,13 @@ impl Lab {
         }
         self.settle();
         reported
+    }
+
+    /// A report of it has arrived, and waits for its turn.
+    pub(super) fn arrives(&mut self, name: &str, n: u8) {
+        let stream = self.talk(name, n).stream.unwrap();
+        self.cluster.handle_report_arrived(stream);
+        self.settle();
     }
 
     /// A report that gives the lease back, among other things.

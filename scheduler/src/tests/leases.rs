@@ -1,9 +1,10 @@
 //! Who may go to the origin.
 
-use super::lab::{LENGTH, Lab};
+use super::lab::{LENGTH, Lab, content};
 use crate::access::Access;
 use crate::lease::{HOLDER_SILENT, KEPT, LEASE_STALL, UNSHAREABLE};
 use crate::message::{Registration, Report};
+use crate::progress::piece_time;
 use crate::refusal::Refusal;
 use darter_protocol::Priority;
 use darter_protocol::scheduler::{FailureReason, LeaseOutcome};
@@ -120,6 +121,76 @@ fn content_bytes_and_hashes_are_progress() {
     // The same number of bytes again is none.
     lab.origin_bytes("a", 1, 1000);
     lab.pass(SECOND);
+    assert_eq!(lab.lease_holder(1), "b");
+}
+
+#[test]
+fn what_is_known_already_is_no_progress() {
+    let again: [fn(&mut Lab); 4] = [
+        |lab| lab.content("a", 1, LENGTH),
+        |lab| lab.hashes("a", 1, &[0]),
+        |lab| lab.held("a", 1, LENGTH / 10),
+        |lab| lab.origin_bytes("a", 1, LENGTH * 2 + 1),
+    ];
+    for again in again {
+        let mut lab = Lab::with(&["a", "b"]);
+        lab.join("a", 1);
+        lab.join("b", 1);
+        lab.content("a", 1, LENGTH);
+        lab.hashes("a", 1, &[0]);
+        lab.held("a", 1, LENGTH / 10);
+        lab.pass(LEASE_STALL / 2);
+        again(&mut lab);
+        lab.pass(LEASE_STALL / 2);
+        assert_eq!(lab.lease_holder(1), "b");
+    }
+}
+
+#[test]
+fn bytes_of_which_no_piece_comes_keep_a_lease_for_a_time_and_a_piece_gives_it_anew() {
+    let time = piece_time(Some(&content(LENGTH)));
+    let says: [fn(&mut Lab, u32); 3] = [
+        |_, _| {},
+        |lab, piece| lab.hashes("a", 1, &[piece]),
+        // The list of all is known.
+        |lab, piece| lab.held("a", 1, LENGTH / 10 * u64::from(piece)),
+    ];
+    for (n, says) in says.into_iter().enumerate() {
+        let mut lab = Lab::with(&["a", "b"]);
+        lab.join("a", 1);
+        lab.join("b", 1);
+        lab.content("a", 1, LENGTH);
+        lab.hashes("a", 1, &[0]);
+        let mut bytes = 0;
+        for piece in 1..=3 {
+            let until = lab.now + time - SECOND;
+            while lab.now < until {
+                assert_eq!(lab.lease_holder(1), "a");
+                bytes += 1;
+                lab.origin_bytes("a", 1, bytes);
+                lab.pass(LEASE_STALL / 2);
+            }
+            says(&mut lab, piece);
+            if n == 0 {
+                lab.pass(SECOND);
+                lab.origin_bytes("a", 1, bytes + 1);
+                lab.pass(LEASE_STALL / 2);
+                assert_eq!(lab.lease_holder(1), "b");
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn who_says_with_each_word_that_the_content_is_another_goes_alone() {
+    let mut lab = Lab::with(&["a", "b"]);
+    lab.join("a", 1);
+    lab.join("b", 1);
+    lab.content("a", 1, LENGTH);
+    lab.content("a", 1, LENGTH * 2);
+    assert_eq!(lab.lease_holder(1), "a");
+    lab.content("a", 1, LENGTH);
     assert_eq!(lab.lease_holder(1), "b");
 }
 
@@ -525,6 +596,29 @@ fn a_holder_that_reports_has_its_time_though_nothing_comes_and_no_more() {
         assert_eq!(lab.lease_holder(1), "a");
     }
     lab.pass(SECOND);
+    assert_eq!(lab.lease_holder(1), "b");
+}
+
+#[test]
+fn while_a_report_waits_for_its_turn_its_sender_keeps_the_lease_and_what_it_says_decides() {
+    for (bytes, holder) in [(1, "a"), (0, "b")] {
+        let mut lab = reporting(&["a", "b"]);
+        lab.arrives("a", 1);
+        lab.pass(LEASE_STALL * 2);
+        assert_eq!(lab.lease_holder(1), "a");
+        lab.origin_bytes("a", 1, bytes);
+        assert_eq!(lab.lease_holder(1), holder);
+        lab.pass(HOLDER_SILENT);
+        assert_eq!(lab.lease_holder(1), "b");
+    }
+}
+
+#[test]
+fn what_waits_on_a_conversation_that_another_replaced_keeps_no_lease() {
+    let mut lab = reporting(&["a", "b"]);
+    lab.arrives("a", 1);
+    lab.pass(LEASE_STALL);
+    lab.open("a", 1);
     assert_eq!(lab.lease_holder(1), "b");
 }
 

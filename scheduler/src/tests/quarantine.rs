@@ -133,6 +133,20 @@ fn nobody_relies_on_a_host_on_probation() {
 }
 
 #[test]
+fn after_a_day_in_which_nobody_asked_it_for_anything_it_is_one_of_all_again() {
+    let mut lab = corrupt();
+    let day = Duration::from_secs(86_400);
+    lab.pass(FIRST_CORRUPT + day - Duration::from_secs(1));
+    assert_eq!(lab.cluster.counts().on_probation, 1);
+    lab.pass(Duration::from_secs(1));
+    assert_eq!(lab.cluster.counts().on_probation, 0);
+    for host in ["h1", "h2", "h3"] {
+        assert_eq!(lab.join(host, 2).partners(), ["bad", "good"]);
+    }
+    assert_eq!(lab.join("h4", 1).partners(), ["good"], "where its bytes were wrong it stays out");
+}
+
+#[test]
 fn on_probation_one_more_fault_is_enough() {
     let mut lab = corrupt();
     lab.pass(FIRST_CORRUPT);
