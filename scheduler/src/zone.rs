@@ -81,9 +81,11 @@ impl Zone {
         }
     }
 
-    /// Whether its own sources are too few for those who download.
+    /// Whether its own sources are too few for those who download. It has enough again when they are enough for twice as many: at each
+    /// change all who know its sources are told.
     fn should_import(&self) -> bool {
-        self.sources * PARTNERS < self.downloads.len()
+        let each = if self.imports { PARTNERS / 2 } else { PARTNERS };
+        self.sources * each < self.downloads.len()
     }
 
     /// From so few on it has none any more, so that one who comes and goes does not change it each time.

@@ -1,8 +1,9 @@
 //! Who brings what into a zone.
 
-use super::lab::{LENGTH, Lab, id};
+use super::lab::{LENGTH, Lab, id, task};
 use crate::bridge::IDLE;
 use crate::message::{Report, Served};
+use crate::policy::PARTNERS;
 use crate::zone::{BRIDGES, LEAST};
 use std::time::Duration;
 
@@ -66,6 +67,28 @@ fn a_bridge_that_brings_nothing_while_others_do_is_replaced_and_is_none_again() 
         let rest: Vec<String> = names.iter().filter(|name| lab.is_open(name, 1)).cloned().collect();
         assert!(!bridges(&lab, &rest).contains(idle));
     }
+}
+
+#[test]
+fn a_zone_whose_sources_are_just_enough_does_not_turn_with_each_who_comes_and_goes() {
+    let (mut lab, names) = zone(PARTNERS + 1);
+    lab.host_at("source", "r|a");
+    lab.complete("source", 1);
+    let imports = |lab: &Lab| lab.cluster.tasks[&task(1)].zones.values().all(|zone| zone.imports);
+    for _ in 0..3 {
+        assert!(imports(&lab));
+        lab.close(&names[0], 1);
+        assert!(imports(&lab));
+        lab.join(&names[0], 1);
+    }
+    names[..PARTNERS / 2 + 1].iter().for_each(|name| lab.close(name, 1));
+    assert!(!imports(&lab));
+    for name in &names[..PARTNERS / 2] {
+        lab.join(name, 1);
+        assert!(!imports(&lab));
+    }
+    lab.join(&names[PARTNERS / 2], 1);
+    assert!(imports(&lab));
 }
 
 #[test]
