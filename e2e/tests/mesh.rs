@@ -99,7 +99,7 @@ fn sixteen_daemons_of_which_two_are_lost(_: &Nothing) -> Result<()> {
 }
 
 fn sixteen_daemons_of_which_the_one_at_the_origin_is_cut_off(_: &Nothing) -> Result<()> {
-    // All stand still until the scheduler misses that one, four seconds and more.
+    // All stand still until the scheduler misses that one, two seconds and more.
     play(&Herd { losses: Losses::AtOrigin, within: Some(2.0), ..LARGE })
 }
 
