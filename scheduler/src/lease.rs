@@ -106,6 +106,14 @@ impl Task {
         if !self.is_free(cx.now) || self.ticket_of(key).is_none() {
             return;
         }
+        if self.unshareable {
+            // Who waits here waits for room, of which this one leaves no more: nobody else is looked at, or in a crowd each who comes would
+            // look at all others.
+            if self.enter_origin(cx, key) && self.go_alone(cx, key) {
+                self.pass_on(cx);
+            }
+            return self.tell_barred(cx);
+        }
         let revoked = self.revoke(cx);
         if self.lease.is_some() {
             return;
@@ -149,6 +157,8 @@ impl Task {
 
     /// Those who wait and can be told: who had fewer leases for nothing, then seeds, then the most urgent, then the first to come.
     fn line(&self, cx: &Cx<'_>) -> Vec<HostKey> {
+        #[cfg(test)]
+        self.looked_at.set(self.looked_at.get() + self.downloading);
         let mut line: Vec<((u8, bool, u8, u64), HostKey)> = self
             .downloads()
             .filter(|(_, download)| download.stream.is_some())
@@ -387,14 +397,16 @@ impl Task {
         had
     }
 
-    /// The peer goes to the origin for itself: what it gets there belongs to nobody else.
-    pub(crate) fn go_alone(&mut self, cx: &mut Cx<'_>, key: HostKey) {
+    /// The peer goes to the origin for itself: what it gets there belongs to nobody else. Returns whether somebody waits again
+    /// because of it.
+    pub(crate) fn go_alone(&mut self, cx: &mut Cx<'_>, key: HostKey) -> bool {
         self.surrender(cx, key, Standing::Alone);
-        let Some(download) = self.download_mut(key) else { return };
+        let Some(download) = self.download_mut(key) else { return false };
         download.standing = Standing::Alone;
         download.news.unshareable = true;
-        self.unmesh(cx, key);
+        let wanted_again = self.unmesh(cx, key);
         self.wake(cx, key);
+        wanted_again
     }
 
     /// A peer that had all it wanted from the origin has lost a partner: it may want more after all, and waits again. Returns

@@ -344,9 +344,9 @@ impl Task {
         self.consider(cx, key);
     }
 
-    /// The peer takes no part in the mesh from now on.
-    pub(crate) fn unmesh(&mut self, cx: &mut Cx<'_>, key: HostKey) {
-        let Some(download) = self.download_mut(key) else { return };
+    /// The peer takes no part in the mesh from now on. Returns whether somebody waits for the lease again because of it.
+    pub(crate) fn unmesh(&mut self, cx: &mut Cx<'_>, key: HostKey) -> bool {
+        let Some(download) = self.download_mut(key) else { return false };
         let partners: Vec<HostKey> = download.partners.keys().copied().collect();
         self.index(key);
         self.moved.insert(cx.world.hosts.zone(key));
@@ -356,9 +356,7 @@ impl Task {
         if let Some(download) = self.download_mut(key) {
             download.gone.clear();
         }
-        for partner in partners {
-            self.rejoin(cx, partner);
-        }
+        partners.into_iter().fold(false, |wanted_again, partner| self.rejoin(cx, partner) | wanted_again)
     }
 }
 

@@ -81,6 +81,9 @@ pub(crate) struct Task {
     pub(crate) tickets: u64,
     pub(crate) complete: usize,
     pub(crate) downloading: usize,
+    /// How many downloads were looked at for the line.
+    #[cfg(test)]
+    pub(crate) looked_at: std::cell::Cell<usize>,
 }
 
 // === events ===

@@ -91,9 +91,12 @@ impl Border {
     }
 
     pub(crate) fn set_bridge(&mut self, bridge: Option<Bridge>) {
-        self.bridge = bridge;
-        // Who becomes one looks sooner than it would have.
-        self.look = None;
+        let before = std::mem::replace(&mut self.bridge, bridge);
+        // Who becomes one looks sooner than it would have. Who is one still, under another number, looks when it would have: what the other
+        // side alone has is the same, and where bridges come and go each second it would never be time.
+        if before.is_some() != bridge.is_some() {
+            self.look = None;
+        }
     }
 
     /// Whether there may be anything to ask of the other side.

@@ -1,6 +1,6 @@
 //! Who may go to the origin.
 
-use super::lab::{LENGTH, Lab, content};
+use super::lab::{LENGTH, Lab, content, task};
 use crate::access::Access;
 use crate::lease::{HOLDER_SILENT, KEPT, LEASE_STALL, UNSHAREABLE};
 use crate::message::{Registration, Report};
@@ -328,6 +328,19 @@ fn what_cannot_be_shared_everybody_fetches_alone_for_a_minute() {
     assert!(lab.join("e", 1).lease.is_some());
     lab.host("f");
     assert_eq!(lab.join("f", 1).lease, None);
+}
+
+#[test]
+fn a_crowd_that_comes_to_what_cannot_be_shared_does_not_look_at_one_another() {
+    let names: Vec<String> = (0..60).map(|n| format!("h{n:02}")).collect();
+    let mut lab = Lab::with(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    lab.join("h00", 1);
+    names[1..].iter().for_each(|name| drop(lab.register(name, 1)));
+    lab.give_back("h00", 1, LeaseOutcome::Unshareable);
+    names[1..].iter().for_each(|name| lab.open(name, 1));
+    assert!(names[1..].iter().all(|name| lab.talk(name, 1).unshareable));
+    let looked_at = lab.cluster.tasks[&task(1)].looked_at.get();
+    assert!(looked_at <= 3 * names.len(), "{looked_at}");
 }
 
 #[test]

@@ -70,6 +70,20 @@ fn the_others_leave_it_to_the_bridges_for_longer() {
 }
 
 #[test]
+fn a_bridge_that_gets_another_number_again_and_again_still_brings_what_others_do_not() {
+    let mut now = Instant::now();
+    let began = now;
+    let mut swarm = far_from_all(Bridge::new(1, 2));
+    let mut all = Vec::new();
+    for half in 1..=6 {
+        swarm.handle_bridge(Bridge::new(1, [2, 4][half as usize % 2]));
+        all.extend(asked_until(&mut swarm, &mut now, began + PATIENCE / 2 * half));
+    }
+    all.sort_unstable();
+    assert_eq!(all, (0..PIECES).collect::<Vec<_>>());
+}
+
+#[test]
 fn whoever_becomes_a_bridge_begins_at_once() {
     let mut now = Instant::now();
     let end = now + Duration::from_millis(1);
