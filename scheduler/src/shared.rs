@@ -244,7 +244,7 @@ mod tests {
 
     fn host(id: &str) -> Host {
         let host = proto::Host { id: id.into(), ip: "192.0.2.1".into(), piece_port: 1, ..Default::default() };
-        Host { protocol: if id == "beats" { 3 } else { 0 }, ..Host::try_from(host).unwrap() }
+        Host { protocol: if id == "beats" { proto::PROTOCOL } else { 0 }, ..Host::try_from(host).unwrap() }
     }
 
     /// A peer that has registered and opened its conversation.

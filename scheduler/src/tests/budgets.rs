@@ -307,11 +307,11 @@ fn whose_turn_comes_while_the_lease_is_kept_for_another_loses_no_place() {
 #[test]
 fn who_was_silent_and_is_back_does_not_stand_for_one_that_stands_still() {
     let mut lab = lab(2, &["still", "waits"]);
-    lab.announce(lab.described("back", |host| host.protocol = 3));
+    lab.announce(lab.described("back", |host| host.protocol = 4));
     lab.join_at("back", 1, "o", 0);
     lab.join_at("still", 2, "o", 0);
     lab.pass(HOLDER_SILENT + SECOND);
-    for bytes in 1..=6 {
+    for bytes in 1..=8 {
         lab.origin_bytes("back", 1, bytes);
         lab.pass(SECOND);
     }

@@ -568,10 +568,15 @@ fn who_goes_to_and_fro_and_brings_nothing_has_the_lease_kept_once() {
     assert_eq!(lab.lease_holder(1), "b");
 }
 
-/// A cluster of these hosts, of which the first reports each second when it holds a lease.
+/// A cluster of these hosts, of which the first reports twice each second when it holds a lease.
 fn reporting(hosts: &[&str]) -> Lab {
+    reporting_by(4, hosts)
+}
+
+/// The same, but the first speaks the protocol of this number.
+fn reporting_by(protocol: u32, hosts: &[&str]) -> Lab {
     let mut lab = Lab::with(&hosts[1..]);
-    lab.announce(lab.described(hosts[0], |host| host.protocol = 3));
+    lab.announce(lab.described(hosts[0], |host| host.protocol = protocol));
     hosts.iter().for_each(|host| drop(lab.join(host, 1)));
     assert_eq!(lab.lease_holder(1), hosts[0]);
     lab
@@ -589,6 +594,16 @@ fn a_holder_of_whom_nothing_is_heard_is_cut_off_and_out_of_the_task() {
     assert_eq!(lab.talk("a", 1).ended, Some(Some(Refusal::NotRegistered)));
     lab.pass(LEASE_STALL);
     assert_eq!(lab.lease_holder(1), "c", "it says nothing about the origin: the next has no more time");
+}
+
+#[test]
+fn a_holder_of_an_earlier_version_that_reports_each_second_is_waited_for_twice_as_long() {
+    let mut lab = reporting_by(3, &["a", "b"]);
+    lab.report("a", 1, Report::default());
+    lab.pass(HOLDER_SILENT * 2 - Duration::from_millis(1));
+    assert_eq!(lab.lease_holder(1), "a");
+    lab.pass(Duration::from_millis(1));
+    assert_eq!(lab.lease_holder(1), "b");
 }
 
 #[test]
