@@ -135,24 +135,25 @@ impl TaskFile {
     /// `UnexpectedEof` when `source` has become shorter.
     pub(crate) fn clone_from(&self, source: &File) -> io::Result<bool> {
         match self.own() {
-            Some(file) => self.clone_by(file, |file| rustix::fs::ioctl_ficlone(file, source)),
+            Some(file) => self.clone_by(source, || rustix::fs::ioctl_ficlone(file, source)),
             None => Ok(false),
         }
     }
 
-    /// As [`Self::clone_from`], by what gives the file the bytes of another. It makes the file longer, never shorter.
-    fn clone_by(&self, file: &File, clone: impl FnOnce(&File) -> rustix::io::Result<()>) -> io::Result<bool> {
-        // Otherwise zeros would stand for what is missing.
-        file.set_len(0)?;
-        let cloned = clone(file);
-        let found = file.metadata()?.len();
-        // Whatever came of it: what goes with the file is counted by its length.
-        file.set_len(self.layout.length())?;
-        // The source may have become longer or shorter since it was measured.
-        if cloned.is_ok() && found < self.layout.length() {
+    /// As [`Self::clone_from`], by what gives the file the bytes of another. It may make the file longer, and never makes it shorter.
+    fn clone_by(&self, source: &File, clone: impl FnOnce() -> rustix::io::Result<()>) -> io::Result<bool> {
+        // Where it has become shorter, zeros stand for what is missing: this file has its length already, and keeps it, because a
+        // process that is killed in between would leave one that cannot be what was begun.
+        let is_whole = || Ok::<_, io::Error>(source.metadata()?.len() >= self.layout.length());
+        if !is_whole()? {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        Ok(cloned.is_ok())
+        if clone().is_err() {
+            return Ok(false);
+        }
+        // It may also have become longer.
+        self.own().map_or(Ok(()), |file| file.set_len(self.layout.length()))?;
+        if is_whole()? { Ok(true) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
     }
 
     /// Opens the file of a task that was stored before. What is only read can be on a read-only disk.
@@ -347,14 +348,27 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = TaskFile::create(&dir.path().join("a"), PieceLayout::new(10).unwrap()).unwrap();
         let own = file.own().unwrap();
-        let give =
-            |bytes: &'static [u8]| file.clone_by(own, |to| to.write_all_at(bytes, 0).map_err(|_| Errno::IO));
-        assert_eq!(give(b"short").unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
-        assert_eq!(own.metadata().unwrap().len(), 10);
-        assert!(give(b"long enough").unwrap());
-        assert_eq!(own.metadata().unwrap().len(), 10);
-        assert!(!file.clone_by(own, |_| Err(Errno::OPNOTSUPP)).unwrap());
-        assert_eq!(own.metadata().unwrap().len(), 10);
+        let source = tempfile::tempfile().unwrap();
+        let give = |before: &[u8], now: &[u8], result: rustix::io::Result<()>| {
+            source.set_len(0).unwrap();
+            source.write_all_at(before, 0).unwrap();
+            let cloned = file.clone_by(&source, || {
+                assert_eq!(
+                    own.metadata().unwrap().len(),
+                    10,
+                    "a process that dies here leaves it as it was begun"
+                );
+                source.set_len(now.len() as u64).unwrap();
+                // What fails gives nothing.
+                result.inspect(|()| own.write_all_at(now, 0).unwrap())
+            });
+            assert_eq!(own.metadata().unwrap().len(), 10);
+            cloned.map_err(|error| error.kind())
+        };
+        assert_eq!(give(b"short", b"short", Ok(())), Err(io::ErrorKind::UnexpectedEof));
+        assert_eq!(give(b"long enough", b"short", Ok(())), Err(io::ErrorKind::UnexpectedEof));
+        assert_eq!(give(b"long enough", b"long enough", Ok(())), Ok(true));
+        assert_eq!(give(b"long enough", b"long enough", Err(Errno::OPNOTSUPP)), Ok(false));
     }
 
     #[test]
