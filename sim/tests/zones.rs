@@ -63,8 +63,8 @@ fn schedulers_that_are_lost_in_the_middle_cost_the_origin_nothing_twice() {
     assert!(mean <= 1.6, "{ratios:.3?}");
 }
 
-/// Ten thousand with four times as many pieces where `DARTER_NIGHTLY` is set, as `cargo xtask nightly` does: that takes ten minutes
-/// with `--release`. Of 64 pieces the way of the last through all of the mesh is a large part.
+/// Ten thousand with four times as many pieces where `DARTER_NIGHTLY` is set, as `cargo xtask nightly` does: that takes twenty minutes
+/// of one core with `--release`. Of 64 pieces the way of the last through all of the mesh is a large part.
 #[test]
 fn many_daemons_in_three_zones_come_to_an_end_with_one_copy() {
     let nightly = std::env::var_os("DARTER_NIGHTLY").is_some();
