@@ -435,7 +435,10 @@ impl Shared {
         let (store, metrics, shutdown) =
             (Arc::clone(&self.store), self.metrics.clone(), self.shutdown.clone());
         let forgetful = Arc::clone(&self);
-        let forget = Arc::new(move |task: &TaskId| forgetful.forget(task));
+        let forget = Arc::new(move |task: &TaskId| {
+            let mut was_here = false;
+            forgetful.forget(task, |here| was_here = here).map(|()| was_here)
+        });
         let fetching = Arc::clone(&self);
         let fetch = Arc::new(move |tasks| fetching.fetch_copies(tasks));
         let (turns, draining, upstream) =

@@ -7,9 +7,10 @@ use darter_protocol::{PieceHash, TaskId, hash};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-/// Files that are taken in at once; others wait. Each reads with all cores.
+/// Files that are taken in at once, or that the disk is still to get; others wait. Each reads with all cores.
 pub(crate) const MAX_IMPORTS: usize = 4;
 
 /// How long a read of the given file may take. A dead NFS server or a FUSE program that hangs never answers.
@@ -47,7 +48,7 @@ pub enum Told {
 
 impl Engine {
     /// Takes the bytes of `source`, a file that is open for reading, in as those of `task`, and tells the scheduler that
-    /// they are here. What was called so before makes way, here and on every other host; the same bytes stay.
+    /// they are here. The disk may get them a moment later: a power cut until then undoes the import. What was called so before makes way, here and on every other host; the same bytes stay.
     ///
     /// # Errors
     /// `StorageFull` when it does not fit, `ResourceBusy` when the task is being fetched, `InvalidInput` when it is no regular
@@ -70,25 +71,16 @@ impl Engine {
         if shared.lock_importing().contains(&task) {
             return Err(io::ErrorKind::ResourceBusy.into());
         }
-        let here = {
-            let shared = Arc::clone(&shared);
-            tokio::task::spawn_blocking(move || shared.forget(&task)).await.map_err(io::Error::other)??
-        };
-        shared.schedulers.leave(vec![task]).await;
-        if !everywhere {
-            return Ok((here, None));
-        }
-        if shared.config.schedulers.is_empty() {
-            return Ok((here, Some(Told::Alone)));
-        }
-        let told = match shared.schedulers.of(&task) {
-            None => Told::Failed("no scheduler can be reached".to_owned()),
-            Some(link) => match link.delete(&task).await {
-                Ok(hosts) => Told::Hosts(hosts),
-                Err(status) => Told::Failed(format!("{}: {}", link.address(), status.message())),
-            },
-        };
-        Ok((here, Some(told)))
+        let (here, told) = tokio::join!(Arc::clone(&shared).forget_soon(task), async {
+            let leave = shared.schedulers.leave(vec![task]);
+            if everywhere {
+                Some(tokio::join!(shared.delete_elsewhere(&task), leave).0)
+            } else {
+                leave.await;
+                None
+            }
+        });
+        Ok((here?, told))
     }
 
     /// Keeps a task that is complete here, however long nobody uses it; `None` when it is not. Gives what all pins take then.
@@ -124,7 +116,7 @@ impl Engine {
 
 impl Shared {
     async fn import(self: Arc<Self>, task: TaskId, source: impl Given) -> io::Result<ImportedFile> {
-        let _one = self.imports.acquire().await.map_err(io::Error::other)?;
+        let one = Arc::clone(&self.imports).acquire_owned().await.map_err(io::Error::other)?;
         let name = Importing::begin(&self, task)?;
         let (store, reading) = (Arc::clone(&self.store), Arc::new(Reading::default()));
         let watched = Arc::clone(&reading);
@@ -152,7 +144,17 @@ impl Shared {
             // Whoever got the new bytes from here would otherwise measure them by the hashes of the old ones.
             self.schedulers.leave(vec![task]).await;
         }
-        let Imported { record, hashes, unchanged, shared } = imported?;
+        let Imported { record, hashes, unchanged, shared, unflushed } = imported?;
+        if let Some(unflushed) = unflushed {
+            let store = Arc::clone(&self.store);
+            self.tracker.spawn_blocking(move || {
+                if let Err(error) = store.flush(&unflushed) {
+                    tracing::error!(%task, %error, "what was imported cannot be written to the disk; it is forgotten");
+                }
+                // The disk gets no more than so many at once.
+                drop(one);
+            });
+        }
         let told = displace(&self.schedulers, &task, &record, &hashes).await;
         let (length, outdated) = (record.info.length, told.err().unwrap_or_default());
         Ok(ImportedFile { length, unchanged, shared, outdated })
@@ -172,11 +174,46 @@ impl Shared {
         matches!(stored, Ok(Ok(Stored::Complete { .. } | Stored::Stale)))
     }
 
-    /// Throws a task away here. Blocks.
-    pub(crate) fn forget(&self, task: &TaskId) -> io::Result<bool> {
-        let here = self.store.delete(task)?;
+    async fn delete_elsewhere(&self, task: &TaskId) -> Told {
+        if self.config.schedulers.is_empty() {
+            return Told::Alone;
+        }
+        let Some(link) = self.schedulers.of(task) else {
+            return Told::Failed("no scheduler can be reached".to_owned());
+        };
+        match link.delete(task).await {
+            Ok(hosts) => Told::Hosts(hosts),
+            Err(status) => Told::Failed(format!("{}: {}", link.address(), status.message())),
+        }
+    }
+
+    /// Throws a task away here; gives whether there was anything of it, as soon as nobody is given it any more. The disk has that
+    /// a moment later.
+    async fn forget_soon(self: Arc<Self>, task: TaskId) -> io::Result<bool> {
+        let (said, here) = oneshot::channel();
+        let shared = Arc::clone(&self);
+        self.tracker.spawn_blocking(move || {
+            let mut said = Some(said);
+            // Who asked may be gone.
+            let mut say = |here| said.take().is_some_and(|said| said.send(here).is_ok());
+            let forgotten = shared.forget(&task, |here| {
+                say(Ok(here));
+            });
+            if let Err(error) = forgotten {
+                tracing::error!(%task, %error, "what was deleted may be here again after a crash");
+                say(Err(error));
+            }
+        });
+        here.await.map_err(io::Error::other)?
+    }
+
+    /// Throws a task away here, and tells `gone` whether there was anything of it, when nobody is given it any more. Blocks, until
+    /// the disk has that.
+    pub(crate) fn forget(&self, task: &TaskId, gone: impl FnOnce(bool)) -> io::Result<()> {
+        let suspended = self.unsuspend(task);
+        self.store.delete(task, |here| gone(suspended || here))?;
         self.schedulers.note(*task, None, None);
-        Ok(self.unsuspend(task) || here)
+        Ok(())
     }
 }
 

@@ -89,10 +89,14 @@ impl Engine {
 impl Shared {
     /// The store is asked first, as for a reader: a download that has stored everything may still be taking its leave.
     async fn stat_here(self: &Arc<Self>, task: TaskId) -> io::Result<LocalStat> {
-        let store = Arc::clone(&self.store);
-        let stored =
-            tokio::task::spawn_blocking(move || store.stat(&task)).await.map_err(io::Error::other)?;
-        Ok(match (stored?, self.phase(&task)) {
+        let stored = match self.store.stat_now(&task) {
+            Some(stored) => stored,
+            None => {
+                let store = Arc::clone(&self.store);
+                tokio::task::spawn_blocking(move || store.stat(&task)).await.map_err(io::Error::other)??
+            }
+        };
+        Ok(match (stored, self.phase(&task)) {
             (Stored::Complete { length, created, file, pinned }, _) => {
                 LocalStat::Complete { length, file, since: created, pinned }
             }

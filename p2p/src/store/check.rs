@@ -221,6 +221,10 @@ impl Look<'_> {
                 self.report.bytes += if fault.is_none() { entry.record.info.length } else { 0 };
                 // Its journal is judged by this: it is seen after, or was seen before.
                 if fault.is_none() && journal_path(&path).try_exists()? {
+                    if self.repair {
+                        // Without the journal nobody will look whether the disk has it.
+                        std::fs::File::open(&path)?.sync_data()?;
+                    }
                     self.take_away(Fault::StrayJournal, journal_path(&path))?;
                 }
                 fault
@@ -267,10 +271,14 @@ impl Look<'_> {
 
     /// A complete task is wrong.
     fn forget(&mut self, task: &TaskId, fault: Fault, path: PathBuf) -> io::Result<()> {
+        // With its journal it was imported a moment before the crash.
+        let left_over = journal_path(&path).try_exists()?;
         if self.forget_entry(task)? {
             remove_file(&journal_path(&path))?;
         }
-        self.take_away(fault, path)
+        let repaired = self.repair && remove_file(&path).map(|()| true)?;
+        self.report.findings.push(Finding { fault, left_over, path, repaired });
+        Ok(())
     }
 
     /// Takes a task out of the catalog, if something is to be done about it.

@@ -303,11 +303,16 @@ impl Store {
         Ok((known, spoiled))
     }
 
-    /// Whether a task is what the catalog says, byte for byte. Its journal goes after its entry has come, so one may be left.
+    /// Whether a task is what the catalog says, byte for byte, and on the disk. Its journal goes after its entry has come, so one
+    /// may be left.
     fn is_whole(&self, task: &TaskId) -> io::Result<bool> {
         let Some(Entry { record, hashes, .. }) = self.catalog.get(task)? else { return Ok(false) };
         let file = TaskFile::open(&self.path(task), layout(&record)?, Access::Read)?;
-        matches(&file, &hashes)
+        let whole = matches(&file, &hashes)?;
+        if whole {
+            file.sync()?;
+        }
+        Ok(whole)
     }
 
     /// Removes files that nobody knows; gives the bytes of the others. `names` is held.
@@ -482,7 +487,7 @@ mod tests {
         store.pin(&task(3)).unwrap();
         store.pin(&task(4)).unwrap();
         store.unpin(&task(4)).unwrap();
-        store.delete(&task(5)).unwrap();
+        store.delete(&task(5), |_| ()).unwrap();
         store_complete(&store, &task(6), 3 * MIB);
         let kept = sorted(&store);
         assert_eq!(kept.len(), 5);

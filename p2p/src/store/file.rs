@@ -233,6 +233,19 @@ impl TaskFile {
         blocks.map(hash).collect()
     }
 
+    /// Whether it is the file that stands at `path`.
+    pub(super) fn is_at(&self, path: &Path) -> io::Result<bool> {
+        let Some(file) = self.own() else { return Ok(false) };
+        match std::fs::metadata(path) {
+            Ok(there) => {
+                let own = file.metadata()?;
+                Ok((own.dev(), own.ino()) == (there.dev(), there.ino()))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Makes what was written survive a power cut. Blocks.
     pub(crate) fn sync(&self) -> io::Result<()> {
         self.own().map_or(Ok(()), |file| file.sync_data())

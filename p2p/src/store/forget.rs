@@ -1,6 +1,6 @@
 //! How content leaves the store: out of the catalog first, then off the disk.
 
-use super::catalog::Removed;
+use super::catalog::{CatalogError, Removed};
 use super::names::{journal_path, remove_file};
 use super::pack::Step;
 use super::{Store, extent_length, is_full, lock};
@@ -17,7 +17,32 @@ impl Store {
 
     /// As [`Self::forget`]. `names` is held.
     pub(super) fn forget_named(&self, tasks: &[TaskId]) -> io::Result<Vec<TaskId>> {
-        let gone = match self.catalog.remove(tasks).map_err(io::Error::from) {
+        self.forget_by(tasks, || self.catalog.remove(tasks))
+    }
+
+    /// As [`Self::forget_named`]. Tells `gone` whether it was there, before the disk has it that it is not.
+    pub(super) fn forget_soon(&self, task: &TaskId, gone: impl FnOnce(bool)) -> io::Result<()> {
+        let (tasks, mut gone) = (&[*task], Some(gone));
+        let removed = self.forget_by(tasks, || {
+            let removed = self.catalog.remove_soon(tasks)?;
+            if !removed.is_empty() {
+                self.opened.invalidate(task);
+                gone.take().into_iter().for_each(|gone| gone(true));
+                self.catalog.settle()?;
+            }
+            Ok(removed)
+        })?;
+        gone.into_iter().for_each(|gone| gone(!removed.is_empty()));
+        Ok(())
+    }
+
+    /// Forgets tasks, which `remove` takes out of the catalog.
+    fn forget_by(
+        &self,
+        tasks: &[TaskId],
+        remove: impl FnOnce() -> Result<Vec<Removed>, CatalogError>,
+    ) -> io::Result<Vec<TaskId>> {
+        let gone = match remove().map_err(io::Error::from) {
             Err(error) if is_full(&error) => self.forget_without_room(tasks)?,
             // They may be gone all the same.
             removed => removed.inspect_err(|_| self.untidy())?,

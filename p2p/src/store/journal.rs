@@ -84,6 +84,14 @@ impl Journal {
         self.write(entries.as_flattened())
     }
 
+    /// Makes what was noted survive a power cut. Blocks.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        self.file.sync_all()
+    }
+
     fn write(&mut self, entries: &[u8]) -> io::Result<()> {
         let Some(end) = self.end.take() else { return Ok(()) };
         self.file.write_all_at(entries, end)?;

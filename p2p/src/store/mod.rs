@@ -11,7 +11,7 @@
 //!
 //! Invariants: a task is either in the catalog, or has a journal, or is in memory, or is not there. A file without an entry
 //! or a journal is left over from a crash and is removed at the next start, and so is what no entry names in a pack. An entry
-//! enters the catalog only after its content was verified and flushed. Everything here blocks unless it says otherwise; the
+//! enters the catalog only after its content was verified and flushed, or keeps its journal until it is (see `unflushed`). Everything here blocks unless it says otherwise; the
 //! callers go to blocking threads.
 //!
 //! Locks, in the order in which they are taken: the writer of the packs, `names`, and then any other, one at a time.
@@ -36,6 +36,7 @@ mod record;
 mod space;
 #[cfg(test)]
 pub(crate) mod tests;
+mod unflushed;
 mod weights;
 
 use crate::origin::IMPORTED;
@@ -46,7 +47,7 @@ use darter_protocol::hash::PieceHasher;
 use darter_protocol::{PieceHash, PieceLayout, TaskId};
 use guard::Guard;
 use names::{CATALOG, PACKS, content_path, journal_path, remove_file, sync_folder};
-use pack::{Packs, Waiting, extent_length};
+use pack::{Packs, Place, Waiting, extent_length};
 use partial::InUse;
 use space::Space;
 use std::collections::HashMap;
@@ -67,6 +68,7 @@ pub(crate) use partial::{Partial, Reservation};
 pub(crate) use pins::PinGauges;
 pub use pins::PinsUse;
 pub(crate) use record::{Record, decode_hashes, encode_hashes};
+pub(crate) use unflushed::Unflushed;
 
 /// Complete tasks that are kept open, and for how long after their last use.
 const MAX_OPENED: u64 = 512;
@@ -127,6 +129,8 @@ pub(crate) struct Complete {
     pub(crate) record: Record,
     pub(crate) hashes: Arc<[PieceHash]>,
     pub(crate) file: Arc<TaskFile>,
+    /// Where it is packed; `None` when it has a file of its own.
+    place: Option<Place>,
 }
 
 /// What the store has of a task.
@@ -245,7 +249,8 @@ impl Store {
         let _names = lock(&self.names);
         // What was found right can be served, whatever becomes of the catalog.
         let is_still = self.is_still(task, &entry).unwrap_or(false);
-        let complete = Complete { record: entry.record, hashes: entry.hashes.into(), file: Arc::new(file) };
+        let Entry { record, hashes, place } = entry;
+        let complete = Complete { record, hashes: hashes.into(), file: Arc::new(file), place };
         if is_still {
             self.opened.insert(*task, complete.clone());
         }
@@ -284,21 +289,33 @@ impl Store {
         }
     }
 
+    /// As [`Self::stat`], if that takes no look at the disk: of what was opened a moment ago, or is certainly not there. Does not
+    /// block.
+    pub(crate) fn stat_now(&self, task: &TaskId) -> Option<Stored> {
+        if self.is_absent(task) {
+            return self.has_no_partial(task).then_some(Stored::Absent);
+        }
+        let Complete { record, place, .. } = self.opened.get(task)?;
+        let pinned = self.catalog.is_pinned_now(task)?;
+        Some(self.stored(task, &record, place, pinned))
+    }
+
     /// What there is of a task. No use of it.
     pub(crate) fn stat(&self, task: &TaskId) -> io::Result<Stored> {
-        let path = self.path(task);
         let Some(Entry { record, place, .. }) = self.catalog.get(task)? else {
-            let journal = journal_path(&path).try_exists()?;
+            let journal = journal_path(&self.path(task)).try_exists()?;
             return Ok(if journal { Stored::Partial } else { Stored::Absent });
         };
-        let stale = self.is_stale(&record, SystemTime::now());
-        Ok(if stale {
-            Stored::Stale
-        } else {
-            let file = place.map_or(path, |place| self.packs.path(place));
-            let pinned = self.catalog.is_pinned(task)?;
-            Stored::Complete { length: record.info.length, created: record.created, file, pinned }
-        })
+        Ok(self.stored(task, &record, place, self.catalog.is_pinned(task)?))
+    }
+
+    /// What a task is that is complete.
+    fn stored(&self, task: &TaskId, record: &Record, place: Option<Place>, pinned: bool) -> Stored {
+        if self.is_stale(record, SystemTime::now()) {
+            return Stored::Stale;
+        }
+        let file = place.map_or_else(|| self.path(task), |place| self.packs.path(place));
+        Stored::Complete { length: record.info.length, created: record.created, file, pinned }
     }
 
     /// What has no digest may have changed at its origin after a while.
@@ -355,12 +372,13 @@ impl Store {
 
     fn enter(&self, task: &TaskId, file: &TaskFile, entry: Entry) -> io::Result<()> {
         file.sync()?;
-        // So that the file is found under its name after a power cut, too.
-        let folder = self.path(task);
-        for folder in folder.ancestors().skip(1).take(2) {
-            sync_folder(folder)?;
-        }
+        self.sync_names(task)?;
         Ok(self.catalog.insert(task, &entry, SystemTime::now())?)
+    }
+
+    /// Makes the names of a task's files survive a power cut.
+    fn sync_names(&self, task: &TaskId) -> io::Result<()> {
+        self.path(task).ancestors().skip(1).take(2).try_for_each(sync_folder)
     }
 
     /// Whether the disk takes content.
@@ -374,23 +392,21 @@ impl Store {
         self.unlink(task)
     }
 
-    /// Throws a task away, unless a download works on it, and its pin. Gives whether there was anything of it.
-    pub(crate) fn delete(&self, task: &TaskId) -> io::Result<bool> {
-        let was_here = self.make_way(task)?;
+    /// Throws a task away, unless a download works on it, and its pin. Tells `gone` whether there was anything of it, as soon as
+    /// nobody is given it any more. When this returns, the disk has that, too; a crash in between undoes it.
+    pub(crate) fn delete(&self, task: &TaskId, gone: impl FnOnce(bool)) -> io::Result<()> {
+        self.make_way(task, gone)?;
         // Afterwards: there may be no room to write it down before.
         self.unpin(task)?;
-        Ok(was_here)
+        Ok(())
     }
 
     /// As [`Self::delete`], for content that gets its name.
-    fn make_way(&self, task: &TaskId) -> io::Result<bool> {
+    fn make_way(&self, task: &TaskId, gone: impl FnOnce(bool)) -> io::Result<()> {
         let _names = lock(&self.names);
-        let complete = !self.forget_named(&[*task])?.is_empty();
         let idle = lock(&self.partials).get(task).is_some_and(|in_use| in_use.strong_count() == 0);
-        if idle {
-            self.unlink(task)?;
-        }
-        Ok(complete || idle)
+        self.forget_soon(task, |complete| gone(complete || idle))?;
+        if idle { self.unlink(task) } else { Ok(()) }
     }
 
     /// Calls `each` with every complete task.

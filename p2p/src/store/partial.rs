@@ -54,6 +54,11 @@ impl Partial {
         }
     }
 
+    /// Makes its journal survive a power cut, but for its name. Blocks.
+    pub(super) fn sync_journal(&self) -> io::Result<()> {
+        self.journal.as_ref().map_or(Ok(()), Journal::sync)
+    }
+
     fn write(&mut self, write: impl FnOnce(&mut Journal) -> io::Result<()>) {
         if let Some(Err(error)) = self.journal.as_mut().map(write) {
             tracing::warn!(%error, "a download will not be resumed where it is now");

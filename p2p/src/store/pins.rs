@@ -156,7 +156,7 @@ mod tests {
         let is_pinned =
             |store: &Store| matches!(store.stat(&task(1)), Ok(Stored::Complete { pinned: true, .. }));
         assert!(is_pinned(&store), "it was imported anew");
-        store.delete(&task(1)).unwrap();
+        store.delete(&task(1), |_| ()).unwrap();
         store.import(&task(1), &file, &Reading::default()).unwrap();
         assert!(!is_pinned(&store));
         assert!(lock(&store.evicted).is_empty());

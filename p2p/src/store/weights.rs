@@ -136,6 +136,12 @@ impl Weights {
         }
     }
 
+    /// Whether a task is pinned; `None` while nothing is known of it.
+    pub(super) fn is_pinned(&self, task: &[u8; 32]) -> Option<bool> {
+        let weight = self.tasks.get(&short(task)).filter(|weight| **weight != Weight::UNKNOWN)?;
+        Some(weight.is_pinned())
+    }
+
     pub(super) fn set_pinned(&mut self, task: &[u8; 32], pinned: bool) {
         if let Some(weight) = self.tasks.get_mut(&short(task)).filter(|weight| **weight != Weight::UNKNOWN) {
             weight.bytes = weight.bytes() | if pinned { Weight::PINNED } else { 0 };

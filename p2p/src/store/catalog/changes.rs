@@ -1,4 +1,4 @@
-//! What is written into the catalog: each in one transaction, that is, all of it or nothing, and durably.
+//! What is written into the catalog: each in one transaction, that is, all of it or nothing, and durably, unless it says otherwise.
 
 use super::entry::{Entry, Move, Removed};
 use super::{Catalog, CatalogError, PINNED, TASKS, USED};
@@ -6,7 +6,7 @@ use crate::store::lock;
 use crate::store::record::seconds;
 use crate::store::weights::Weight;
 use darter_protocol::TaskId;
-use redb::ReadableTable;
+use redb::{Durability, ReadableTable};
 use std::collections::HashSet;
 use std::time::SystemTime;
 
@@ -75,9 +75,24 @@ impl Catalog {
 
     /// Takes tasks out, durably; gives those that were there.
     pub(in crate::store) fn remove(&self, remove: &[TaskId]) -> Result<Vec<Removed>, CatalogError> {
+        self.remove_by(remove, Durability::Immediate)
+    }
+
+    /// As [`Self::remove`]; durably only with the next change, for which [`Self::settle`] will do.
+    pub(in crate::store) fn remove_soon(&self, remove: &[TaskId]) -> Result<Vec<Removed>, CatalogError> {
+        self.remove_by(remove, Durability::None)
+    }
+
+    /// Makes durable what is not.
+    pub(in crate::store) fn settle(&self) -> Result<(), CatalogError> {
+        self.with(|database| Ok(database.begin_write()?.commit()?))
+    }
+
+    fn remove_by(&self, remove: &[TaskId], durability: Durability) -> Result<Vec<Removed>, CatalogError> {
         let gone = self.with(|database| {
             let mut gone = Vec::with_capacity(remove.len());
-            let write = database.begin_write()?;
+            let mut write = database.begin_write()?;
+            write.set_durability(durability).map_err(redb::Error::from)?;
             {
                 let mut tasks = write.open_table(TASKS)?;
                 let mut used = write.open_table(USED)?;

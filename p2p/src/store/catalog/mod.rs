@@ -143,6 +143,12 @@ impl Catalog {
         self.with(|database| Ok(database.begin_read()?.open_table(TASKS)?.get(task.as_bytes())?.is_some()))
     }
 
+    /// Whether a task is pinned, if that is known without a look at the disk. Does not block.
+    pub(super) fn is_pinned_now(&self, task: &TaskId) -> Option<bool> {
+        let database = self.database.try_read().ok()?;
+        super::lock(&database.as_ref()?.index).is_pinned(task.as_bytes())
+    }
+
     pub(super) fn is_pinned(&self, task: &TaskId) -> Result<bool, CatalogError> {
         self.with(|database| match pins(&database.begin_read()?)? {
             Some(pins) => Ok(pins.get(task.as_bytes())?.is_some()),

@@ -173,7 +173,8 @@ impl Store {
         // It may have been evicted meanwhile.
         let is_there = || self.catalog.lacks(task) == Some(false);
         if let Some(file) = file.ok().filter(|_| is_there()) {
-            self.opened.insert(*task, Complete { record, hashes: hashes.into(), file: Arc::new(file) });
+            self.opened
+                .insert(*task, Complete { record, hashes: hashes.into(), file: Arc::new(file), place });
         }
     }
 }
