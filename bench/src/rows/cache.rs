@@ -1,6 +1,7 @@
 //! `darter cache`: what a question costs on a connection that is there, and how long a person waits for a command.
 
 use super::Round;
+use super::bulk::touch;
 use crate::client::at;
 use crate::goals;
 use crate::goals::Goal;
@@ -25,9 +26,13 @@ const QUESTIONS: usize = 500;
 /// Contents that are deleted in one run.
 const DELETED: usize = 50;
 
-/// What is exported: its length, and how long that may take.
-const EXPORTED: [(u64, Goal); 3] =
-    [(4096, goals::EXPORT_4K), (4 << 20, goals::EXPORT_4M), (128 << 20, goals::EXPORT_128M)];
+/// Times that a small command is run in one run.
+const TIMES: usize = 15;
+/// A small content, in bytes.
+const SMALL: u64 = 4096;
+
+/// What else is exported: its length, and how long that may take.
+const EXPORTED: [(u64, Goal); 2] = [(4 << 20, goals::EXPORT_4M), (128 << 20, goals::EXPORT_128M)];
 
 /// Two daemons of a cluster: one takes files in and gives them out again, the other is asked about them.
 pub(crate) fn rounds(stage: &Stage) -> Result<Round<'_>> {
@@ -44,24 +49,48 @@ pub(crate) fn rounds(stage: &Stage) -> Result<Round<'_>> {
             })?;
         }
         let [here, there] = ["here", "there"].map(|name| Tool::of(&folder, name));
-        commands(report, &here, 4000 + run, stage.size.bytes)?;
+        small_commands(report, &here)?;
+        commands(report, &here, 4000 + run, stage)?;
         questions(report, &here, &there)
     }))
 }
 
+/// Commands that take no longer than their start.
+fn small_commands(report: &mut Report, here: &Tool) -> Result<()> {
+    let (file, output) = (here.folder.join("in"), here.folder.join("out"));
+    std::io::copy(&mut Content::new(1, SMALL).reader(0), &mut File::create(&file)?)?;
+    here.run(&["import", path(&file)?, "--id", &SMALL.to_string()])?;
+    let (mut starts, mut exports) = (Vec::new(), Vec::new());
+    for _ in 0..TIMES {
+        starts.push(timed(Command::new(binary()).arg("--version"))?);
+        exports.push(here.run(&["export", &SMALL.to_string(), "-O", path(&output)?])?);
+        ensure!(std::fs::metadata(&output)?.len() == SMALL, "not all of it was exported");
+    }
+    starts.sort_unstable();
+    exports.sort_unstable();
+    let [start, export] = [starts, exports].map(|times| at(&times, 0.5).as_secs_f64() * 1e3);
+    report.add(goals::START, Who::Darter, start);
+    report.add(goals::EXPORT_4K, Who::Darter, export);
+    report.add(goals::EXPORT_ALONE, Who::Darter, (export - start).max(0.0));
+    Ok(())
+}
+
 /// Whole commands, from their start to their end.
-fn commands(report: &mut Report, here: &Tool, seed: u64, large: u64) -> Result<()> {
+fn commands(report: &mut Report, here: &Tool, seed: u64, stage: &Stage) -> Result<()> {
+    let large = stage.size.bytes;
     let lengths = EXPORTED.into_iter().chain([(large, goals::EXPORT_LARGE)]);
     for (length, goal) in lengths {
         let (file, id) = (here.folder.join("in"), length.to_string());
         std::io::copy(&mut Content::new(seed, length).reader(0), &mut File::create(&file)?)?;
         // What the disk still has to write of it is not the daemon's.
         File::open(&file)?.sync_all()?;
+        touch(stage)?;
         let took = here.run(&["import", path(&file)?, "--id", &id])?;
         if length == large {
             report.add(goals::IMPORT_LARGE, Who::Darter, took.as_secs_f64() * 1e3);
         }
         let output = here.folder.join("out");
+        touch(stage)?;
         let took = here.run(&["export", &id, "-O", path(&output)?])?;
         report.add(goal, Who::Darter, took.as_secs_f64() * 1e3);
         ensure!(std::fs::metadata(&output)?.len() == length, "not all of it was exported");
@@ -75,15 +104,22 @@ fn commands(report: &mut Report, here: &Tool, seed: u64, large: u64) -> Result<(
 fn questions(report: &mut Report, here: &Tool, there: &Tool) -> Result<()> {
     // On one thread, as the commands have it.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let held = EXPORTED[0].0.to_string();
-    report.add(goals::NO_QUESTION, Who::Darter, at(&here.health(&runtime)?, 0.5).as_secs_f64() * 1e3);
+    let held = SMALL.to_string();
+    let median = |times: &[Duration]| at(times, 0.5).as_secs_f64() * 1e3;
+    let call = median(&here.health(&runtime)?);
+    report.add(goals::NO_QUESTION, Who::Darter, call);
+    // What was asked for a moment ago.
+    here.run(&["export", &held, "-O", path(&here.folder.join("out"))?])?;
     for (goal, tool, id, is) in [
         (goals::STAT_HERE, here, &*held, (true, 0)),
         (goals::STAT_PEER, there, &*held, (false, 1)),
         (goals::STAT_MISS, here, "nothing", (false, 0)),
     ] {
         let times = tool.stat(&runtime, id, goal == goals::STAT_HERE, is)?;
-        report.add(goal, Who::Darter, at(&times, 0.5).as_secs_f64() * 1e3);
+        report.add(goal, Who::Darter, median(&times));
+        if goal == goals::STAT_HERE {
+            report.add(goals::STAT_ALONE, Who::Darter, (median(&times) - call).max(0.0));
+        }
     }
     let file = here.folder.join("in");
     std::io::copy(&mut Content::new(1, 4096).reader(0), &mut File::create(&file)?)?;
@@ -94,7 +130,7 @@ fn questions(report: &mut Report, here: &Tool, there: &Tool) -> Result<()> {
         times.push(here.delete(&runtime, &id)?);
     }
     times.sort_unstable();
-    report.add(goals::DELETE, Who::Darter, at(&times, 0.5).as_secs_f64() * 1e3);
+    report.add(goals::DELETE, Who::Darter, median(&times));
     Ok(())
 }
 
@@ -112,12 +148,7 @@ impl Tool {
     /// How long a command takes.
     fn run(&self, args: &[&str]) -> Result<Duration> {
         let mut command = Command::new(binary());
-        command.arg("cache").args(args).arg("--socket").arg(&self.socket);
-        let begun = Instant::now();
-        let ended = command.output()?;
-        let took = begun.elapsed();
-        ensure!(ended.status.success(), "{ended:?}");
-        Ok(took)
+        timed(command.arg("cache").args(args).arg("--socket").arg(&self.socket))
     }
 
     async fn client(&self) -> Result<DaemonClient<Channel>> {
@@ -167,6 +198,15 @@ impl Tool {
             Ok(took)
         })
     }
+}
+
+/// How long a command takes that succeeds.
+fn timed(command: &mut Command) -> Result<Duration> {
+    let begun = Instant::now();
+    let ended = command.output()?;
+    let took = begun.elapsed();
+    ensure!(ended.status.success(), "{ended:?}");
+    Ok(took)
 }
 
 fn path(path: &Path) -> Result<&str> {
