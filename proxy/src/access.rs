@@ -175,7 +175,7 @@ impl Record {
     pub(crate) fn goes_to(&mut self, way: Way, decision: &Decision) {
         self.way = way;
         if let Decision::Peers { target, because, .. } | Decision::Direct { target, because } = decision {
-            self.authority = target.authority();
+            target.authority().clone_into(&mut self.authority);
             self.path = shown::path(target.path(), target.query());
             let peers = matches!(decision, Decision::Peers { .. });
             self.decided = Some(Decided { peers, because: *because });

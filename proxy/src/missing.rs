@@ -78,9 +78,9 @@ impl Missing {
         if ttl.is_zero() || insists {
             return (None, None);
         }
-        let (question, origin, asked) = (self.question(target, asker), origin(target), Instant::now());
+        let (question, asked) = (self.question(target, asker), Instant::now());
         let said = self.said.get(&question).filter(|said| {
-            let changed = self.written.get(&origin).is_some_and(|written| said.asked <= written);
+            let changed = self.written.get(target.origin()).is_some_and(|written| said.asked <= written);
             said.asked.elapsed() < ttl && !changed
         });
         match said {
@@ -122,12 +122,11 @@ impl Missing {
 
     /// Something may have been changed there.
     pub(crate) fn written(&self, target: &Target) {
-        self.written.insert(origin(target), Instant::now());
+        self.written.insert(target.origin().to_owned(), Instant::now());
     }
 
     /// What is asked, and all that an answer may depend on. A URL may hold a credential, too.
     fn question(&self, target: &Target, Asker { headers, account }: Asker<'_>) -> Caller {
-        let url = target.url();
         let negotiated = NEGOTIATED.iter().flat_map(|name| {
             let values = headers.get_all(name).into_iter();
             values.map(move |value| (name, value))
@@ -137,7 +136,7 @@ impl Missing {
         let shown = shown.chain(negotiated);
         let shown = shown.flat_map(|(name, value)| [name.as_str().as_bytes(), value.as_bytes()]);
         let account = account.into_iter().flat_map(|login| [b"account".as_slice(), login.as_bytes()]);
-        self.credentials.caller([url.as_bytes()].into_iter().chain(shown).chain(account))
+        self.credentials.caller([target.url().as_bytes()].into_iter().chain(shown).chain(account))
     }
 }
 
@@ -182,8 +181,4 @@ fn says(headers: &HeaderMap, directives: &[&str]) -> bool {
 fn items<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
     let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).map(str::trim)
-}
-
-fn origin(target: &Target) -> String {
-    format!("{}://{}", target.scheme().as_str(), target.authority())
 }

@@ -142,7 +142,7 @@ impl Realms {
             let Ok(service) = Target::parse(realm.as_str()) else { continue };
             let near = service.scheme() == Scheme::Http && service.host() == registry.host();
             if (secure && service.scheme() == Scheme::Https) || near {
-                self.named.insert(service.without_query(), ());
+                self.named.insert(service.without_query().to_owned(), ());
                 self.any.store(true, Ordering::Relaxed);
             }
         }
@@ -150,7 +150,7 @@ impl Realms {
 
     /// Whether requests to `target` are for a token.
     pub(crate) fn is_named(&self, target: &Target) -> bool {
-        self.any.load(Ordering::Relaxed) && self.named.get(&target.without_query()).is_some()
+        self.any.load(Ordering::Relaxed) && self.named.get(target.without_query()).is_some()
     }
 
     /// Waits for a turn to ask the host of `target`.
@@ -188,7 +188,7 @@ impl Realms {
         }
         let from = request.extensions().get::<Came>().map(|came| came.from.ip());
         let from = from.filter(|_| settings.marks.forwarded != Forwarded::Not);
-        let question = Question { url: target.url(), said: self.said(request.headers()), from };
+        let question = Question { url: target.url().to_owned(), said: self.said(request.headers()), from };
         let (at_once, copy) = (settings.limits.authentications(), copy(&request));
         let mut own = None;
         let asking = async {

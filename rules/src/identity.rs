@@ -148,9 +148,8 @@ fn asked_filter(headers: &HeaderMap) -> Option<QueryFilter> {
 /// The canonical URL of `target` with another query, and a mark behind it.
 fn url(target: &Target, query: &str, mark: &str) -> String {
     format!(
-        "{}://{}{}{}{}{mark}",
-        target.scheme().as_str(),
-        target.authority(),
+        "{}{}{}{}{mark}",
+        target.origin(),
         canonical_encoding(target.path()),
         if query.is_empty() { "" } else { "?" },
         canonical_encoding(query)

@@ -215,7 +215,7 @@ mod tests {
     }
 
     fn goes_to(mirror: &Mirror, uri: &str, headers: &HeaderMap) -> Result<String, InvalidRegistry> {
-        mirror.target(&uri.parse().unwrap(), headers).map(|(target, _)| target.url())
+        mirror.target(&uri.parse().unwrap(), headers).map(|(target, _)| target.url().to_owned())
     }
 
     #[test]

@@ -274,7 +274,7 @@ mod tests {
     fn apply(rules: &[ProxyRule], url: &str) -> Option<(usize, bool, String)> {
         let ruled =
             Proxies::new(rules.to_vec()).unwrap().apply(&Target::parse(url).unwrap(), &mut Nobody).unwrap();
-        ruled.map(|ruled| (ruled.rule, ruled.direct, ruled.target.url()))
+        ruled.map(|ruled| (ruled.rule, ruled.direct, ruled.target.url().to_owned()))
     }
 
     #[test]

@@ -29,14 +29,19 @@ pub enum Host {
 /// An absolute URL that a request may be sent to: scheme, host, port, path and query; never a fragment or user information.
 ///
 /// The path and query are kept as the client wrote them, because that is what the origin gets (a signature may cover it);
-/// [`Self::canonical`] is the form to compare.
+/// [`Self::canonical`] is the form to compare. The URL is put together once: every request asks for it many times.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Target {
     scheme: Scheme,
     host: Host,
     port: u16,
-    path_and_query: String,
+    url: String,
+    /// Where in `url` the path begins.
+    path: usize,
 }
+
+/// A scheme and an authority are rarely longer, in bytes.
+const USUAL_ORIGIN: usize = 64;
 
 /// A URL that is no [`Target`]. The text never repeats the URL: its query may be a secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -217,9 +222,24 @@ impl Target {
     }
 
     fn new(scheme: Scheme, host: Host, port: u16, path_and_query: &str) -> Self {
+        let mut url = String::with_capacity(USUAL_ORIGIN + path_and_query.len());
+        url.push_str(scheme.as_str());
+        url.push_str("://");
+        match &host {
+            Host::Name(name) => url.push_str(name),
+            Host::Ip(IpAddr::V6(v6)) => push(&mut url, format_args!("[{v6}]")),
+            Host::Ip(IpAddr::V4(v4)) => push(&mut url, format_args!("{v4}")),
+        }
+        if port != scheme.default_port() {
+            push(&mut url, format_args!(":{port}"));
+        }
+        let path = url.len();
         // `OPTIONS *` and an empty path have no slash of their own.
-        let slash = if path_and_query.starts_with('/') { "" } else { "/" };
-        Self { scheme, host, port, path_and_query: format!("{slash}{path_and_query}") }
+        if !path_and_query.starts_with('/') {
+            url.push('/');
+        }
+        url.push_str(path_and_query);
+        Self { scheme, host, port, url, path }
     }
 
     /// How it is spoken to.
@@ -238,58 +258,59 @@ impl Target {
     }
 
     /// As it stands in a `Host` header: brackets around IPv6, no port where it is the scheme's own.
-    pub fn authority(&self) -> String {
-        let port =
-            if self.port == self.scheme.default_port() { String::new() } else { format!(":{}", self.port) };
-        match &self.host {
-            Host::Ip(IpAddr::V6(v6)) => format!("[{v6}]{port}"),
-            host => format!("{host}{port}"),
-        }
+    pub fn authority(&self) -> &str {
+        &self.url[self.scheme.as_str().len() + "://".len()..self.path]
+    }
+
+    /// `scheme://authority`.
+    pub fn origin(&self) -> &str {
+        &self.url[..self.path]
     }
 
     /// The path, as the client wrote it. Always begins with `/`.
     pub fn path(&self) -> &str {
-        self.path_and_query.split_once('?').map_or(&*self.path_and_query, |(path, _)| path)
+        &self.without_query()[self.path..]
     }
 
     /// What follows the first `?`, as the client wrote it.
     pub fn query(&self) -> Option<&str> {
-        self.path_and_query.split_once('?').map(|(_, query)| query)
+        self.path_and_query().split_once('?').map(|(_, query)| query)
     }
 
     /// Path and query together: the request target in origin form.
     pub fn path_and_query(&self) -> &str {
-        &self.path_and_query
+        &self.url[self.path..]
     }
 
     /// The whole URL to send the request to. **May hold a signature or a token in its query: not for logs.**
-    pub fn url(&self) -> String {
-        format!("{}://{}{}", self.scheme.as_str(), self.authority(), self.path_and_query)
+    pub fn url(&self) -> &str {
+        &self.url
     }
 
     /// The URL up to its query: for logs and messages.
-    pub fn without_query(&self) -> String {
-        format!("{}://{}{}", self.scheme.as_str(), self.authority(), self.path())
+    pub fn without_query(&self) -> &str {
+        self.url.split_once('?').map_or(&*self.url, |(before, _)| before)
     }
 
     /// The URL in the form in which equal ones are equal text (RFC 3986 section 6.2.2): unreserved characters are not
     /// percent-encoded, everything else outside printable ASCII is, and hexadecimal digits are in upper case. Rules are
     /// matched against it. **May hold a signature or a token in its query: not for logs.**
-    pub fn canonical(&self) -> String {
-        format!("{}://{}{}", self.scheme.as_str(), self.authority(), canonical_encoding(&self.path_and_query))
+    pub fn canonical(&self) -> Cow<'_, str> {
+        // Nothing in a scheme or an authority would be encoded in another way.
+        canonical_encoding(&self.url)
     }
 
     /// The same path and query elsewhere.
     #[must_use]
     pub fn at(self, host: Host, port: u16) -> Self {
-        Self { host, port, ..self }
+        Self::new(self.scheme, host, port, self.path_and_query())
     }
 
     /// The same over TLS: port 80 becomes 443, a port of its own stays.
     #[must_use]
     pub fn over_tls(self) -> Self {
         let port = if self.port == self.scheme.default_port() { 443 } else { self.port };
-        Self { scheme: Scheme::Https, port, ..self }
+        Self::new(Scheme::Https, self.host.clone(), port, self.path_and_query())
     }
 
     /// The same place, with another path and query.
@@ -304,6 +325,10 @@ impl fmt::Debug for Target {
         let query = if self.query().is_some() { "?[redacted]" } else { "" };
         write!(f, "{}{query}", self.without_query())
     }
+}
+
+fn push(text: &mut String, more: fmt::Arguments<'_>) {
+    fmt::Write::write_fmt(text, more).expect("a String takes everything");
 }
 
 fn path_and_query(uri: &Uri) -> &str {
@@ -371,7 +396,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn canonical(url: &str) -> String {
-        Target::parse(url).unwrap().canonical()
+        Target::parse(url).unwrap().canonical().into_owned()
     }
 
     #[test]
@@ -457,7 +482,7 @@ mod tests {
 
     #[test]
     fn tls_moves_the_default_port_only() {
-        let tls = |url| Target::parse(url).unwrap().over_tls().url();
+        let tls = |url| Target::parse(url).unwrap().over_tls().url().to_owned();
         assert_eq!(tls("http://example.org/a"), "https://example.org/a");
         assert_eq!(tls("http://example.org:5000/a"), "https://example.org:5000/a");
         assert_eq!(tls("https://example.org:80/a"), "https://example.org:80/a");

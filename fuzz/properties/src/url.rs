@@ -45,7 +45,7 @@ pub fn mirror(bytes: &[u8]) {
 
 /// What must hold for everything that may be asked for.
 fn judged(target: &Target) {
-    let again = Target::parse(&target.url());
+    let again = Target::parse(target.url());
     assert_eq!(again.as_ref(), Ok(target), "what is asked for is what was judged");
     let canonical = Target::parse(&target.canonical()).expect("the canonical form is a URL");
     assert_eq!(canonical.canonical(), target.canonical(), "it has one canonical form");
@@ -54,7 +54,7 @@ fn judged(target: &Target) {
         (target.scheme(), target.host(), target.port()),
         "of the same origin"
     );
-    let (host, port) = split_authority(&target.authority()).expect("an authority is one");
+    let (host, port) = split_authority(target.authority()).expect("an authority is one");
     assert_eq!((&host, port.unwrap_or(target.scheme().default_port())), (target.host(), target.port()));
 
     decided(target);

@@ -72,7 +72,7 @@ pub(super) async fn learn_challenge(upstream: &Upstream, ping: Target) -> Known<
 }
 
 async fn ask_challenge(upstream: &Upstream, ping: &Target) -> Result<Challenge, String> {
-    let answer = get(upstream, &ping.url(), None).await?;
+    let answer = get(upstream, ping.url(), None).await?;
     challenge(answer.status(), answer.headers(), ping.scheme() == Scheme::Https)
 }
 

@@ -214,7 +214,7 @@ impl Accounts {
             let basic = self.challenge(upstream, target).await? == Challenge::Basic;
             return Ok(basic.then(|| account.login.header()));
         }
-        let Some(realm) = self.realms.get(&target.without_query()).await else { return Ok(None) };
+        let Some(realm) = self.realms.get(target.without_query()).await else { return Ok(None) };
         let Some(names) = scopes(target.query().unwrap_or_default()) else { return Ok(None) };
         let account = realm.registries.iter().find_map(|registry| self.account_for_all(registry, &names));
         Ok(account.map(|account| account.login.header()))
@@ -250,7 +250,7 @@ impl Accounts {
         if let Ok(Challenge::Bearer { realm, .. }) = &learned.value
             && let Ok(service) = Target::parse(realm.as_str())
         {
-            self.named(service.without_query(), Place::of(target)).await;
+            self.named(service.without_query().to_owned(), Place::of(target)).await;
         }
         learned.value
     }

@@ -67,8 +67,8 @@ fn blob() -> String {
 /// (goes through the peers, URL, why)
 fn routed(decision: Decision) -> (bool, String, Because) {
     match decision {
-        Decision::Peers { target, because, .. } => (true, target.url(), because),
-        Decision::Direct { target, because } => (false, target.url(), because),
+        Decision::Peers { target, because, .. } => (true, target.url().to_owned(), because),
+        Decision::Direct { target, because } => (false, target.url().to_owned(), because),
         Decision::Refuse(refusal) => panic!("refused: {refusal}"),
     }
 }
