@@ -27,6 +27,7 @@ use darter_entitle::{Ages, Caller, Credentials, Facts, Part, Pause, Place, Verdi
 use darter_rules::oci::{self, Kind, Resource};
 use darter_rules::{Identity, Target};
 use darter_upstream::{Incoming, UpstreamError};
+use futures_util::FutureExt as _;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -210,7 +211,7 @@ impl Gate {
                 None => self.ask_origin(judges, target, asker, &question).await,
             }
         });
-        let (answered, held) = answered.await;
+        let (answered, held) = answered.boxed().await;
         match answered {
             Answered::Granted(length) => Entitled::IfLong(length, held),
             Answered::Refused => Entitled::No,

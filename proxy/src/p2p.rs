@@ -23,6 +23,8 @@ use darter_p2p::{
 };
 use darter_protocol::{Digest, TaskId};
 use darter_rules::{Identity, Target};
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use futures_util::stream::{self, Stream, StreamExt as _};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode};
@@ -99,7 +101,7 @@ where
     if !is_plain(&peers.target, &request) {
         // What the body of a GET means, only the origin knows (RFC 9110 section 9.3.1), and whether it speaks another
         // protocol there, and what it makes of a `..`.
-        return direct::answer(proxy, &peers.target, request, Outcome::Direct).await;
+        return past(proxy, &peers.target, request, Outcome::Direct).await;
     }
     let settings = proxy.settings();
     let (target, ttl) = (peers.target.clone(), settings.limits.negative_ttl);
@@ -129,7 +131,7 @@ where
     {
         Entitled::Yes => (None, None),
         Entitled::IfLong(length, held) => (Some(length), Some(held)),
-        Entitled::No => return direct::answer(proxy, &peers.target, request, Outcome::Relayed).await,
+        Entitled::No => return past(proxy, &peers.target, request, Outcome::Relayed).await,
         Entitled::Unknown(error) => return Err(Refusal::unproven(&error)),
         Entitled::Paused(pause) => return Err(Refusal::paused(&peers.target, pause)),
         Entitled::Crowded(refusal) => return Err(refusal),
@@ -137,7 +139,7 @@ where
     let version = match peers.version(proxy, request.headers()).await {
         Ok(version) => version,
         Err(NoVersion::Unsaid) => {
-            return direct::answer(proxy, &peers.target, request, Outcome::Relayed).await;
+            return past(proxy, &peers.target, request, Outcome::Relayed).await;
         }
         Err(NoVersion::Unreachable(error)) => return Err(error.into()),
     };
@@ -157,18 +159,18 @@ where
         (Judged::NotModified, headers) => return Ok(not_modified(headers)),
         (Judged::Failed, _) => return Err(Refusal::precondition_failed()),
         (Judged::Unknown, _) => {
-            return direct::answer(proxy, &peers.target, request, Outcome::Direct).await;
+            return past(proxy, &peers.target, request, Outcome::Direct).await;
         }
     }
     let asked = Instant::now();
     match wish.open().await {
         Ok(Found::Content { content, .. }) if length.is_some_and(|length| length != content.info.length) => {
-            direct::answer(proxy, &peers.target, request, Outcome::Relayed).await
+            past(proxy, &peers.target, request, Outcome::Relayed).await
         }
         Ok(Found::Content { content, .. })
             if version.as_ref().is_some_and(|version| !version.is_of(&content.info)) =>
         {
-            direct::answer(proxy, &peers.target, request, Outcome::Bypass).await
+            past(proxy, &peers.target, request, Outcome::Bypass).await
         }
         Ok(Found::Content { mut content, parts }) => {
             // Several parts are put together before they are sent.
@@ -191,15 +193,28 @@ where
         }
         // What the engine does not follow (from https to http, say), the client may.
         Err(OpenError::NotShareable | OpenError::Origin(_)) => {
-            direct::answer(proxy, &peers.target, request, Outcome::Bypass).await
+            past(proxy, &peers.target, request, Outcome::Bypass).await
         }
         Err(OpenError::Store(error)) => {
             // The store has told the operator.
             tracing::debug!(%error, "content cannot be stored on this host, so it is streamed past the engine");
-            direct::answer(proxy, &peers.target, request, Outcome::Bypass).await
+            past(proxy, &peers.target, request, Outcome::Bypass).await
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// Answers past the engine. Boxed: what the engine answers needs no room for it.
+fn past<'a, B>(
+    proxy: &'a Proxy,
+    target: &'a Target,
+    request: Request<B>,
+    outcome: Outcome,
+) -> BoxFuture<'a, Result<Answer, Refusal>>
+where
+    B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Unpin + Send + 'static,
+{
+    direct::answer(proxy, target, request, outcome).boxed()
 }
 
 /// Whether a request asks for nothing but the very URL that it names.
@@ -219,7 +234,8 @@ impl Peers {
         if self.settled {
             return Ok(None);
         }
-        match proxy.versions.name(&proxy.upstream, &self.target, &mut self.identity, headers).await? {
+        let said = proxy.versions.name(&proxy.upstream, &self.target, &mut self.identity, headers);
+        match said.boxed().await? {
             Some(Version::Length(_)) if !self.by_rule => Err(NoVersion::Unsaid),
             version => Ok(version),
         }

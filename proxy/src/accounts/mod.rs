@@ -24,6 +24,7 @@ use crate::realms::Judges;
 use crate::refusal::Refusal;
 use darter_rules::{Scheme, Target, oci};
 use darter_upstream::Upstream;
+use futures_util::FutureExt as _;
 use http::Method;
 use http::header::{self, HeaderMap, HeaderValue};
 use moka::future::Cache;
@@ -132,7 +133,7 @@ impl Accounts {
         if self.accounts.is_empty() || !takes(method, headers) {
             return Ok(Lent::Nothing);
         }
-        Ok(match self.credentials(judges, target).await {
+        Ok(match self.credentials(judges, target).boxed().await {
             Ok(Meant::Credentials(credentials)) => {
                 headers.insert(header::AUTHORIZATION, credentials);
                 Lent::Credentials
