@@ -33,6 +33,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 use tokio::time::Instant;
 use tracing::Instrument as _;
+use url::Url;
 
 pub(crate) const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
@@ -98,18 +99,19 @@ pub(crate) async fn answer<B>(proxy: &Proxy, peers: Peers, request: Request<B>) 
 where
     B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Unpin + Send + 'static,
 {
-    if !is_plain(&peers.target, &request) {
+    let url = match normal(&peers.target) {
+        Some(url) if is_plain(&request) => url,
         // What the body of a GET means, only the origin knows (RFC 9110 section 9.3.1), and whether it speaks another
         // protocol there, and what it makes of a `..`.
-        return past(proxy, &peers.target, request, Outcome::Direct).await;
-    }
+        _ => return past(proxy, &peers.target, request, Outcome::Direct).await,
+    };
     let settings = proxy.settings();
     let (target, ttl) = (peers.target.clone(), settings.limits.negative_ttl);
     let open = match proxy.missing.ask(&target, Asker::of(&request), ttl) {
         (Some(absent), _) => return Ok(absent),
         (None, open) => open,
     };
-    let answer = fetched(proxy, peers, request).await?;
+    let answer = fetched(proxy, peers, url, request).await?;
     match open {
         Some(open) => proxy.missing.learn(&target, open, answer, settings.limits.body_idle_timeout).await,
         None => Ok(answer),
@@ -117,7 +119,7 @@ where
 }
 
 /// Answers a GET by the engine, or by the origin where that is to have the last word.
-async fn fetched<B>(proxy: &Proxy, mut peers: Peers, request: Request<B>) -> Result<Answer, Refusal>
+async fn fetched<B>(proxy: &Proxy, mut peers: Peers, url: Url, request: Request<B>) -> Result<Answer, Refusal>
 where
     B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Unpin + Send + 'static,
 {
@@ -152,7 +154,7 @@ where
             proxy.operator(&settings, &peers.target),
         )?,
     };
-    let wish = peers.wish(&proxy.engine, task, request.headers())?;
+    let wish = peers.wish(&proxy.engine, task, url, request.headers())?;
     trail.of_task(wish.open.task);
     match wish.precondition(length).await {
         (Judged::Proceed, _) => {}
@@ -217,15 +219,15 @@ where
     direct::answer(proxy, target, request, outcome).boxed()
 }
 
-/// Whether a request asks for nothing but the very URL that it names.
-fn is_plain<B: http_body::Body>(target: &Target, request: &Request<B>) -> bool {
-    request.body().is_end_stream() && Switch::asked(request).is_none() && is_normal(target)
+/// Whether a request asks for nothing but what its URL names.
+fn is_plain<B: http_body::Body>(request: &Request<B>) -> bool {
+    request.body().is_end_stream() && Switch::asked(request).is_none()
 }
 
-/// Whether the engine would fetch the very URL that the rules have judged: it resolves `..` and `\\`, and encodes more.
-fn is_normal(target: &Target) -> bool {
-    let url = target.url();
-    url::Url::parse(&url).is_ok_and(|normal| normal.as_str() == url)
+/// The URL that the engine would fetch, if it is the very one that the rules have judged: it resolves `..` and `\\`, and encodes
+/// more.
+fn normal(target: &Target) -> Option<Url> {
+    Url::parse(target.url()).ok().filter(|normal| normal.as_str() == target.url())
 }
 
 impl Peers {
@@ -245,6 +247,7 @@ impl Peers {
         &self,
         engine: &'a Engine,
         task: TaskId,
+        url: Url,
         request: &'a HeaderMap,
     ) -> Result<Wish<'a>, Refusal> {
         let mut headers = request.clone();
@@ -255,11 +258,7 @@ impl Peers {
         let open = OpenRequest {
             task,
             digest: self.digest.as_deref().map(tasks::parse_digest).transpose()?,
-            url: self
-                .target
-                .url()
-                .parse()
-                .map_err(|_| Refusal::unsupported("the request's URL is malformed"))?,
+            url,
             headers,
             want: asked.first(),
             priority: headers::priority(request),
