@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal as _};
 
 use clap::ValueEnum;
+use tracing::Dispatch;
 use tracing_subscriber::filter::{FilterExt as _, filter_fn};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -58,15 +59,29 @@ pub(crate) fn start(wish: Logging, config: config::Log, traces: Option<&Traces>)
     let is_chosen = chosen.is_some();
     let filter = EnvFilter::new(chosen.unwrap_or_else(|| directives(Level::Info, access)));
     let (filter, handle) = reload::Layer::new(filter);
+    subscriber(filter, wish.log_format.unwrap_or(config.format), traces).init();
+    Log { filter: (!is_chosen).then_some(handle), access }
+}
+
+/// What takes lines and spans. Without traces it has no layer for them, not even one that is `None`: that one would want every
+/// span, and whatever no filter lets through.
+fn subscriber(
+    filter: reload::Layer<EnvFilter, Registry>,
+    format: Format,
+    traces: Option<&Traces>,
+) -> Dispatch {
     let lines = fmt::layer().with_writer(io::stderr);
-    let lines = match wish.log_format.unwrap_or(config.format) {
+    let lines = match format {
         Format::Text => lines.with_ansi(io::stderr().is_terminal()).boxed(),
         Format::Json => lines.json().flatten_event(true).boxed(),
     };
     // A line of the log does not repeat the spans of a trace.
     let lines = lines.with_filter(filter.and(filter_fn(|metadata| metadata.target() != traces::TARGET)));
-    tracing_subscriber::registry().with(lines).with(traces.map(Traces::layer)).init();
-    Log { filter: (!is_chosen).then_some(handle), access }
+    let log = tracing_subscriber::registry().with(lines);
+    match traces {
+        Some(traces) => log.with(traces.layer()).into(),
+        None => log.into(),
+    }
 }
 
 /// What `RUST_LOG` says, if it can be understood.
@@ -99,6 +114,16 @@ fn directives(level: Level, access: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn without_traces_no_span_is_made() {
+        let (filter, _handle) = reload::Layer::new(EnvFilter::new(directives(Level::Info, true)));
+        tracing::dispatcher::with_default(&subscriber(filter, Format::Text, None), || {
+            assert!(tracing::info_span!(target: traces::TARGET, "request").is_disabled());
+            assert!(tracing::debug_span!(target: "hyper", "headers").is_disabled());
+            assert!(!tracing::info_span!(target: "darter", "line").is_disabled());
+        });
+    }
 
     #[test]
     fn libraries_never_log_below_warn_by_level() {
