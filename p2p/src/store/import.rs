@@ -73,7 +73,7 @@ impl Store {
             return Err(io::ErrorKind::StorageFull.into());
         }
         self.bound(meta.blocks(), length)?;
-        self.make_way(task, |_| ())?;
+        self.make_way(task)?;
         let claim = self.make_room(self.space_of(layout))?;
         let mut partial = self.create_in(task, record, layout, claim)?;
         let stored = self.fill(&mut partial, source, layout).and_then(|(hashes, shared)| {

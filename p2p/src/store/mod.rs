@@ -395,15 +395,21 @@ impl Store {
     /// Throws a task away, unless a download works on it, and its pin. Tells `gone` whether there was anything of it, as soon as
     /// nobody is given it any more. When this returns, the disk has that, too; a crash in between undoes it.
     pub(crate) fn delete(&self, task: &TaskId, gone: impl FnOnce(bool)) -> io::Result<()> {
-        self.make_way(task, gone)?;
-        // Afterwards: there may be no room to write it down before.
+        let _names = lock(&self.names);
+        self.make_way_named(task, gone)?;
+        // Afterwards: there may be no room to write it down before. And before anybody else can pin what gets its name.
         self.unpin(task)?;
         Ok(())
     }
 
-    /// As [`Self::delete`], for content that gets its name.
-    fn make_way(&self, task: &TaskId, gone: impl FnOnce(bool)) -> io::Result<()> {
+    /// Throws a task away for content that gets its name; the pin is on the name, and stays.
+    fn make_way(&self, task: &TaskId) -> io::Result<()> {
         let _names = lock(&self.names);
+        self.make_way_named(task, |_| ())
+    }
+
+    /// As [`Self::delete`], and leaves the pin. `names` is held.
+    fn make_way_named(&self, task: &TaskId, gone: impl FnOnce(bool)) -> io::Result<()> {
         let idle = lock(&self.partials).get(task).is_some_and(|in_use| in_use.strong_count() == 0);
         self.forget_soon(task, |complete| gone(complete || idle))?;
         if idle { self.unlink(task) } else { Ok(()) }
