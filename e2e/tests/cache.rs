@@ -181,6 +181,30 @@ fn one_user_does_not_take_the_socket_from_the_others() {
 }
 
 #[test]
+fn as_many_of_a_users_exports_run_at_once_as_he_starts() {
+    const AT_ONCE: usize = 40;
+    let node = Node::start(None);
+    let content = Content::new(9, 3 * MIB);
+    let file = node.file("many", content);
+    for user in [rustix::process::geteuid().as_raw(), NOBODY] {
+        let ended = node.by(user, &["import", &file]);
+        assert!(ended.status.success(), "{ended:?}");
+        let folder = node.path(&format!("of {user}"));
+        fs::create_dir(&folder).unwrap();
+        std::os::unix::fs::chown(&folder, Some(user), Some(user)).unwrap();
+        let start = |number: usize| {
+            let output = folder.join(number.to_string());
+            let mut command = node.command(&["export", "many", "-O", output.to_str().unwrap()]);
+            (command.uid(user).gid(user).spawn().unwrap(), output)
+        };
+        for (mut export, output) in (0..AT_ONCE).map(start).collect::<Vec<_>>() {
+            assert!(export.wait().unwrap().success());
+            assert_eq!(digest_of(fs::File::open(output).unwrap()).unwrap(), content.digest());
+        }
+    }
+}
+
+#[test]
 fn another_user_has_names_of_his_own() {
     let node = Node::start(None);
     let (of_nobody, of_somebody) = (Content::new(3, 2 * MIB), Content::new(4, 2 * MIB));

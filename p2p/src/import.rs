@@ -120,10 +120,22 @@ impl Shared {
         let name = Importing::begin(&self, task)?;
         let (store, reading) = (Arc::clone(&self.store), Arc::new(Reading::default()));
         let watched = Arc::clone(&reading);
-        let import = tokio::task::spawn_blocking(move || {
-            let imported = store.import(&task, &source, &watched);
-            // For as long as a thread may write to it, nobody else has the name.
-            (imported, name)
+        let (said, import) = oneshot::channel();
+        let tracker = self.tracker.clone();
+        tokio::task::spawn_blocking(move || {
+            let mut imported = store.import(&task, &source, &watched);
+            // Before it is tracked the thread may wait for ever for the given file.
+            let _tracked = tracker.token();
+            let unflushed = imported.as_mut().ok().and_then(|imported| imported.unflushed.take());
+            // For as long as a thread may write to it, nobody else has the name. Who asked may have given it up.
+            drop(said.send((imported, name)));
+            if let Some(unflushed) = unflushed
+                && let Err(error) = store.flush(&unflushed)
+            {
+                tracing::error!(%task, %error, "what was imported cannot be written to the disk, and is forgotten");
+            }
+            // The disk gets no more than so many at once.
+            drop(one);
         });
         let imported = tokio::select! {
             imported = import => imported.map_err(io::Error::other)?,
@@ -144,17 +156,7 @@ impl Shared {
             // Whoever got the new bytes from here would otherwise measure them by the hashes of the old ones.
             self.schedulers.leave(vec![task]).await;
         }
-        let Imported { record, hashes, unchanged, shared, unflushed } = imported?;
-        if let Some(unflushed) = unflushed {
-            let store = Arc::clone(&self.store);
-            self.tracker.spawn_blocking(move || {
-                if let Err(error) = store.flush(&unflushed) {
-                    tracing::error!(%task, %error, "what was imported cannot be written to the disk; it is forgotten");
-                }
-                // The disk gets no more than so many at once.
-                drop(one);
-            });
-        }
+        let Imported { record, hashes, unchanged, shared, .. } = imported?;
         let told = displace(&self.schedulers, &task, &record, &hashes).await;
         let (length, outdated) = (record.info.length, told.err().unwrap_or_default());
         Ok(ImportedFile { length, unchanged, shared, outdated })

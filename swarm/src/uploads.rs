@@ -11,12 +11,12 @@
 //!
 //! A peer that takes nothing any more, because it was cut off or stands still, would keep its place and what it was to be given
 //! for as long as its connection lasts, which nobody ends for minutes. After [`STALLED`] both are for others. One that goes on after
-//! that is only slow, and is waited for twice as long the next time. Who has [`MAX_STALLED_EACH`] such is given nothing more, so that the
+//! that is only slow, and is waited for twice as long the next time; after [`MOST_PATIENCE`] it goes on without a place. Who has [`MAX_STALLED_EACH`] such is given nothing more, so that the
 //! [`MAX_STALLED`] of all are not one peer's.
 //!
 //! Invariant: an upload is in `sending` from the moment when it is admitted until [`Uploads::handle_sent`]; what is sent and
 //! kept together takes no more than the places and those who are called ahead or come late (`has_room`). What stalls takes no
-//! place, and there are no more than [`MAX_STALLED`] such: then nobody has room, and nobody is invited.
+//! place, and with [`MAX_STALLED`] such nobody has room, and nobody is invited.
 
 use crate::fresh::Fresh;
 use crate::watch::Typical;
@@ -47,6 +47,8 @@ const BACKLOG: usize = 3;
 const FEW: u64 = 2;
 /// An upload of which nothing was taken for so long is no upload any more: as long as a receiver waits for a silent sender.
 const STALLED: Duration = Duration::from_secs(4);
+/// What takes nothing for so long, having been waited for half of that before, keeps no place any more, however it goes on.
+const MOST_PATIENCE: Duration = Duration::from_secs(16);
 /// With so many that stall, no more are begun: each holds a connection.
 const MAX_STALLED: usize = 64;
 /// And of one peer; of those that do not say who they are, together.
@@ -274,7 +276,7 @@ impl Uploads {
     pub fn handle_handed(&mut self, id: UploadId, at: Option<Instant>) -> bool {
         let Some(sending) = self.sending.get_mut(&id) else { return false };
         sending.handed = at;
-        let goes_on = sending.stalled && at.is_none();
+        let goes_on = sending.stalled && at.is_none() && sending.patience < MOST_PATIENCE;
         if goes_on {
             // Somebody else may be sent the same by now: then it is offered twice, as any other.
             sending.stalled = false;

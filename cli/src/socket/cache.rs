@@ -253,7 +253,7 @@ mod tests {
 
     #[test]
     fn only_root_and_the_daemons_user_may_name_what_is_anothers() {
-        let caller = |uid| Caller { uid, file: None, calls: Arc::default() };
+        let caller = |uid| Caller { uid, file: None, borrower: None, calls: Arc::default() };
         let cached = |owner| Some(proto::Cached { id: "x".to_owned(), owner, ..proto::Cached::default() });
         let own = rustix::process::geteuid().as_raw();
         let (alice, bob) = (own + 1000, own + 1001);

@@ -12,7 +12,7 @@ use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
-use super::hand;
+use super::hand::{self, What};
 use super::lent::Loans;
 use crate::exit::{self, Failure};
 
@@ -36,7 +36,7 @@ pub(crate) async fn connect(socket: &Path) -> exit::Result<DaemonClient<Channel>
 /// As [`connect`].
 pub(crate) async fn connect_to_borrow(socket: &Path) -> exit::Result<(DaemonClient<Channel>, Loans)> {
     let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(|error| no_daemon(socket, &error))?;
-    Ok((connect_with(socket, Some(theirs.as_fd())).await?, Loans::new(ours)))
+    Ok((connect_over(socket, Some((What::Socket, theirs.as_fd()))).await?, Loans::new(ours)))
 }
 
 /// The same as [`connect`], and hands `file` over.
@@ -47,10 +47,20 @@ pub(crate) async fn connect_with(
     socket: &Path,
     file: Option<BorrowedFd<'_>>,
 ) -> exit::Result<DaemonClient<Channel>> {
+    connect_over(socket, file.map(|file| (What::File, file))).await
+}
+
+async fn connect_over(
+    socket: &Path,
+    handed: Option<(What, BorrowedFd<'_>)>,
+) -> exit::Result<DaemonClient<Channel>> {
     let stream = UnixStream::connect(socket).await.map_err(|error| no_daemon(socket, &error))?;
-    check(socket, &stream)?;
-    if let Some(file) = file {
-        hand::give(&stream, file).map_err(|error| no_daemon(socket, &error))?;
+    let daemon = check(socket, &stream)?;
+    let own = rustix::process::geteuid().as_raw();
+    // To others nothing is lent.
+    let handed = handed.filter(|(what, _)| *what == What::File || own == 0 || own == daemon);
+    if let Some((what, file)) = handed {
+        hand::give(&stream, what, file).map_err(|error| no_daemon(socket, &error))?;
     }
     let once = Mutex::new(Some(stream));
     let connector = tower::service_fn(move |_| {
@@ -71,15 +81,15 @@ pub(crate) async fn connect_with(
 }
 
 /// Whoever listens gets to see the caller's credentials. So it must be root, the caller himself, or whoever owns the folder
-/// in which the socket stands; in /tmp anybody could make one.
-fn check(socket: &Path, stream: &UnixStream) -> exit::Result {
+/// in which the socket stands; in /tmp anybody could make one. Gives which user it is.
+fn check(socket: &Path, stream: &UnixStream) -> exit::Result<u32> {
     let fail = |error: io::Error| no_daemon(socket, &error);
     let daemon = stream.peer_cred().map_err(fail)?.uid();
     let folder = socket.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let owner = folder.metadata().map_err(fail)?.uid();
     let own = rustix::process::geteuid().as_raw();
     if daemon == 0 || daemon == own || daemon == owner {
-        return Ok(());
+        return Ok(daemon);
     }
     let socket = socket.display();
     Err(Failure::not_permitted(format!("user {daemon} listens at {socket}, who is neither root nor you")))

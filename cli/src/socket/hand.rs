@@ -11,36 +11,44 @@ use rustix::net::{
     SendFlags,
 };
 
-/// The byte that a file comes with. gRPC begins with another.
-const FILE: u8 = 0;
+/// What is handed over. Each comes with a byte of its own; gRPC begins with another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum What {
+    /// To be read.
+    File = 0,
+    /// A Unix socket, over which files are to be handed back.
+    Socket = 1,
+}
 
 /// Sends `file`. Nobody waits for room.
 ///
 /// # Errors
-/// Those of the socket; `WouldBlock` when there is no room for a byte, which a socket that was just made has.
-pub(super) fn give(socket: impl AsFd, file: impl AsFd) -> io::Result<()> {
+/// Those of the socket; `WouldBlock` when there is no room for a byte.
+pub(super) fn give(socket: impl AsFd, what: What, file: impl AsFd) -> io::Result<()> {
     let files = [file.as_fd()];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut with = SendAncillaryBuffer::new(&mut space);
     with.push(SendAncillaryMessage::ScmRights(&files));
     rustix::net::sendmsg(
         socket,
-        &[IoSlice::new(&[FILE])],
+        &[IoSlice::new(&[what as u8])],
         &mut with,
         SendFlags::NOSIGNAL | SendFlags::DONTWAIT,
     )?;
     Ok(())
 }
 
-/// Whether a connection begins with a file. `WouldBlock` while it has not begun.
+/// What a connection begins with, if something is handed over. `WouldBlock` while it has not begun.
 ///
 /// # Errors
 /// Those of the socket.
-pub(super) fn comes(socket: impl AsFd) -> io::Result<bool> {
+pub(super) fn comes(socket: impl AsFd) -> io::Result<Option<What>> {
     let mut first = [0];
     let peek = RecvFlags::PEEK | RecvFlags::DONTWAIT;
     let (_, begun) = rustix::net::recv(&socket, &mut first, peek)?;
-    Ok(begun > 0 && first[0] == FILE)
+    let comes = [What::File, What::Socket].into_iter().find(|what| *what as u8 == first[0]);
+    Ok(comes.filter(|_| begun > 0))
 }
 
 /// Takes a file that has come. One that is not taken goes with its socket, and nobody waits for it to be closed.
@@ -74,13 +82,13 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(b"content").unwrap();
         file.rewind().unwrap();
-        give(&ours, &file).unwrap();
+        give(&ours, What::File, &file).unwrap();
         ours.write_all(b"PRI").unwrap();
         let mut text = String::new();
-        assert!(comes(&theirs).unwrap());
+        assert_eq!(comes(&theirs).unwrap(), Some(What::File));
         take(&theirs).unwrap().read_to_string(&mut text).unwrap();
         assert_eq!(text, "content");
-        assert!(!comes(&theirs).unwrap(), "what follows is not a file's");
+        assert_eq!(comes(&theirs).unwrap(), None, "what follows is not a file's");
         let mut rest = [0; 3];
         (&theirs).read_exact(&mut rest).unwrap();
         assert_eq!(&rest, b"PRI");
@@ -89,7 +97,7 @@ mod tests {
     #[test]
     fn the_byte_without_a_file_is_refused() {
         let (mut ours, theirs) = UnixStream::pair().unwrap();
-        ours.write_all(&[FILE]).unwrap();
+        ours.write_all(&[What::File as u8]).unwrap();
         assert_eq!(take(&theirs).unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 }

@@ -1,35 +1,55 @@
-//! [`Lender`]: content that goes as an open file to a caller who may read any, and where its bytes stand in it.
+//! [`Lender`]: content that goes as an open file to a caller who may read any, and where its bytes stand in it; and [`Borrower`],
+//! who takes the files. They are counted, because answers that nobody reads to their end leave files on the way.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use darter_p2p::Given as _;
 use darter_protocol::daemon::{Lent, download_response::Part};
 use darter_sendfile::{Source, find};
 use hyper::body::Bytes;
-use rustix::fs::FileType;
 
-use super::hand;
-use super::handed::Handed;
+use super::hand::{self, What};
 use super::listen::Caller;
+
+/// A connection's caller, who takes files over a socket of his. Clones are the same.
+#[derive(Debug, Clone)]
+pub(super) struct Borrower(Arc<Taking>);
+
+#[derive(Debug)]
+struct Taking {
+    socket: File,
+    /// Files that were handed over. Locked while one is: they come in the order of their numbers.
+    given: Mutex<u64>,
+}
+
+impl Borrower {
+    pub(super) fn new(socket: File) -> Self {
+        Self(Arc::new(Taking { socket, given: Mutex::default() }))
+    }
+
+    /// Hands a file over; gives its number.
+    fn give(&self, file: &File) -> io::Result<u64> {
+        let mut given = self.0.given.lock().unwrap_or_else(PoisonError::into_inner);
+        hand::give(&self.0.socket, What::File, file)?;
+        *given += 1;
+        Ok(*given)
+    }
+}
 
 /// Hands files over for one answer.
 pub(super) struct Lender {
-    /// The caller's.
-    socket: Handed,
-    /// What was handed over last.
-    given: Option<Source>,
+    borrower: Borrower,
+    /// What was handed over last, and its number.
+    given: Option<(Source, u64)>,
 }
 
 impl Lender {
     /// `None` when the caller has no use for files, or may not have them.
     pub(super) fn of(caller: &Caller) -> Option<Self> {
-        let socket = caller.file.clone().filter(|_| super::may_all(caller.uid))?;
-        let stat = rustix::fs::fstat(socket.file()).ok()?;
-        let is_socket = FileType::from_raw_mode(stat.st_mode) == FileType::Socket;
-        is_socket.then_some(Self { socket, given: None })
+        let borrower = caller.borrower.clone().filter(|_| super::may_all(caller.uid))?;
+        Some(Self { borrower, given: None })
     }
 
     /// What the caller is told of `data`: where it stands, if it is of a file, and the bytes otherwise.
@@ -39,10 +59,11 @@ impl Lender {
     pub(super) fn part(&mut self, data: Bytes) -> io::Result<Part> {
         let Some((source, at)) = find(&data) else { return Ok(Part::Data(data)) };
         let length = data.len();
-        let is_given = self.given.as_ref().is_some_and(|given| Arc::ptr_eq(given, &source));
-        if is_given || self.give(&source).is_ok() {
-            self.given = Some(source);
-            return Ok(Part::Lent(Lent { at, length: length as u64, next: !is_given }));
+        let given =
+            self.given.as_ref().filter(|(given, _)| Arc::ptr_eq(given, &source)).map(|(_, file)| *file);
+        if let Some(file) = given.or_else(|| self.give(&source).ok()) {
+            self.given = Some((source, file));
+            return Ok(Part::Lent(Lent { at, length: length as u64, file }));
         }
         // Read, and not by its addresses: whoever finds nothing behind these is killed.
         let mut bytes = vec![0; length];
@@ -56,9 +77,8 @@ impl Lender {
     }
 
     /// Opened anew: the daemon's own may be written to.
-    fn give(&self, source: &Source) -> io::Result<()> {
-        let file = File::open(format!("/proc/self/fd/{}", source.as_fd().as_raw_fd()))?;
-        hand::give(self.socket.file(), &file)
+    fn give(&self, source: &Source) -> io::Result<u64> {
+        self.borrower.give(&File::open(format!("/proc/self/fd/{}", source.as_fd().as_raw_fd()))?)
     }
 }
 
@@ -66,19 +86,18 @@ impl Lender {
 mod tests {
     use super::*;
     use crate::exit::Failure;
-    use crate::socket::crowd::Crowd;
     use crate::socket::lent::{Bit, Loans};
     use std::fs;
     use std::io::Write as _;
     use std::os::fd::OwnedFd;
+    use std::os::unix::fs::FileExt as _;
     use std::os::unix::net::UnixStream;
     use std::path::Path;
 
-    /// A caller who has handed over `file`.
-    fn caller(uid: u32, file: impl Into<OwnedFd>) -> Caller {
-        let place = Crowd::new(1, 1).join(uid).unwrap();
-        let file = Handed::new(File::from(file.into()), place);
-        Caller { uid, file: Some(file), calls: Arc::default() }
+    /// A caller who takes files over `socket`.
+    fn caller(uid: u32, socket: UnixStream) -> Caller {
+        let borrower = Some(Borrower::new(File::from(OwnedFd::from(socket))));
+        Caller { uid, file: None, borrower, calls: Arc::default() }
     }
 
     fn own() -> u32 {
@@ -115,10 +134,10 @@ mod tests {
         let mut loans = Loans::new(ours);
         let (first, second) =
             (lender.part(lent.slice(..120_000)).unwrap(), lender.part(lent.slice(120_000..)).unwrap());
-        assert_eq!(first, Part::Lent(Lent { at: 5000, length: 120_000, next: true }));
+        assert_eq!(first, Part::Lent(Lent { at: 5000, length: 120_000, file: 1 }));
         assert_eq!(
             second,
-            Part::Lent(Lent { at: 125_000, length: 80_000, next: false }),
+            Part::Lent(Lent { at: 125_000, length: 80_000, file: 1 }),
             "the file is handed over once"
         );
 
@@ -144,7 +163,27 @@ mod tests {
     fn strangers_and_callers_without_a_socket_get_bytes() {
         let (_ours, theirs) = UnixStream::pair().unwrap();
         assert!(Lender::of(&caller(own() + 1000, theirs)).is_none());
-        assert!(Lender::of(&caller(own(), tempfile::tempfile().unwrap())).is_none());
+        assert!(
+            Lender::of(&Caller { uid: own(), file: None, borrower: None, calls: Arc::default() }).is_none()
+        );
+    }
+
+    #[test]
+    fn what_an_answer_left_on_the_way_is_not_taken_for_the_next_ones() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_file, _, unread) = content(dir.path());
+        fs::rename(dir.path().join("content"), dir.path().join("other")).unwrap();
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (caller, mut loans) = (caller(own(), theirs), Loans::new(ours));
+        Lender::of(&caller).unwrap().part(unread).unwrap();
+
+        let (file, bytes, lent) = content(dir.path());
+        file.write_all_at(b"another", 5000).unwrap();
+        let said = Lender::of(&caller).unwrap().part(lent.clone()).unwrap();
+        let got = bytes_of(loans.bit(Some(said)).unwrap());
+        assert!(got.starts_with(b"another") && got[7..] == bytes[5007..205_000]);
+        let gone = Part::Lent(Lent { at: 0, length: 1, file: 1 });
+        assert!(loans.bit(Some(gone)).is_err(), "it was let go of");
     }
 
     #[test]

@@ -20,6 +20,8 @@ const READ_BYTES: u64 = 256 << 10;
 #[derive(Debug)]
 pub(crate) struct Loans {
     socket: UnixStream,
+    /// Files that were taken. The last one is still open.
+    taken: u64,
     file: Option<File>,
 }
 
@@ -44,23 +46,26 @@ pub(crate) struct Fault(io::Error);
 
 impl Loans {
     pub(super) fn new(socket: UnixStream) -> Self {
-        Self { socket, file: None }
+        Self { socket, taken: 0, file: None }
     }
 
     /// The content in a message: nothing of it, if that is a newer daemon's word for what this command does not know.
     ///
     /// # Errors
-    /// When it speaks of a file that has not come.
+    /// When it speaks of a file that has not come, or of an earlier one than the last.
     pub(crate) fn bit(&mut self, message: Option<Part>) -> Result<Bit<'_>, Fault> {
         let lent = match message {
             Some(Part::Lent(lent)) => lent,
             Some(Part::Data(data)) => return Ok(Bit::Bytes(data)),
             Some(Part::Head(_)) | None => return Ok(Bit::Bytes(Bytes::new())),
         };
-        if lent.next {
+        // Those in between are of answers that nobody has read to the end.
+        while self.taken < lent.file {
             self.file = Some(hand::take(&self.socket).map_err(Fault)?);
+            self.taken += 1;
         }
-        let file = self.file.as_ref().ok_or(Fault(io::ErrorKind::NotFound.into()))?;
+        let file = self.file.as_ref().filter(|_| self.taken == lent.file);
+        let file = file.ok_or(Fault(io::ErrorKind::NotFound.into()))?;
         Ok(Bit::Run(Run { file, at: lent.at, length: lent.length }))
     }
 }

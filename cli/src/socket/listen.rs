@@ -23,8 +23,9 @@ use tonic::transport::server::Connected;
 
 use super::calls::{Calls, Clock};
 use super::crowd::{Crowd, Place};
-use super::hand;
+use super::hand::{self, What};
 use super::handed::Handed;
+use super::lend::Borrower;
 use super::service::Service;
 use crate::exit::{self, Failure};
 
@@ -144,6 +145,8 @@ pub(super) struct Caller {
     pub(super) uid: u32,
     /// What he has handed over.
     pub(super) file: Option<Handed>,
+    /// Where he takes what is lent.
+    pub(super) borrower: Option<Borrower>,
     pub(super) calls: Arc<Calls>,
 }
 
@@ -162,14 +165,20 @@ impl Connection {
         let too_many = || io::Error::from(io::ErrorKind::QuotaExceeded);
         let place = connections.join(uid).ok_or_else(too_many)?;
         let comes = stream.async_io(Interest::READABLE, || hand::comes(&stream));
-        let mut file = None;
-        if tokio::time::timeout(BEGIN_TIMEOUT, comes).await?? {
-            let place = files.join(uid).ok_or_else(too_many)?;
-            file = Some(Handed::new(hand::take(&stream)?, place));
+        let (mut file, mut borrower) = (None, None);
+        match tokio::time::timeout(BEGIN_TIMEOUT, comes).await?? {
+            None => {}
+            Some(What::File) => {
+                let place = files.join(uid).ok_or_else(too_many)?;
+                file = Some(Handed::new(hand::take(&stream)?, place));
+            }
+            // To close it takes no time, if it is one; whoever may have files is trusted with that.
+            Some(What::Socket) if super::may_all(uid) => borrower = Some(Borrower::new(hand::take(&stream)?)),
+            Some(What::Socket) => return Err(io::ErrorKind::PermissionDenied.into()),
         }
         let calls = Arc::<Calls>::default();
         let clock = Clock::of(Arc::clone(&calls));
-        Ok(Self { stream, caller: Caller { uid, file, calls }, clock, _place: place })
+        Ok(Self { stream, caller: Caller { uid, file, borrower, calls }, clock, _place: place })
     }
 }
 
@@ -243,7 +252,7 @@ mod tests {
         let calls = Arc::<Calls>::default();
         let clock = Clock::of(Arc::clone(&calls));
         let place = Crowd::new(1, 1).join(0).unwrap();
-        let caller = Caller { uid: 0, file: None, calls };
+        let caller = Caller { uid: 0, file: None, borrower: None, calls };
         let mut connection = Connection { stream, caller, clock, _place: place };
         // More than the kernel holds for it.
         let much = vec![0; 64 << 20];

@@ -332,7 +332,13 @@ where
             (_, Proof::Unwanted) => None,
             (None, _) if !in_piece => None,
             (None, Proof::IfKnown) => self.known_blocks_of(served, piece),
-            (None, Proof::Wanted) => self.blocks_of(served, piece).await,
+            (None, Proof::Wanted) => {
+                // What this host reads for that is not the peer's delay.
+                place.place().into_iter().for_each(Place::taken);
+                let blocks = self.blocks_of(served, piece).await;
+                place.place().into_iter().for_each(Place::handed);
+                blocks
+            }
             (known, _) => known,
         };
         let sending = Sending {

@@ -148,11 +148,12 @@ impl TaskFile {
         if !is_whole()? {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        if clone().is_err() {
+        let cloned = clone();
+        // It may also have become longer, and what fails may have given some of it.
+        self.own().map_or(Ok(()), |file| file.set_len(self.layout.length()))?;
+        if cloned.is_err() {
             return Ok(false);
         }
-        // It may also have become longer.
-        self.own().map_or(Ok(()), |file| file.set_len(self.layout.length()))?;
         if is_whole()? { Ok(true) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
     }
 

@@ -63,8 +63,8 @@ impl Store {
                     self.opened.invalidate(task);
                     entry.place.into_iter().for_each(|place| self.packs.free_early((place, length)));
                 }
-                // With a journal it is a download that has begun since.
-                _ if journal_path(&self.path(task)).try_exists()? => {}
+                // The files are those of a download that has begun since.
+                _ if lock(&self.partials).contains_key(task) => {}
                 _ => self.unlink(task)?,
             }
         }

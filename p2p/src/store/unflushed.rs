@@ -51,19 +51,25 @@ impl Store {
     /// # Errors
     /// When it cannot be written: it is forgotten then, for what is read again may be something else.
     pub(crate) fn flush(&self, Unflushed { task, file }: &Unflushed) -> io::Result<()> {
-        let flushed = file.sync().inspect_err(|error| self.judge(error));
+        self.flushed(task, file, file.sync())
+    }
+
+    /// The disk has a task's content, or cannot have it.
+    fn flushed(&self, task: &TaskId, file: &TaskFile, synced: io::Result<()>) -> io::Result<()> {
+        let synced = synced.inspect_err(|error| self.judge(error));
         let _names = lock(&self.names);
         let path = self.path(task);
-        // Deleted, or replaced, meanwhile: what stands there is another's.
-        if !file.is_at(&path)? {
-            return Ok(());
-        }
-        match flushed {
-            Ok(()) => remove_file(&journal_path(&path)),
-            Err(error) => {
+        match (synced, file.is_at(&path)) {
+            // Deleted, or replaced, meanwhile: what stands there is another's.
+            (_, Ok(false)) => Ok(()),
+            (Ok(()), Ok(true)) => remove_file(&journal_path(&path)),
+            (Ok(()), Err(error)) => Err(error),
+            (Err(error), _) => {
+                // The content first: without it nobody is given what the disk may have in its place, whatever becomes of the entry.
+                let unlinked = self.unlink(task);
                 let gone = self.forget_named(&[*task])?;
                 lock(&self.evicted).extend(gone);
-                Err(error)
+                unlinked.and(Err(error))
             }
         }
     }
@@ -149,6 +155,17 @@ mod tests {
         assert!(journal_path(&store.path(&task(1))).exists());
         store.flush(&unflushed).unwrap();
         assert!(!journal_path(&store.path(&task(1))).exists() && is_here(&store));
+    }
+
+    #[test]
+    fn what_the_disk_cannot_have_is_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        let Unflushed { task, file } = take(&store, &file(3, 3 * MIB)).unwrap();
+        assert!(is_here(&store));
+        let failed = store.flushed(&task, &file, Err(io::Error::other("the disk is gone")));
+        assert!(failed.is_err() && !is_here(&store) && !store.path(&task).exists());
+        assert_eq!((store.take_evicted(), store.used()), (vec![task], 0));
     }
 
     #[test]

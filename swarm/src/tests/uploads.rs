@@ -380,4 +380,14 @@ fn one_that_goes_on_is_waited_for_longer() {
     }
     uploads.handle_timeout(at(14));
     assert_eq!(uploads.free(), 1);
+
+    assert!(uploads.handle_handed(slow, None));
+    uploads.handle_handed(slow, Some(at(15)));
+    uploads.handle_timeout(at(30));
+    assert_eq!(uploads.free(), 0);
+    uploads.handle_timeout(at(31));
+    assert!(!uploads.handle_handed(slow, None), "it goes on without a place");
+    uploads.handle_handed(slow, Some(at(32)));
+    uploads.handle_timeout(at(33));
+    assert_eq!((uploads.free(), uploads.poll_timeout()), (1, None));
 }
