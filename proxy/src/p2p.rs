@@ -19,7 +19,8 @@ use crate::via::Came;
 use crate::{BoxError, Proxy, TRACE, direct, headers, tasks};
 use bytes::Bytes;
 use darter_p2p::{
-    ByteRange, Content, ContentBody, ContentInfo, Engine, OpenError, OpenRequest, Opened, Served, Want,
+    ByteRange, Content, ContentBody, ContentInfo, Engine, LocalStat, OpenError, OpenRequest, Opened, Served,
+    Want,
 };
 use darter_protocol::{Digest, TaskId};
 use darter_rules::{Identity, Target};
@@ -147,12 +148,18 @@ where
     };
     let task = match peers.task {
         Some(task) => task,
-        None => tasks::task(
-            &peers.identity,
-            &peers.target,
-            Asker::of(&request),
-            proxy.operator(&settings, &peers.target),
-        )?,
+        None => {
+            let operator = proxy.operator(&settings, &peers.target);
+            let task = tasks::task(&peers.identity, &peers.target, Asker::of(&request), operator)?;
+            if request.headers().contains_key(header::RANGE)
+                && let Some(apart) = tasks::apart(&peers.identity, &peers.target, task)?
+                && !is_here(&proxy.engine, task).await
+            {
+                apart
+            } else {
+                task
+            }
+        }
     };
     let wish = peers.wish(&proxy.engine, task, url, request.headers())?;
     trail.of_task(wish.open.task);
@@ -204,6 +211,11 @@ where
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// Whether all of it is here, and was compared with its digest.
+async fn is_here(engine: &Engine, task: TaskId) -> bool {
+    matches!(engine.stat_here(task).await, Ok(LocalStat::Complete { .. }))
 }
 
 /// Answers past the engine. Boxed: what the engine answers needs no room for it.

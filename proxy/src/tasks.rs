@@ -6,7 +6,9 @@
 //! content, by a range that it cannot foresee; but then what is under way at this moment, in parts, on many hosts, would have
 //! to be told apart by where each part came from. A name apart does it for all of that: it is
 //! a task of its registry or server, and of all those that the operator says are to be believed (`proxy.trustedRegistries`).
-
+//!
+//! Whoever reads a part never sees the digest of the whole: what is shared over all mirrors gives parts only when all of it was
+//! compared with its digest, and until then a part is a task of the server that gives it ([`apart`]).
 //!
 //! What this host alone is shown has a name of its own, too: what a loopback address gave ([`crate::here`]), and what is called by
 //! its URL and was given to the operator's client certificate, which other hosts may not have.
@@ -58,6 +60,20 @@ pub(crate) fn task(
             })
         }
     }
+}
+
+/// What a part of `task` is read from for as long as `task` is not complete here, if servers of files that know nothing of each
+/// other share it.
+///
+/// # Errors
+/// For a digest of a kind that is not known.
+pub(crate) fn apart(identity: &Identity, target: &Target, task: TaskId) -> Result<Option<TaskId>, Refusal> {
+    let Identity::Digest(digest) = identity else { return Ok(None) };
+    if is_registrys(target) {
+        return Ok(None);
+    }
+    let apart = TaskId::of_digest_at(&parse_digest(digest)?, &sources(target, None));
+    Ok((apart != task).then_some(apart))
 }
 
 /// The task of what is called by its URL.

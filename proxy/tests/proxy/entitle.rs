@@ -72,6 +72,19 @@ impl Registry {
         (registry, origin, darter)
     }
 
+    /// The layer, of which the first bytes are these, and the rest comes when it may go on.
+    fn halting(&self, first: Bytes) -> Response<Body> {
+        let (rest, go_on) = (self.layer.slice(first.len()..), self.go_on.clone());
+        let rest = async move {
+            go_on.notified().await;
+            rest
+        };
+        let first = futures_util::stream::iter([first]).chain(futures_util::stream::once(rest));
+        let frames = first.map(|data| Ok(http_body::Frame::data(data)));
+        let answer = Response::builder().header("content-length", self.layer.len());
+        answer.body(StreamBody::new(frames).boxed_unsync()).unwrap()
+    }
+
     fn answer(&self, request: &Request<Incoming>) -> Response<Body> {
         let path = request.uri().path();
         self.log.lock().unwrap().push(format!("{} {path}", request.method()));
@@ -121,16 +134,7 @@ impl Registry {
             .iter()
             .find_map(|name| path.strip_prefix("/v2/")?.strip_prefix(name)?.strip_prefix('/'));
         if path == format!("/v2/halting/blobs/{layer}") && allowed && request.method() == Method::GET {
-            let (first, rest) = (self.layer.slice(..20_000), self.layer.slice(20_000..));
-            let go_on = self.go_on.clone();
-            let rest = async move {
-                go_on.notified().await;
-                rest
-            };
-            let first = futures_util::stream::iter([first]).chain(futures_util::stream::once(rest));
-            let frames = first.map(|data| Ok(http_body::Frame::data(data)));
-            let answer = answer.header("content-length", self.layer.len());
-            return answer.body(StreamBody::new(frames).boxed_unsync()).unwrap();
+            return self.halting(self.layer.slice(..20_000));
         }
         if of_team == Some(&*format!("blobs/{layer}")) {
             return answer.body(full(self.layer.clone())).unwrap();
@@ -149,6 +153,7 @@ impl Registry {
             return match place {
                 "/locked" if !allowed => answer.status(401).body(full("locked")).unwrap(),
                 "/empty" => answer.status(404).body(full("empty")).unwrap(),
+                "/evil" => self.halting(vec![b'!'; 20_000].into()),
                 _ => answer.body(full(self.layer.clone())).unwrap(),
             };
         }
@@ -359,6 +364,20 @@ async fn other_content_by_digest_is_shared_with_those_whom_the_place_that_they_a
     for _ in 0..2 {
         assert_eq!(get(&"x".repeat(3000), &[]).await, (200, false, "GET ".into(), true));
     }
+}
+
+/// Whoever reads a part cannot compare it with the digest. The other server's is under way still: nobody has compared it.
+#[tokio::test]
+async fn a_part_that_one_server_gave_is_not_given_as_anothers() {
+    let (registry, _origin, darter) = Registry::start().await;
+    let part = async |place: &str| {
+        let path = format!("/{place}{}", by_hash(&digest_of(&registry.layer)));
+        let answer = ask(&darter, Method::GET, &path, &[("range", "bytes=0-9")]).await;
+        (answer.status().as_u16(), bytes(answer).await)
+    };
+    assert_eq!(part("evil").await, (206, vec![b'!'; 10].into()), "as it would be given without us");
+    assert_eq!(part("open").await, (206, registry.layer.slice(..10)));
+    registry.go_on.notify_one();
 }
 
 #[tokio::test]
