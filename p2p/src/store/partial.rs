@@ -10,7 +10,7 @@ use super::held::Held;
 use super::journal::Journal;
 use super::names::journal_path;
 use super::space::{Claim, Promise};
-use super::{Record, Store, is_full, layout, lock};
+use super::{Record, Store, is_full, is_loss, layout, lock};
 use darter_protocol::{BlockHash, ByteRange, PieceHash, PieceIndex, PieceLayout, TaskId};
 use std::io;
 use std::sync::Arc;
@@ -248,9 +248,12 @@ impl Store {
             return Ok(None);
         };
         let layout = layout(&record)?;
-        let Ok(file) = TaskFile::open(&path, layout, Access::Write) else {
-            self.discard(task)?;
-            return Ok(None);
+        let file = match TaskFile::open(&path, layout, Access::Write) {
+            Err(error) if is_loss(&error) => {
+                self.discard(task)?;
+                return Ok(None);
+            }
+            opened => opened?,
         };
         let file = Arc::new(file);
         // It may have been stopped before the disk had allocated everything.
