@@ -359,7 +359,7 @@ impl Shared {
     fn join(self: &Arc<Self>, request: &OpenRequest) -> Joined {
         let mut active = self.lock_active();
         if let Some(running) = active.get(&request.task) {
-            running.add_source(request);
+            running.add_way(request);
             return Joined::Later(Arc::clone(running));
         }
         if self.lock_importing().contains(&request.task) {

@@ -27,7 +27,10 @@ use tokio_util::sync::CancellationToken;
 /// What a job has to say.
 pub(super) enum Event {
     /// A stream from the origin brought bytes.
-    Wrote(Wrote),
+    Wrote {
+        run: RunId,
+        wrote: Wrote,
+    },
     RunEnded {
         run: RunId,
         rest: Option<Rest>,
@@ -144,7 +147,7 @@ pub(super) struct Run {
 }
 
 /// Tells the readers of a stream's bytes at once, and the driver in its turn.
-struct RunReport<'a>(&'a Bench);
+struct RunReport<'a>(&'a Bench, RunId);
 
 impl Report for RunReport<'_> {
     async fn report(&self, wrote: Wrote) {
@@ -154,7 +157,7 @@ impl Report for RunReport<'_> {
             }
             progress.grow(wrote.offset);
         });
-        self.0.tell(Event::Wrote(wrote)).await;
+        self.0.tell(Event::Wrote { run: self.1, wrote }).await;
     }
 }
 
@@ -227,7 +230,7 @@ impl Bench {
             heard: &Heard::default(),
             stop: &run.stop,
         };
-        let (sink, result) = pump(part.body, sink, limits, RunReport(self)).await;
+        let (sink, result) = pump(part.body, sink, limits, RunReport(self, run.id)).await;
         let rest = sink.and_then(|sink| Some(Rest { offset: sink.offset, hasher: sink.hasher? }));
         let result = result.map_err(|error| match error {
             PumpError::Broke(text) => RunError::Broke(text),

@@ -11,8 +11,10 @@ mod outbox;
 mod right;
 mod scheduled;
 mod transfer;
+mod ways;
 
 use self::scheduled::{Joining, Scheduled};
+use self::ways::Ways;
 use crate::engine::Shared;
 use crate::origin::{Part, Source};
 use crate::progress::{Demand, Demands, Progress};
@@ -29,26 +31,12 @@ use tokio::time::Instant;
 
 pub use right::Backoff;
 
-/// Callers whose credentials a download remembers, the newest last. More would only be older tokens.
-const MAX_SOURCES: usize = 8;
-
 /// A running download, as those see it who join it.
 pub(crate) struct Active {
     pub(crate) phase: watch::Receiver<Phase>,
     pub(crate) demands: Arc<Demands>,
-    sources: Mutex<Sources>,
+    ways: Mutex<Ways>,
 }
-
-/// The callers' ways to the content, the newest last.
-#[derive(Default)]
-struct Sources {
-    ways: Vec<(SourceId, Source)>,
-    next: u64,
-}
-
-/// One of the callers' ways.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct SourceId(u64);
 
 /// How much a download knows.
 #[derive(Clone)]
@@ -116,15 +104,15 @@ impl Active {
     /// A download for `request`, and what drives it. `checked` is what is known to be right of what an earlier one left.
     pub(crate) fn new(shared: &Arc<Shared>, request: &OpenRequest, checked: Held) -> (Arc<Self>, Download) {
         let (phase, watched) = watch::channel(Phase::Opening);
-        let active = Arc::new(Self { phase: watched, demands: Arc::default(), sources: Mutex::default() });
-        active.add_source(request);
+        let active = Arc::new(Self { phase: watched, demands: Arc::default(), ways: Mutex::default() });
+        active.add_way(request);
         shared.metrics.downloads.inc();
         let download = Download {
             shared: Arc::clone(shared),
             task: request.task,
             digest: request.digest,
             active: Arc::clone(&active),
-            first: source_of(request),
+            first: Source::from(request),
             claim: Claim::of(request),
             checked,
             phase,
@@ -137,38 +125,13 @@ impl Active {
         (active, download)
     }
 
-    /// Another caller's way to the same content: a newer token outlives an older one.
-    pub(crate) fn add_source(&self, request: &OpenRequest) {
-        let source = source_of(request);
-        let mut sources = self.lock_sources();
-        // The same one again is one to try, not two.
-        sources.ways.retain(|(_, way)| way.url != source.url || way.headers != source.headers);
-        if sources.ways.len() == MAX_SOURCES {
-            sources.ways.remove(0);
-        }
-        let id = SourceId(sources.next);
-        sources.next += 1;
-        sources.ways.push((id, source));
+    /// Another caller's way to the same content.
+    pub(crate) fn add_way(&self, request: &OpenRequest) {
+        self.ways().add(request.into());
     }
 
-    /// The way that was added last.
-    fn source(&self) -> (SourceId, Source) {
-        let sources = self.lock_sources();
-        sources.ways.last().cloned().expect("a download starts with one source and only replaces them")
-    }
-
-    /// Takes a way out because the origin refuses it; `false` when there is no other.
-    fn drop_source(&self, refused: SourceId) -> bool {
-        let mut sources = self.lock_sources();
-        let others = sources.ways.iter().any(|(id, _)| *id != refused);
-        if others {
-            sources.ways.retain(|(id, _)| *id != refused);
-        }
-        others
-    }
-
-    fn lock_sources(&self) -> MutexGuard<'_, Sources> {
-        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
+    fn ways(&self) -> MutexGuard<'_, Ways> {
+        self.ways.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -225,10 +188,6 @@ impl Drop for Download {
     }
 }
 
-fn source_of(request: &OpenRequest) -> Source {
-    Source { url: request.url.clone(), headers: request.headers.clone(), verified: request.digest.is_some() }
-}
-
 /// The requests of one task have their turns together; one of which nothing is known yet hurries.
 fn in_turn(task: &TaskId, hurries: bool) -> InTurn {
     let [a, b, c, d, e, f, g, h, ..] = *task.as_bytes();
@@ -250,47 +209,5 @@ impl Ended {
     /// An answer for the first caller alone.
     fn answered(answer: Result<Opened, OpenError>) -> Self {
         Self { answer, for_others: None }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use darter_protocol::Priority;
-    use http::HeaderValue;
-
-    fn request(token: &'static str) -> OpenRequest {
-        let mut headers = http::HeaderMap::new();
-        headers.insert(http::header::AUTHORIZATION, HeaderValue::from_static(token));
-        OpenRequest {
-            task: TaskId::of_url("http://example.org/", "", ""),
-            digest: None,
-            url: "http://example.org/".parse().unwrap(),
-            headers,
-            want: Want::All,
-            priority: Priority::default(),
-        }
-    }
-
-    fn token(source: &Source) -> &str {
-        source.headers[http::header::AUTHORIZATION].to_str().unwrap()
-    }
-
-    #[test]
-    fn a_refusal_takes_away_the_way_that_was_refused() {
-        let (_, phase) = watch::channel(Phase::Opening);
-        let active = Active { phase, demands: Arc::default(), sources: Mutex::default() };
-        active.add_source(&request("old"));
-        active.add_source(&request("older than it looks"));
-        let (refused, _) = active.source();
-        active.add_source(&request("new"));
-        active.add_source(&request("new"));
-        assert!(active.drop_source(refused));
-        let (newest, source) = active.source();
-        assert_eq!(token(&source), "new");
-        assert!(active.drop_source(newest));
-        let (last, source) = active.source();
-        assert_eq!(token(&source), "old");
-        assert!(!active.drop_source(last));
     }
 }

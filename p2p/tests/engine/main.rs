@@ -18,6 +18,7 @@ mod origin;
 mod ranges;
 mod relays;
 mod ring;
+mod ways;
 
 use darter_p2p::{
     ByteRange, ClusterStat, LocalStat, OpenError, OpenRequest, Opened, ReadError, Served, TaskId, Want,

@@ -64,6 +64,8 @@ struct Shared {
     sending: AtomicUsize,
     most: AtomicUsize,
     requests: Mutex<Vec<Request>>,
+    /// Whoever shows this is refused.
+    revoked: Mutex<Option<&'static str>>,
 }
 
 /// A request as it came.
@@ -84,6 +86,7 @@ impl Origin {
             sending: AtomicUsize::new(0),
             most: AtomicUsize::new(0),
             requests: Mutex::default(),
+            revoked: Mutex::default(),
         });
         let serving = Arc::clone(&shared);
         let server = JoinSet::from_iter([async move {
@@ -114,6 +117,11 @@ impl Origin {
 
     pub(crate) fn requests(&self) -> Vec<Request> {
         self.shared.requests.lock().unwrap().clone()
+    }
+
+    /// Refuses this Authorization from now on.
+    pub(crate) fn revoke(&self, authorization: &'static str) {
+        *self.shared.revoked.lock().unwrap() = Some(authorization);
     }
 
     /// Lets so many chunks through the gate.
@@ -158,8 +166,9 @@ impl Shared {
         if behaviour.silent {
             return std::future::pending().await;
         }
-        let refused =
-            behaviour.authorization.is_some() && request.authorization.as_deref() != behaviour.authorization;
+        let shown = request.authorization.as_deref();
+        let revoked = shown.is_some() && shown == *self.revoked.lock().unwrap();
+        let refused = revoked || behaviour.authorization.is_some() && shown != behaviour.authorization;
         let short =
             |status: &str, more: &str| format!("HTTP/1.1 {status}\r\n{more}content-length: 4\r\n\r\nno!\n");
         if let Some(location) = &behaviour.redirect {

@@ -97,7 +97,7 @@ impl Transfer {
 
     fn handle_last(&mut self, event: Event) -> Result<(), End> {
         match event {
-            Event::Wrote(wrote) => self.handle_wrote(wrote),
+            Event::Wrote { run, wrote } => self.handle_wrote(run, wrote),
             Event::Proven { blocks, list } => self.handle_proven(&blocks, &list),
             Event::Piece { partner, piece, result: Ok(hash) } => self.handle_piece(&partner, piece, Ok(hash)),
             _ => Ok(()),

@@ -64,6 +64,8 @@ pub(super) struct Transfer {
     promise: Option<Instant>,
     /// Until when it is waited for those who have what this download may not fetch.
     hope: Option<Instant>,
+    /// Why this download gets nothing more from the origin; others may.
+    shut_out: Option<String>,
     /// Whether some reader lacks something.
     lacking: watch::Sender<bool>,
     outbox: Outbox,
@@ -122,6 +124,7 @@ impl Transfer {
             right: Right::new(shared.config.backoff),
             promise: None,
             hope: None,
+            shut_out: None,
             lacking,
             counts: Counts {
                 held: have.iter().map(|piece| layout.range(piece).len()).sum(),
@@ -375,7 +378,7 @@ impl Transfer {
 
     fn handle_event(&mut self, event: Event) -> Result<(), End> {
         match event {
-            Event::Wrote(wrote) => self.handle_wrote(wrote),
+            Event::Wrote { run, wrote } => self.handle_wrote(run, wrote),
             Event::RunEnded { run, rest, result } => {
                 self.at_work -= 1;
                 self.handle_run_ended(run, rest, result)
@@ -418,6 +421,8 @@ impl Transfer {
     /// the origin.
     fn take_blocks(&mut self, blocks: &[(u32, BlockHash)], partner: Option<&HostId>) -> Result<(), End> {
         let layout = self.layout;
+        // Somebody brings what is missing.
+        self.hope = None;
         for part in blocks.chunk_by(|(a, _), (b, _)| layout.piece_of(*a) == layout.piece_of(*b)) {
             let (Some((first, _)), Some((last, _))) = (part.first(), part.last()) else { continue };
             let (run, piece) = (*first..last + 1, layout.piece_of(*first));

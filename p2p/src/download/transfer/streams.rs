@@ -1,9 +1,9 @@
 //! Streams from the origin: when there may be one, what it brings, and what follows when it ends.
 
 use super::{End, Transfer};
-use crate::download::SourceId;
 use crate::download::jobs::{Rest, Run, RunError};
 use crate::download::learn::NOT_ALONE;
+use crate::download::ways::WayId;
 use crate::origin::Part;
 use crate::sink::{Goal, Wrote};
 use crate::{Supplier, TRACE};
@@ -40,7 +40,10 @@ pub(super) struct Streams {
 pub(super) struct Stream {
     pub(super) goal: Arc<Goal>,
     pub(super) stop: CancellationToken,
-    pub(super) as_whom: SourceId,
+    /// By whose way it is asked.
+    way: WayId,
+    /// It has brought bytes.
+    gave: bool,
 }
 
 impl Transfer {
@@ -56,8 +59,20 @@ impl Transfer {
     }
 
     pub(super) fn update_right(&mut self, now: Instant) {
+        let (has_way, has_untried) = {
+            let ways = self.download.active.ways();
+            (!ways.is_empty(), ways.has_untried())
+        };
+        if !has_way {
+            self.return_lease(now, LeaseOutcome::Refused);
+        }
+        if has_untried && self.shut_out.take().is_some() && self.download.scheduled.lease.is_none() {
+            // The scheduler has taken this download out of the line, and would not hear that there is another way now.
+            self.register_again();
+        }
         let scheduled = &self.download.scheduled;
         let allowed = match scheduled.talk {
+            _ if !has_way => false,
             Some(_) => scheduled.lease.is_some() || scheduled.unshareable,
             // What was begun goes on while the scheduler changes: that is no refusal.
             None if self.download.shared.config.only_with_scheduler => {
@@ -82,7 +97,7 @@ impl Transfer {
     pub(super) fn update_hope(&mut self, now: Instant) -> Option<End> {
         let scheduled = &self.download.scheduled;
         let alone = scheduled.talk.is_none() && self.download.shared.config.only_with_scheduler;
-        let why = scheduled.refused.as_deref().or(alone.then_some(NOT_ALONE));
+        let why = scheduled.refused.as_deref().or(alone.then_some(NOT_ALONE)).or(self.shut_out.as_deref());
         let Some(why) = why.filter(|_| scheduled.lease.is_none() && self.swarm.needs_origin()) else {
             self.hope = None;
             return None;
@@ -92,14 +107,20 @@ impl Transfer {
     }
 
     pub(super) fn start_run(&mut self, run: RunId, blocks: Range<u32>) {
+        let body = self.streams.first.take();
+        let way = {
+            let ways = self.download.active.ways();
+            if body.is_some() { ways.oldest() } else { ways.best() }
+        };
+        let Some((way, source)) = way else { return self.swarm.handle_run_ended(run) };
         let (start, hasher) = match self.streams.rests.remove(&blocks.start) {
             Some(rest) => (rest.offset, Some(rest.hasher)),
             None => (self.layout.start_of(blocks.start), None),
         };
         let goal = Arc::new(Goal::new(self.layout.start_of(blocks.end)));
         let stop = self.bench.stop.child_token();
-        let (as_whom, source) = self.download.active.source();
-        self.streams.running.insert(run, Stream { goal: Arc::clone(&goal), stop: stop.clone(), as_whom });
+        let stream = Stream { goal: Arc::clone(&goal), stop: stop.clone(), way, gave: false };
+        self.streams.running.insert(run, stream);
         let job = Run {
             id: run,
             source,
@@ -107,16 +128,21 @@ impl Transfer {
             hasher,
             goal,
             version: self.known.digest.is_none().then(|| self.known.info.headers.clone()),
-            body: self.streams.first.take(),
+            body,
             stop,
         };
         let origin = tracing::info_span!(target: TRACE, "origin", otel.kind = "client", offset = start);
         self.spawn(self.bench.clone().fetch_origin(job).instrument(origin));
     }
 
-    pub(super) fn handle_wrote(&mut self, wrote: Wrote) -> Result<(), End> {
+    pub(super) fn handle_wrote(&mut self, run: RunId, wrote: Wrote) -> Result<(), End> {
         let now = Instant::now();
         self.right.handle_bytes();
+        if let Some(stream) = self.streams.running.get_mut(&run)
+            && !std::mem::replace(&mut stream.gave, true)
+        {
+            self.download.active.ways().handle_bytes(stream.way);
+        }
         // Not before: an origin that does not answer would keep places from those who could use them.
         self.set_coming(!self.streams.running.is_empty());
         self.counts.from_origin += wrote.bytes;
@@ -157,22 +183,36 @@ impl Transfer {
             Err(error) => error,
         };
         tracing::debug!(task = %self.download.task, %error, "a stream from the origin ended early");
+        let Some(Stream { way, gave, .. }) = stream else { return Ok(()) };
         match error {
-            RunError::Changed => return Err(self.changed()),
             RunError::Store(error) => return Err(End::store(error)),
             RunError::Refused(status) if !is_passing(status) => {
+                self.download.active.ways().handle_refusal(way);
                 // Another caller's newer token may still be good.
-                let other = stream.is_some_and(|stream| self.download.active.drop_source(stream.as_whom));
-                let refused = || End::unavailable(error.to_string(), LeaseOutcome::Refused);
-                return if other { Ok(()) } else { Err(refused()) };
+                let others = !self.download.active.ways().is_empty();
+                return if others { Ok(()) } else { self.shut_out(&error, LeaseOutcome::Refused) };
             }
+            // Another caller's server may have what this one has not, or no more. One that broke off goes on where it was.
+            _ if !gave && self.download.active.ways().handle_failure(way) => return Ok(()),
+            RunError::Changed => return Err(self.changed()),
             RunError::Refused(_) | RunError::LedAstray(_) | RunError::Origin(_) | RunError::Broke(_) => {}
         }
         if self.right.handle_failure(Instant::now()) {
             Ok(())
         } else {
-            Err(End::unavailable(error.to_string(), LeaseOutcome::Failed))
+            self.shut_out(&error, LeaseOutcome::Failed)
         }
+    }
+
+    /// This download gets nothing more from the origin. What is missing others may bring, who are let in, or have it.
+    fn shut_out(&mut self, error: &RunError, outcome: LeaseOutcome) -> Result<(), End> {
+        let scheduled = &self.download.scheduled;
+        if scheduled.talk.is_none() || scheduled.unshareable {
+            return Err(End::unavailable(error.to_string(), outcome));
+        }
+        self.return_lease(Instant::now(), outcome);
+        self.shut_out = Some(error.to_string());
+        Ok(())
     }
 }
 
