@@ -64,6 +64,8 @@ pub(crate) struct Part {
     pub(crate) start: u64,
     pub(crate) end: u64,
     pub(crate) body: Incoming,
+    /// The origin says that it gives no parts, or gave all of it where a part was asked for.
+    pub(crate) no_ranges: bool,
     /// How long the request, and those that led to it, waited for their turns at their origins.
     pub(crate) queued: Duration,
 }
@@ -252,13 +254,17 @@ fn classify(response: Response<Incoming>, ask: Ask, url: &Url) -> Result<Answer,
     match (response.status(), ask) {
         (StatusCode::OK, _) => {
             match content_length(response.headers()).filter(|_| !is_coded(response.headers())) {
-                Some(length) => Ok(content(response, length, (0, length))),
+                Some(length) => {
+                    let no_ranges = ask != Ask::All
+                        || response.headers().get(header::ACCEPT_RANGES).is_some_and(|units| units == "none");
+                    Ok(content(response, length, (0, length), no_ranges))
+                }
                 None => Ok(Answer::other(response, false)),
             }
         }
         (StatusCode::PARTIAL_CONTENT, Ask::From(_) | Ask::Range(_)) => {
             let (range, total) = place(ask, response.headers()).map_err(|what| another_part(url, what))?;
-            Ok(content(response, total, (range.start(), range.end())))
+            Ok(content(response, total, (range.start(), range.end()), false))
         }
         (StatusCode::RANGE_NOT_SATISFIABLE, Ask::From(_) | Ask::Range(_)) => {
             match content_range(response.headers()) {
@@ -318,14 +324,14 @@ pub(crate) fn same_version(a: &HeaderMap, b: &HeaderMap) -> bool {
     both(header::ETAG).or_else(|| both(header::LAST_MODIFIED)).is_none_or(|(a, b)| a == b)
 }
 
-fn content(response: Response<Incoming>, length: u64, (start, end): (u64, u64)) -> Answer {
+fn content(response: Response<Incoming>, length: u64, (start, end): (u64, u64), no_ranges: bool) -> Answer {
     let (parts, body) = response.into_parts();
     let mut info = ContentInfo { length, headers: content_headers(&parts.headers) };
     // Whoever gets a message without a date dates it (RFC 9110 section 6.6.1).
     if let Ok(now) = HeaderValue::try_from(httpdate::fmt_http_date(SystemTime::now())) {
         info.headers.entry(header::DATE).or_insert(now);
     }
-    Answer::Content { info, part: Part { start, end, body, queued: Duration::ZERO } }
+    Answer::Content { info, part: Part { start, end, body, no_ranges, queued: Duration::ZERO } }
 }
 
 /// What of a host's answer is about the bytes, for whoever is sent them as they come and asked another host.

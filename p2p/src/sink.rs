@@ -127,7 +127,7 @@ pub(crate) enum PumpError {
     Store(io::Error),
 }
 
-/// Where a stream stops. May be lowered while the stream is being received.
+/// Where a stream stops. May be lowered, or raised, while the stream is being received.
 #[derive(Debug)]
 pub(crate) struct Goal(Mutex<Reach>);
 
@@ -136,11 +136,13 @@ struct Reach {
     /// Bytes before this offset are taken: they have been or will be written.
     taken: u64,
     end: u64,
+    /// The stream has come to its end.
+    is_met: bool,
 }
 
 impl Goal {
     pub(crate) fn new(end: u64) -> Self {
-        Self(Mutex::new(Reach { taken: 0, end }))
+        Self(Mutex::new(Reach { taken: 0, end, is_met: false }))
     }
 
     pub(crate) fn end(&self) -> u64 {
@@ -159,6 +161,21 @@ impl Goal {
         let taken = last.map_or(0, |block| layout.start_of(block + 1));
         reach.end = reach.end.min(end.max(taken));
         reach.end
+    }
+
+    /// Raises the goal to `end`, unless the stream has come to its end already.
+    pub(crate) fn raise(&self, end: u64) {
+        let mut reach = self.lock();
+        if !reach.is_met {
+            reach.end = reach.end.max(end);
+        }
+    }
+
+    /// Whether a stream that has received everything before `offset` is at its end: then it stays where it is.
+    fn is_met_at(&self, offset: u64) -> bool {
+        let mut reach = self.lock();
+        reach.is_met |= offset >= reach.end;
+        reach.is_met
     }
 
     /// How many of `bytes` bytes at `offset` lie before the goal. These are taken.
@@ -233,7 +250,7 @@ pub(crate) async fn pump(
                 (taken, bytes, blocks)
             }));
         }
-        if end.is_none() && received >= limits.goal.end() {
+        if end.is_none() && limits.goal.is_met_at(received) {
             end = Some(Ok(()));
         }
         if writing.is_none()

@@ -230,6 +230,11 @@ impl Node {
                     self.swarm.handle_overrun(run, self.layout.blocks_of(last).end);
                 }
             }
+            Action::ExtendOrigin { run, end } => {
+                if let Some((_, until)) = self.runs.get_mut(&run) {
+                    *until = self.layout.piece_of(end - 1).get() + 1;
+                }
+            }
             Action::StopOrigin { run } => {
                 if let Some((stream, _)) = self.runs.remove(&run) {
                     self.out.push(Out::End(stream));

@@ -62,6 +62,13 @@ pub enum Action {
         /// The block before which it is to end.
         end: u32,
     },
+    /// The run is to go on further than it was started for, if it has not come to its end yet.
+    ExtendOrigin {
+        /// Which run.
+        run: RunId,
+        /// The block before which it is to end.
+        end: u32,
+    },
     /// The run must stop: the right to go to the origin is gone. Its blocks are its own until it has ended.
     StopOrigin {
         /// Which run.

@@ -40,6 +40,35 @@ impl Swarm {
         self.most_runs = most.map_or(RUNS, |most| most.clamp(1, RUNS));
     }
 
+    /// The origin sends everything from the start, whatever it is asked for. From now on one run at a time takes what is missing in order,
+    /// and keeps what passes by: a run for each reader would cost as many copies.
+    pub fn handle_no_ranges(&mut self) {
+        if std::mem::replace(&mut self.in_order, true) {
+            return;
+        }
+        self.want();
+        let going: Vec<(RunId, u32)> = self
+            .pieces
+            .runs
+            .iter()
+            .filter(|(_, run)| !run.stopping)
+            .map(|(id, run)| (*id, run.end))
+            .collect();
+        for (run, end) in going {
+            // It was to make way for a run that there will not be.
+            let gap = self.pieces.next_at_origin(end..self.pieces.layout.blocks());
+            if let Some(gap) = gap.filter(|gap| gap.start == end) {
+                self.pieces.apply(Change::Ends(run, gap.end));
+                self.due.push_front(Action::ExtendOrigin { run, end: gap.end });
+            }
+        }
+    }
+
+    /// Whether the origin is known to send everything from the start.
+    pub fn is_in_order(&self) -> bool {
+        self.in_order
+    }
+
     /// The origin has already begun to send these blocks: the run of the first request, which `poll_action` did not start.
     /// It passes over what is not wanted (an origin without ranges sends everything), and goes on as long as they are
     /// wanted and missing; `None` when none is. Where pieces are completed, the first is, as far as it is carried: its rest
@@ -96,7 +125,7 @@ impl Swarm {
             Some(run) => self.is_near(run, block),
             None => self.pieces.next_at_origin(block..block + 1).is_none(),
         };
-        if comes {
+        if comes || self.in_order {
             return;
         }
         if self.pieces.runs.len() >= self.most_runs {
@@ -127,7 +156,8 @@ impl Swarm {
     }
 
     pub(crate) fn poll_origin(&mut self) -> Option<Action> {
-        if self.may_ask != MayAsk::Now || self.pieces.runs.len() >= self.most_runs {
+        let most = if self.in_order { 1 } else { self.most_runs };
+        if self.may_ask != MayAsk::Now || self.pieces.runs.len() >= most {
             return None;
         }
         let mut blocks = self.next_run()?;
@@ -141,6 +171,9 @@ impl Swarm {
 
     fn next_run(&self) -> Option<Range<u32>> {
         let pieces = &self.pieces;
+        if self.in_order {
+            return pieces.next_at_origin(0..pieces.layout.blocks());
+        }
         // For a reader that waits no further than it reads; what others want is fetched in its turn. Beside a run, another
         // one is started only for such a reader.
         let for_readers = self.waiting.iter().filter_map(|(block, until)| {

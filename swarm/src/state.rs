@@ -50,6 +50,8 @@ pub struct Swarm {
     /// Runs from the origin at the same time, at most.
     pub(crate) most_runs: usize,
     pub(crate) may_ask: MayAsk,
+    /// The origin does not honour ranges.
+    pub(crate) in_order: bool,
     /// The block that a reader waited for last.
     pub(crate) cursor: u32,
     /// The blocks that readers wait for, and before which block each of them ends. Those that came are still among them,
@@ -76,6 +78,7 @@ impl Swarm {
             next_run: 0,
             most_runs: RUNS,
             may_ask: MayAsk::No,
+            in_order: false,
             cursor: 0,
             waiting: BTreeMap::new(),
             due: VecDeque::new(),
@@ -145,9 +148,13 @@ impl Swarm {
         }
     }
 
-    fn want(&mut self) {
+    pub(crate) fn want(&mut self) {
         let mut wanted = self.wished.clone();
         wanted.extend(self.begun.runs());
+        if let Some(last) = wanted.last_before(u32::MAX).filter(|_| self.in_order) {
+            // It passes by in any case.
+            wanted.insert(0..last + 1);
+        }
         self.pieces.set_wanted(wanted);
         self.idle = false;
     }

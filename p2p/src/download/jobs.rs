@@ -36,6 +36,12 @@ pub(super) enum Event {
         rest: Option<Rest>,
         result: Result<(), RunError>,
     },
+    /// The origin gave all of the content where a run asked for a part.
+    Whole {
+        run: RunId,
+        rest: Option<Rest>,
+        part: Part,
+    },
     Piece {
         partner: HostId,
         piece: PieceIndex,
@@ -143,6 +149,8 @@ pub(super) struct Run {
     pub(super) version: Option<HeaderMap>,
     /// A body that is there already.
     pub(super) body: Option<Part>,
+    /// The origin is known to send everything from the start: what comes before the run is passed over.
+    pub(super) in_order: bool,
     pub(super) stop: CancellationToken,
 }
 
@@ -177,6 +185,10 @@ impl Bench {
             () = stop.cancelled() => Ok(None),
         };
         let (rest, result) = match opened {
+            Ok(Some(part)) if part.no_ranges && part.start < run.start && !run.in_order => {
+                let rest = run.hasher.map(|hasher| Rest { offset: run.start, hasher });
+                return self.tell(Event::Whole { run: id, rest, part }).await;
+            }
             Ok(Some(part)) => self.receive_run(&mut run, part).await,
             not_opened => {
                 (run.hasher.map(|hasher| Rest { offset: run.start, hasher }), not_opened.map(|_| ()))

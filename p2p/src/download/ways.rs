@@ -15,6 +15,11 @@ const MOST: usize = 8;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct WayId(u64);
 
+impl WayId {
+    /// The first caller's.
+    pub(super) const FIRST: Self = Self(0);
+}
+
 /// The callers' ways to the content.
 #[derive(Default)]
 pub(super) struct Ways {
@@ -53,10 +58,9 @@ impl Ways {
         self.ways.last().map(|way| (way.id, way.source.clone()))
     }
 
-    /// The first caller's, or the oldest that is left: what the first request brought came by it.
-    pub(super) fn oldest(&self) -> Option<(WayId, Source)> {
-        let oldest = self.ways.iter().min_by_key(|way| way.id.0);
-        oldest.map(|way| (way.id, way.source.clone()))
+    /// This one, if it is remembered still.
+    pub(super) fn get(&self, id: WayId) -> Option<(WayId, Source)> {
+        self.ways.iter().find(|way| way.id == id).map(|way| (way.id, way.source.clone()))
     }
 
     /// Whether the origin has refused all of them.

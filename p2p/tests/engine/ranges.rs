@@ -443,3 +443,44 @@ async fn a_store_that_fails_lets_nobody_past_what_the_scheduler_forbids() {
     }
     assert_eq!(origin.requests().len(), asked);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_ranges_are_not_honoured_one_stream_serves_readers_everywhere() {
+    let data = bytes(24 * MIB);
+    let behaviour =
+        Behaviour { ranges: false, gate: Some(Semaphore::new(0)), ..Behaviour::good(data.clone()) };
+    let origin = Origin::start(behaviour).await;
+    let node = Node::start("a", &[]).await;
+    let request = blob(origin.address, &data);
+    let mut all = content(node.engine.open(request.clone()).await);
+    origin.let_through(2);
+    let mut got = all.body.frame().await.unwrap().unwrap().into_data().unwrap().to_vec();
+    let late = get(&node, &request, 20 * MIB, 21 * MIB);
+    let go_on = async {
+        // Only the answer to the late one tells that this origin has no ranges.
+        while origin.requests().len() < 2 {
+            tokio::task::yield_now().await;
+        }
+        origin.let_through(data.len());
+        read(all).await.unwrap()
+    };
+    let (late, rest) = tokio::join!(late, go_on);
+    got.extend(rest);
+    assert!(got == data && late == data[20 * MIB..21 * MIB]);
+    assert_eq!(origin.requests().len(), 2);
+    assert!(origin.sent() < data.len() as u64 * 3 / 2, "{}", origin.sent());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_ranges_are_not_honoured_what_passes_by_is_kept() {
+    let data = bytes(24 * MIB);
+    let origin = Origin::start(Behaviour { ranges: false, ..Behaviour::good(data.clone()) }).await;
+    let node = Node::start("a", &[]).await;
+    let request = blob(origin.address, &data);
+    for start in [10, 9, 1] {
+        let (start, end) = (start * MIB, (start + 1) * MIB);
+        assert!(get(&node, &request, start, end).await == data[start..end]);
+        rests(&node).await;
+    }
+    assert_eq!(origin.requests().len(), 1);
+}

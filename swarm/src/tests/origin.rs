@@ -1,7 +1,7 @@
 //! Runs from the origin.
 
-use super::{BLOCKS, all_of, asked, drain, fetch, hashed, host, piece, set, waits, wants_all};
-use crate::{Action, MayAsk, RunId, Swarm};
+use super::{BLOCKS, all_of, asked, drain, fetch, hashed, host, new, piece, set, waits, wants_all};
+use crate::{Action, Limits, MayAsk, RunId, Swarm};
 use darter_protocol::{BlockSet, PieceSet};
 use std::ops::Range;
 use std::time::Instant;
@@ -82,6 +82,35 @@ fn a_reader_far_ahead_of_a_run_gets_one_of_its_own() {
     let actions = drain(&mut swarm, now);
     assert_eq!(actions[0], Action::ShortenOrigin { run, end: 50 * BLOCKS });
     assert_eq!((actions.len(), run_of(&actions[1]).1), (2, 50..100));
+}
+
+#[test]
+fn where_ranges_are_not_honoured_one_run_takes_everything_in_order() {
+    let now = Instant::now();
+    let mut swarm = wants_all(100);
+    swarm.handle_right(MayAsk::Now);
+    let (run, _) = run_of(&drain(&mut swarm, now)[0]);
+    waits(&mut swarm, 50);
+    let actions = drain(&mut swarm, now);
+    let (second, _) = run_of(&actions[1]);
+    assert_eq!(actions[0], Action::ShortenOrigin { run, end: 50 * BLOCKS });
+    swarm.handle_run_ended(second);
+    swarm.handle_no_ranges();
+    assert_eq!(drain(&mut swarm, now), [Action::ExtendOrigin { run, end: 100 * BLOCKS }]);
+    waits(&mut swarm, 70);
+    assert_eq!(drain(&mut swarm, now), [], "it comes to the reader in its turn");
+    swarm.handle_run_ended(run);
+    assert_eq!(run_of(&drain(&mut swarm, now)[0]).1, 0..100);
+}
+
+#[test]
+fn where_ranges_are_not_honoured_what_passes_by_is_kept() {
+    let now = Instant::now();
+    let mut swarm = new(100, Limits::default());
+    swarm.handle_no_ranges();
+    wants(&mut swarm, 40..42);
+    swarm.handle_right(MayAsk::Now);
+    assert_eq!(run_of(&drain(&mut swarm, now)[0]).1, 0..42);
 }
 
 #[test]

@@ -25,6 +25,8 @@ enum Step {
     Land(usize, u8),
     /// So many milliseconds without a byte.
     Silence(u64),
+    /// The origin turns out to send everything from the start.
+    NoRanges,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -40,6 +42,7 @@ fn step() -> impl Strategy<Value = Step> {
         prop::collection::vec((0..24 * BLOCKS, 0..40u32), 0..12).prop_map(Step::Wanted),
         (any::<prop::sample::Index>(), 0..4u8).prop_map(|(at, how)| Step::Land(at.index(64), how)),
         (1..5_000u64).prop_map(Step::Silence),
+        Just(Step::NoRanges),
     ]
 }
 
@@ -120,6 +123,16 @@ impl Crew {
                     if let Some(going) = self.runs.get_mut(&run) {
                         going.end = going.end.min(end.max(going.taken));
                         swarm.handle_overrun(run, going.end);
+                    }
+                }
+                Action::ExtendOrigin { run, end } => {
+                    if let Some(going) = self.runs.get_mut(&run) {
+                        prop_assert!(end > going.end && self.came.within(going.end..end).next().is_none());
+                        let asked = |asked: &Asked| blocks(asked.piece.get()..asked.piece.get() + 1);
+                        prop_assert!(
+                            self.fetches.iter().all(|fetch| disjoint(&asked(fetch), &(going.end..end)))
+                        );
+                        going.end = end;
                     }
                 }
                 // It ends in its own time, and brings what it has taken.
@@ -254,6 +267,7 @@ fn play(swarm: &mut Swarm, crew: &mut Crew, steps: Vec<Step>) -> Result<(), Test
             Step::Wanted(runs) => swarm.set_wanted(wanted(runs)),
             Step::Land(at, how) => crew.land(swarm, at, how),
             Step::Silence(millis) => crew.silence(swarm, millis),
+            Step::NoRanges => swarm.handle_no_ranges(),
         }
         crew.follow(swarm)?;
     }

@@ -18,6 +18,7 @@ use super::jobs::{Bench, Event};
 use super::outbox::Outbox;
 use super::right::Right;
 use super::scheduled::{next_packet, sleep_until};
+use super::ways::WayId;
 use super::{Download, Known, Start};
 use crate::ReadError;
 use crate::peer::PeerError;
@@ -275,13 +276,8 @@ impl Transfer {
             let store = Arc::clone(&self.download.shared.store);
             self.spawn(self.bench.clone().allocate(reservation, store));
         }
-        if let Some(part) = &self.streams.first {
-            let carried = self.layout.blocks_within(part.start, part.end);
-            match self.swarm.adopt_run(carried) {
-                Some((run, blocks)) => self.start_run(run, blocks),
-                // One byte that told the length, or a part that larger blocks do not begin with.
-                None => self.streams.first = None,
-            }
+        if let Some(part) = self.streams.first.take() {
+            self.adopt(part, Some(WayId::FIRST));
         }
         for packet in std::mem::take(&mut self.download.scheduled.early) {
             // The lease was taken while learning; only what else stands in the packets is new.
@@ -324,12 +320,17 @@ impl Transfer {
 
     fn perform(&mut self, action: Action) {
         match action {
-            Action::FetchOrigin { run, blocks } => self.start_run(run, blocks),
+            Action::FetchOrigin { run, blocks } => self.start_run(run, blocks, None),
             Action::ShortenOrigin { run, end } => {
                 if let Some(stream) = self.streams.running.get(&run) {
                     let end = stream.goal.lower(self.layout.start_of(end), &self.layout);
                     let end = self.layout.block_at(end).unwrap_or(self.layout.blocks());
                     self.swarm.handle_overrun(run, end);
+                }
+            }
+            Action::ExtendOrigin { run, end } => {
+                if let Some(stream) = self.streams.running.get(&run) {
+                    stream.goal.raise(self.layout.start_of(end));
                 }
             }
             Action::StopOrigin { run } => {
@@ -382,6 +383,11 @@ impl Transfer {
             Event::RunEnded { run, rest, result } => {
                 self.at_work -= 1;
                 self.handle_run_ended(run, rest, result)
+            }
+            Event::Whole { run, rest, part } => {
+                self.at_work -= 1;
+                self.handle_whole(run, rest, part);
+                Ok(())
             }
             Event::Piece { partner, piece, result } => {
                 self.at_work -= 1;

@@ -106,13 +106,37 @@ impl Transfer {
             .then(|| End::unavailable(why.to_owned(), LeaseOutcome::Refused))
     }
 
-    pub(super) fn start_run(&mut self, run: RunId, blocks: Range<u32>) {
-        let body = self.streams.first.take();
-        let way = {
+    /// Takes what the origin is sending already, by `way`, where there is use for it.
+    pub(super) fn adopt(&mut self, part: Part, way: Option<WayId>) {
+        if part.no_ranges {
+            self.swarm.handle_no_ranges();
+        }
+        // One byte that told the length, and a part that larger blocks do not begin with, are of no use.
+        let carried = self.layout.blocks_within(part.start, part.end);
+        if let Some((run, blocks)) = self.swarm.adopt_run(carried) {
+            self.start_run(run, blocks, Some((part, way)));
+        }
+    }
+
+    /// The origin gave all of the content where a run asked for a part. Another run that goes on brings the rest; otherwise
+    /// this one begins where something is missing.
+    pub(super) fn handle_whole(&mut self, run: RunId, rest: Option<Rest>, part: Part) {
+        let way = self.streams.running.remove(&run).map(|stream| stream.way);
+        self.swarm.handle_run_ended(run);
+        self.keep_rest(rest);
+        self.swarm.handle_no_ranges();
+        if !self.swarm.asks_origin() {
+            self.adopt(part, way);
+        }
+    }
+
+    pub(super) fn start_run(&mut self, run: RunId, blocks: Range<u32>, body: Option<(Part, Option<WayId>)>) {
+        let (body, way) = body.map_or((None, None), |(body, way)| (Some(body), way));
+        let found = {
             let ways = self.download.active.ways();
-            if body.is_some() { ways.oldest() } else { ways.best() }
+            way.and_then(|way| ways.get(way)).or_else(|| ways.best())
         };
-        let Some((way, source)) = way else { return self.swarm.handle_run_ended(run) };
+        let Some((way, source)) = found else { return self.swarm.handle_run_ended(run) };
         let (start, hasher) = match self.streams.rests.remove(&blocks.start) {
             Some(rest) => (rest.offset, Some(rest.hasher)),
             None => (self.layout.start_of(blocks.start), None),
@@ -129,6 +153,7 @@ impl Transfer {
             goal,
             version: self.known.digest.is_none().then(|| self.known.info.headers.clone()),
             body,
+            in_order: self.swarm.is_in_order(),
             stop,
         };
         let origin = tracing::info_span!(target: TRACE, "origin", otel.kind = "client", offset = start);
@@ -170,9 +195,7 @@ impl Transfer {
             self.set_coming(false);
         }
         self.swarm.handle_run_ended(run);
-        if let Some((block, rest)) = rest.and_then(|rest| Some((self.layout.block_at(rest.offset)?, rest))) {
-            self.streams.rests.insert(block, rest);
-        }
+        self.keep_rest(rest);
         self.note_blocks();
         let error = match result {
             Ok(()) => return Ok(()),
@@ -201,6 +224,12 @@ impl Transfer {
             Ok(())
         } else {
             self.shut_out(&error, LeaseOutcome::Failed)
+        }
+    }
+
+    fn keep_rest(&mut self, rest: Option<Rest>) {
+        if let Some((block, rest)) = rest.and_then(|rest| Some((self.layout.block_at(rest.offset)?, rest))) {
+            self.streams.rests.insert(block, rest);
         }
     }
 
