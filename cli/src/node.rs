@@ -187,9 +187,10 @@ pub(crate) async fn start(
     let [proxy_drains, commands_drain] = drained.clone().map(CancellationToken::drop_guard);
     let commands = socket::bind(socket::of_daemon(&config))?;
     let (served, until) = ((Arc::clone(&proxy), engine.clone()), shutdown.drain.clone());
+    let store = config.store.dir.clone();
     components.serve("commands", async move {
         let _drains = commands_drain;
-        socket::run(commands, served, until).await
+        socket::run(commands, served, &store, until).await
     });
     let drain = shutdown.drain.clone();
     components.serve("proxy", async move {

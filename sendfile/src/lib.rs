@@ -7,7 +7,8 @@
 //! Invariant: while a region lives, its addresses are its own, so that bytes are never taken for a part of a file that they
 //! are not.
 //!
-//! Whoever else can do more with a part of a file than read it asks [`find`] what his bytes are.
+//! Whoever else can do more with a part of a file than read it asks [`find`] what his bytes are, and whoever gives a file away opens it
+//! through a [`View`].
 //!
 //! What has left the page cache between the two is waited for by the thread that sends it, as everywhere that sendfile is used.
 //!
@@ -17,6 +18,8 @@
 mod region;
 mod socket;
 mod sys;
+mod view;
 
 pub use region::{Source, find, region};
 pub use socket::Socket;
+pub use view::View;

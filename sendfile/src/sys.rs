@@ -1,10 +1,13 @@
-//! Addresses that stand for a part of a file.
-#![expect(unsafe_code, reason = "mapping files into memory, and asking what the page cache has of them")]
+//! Addresses that stand for a part of a file, and a mount that nothing is written through.
+#![expect(
+    unsafe_code,
+    reason = "mapping files into memory, asking what the page cache has of them, and mount_setattr(2)"
+)]
 
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use std::ffi::c_void;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 use std::ptr::{self, NonNull};
 
 /// A part of a file, mapped to be read. No page is brought into memory by that.
@@ -54,4 +57,22 @@ impl Drop for Mapping {
         // SAFETY: mapped by `new`, and nobody has the addresses any more. It fails for arguments that are wrong alone.
         let _ = unsafe { munmap(self.start.as_ptr(), self.length) };
     }
+}
+
+/// Makes a mount that is nowhere attached read-only (mount_setattr(2), Linux 5.12).
+pub(crate) fn make_read_only(mount: BorrowedFd<'_>) -> io::Result<()> {
+    let attributes =
+        libc::mount_attr { attr_set: libc::MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    // SAFETY: the path is an empty C string, and the attributes are as long as is said.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attributes,
+            size_of_val(&attributes),
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -1,13 +1,17 @@
 //! [`Lender`]: content that goes as an open file to a caller who may read any, and where its bytes stand in it; and [`Borrower`],
 //! who takes the files. They are counted, because answers that nobody reads to their end leave files on the way.
+//!
+//! A caller may be root in a container that has nothing of this host but the socket. He may read what he is lent, and must not be able to
+//! change what others are given: files are opened through a view that nothing is written through. Where there can be none (the
+//! daemon is not root, or the kernel is older than 5.12), nothing is lent, and bytes go over the socket.
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd as _};
+use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use darter_protocol::daemon::{Lent, download_response::Part};
-use darter_sendfile::{Source, find};
+use darter_sendfile::{Source, View, find};
 use hyper::body::Bytes;
 
 use super::hand::{self, What};
@@ -20,19 +24,22 @@ pub(super) struct Borrower(Arc<Taking>);
 #[derive(Debug)]
 struct Taking {
     socket: File,
+    view: Arc<View>,
     /// Files that were handed over. Locked while one is: they come in the order of their numbers.
     given: Mutex<u64>,
 }
 
 impl Borrower {
-    pub(super) fn new(socket: File) -> Self {
-        Self(Arc::new(Taking { socket, given: Mutex::default() }))
+    /// One who is lent what is in `view`.
+    pub(super) fn new(socket: File, view: Arc<View>) -> Self {
+        Self(Arc::new(Taking { socket, view, given: Mutex::default() }))
     }
 
     /// Hands a file over; gives its number.
-    fn give(&self, file: &File) -> io::Result<u64> {
+    fn give(&self, source: &Source) -> io::Result<u64> {
+        let file = self.0.view.open(source.as_fd())?;
         let mut given = self.0.given.lock().unwrap_or_else(PoisonError::into_inner);
-        hand::give(&self.0.socket, What::File, file)?;
+        hand::give(&self.0.socket, What::File, &file)?;
         *given += 1;
         Ok(*given)
     }
@@ -61,7 +68,7 @@ impl Lender {
         let length = data.len();
         let given =
             self.given.as_ref().filter(|(given, _)| Arc::ptr_eq(given, &source)).map(|(_, file)| *file);
-        if let Some(file) = given.or_else(|| self.give(&source).ok()) {
+        if let Some(file) = given.or_else(|| self.borrower.give(&source).ok()) {
             self.given = Some((source, file));
             return Ok(Part::Lent(Lent { at, length: length as u64, file }));
         }
@@ -75,11 +82,6 @@ impl Lender {
             }
         })
     }
-
-    /// Opened anew: the daemon's own may be written to.
-    fn give(&self, source: &Source) -> io::Result<u64> {
-        self.borrower.give(&File::open(format!("/proc/self/fd/{}", source.as_fd().as_raw_fd()))?)
-    }
 }
 
 #[cfg(test)]
@@ -89,14 +91,16 @@ mod tests {
     use crate::socket::lent::{Bit, Loans};
     use std::fs;
     use std::io::Write as _;
-    use std::os::fd::OwnedFd;
+    use std::os::fd::{AsRawFd as _, OwnedFd};
     use std::os::unix::fs::FileExt as _;
     use std::os::unix::net::UnixStream;
     use std::path::Path;
 
     /// A caller who takes files over `socket`.
     fn caller(uid: u32, socket: UnixStream) -> Caller {
-        let borrower = Some(Borrower::new(File::from(OwnedFd::from(socket))));
+        // Temporary folders are below it.
+        let view = Arc::new(View::of(&std::env::temp_dir()).unwrap());
+        let borrower = Some(Borrower::new(File::from(OwnedFd::from(socket)), view));
         Caller { uid, file: None, borrower, calls: Arc::default() }
     }
 
@@ -157,6 +161,8 @@ mod tests {
         Lender::of(&caller(own(), theirs)).unwrap().part(lent).unwrap();
         let mut file = hand::take(&ours).unwrap();
         assert!(file.write_all(b"wrong").is_err());
+        let again = File::options().write(true).open(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        assert_eq!(again.unwrap_err().kind(), io::ErrorKind::ReadOnlyFilesystem);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::time::Duration;
 use darter_p2p::Engine;
 use darter_protocol::daemon::daemon_server::DaemonServer;
 use darter_proxy::Proxy;
+use darter_sendfile::View;
 use futures_util::StreamExt as _;
 use rustix::fs::Mode;
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -104,13 +105,14 @@ fn open_to_all(path: &Path) -> io::Result<UnixListener> {
     UnixListener::from_std(OwnedFd::from(socket).into())
 }
 
-/// Serves until `shutdown`, and then until the calls that are under way have their answers.
+/// Serves until `shutdown`, and then until the calls that are under way have their answers. What is lent lies in `store`.
 ///
 /// # Errors
 /// When the server fails as a whole.
 pub(crate) async fn run(
     bound: Bound,
     (proxy, engine): (Arc<Proxy>, Engine),
+    store: &Path,
     shutdown: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
     let accepted = futures_util::stream::unfold(bound, |bound| async move {
@@ -124,7 +126,10 @@ pub(crate) async fn run(
     let connections = Crowd::new(MAX_CONNECTIONS, MAX_CONNECTIONS_EACH);
     let files = Crowd::new(MAX_FILES, MAX_FILES_EACH);
     let most = connections.most();
-    let begin = move |stream| Connection::begin(stream, connections.clone(), files.clone());
+    let view = View::of(store).map(Arc::new);
+    let view =
+        view.inspect_err(|error| tracing::info!(%error, "commands get content over the socket alone")).ok();
+    let begin = move |stream| Connection::begin(stream, connections.clone(), files.clone(), view.clone());
     let begun = accepted.map(begin).buffer_unordered(most);
     let connections = begun.filter_map(|begun| {
         if let Err(error) = &begun {
@@ -159,7 +164,12 @@ struct Connection {
 
 impl Connection {
     /// A connection whose caller is known, and whose file, if there is one, is here.
-    async fn begin(stream: UnixStream, connections: Crowd, files: Crowd) -> io::Result<Self> {
+    async fn begin(
+        stream: UnixStream,
+        connections: Crowd,
+        files: Crowd,
+        view: Option<Arc<View>>,
+    ) -> io::Result<Self> {
         // Whose it is, is what everything depends on.
         let uid = stream.peer_cred()?.uid();
         let too_many = || io::Error::from(io::ErrorKind::QuotaExceeded);
@@ -173,7 +183,10 @@ impl Connection {
                 file = Some(Handed::new(hand::take(&stream)?, place));
             }
             // To close it takes no time, if it is one; whoever may have files is trusted with that.
-            Some(What::Socket) if super::may_all(uid) => borrower = Some(Borrower::new(hand::take(&stream)?)),
+            Some(What::Socket) if super::may_all(uid) => {
+                let socket = hand::take(&stream)?;
+                borrower = view.map(|view| Borrower::new(socket, view));
+            }
             Some(What::Socket) => return Err(io::ErrorKind::PermissionDenied.into()),
         }
         let calls = Arc::<Calls>::default();
