@@ -1,8 +1,9 @@
 //! [`Engine`]: opens content by task.
 
 use crate::ahead::Trails;
+use crate::config::EngineConfig;
 use crate::copies::MAX_FETCHES;
-use crate::download::{Active, Backoff, First, Known, Phase};
+use crate::download::{Active, First, Known, Phase};
 use crate::import::MAX_IMPORTS;
 use crate::lists::Lists;
 use crate::members::InvalidAddress;
@@ -12,19 +13,17 @@ use crate::peer::{self, Peers, Quick, Served as Given, Turns};
 use crate::progress::{Demand, Wish};
 use crate::reader::{Live, Reader};
 use crate::schedule::{Life, Schedulers};
-use crate::store::{Complete, Held, Store, StoreConfig, StoreError, TaskFile};
+use crate::store::{Complete, Held, Store, StoreError, TaskFile};
 use crate::throttle::{Rates, Throttles};
 use crate::{Content, ContentBody, ContentInfo, OpenError, OpenRequest, Opened, Served, TRACE, Want};
-use darter_enrol::Membership;
 use darter_protocol::scheduler::{Host, PROTOCOL};
-use darter_protocol::{ByteRange, HostId, PieceSet, TaskId};
+use darter_protocol::{ByteRange, PieceSet, TaskId};
 use darter_upstream::Upstream;
 use prometheus_client::registry::Registry;
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::Instant;
@@ -34,51 +33,6 @@ use tracing::Instrument as _;
 
 /// Stopped downloads that this daemon still serves to others. Each holds a file open.
 const MAX_SUSPENDED: usize = 256;
-
-/// How the engine works.
-#[derive(Debug, Clone)]
-pub struct EngineConfig {
-    /// Where content is kept.
-    pub store: StoreConfig,
-    /// Who this host is.
-    pub host: HostConfig,
-    /// Addresses of the schedulers: `HOST:PORT`, where a name stands for all its addresses, or the name of a service (SRV) like
-    /// `_darter._tcp.example.org`. Empty: this daemon is its own cluster.
-    pub schedulers: Vec<String>,
-    /// Without the word of a scheduler nothing is fetched from an origin (`scheduler.disableAutoBackSource`).
-    pub only_with_scheduler: bool,
-    /// How failures of an origin are retried.
-    pub backoff: Backoff,
-    /// How long a stream of content may be silent (`download.pieceDownloadTimeout`).
-    pub idle_timeout: Duration,
-    /// A request for a range also fetches the rest (`download.prefetch`).
-    pub prefetch: bool,
-    /// How fast bytes move at most, until [`Engine::set_rates`] says otherwise.
-    pub rates: Rates,
-    /// How often the store is looked through (`gcInterval`).
-    pub gc_interval: Duration,
-    /// What this host is in its cluster: how it speaks with schedulers and other daemons.
-    pub membership: Membership,
-}
-
-/// A host, as others are told of it.
-#[derive(Debug, Clone)]
-pub struct HostConfig {
-    /// Its name in the cluster, stable over restarts.
-    pub id: HostId,
-    /// Its name for people.
-    pub hostname: String,
-    /// The address that other daemons dial.
-    pub ip: IpAddr,
-    /// The data centre it stands in; may be empty.
-    pub idc: String,
-    /// Where it stands, widest first, separated by `|`; may be empty.
-    pub location: String,
-    /// Seeds are asked first for a first copy.
-    pub seed: bool,
-    /// Pieces that are sent to other daemons at once ([`Uploads::PLACES`](darter_swarm::Uploads::PLACES)).
-    pub upload_slots: u32,
-}
 
 /// The engine cannot start.
 #[derive(Debug, thiserror::Error)]

@@ -42,6 +42,7 @@
 
 mod ahead;
 mod api;
+mod config;
 mod copies;
 mod download;
 mod engine;
@@ -69,11 +70,12 @@ mod throttle;
 mod verify;
 
 pub use api::{Content, ContentBody, ContentInfo, OpenError, OpenRequest, Opened, ReadError, Served, Want};
+pub use config::{EngineConfig, HostConfig};
 pub use copies::Copies;
 pub use darter_protocol::{ByteRange, Digest, HostId, TaskId};
 pub use darter_swarm::{Rate, Uploads};
 pub use download::Backoff;
-pub use engine::{Engine, EngineConfig, EngineError, HostConfig};
+pub use engine::{Engine, EngineError};
 pub use import::{ImportedFile, Told};
 pub use members::{InvalidAddress, schedulers};
 pub use origins::retry_after;
