@@ -15,6 +15,7 @@ use crate::reader::{Live, Reader};
 use crate::schedule::{Life, Schedulers};
 use crate::store::{Complete, Held, Store, StoreError, TaskFile};
 use crate::throttle::{Rates, Throttles};
+use crate::unshareable::Unshareable;
 use crate::{Content, ContentBody, ContentInfo, OpenError, OpenRequest, Opened, Served, TRACE, Want};
 use darter_protocol::scheduler::{Host, PROTOCOL};
 use darter_protocol::{ByteRange, PieceSet, TaskId};
@@ -70,6 +71,7 @@ pub(crate) struct Shared {
     active: Mutex<HashMap<TaskId, Arc<Active>>>,
     suspended: Mutex<HashMap<TaskId, Suspended>>,
     trails: Mutex<Trails>,
+    pub(crate) unshareable: Unshareable,
     /// Tasks into which a file is taken at this moment.
     importing: Mutex<HashSet<TaskId>>,
     pub(crate) imports: Arc<Semaphore>,
@@ -91,6 +93,8 @@ enum Joined {
     Later(Arc<Active>),
     /// A file is taken in as this task.
     Importing,
+    /// Not at all: there would be an answer for this caller alone.
+    Alone,
 }
 
 // === impl Engine ===
@@ -127,6 +131,7 @@ impl Engine {
             active: Mutex::default(),
             suspended: Mutex::default(),
             trails: Mutex::default(),
+            unshareable: Unshareable::default(),
             importing: Mutex::default(),
             imports: Arc::new(Semaphore::new(MAX_IMPORTS)),
             copying: Semaphore::new(MAX_FETCHES),
@@ -181,6 +186,7 @@ impl Engine {
                 Joined::Importing => {
                     return Err(OpenError::Unavailable("it is being imported at this moment".to_owned()));
                 }
+                Joined::Alone => return Err(OpenError::NotShareable),
                 Joined::Later(active) => {
                     let mut phase = active.phase.clone();
                     let known = phase.wait_for(|phase| !matches!(phase, Phase::Opening)).await;
@@ -192,7 +198,11 @@ impl Engine {
                             // It is ending, and what it leaves is not in its place yet.
                             let _ = phase.wait_for(|phase| matches!(phase, Phase::Over(_))).await;
                         }
-                        Ok(Phase::Over(Some(error))) => return Err(error),
+                        Ok(Phase::Over(Some(word))) => {
+                            if let Some(error) = word.to(&request) {
+                                return Err(error);
+                            }
+                        }
                         Ok(Phase::Opening | Phase::Over(None)) | Err(_) => {}
                     }
                 }
@@ -311,10 +321,16 @@ impl Shared {
 
     /// Joins the task's download, or starts it.
     fn join(self: &Arc<Self>, request: &OpenRequest) -> Joined {
+        let alone = self.unshareable.is_answer_to(request, Instant::now());
         let mut active = self.lock_active();
-        if let Some(running) = active.get(&request.task) {
+        // What somebody else has come by is for this one, too; but he waits for nobody's answer.
+        let waits = |running: &&Arc<Active>| !alone || !matches!(*running.phase.borrow(), Phase::Opening);
+        if let Some(running) = active.get(&request.task).filter(waits) {
             running.add_way(request);
             return Joined::Later(Arc::clone(running));
+        }
+        if alone {
+            return Joined::Alone;
         }
         if self.lock_importing().contains(&request.task) {
             return Joined::Importing;

@@ -7,6 +7,7 @@
 //! - `origin`: fetching from where the content comes from; `origins` that want to be left alone.
 //! - `peer`: fetching from other daemons, and serving them; whom it serves next says [`Uploads`].
 //! - `schedule`: the conversation with the scheduler.
+//! - `unshareable`: what served who asked alone, a moment ago.
 //! - `lists`: what the blocks of pieces hash to, remembered.
 //! - `throttle`: how fast bytes move at most. `ahead`: what is fetched ahead of who reads on in small ranges.
 //!
@@ -67,6 +68,7 @@ mod stat;
 mod store;
 mod supplier;
 mod throttle;
+mod unshareable;
 mod verify;
 
 pub use api::{Content, ContentBody, ContentInfo, OpenError, OpenRequest, Opened, ReadError, Served, Want};

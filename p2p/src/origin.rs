@@ -77,14 +77,15 @@ pub(crate) enum Answer {
     /// The range lies outside content of this length.
     Outside { length: u64 },
     /// The origin's own word, or a success that cannot be cut into pieces or is not for all. `elsewhere`: it is the word of
-    /// another origin than the one that was asked, to which that led.
-    Other { response: Response<Incoming>, refused: bool, elsewhere: bool },
+    /// another origin than the one that was asked, to which that led. `lent`: there the operator's certificate was shown, by which a
+    /// caller who is sent there himself does not get in.
+    Other { response: Response<Incoming>, refused: bool, elsewhere: bool, lent: bool },
 }
 
 impl Answer {
     /// What may be passed on to a client, who takes as long as he likes.
     fn other(response: Response<Incoming>, refused: bool) -> Self {
-        Self::Other { response: response.map(Incoming::out_of_turn), refused, elsewhere: false }
+        Self::Other { response: response.map(Incoming::out_of_turn), refused, elsewhere: false, lent: false }
     }
 }
 
@@ -133,7 +134,7 @@ pub(crate) async fn fetch(
             {
                 let mut response = response.map(Incoming::out_of_turn);
                 *response.headers_mut() = relayed_headers(response.headers());
-                return Ok(Answer::Other { response, refused: false, elsewhere: false });
+                return Ok(Answer::Other { response, refused: false, elsewhere: false, lent: true });
             }
             // What has a digest is the same for all.
             None if response.status().is_success()
@@ -145,7 +146,9 @@ pub(crate) async fn fetch(
             None => {
                 let elsewhere = url.origin() != source.url.origin();
                 return Ok(match classify(response, ask, &url)? {
-                    Answer::Other { response, refused, .. } => Answer::Other { response, refused, elsewhere },
+                    Answer::Other { response, refused, lent, .. } => {
+                        Answer::Other { response, refused, elsewhere, lent }
+                    }
                     Answer::Content { info, part } => Answer::Content { info, part: Part { queued, ..part } },
                     outside @ Answer::Outside { .. } => outside,
                 });

@@ -1,7 +1,8 @@
 //! Finding out what the content is.
 
+use super::ended::Ended;
 use super::scheduled::{next_packet, sleep_until};
-use super::{Download, Ended, Known, Start, in_turn};
+use super::{Download, Known, Start, in_turn};
 use crate::origin::{self, Answer, Ask, OriginError, Part};
 use crate::origins::Patience;
 use crate::progress::Progress;
@@ -15,6 +16,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// How long a client may wait for an origin that wants to be left alone: less than the ten seconds after which the impatient
 /// ones give up. Then it gets the origin's own word.
@@ -94,7 +96,7 @@ impl Download {
             self.wait_for_scheduler();
         }
         let joined = self.shared.schedulers.join(&self.task, arrival, &self.claim).await;
-        let first = self.hear_joined(joined, arrival).map_err(|reason| refused(true, reason))?;
+        let first = self.hear_joined(joined, arrival).map_err(|reason| self.refused(true, reason))?;
         first.into_iter().for_each(|first| self.take_packet(first));
         Ok(())
     }
@@ -112,15 +114,11 @@ impl Download {
                 }));
             }
             if let Some(refusal) = self.scheduled.early.iter().find_map(|packet| packet.refused.clone()) {
-                return Err(refused(false, refusal.reason));
+                return Err(self.refused(false, refusal.reason));
             }
             let lost = self.scheduled.talk.is_none() && !self.joining.is_under_way();
             if lost && !self.is_changing_over() {
-                return if self.shared.config.only_with_scheduler {
-                    Err(refused(false, NOT_ALONE.to_owned()))
-                } else {
-                    Ok(None)
-                };
+                return if self.shared.config.only_with_scheduler { Err(not_alone()) } else { Ok(None) };
             }
             if self.scheduled.lease.is_some() || self.scheduled.unshareable {
                 return Ok(None);
@@ -148,7 +146,7 @@ impl Download {
                 None => self.lose_scheduler(arrival),
             },
             joined = self.joining.ended() => {
-                let first = self.hear_joined(joined, arrival).map_err(|reason| refused(true, reason))?;
+                let first = self.hear_joined(joined, arrival).map_err(|reason| self.refused(true, reason))?;
                 first.into_iter().for_each(|first| self.take_packet(first));
             }
             Ok(()) = self.came_up.changed(), if !self.joining.is_under_way() => drop(self.follow_ring(arrival)),
@@ -188,30 +186,34 @@ impl Download {
                 self.return_lease(LeaseOutcome::Refused);
                 Err(Ended::answered(Err(OpenError::NotSatisfiable { length })))
             }
-            Ok(Answer::Other { response, refused, elsewhere }) => {
+            Ok(Answer::Other { response, refused, elsewhere, lent }) => {
                 self.return_lease(if refused { LeaseOutcome::Refused } else { LeaseOutcome::Unshareable });
                 // A part that was asked for in our words is no answer to the caller's. Nor is what another host says, who
                 // may set cookies and ask for logins in its own name alone.
                 let relay = (ask == Ask::All || refused) && !elsewhere;
-                Err(Ended::answered(if relay {
-                    Ok(Opened::Relay(response))
-                } else {
-                    Err(OpenError::NotShareable)
-                }))
+                let answer = if relay { Ok(Opened::Relay(response)) } else { Err(OpenError::NotShareable) };
+                // What was refused or lent to this caller is no word about what others would get for themselves.
+                Err(if refused || lent { Ended::answered(answer) } else { self.unshareable(answer) })
             }
             Err(OriginError::Part { .. }) => {
                 self.return_lease(LeaseOutcome::Unshareable);
-                Err(Ended::answered(Err(OpenError::NotShareable)))
+                Err(self.unshareable(Err(OpenError::NotShareable)))
             }
             Err(OriginError::Upstream(error)) => {
                 self.return_lease(LeaseOutcome::Failed);
-                Err(Ended::failed(OpenError::Upstream(error)))
+                Err(Ended::unreachable(error, &self.first.url, self.question))
             }
             Err(invalid @ OriginError::Invalid { .. }) => {
                 self.return_lease(LeaseOutcome::Failed);
-                Err(Ended::failed(OpenError::Origin(invalid.to_string())))
+                Err(Ended::useless(OpenError::Origin(invalid.to_string()), self.question))
             }
         }
+    }
+
+    /// The answer is the first caller's alone: for a while nobody who would get such a one waits for another.
+    fn unshareable(&self, answer: Result<Opened, OpenError>) -> Ended {
+        self.shared.unshareable.note(self.question, Instant::now());
+        Ended::unshareable(answer, self.question)
     }
 
     /// Says that this daemon is there, while an origin takes its time.
@@ -225,13 +227,18 @@ impl Download {
     /// What cannot be stored the caller streams from the origin; but not where the operator's rules keep it from there.
     fn not_past_the_engine(&self, error: OpenError) -> Ended {
         match &self.scheduled.talk {
-            Some(talk) if talk.is_barred() => refused(
+            Some(talk) if talk.is_barred() => self.refused(
                 false,
                 format!("this host cannot store the content, and may not go to its origin: {error}"),
             ),
-            None if self.shared.config.only_with_scheduler => refused(false, NOT_ALONE.to_owned()),
-            _ => Ended::failed(error),
+            None if self.shared.config.only_with_scheduler => not_alone(),
+            // The rules were asked about this caller.
+            _ => Ended::of_claim(error, &self.claim),
         }
+    }
+
+    fn refused(&self, for_good: bool, reason: String) -> Ended {
+        Ended::of_claim(OpenError::Refused { for_good, reason }, &self.claim)
     }
 
     fn return_lease(&mut self, outcome: LeaseOutcome) {
@@ -262,7 +269,7 @@ impl Download {
 
 /// The first request to the origin: what the caller wants, widened to blocks of the smallest size. The content's length
 /// is not known yet, so a suffix cannot be widened; one byte tells the length.
-fn first_ask(want: Want) -> Ask {
+pub(crate) fn first_ask(want: Want) -> Ask {
     const SIZE: u64 = PieceLayout::MIN_BLOCK_SIZE;
     match want {
         Want::All | Want::From(0..SIZE) => Ask::All,
@@ -284,8 +291,8 @@ fn stopping() -> Ended {
     Ended::failed(OpenError::Unavailable("the daemon is stopping".to_owned()))
 }
 
-fn refused(for_good: bool, reason: String) -> Ended {
-    Ended::failed(OpenError::Refused { for_good, reason })
+fn not_alone() -> Ended {
+    Ended::failed(OpenError::Refused { for_good: false, reason: NOT_ALONE.to_owned() })
 }
 
 fn store_failed(error: io::Error) -> OpenError {

@@ -4,6 +4,7 @@
 //! `transfer` then brings the pieces: it turns what happens into calls on the swarm, and the swarm's actions into `jobs`.
 //! The download ends when everything is there and verified, when nobody wants what is missing, or when it has failed.
 
+mod ended;
 mod fetch;
 mod jobs;
 mod learn;
@@ -13,6 +14,7 @@ mod scheduled;
 mod transfer;
 mod ways;
 
+use self::ended::Word;
 use self::scheduled::{Joining, Scheduled};
 use self::ways::Ways;
 use crate::engine::Shared;
@@ -20,6 +22,7 @@ use crate::origin::{Part, Source};
 use crate::progress::{Demand, Demands, Progress};
 use crate::schedule::Claim;
 use crate::store::{Held, Partial, TaskFile};
+use crate::unshareable::Question;
 use crate::{ContentInfo, OpenError, OpenRequest, Opened, Want};
 use darter_protocol::{ByteRange, Digest, TaskId};
 use darter_upstream::InTurn;
@@ -29,6 +32,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+pub(crate) use learn::first_ask;
 pub use right::Backoff;
 
 /// A running download, as those see it who join it.
@@ -44,9 +48,9 @@ pub(crate) enum Phase {
     /// Not even the content's length.
     Opening,
     Known(Arc<Known>),
-    /// It has ended. With an error that holds for everybody, before anything was known; without one, whoever comes or
-    /// waited tries for himself: the answer was meant for the first caller alone, or what there is has its place.
-    Over(Option<OpenError>),
+    /// It has ended. With a word for some of those who waited, before anything was known. Everybody else tries for himself: the
+    /// answer was meant for the first caller alone, or what there is has its place.
+    Over(Option<Word>),
 }
 
 /// The content of a running download.
@@ -77,6 +81,8 @@ pub(crate) struct Download {
     first: Source,
     /// What the scheduler is told of the first caller's request.
     claim: Claim,
+    /// And what the origin is asked by it.
+    question: Question,
     /// Pieces of an earlier download that were checked by it.
     checked: Held,
     phase: watch::Sender<Phase>,
@@ -114,6 +120,7 @@ impl Active {
             active: Arc::clone(&active),
             first: Source::from(request),
             claim: Claim::of(request),
+            question: Question::of(request),
             checked,
             phase,
             scheduled: Scheduled::default(),
@@ -163,17 +170,17 @@ impl Download {
         }
     }
 
-    /// The download has ended: whoever comes now starts anew, whoever waited gets the error or does so, too.
+    /// The download has ended: whoever comes now starts anew, and so does whoever waited and is not concerned by the word.
     ///
     /// Only after the scheduler was told of an end without the content: it knows a download by its host and task, and would
     /// take what was meant for this one for the end of the next.
-    fn over(&self, error: Option<OpenError>) {
+    fn over(&self, word: Option<Word>) {
         self.active.demands.close();
         self.shared.remove(&self.task, &self.active);
         self.phase.send_if_modified(|phase| {
             let first = !matches!(phase, Phase::Over(_));
             if first {
-                *phase = Phase::Over(error);
+                *phase = Phase::Over(word);
             }
             first
         });
@@ -192,22 +199,4 @@ impl Drop for Download {
 fn in_turn(task: &TaskId, hurries: bool) -> InTurn {
     let [a, b, c, d, e, f, g, h, ..] = *task.as_bytes();
     InTurn { whose: u64::from_le_bytes([a, b, c, d, e, f, g, h]), hurries }
-}
-
-/// A download that ended before its content was known.
-struct Ended {
-    answer: Result<Opened, OpenError>,
-    for_others: Option<OpenError>,
-}
-
-impl Ended {
-    /// The same error for everybody who waits.
-    fn failed(error: OpenError) -> Self {
-        Self { answer: Err(error.clone()), for_others: Some(error) }
-    }
-
-    /// An answer for the first caller alone.
-    fn answered(answer: Result<Opened, OpenError>) -> Self {
-        Self { answer, for_others: None }
-    }
 }

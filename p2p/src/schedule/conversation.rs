@@ -104,7 +104,7 @@ impl Link {
 // === impl Claim ===
 
 /// What a scheduler is told of a download besides its task: what its operator's rules go by.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Claim {
     origin: String,
     url_prefixes: Vec<bytes::Bytes>,

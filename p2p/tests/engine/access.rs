@@ -30,7 +30,7 @@ fn budget(connections: u32, bytes_per_second: u64) -> Access {
     Access { others, ..Access::default() }
 }
 
-fn refusal(opened: Result<Opened, OpenError>) -> (bool, String) {
+pub(crate) fn refusal(opened: Result<Opened, OpenError>) -> (bool, String) {
     match opened {
         Err(OpenError::Refused { for_good, reason }) => (for_good, reason),
         Err(error) => panic!("{error}"),

@@ -4,6 +4,7 @@
 
 mod access;
 mod alone;
+mod callers;
 mod handover;
 mod impostor;
 mod liar;

@@ -26,6 +26,10 @@ pub(crate) struct Behaviour {
     pub(crate) redirect: Option<String>,
     /// Sends an error's status to everybody.
     pub(crate) status: Option<u16>,
+    /// Whose answers it calls `private`: who shows this Authorization.
+    pub(crate) private_to: Option<&'static str>,
+    /// Says of no part where it belongs.
+    pub(crate) misplaced: bool,
     /// Takes requests and answers none.
     pub(crate) silent: bool,
     /// What the content becomes after the first answer, as long as it was before.
@@ -43,6 +47,8 @@ impl Behaviour {
             gate: None,
             redirect: None,
             status: None,
+            private_to: None,
+            misplaced: false,
             silent: false,
             later: None,
         }
@@ -190,9 +196,15 @@ impl Shared {
         let total = content.len();
         let range = request.range.as_deref().filter(|_| behaviour.ranges).map(|range| parse(range, total));
         let (start, end) = range.unwrap_or((0, total));
+        let is_private =
+            behaviour.private_to.is_some() && request.authorization.as_deref() == behaviour.private_to;
+        let kept = if is_private { "cache-control: private\r\n" } else { "" };
         let common =
-            format!("content-type: application/octet-stream\r\netag: \"{version}\"\r\ndate: now\r\n");
+            format!("content-type: application/octet-stream\r\netag: \"{version}\"\r\ndate: now\r\n{kept}");
         let head = match (range, behaviour.length) {
+            (Some(_), _) if behaviour.misplaced => {
+                format!("HTTP/1.1 206 Partial Content\r\n{common}content-length: {}\r\n\r\n", end - start)
+            }
             (Some(_), _) => format!(
                 "HTTP/1.1 206 Partial Content\r\n{common}content-range: bytes {start}-{}/{total}\r\ncontent-length: {}\r\n\r\n",
                 end - 1,

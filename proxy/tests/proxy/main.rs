@@ -27,5 +27,6 @@ mod settings;
 mod smuggling;
 mod streaming;
 mod strict;
+mod unshared;
 mod upgrade;
 mod ways_in;
