@@ -403,7 +403,7 @@ async fn readers_of_every_kind_share_what_a_partner_has_and_the_origin_brings_th
 }
 
 /// The journal of what is there in part cannot be read any more: the store fails before a scheduler was asked.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn a_store_that_fails_lets_nobody_past_what_the_scheduler_forbids() {
     let data = bytes(5 * MIB);
     let origin = Origin::start(Behaviour::good(data.clone())).await;
@@ -417,15 +417,15 @@ async fn a_store_that_fails_lets_nobody_past_what_the_scheduler_forbids() {
     std::fs::remove_file(&journal).unwrap();
     std::fs::create_dir(&journal).unwrap();
     let asked = origin.requests().len();
-    assert!(
-        matches!(node.engine.open(request.clone()).await, Err(OpenError::Store(_))),
-        "nothing forbids it"
-    );
-    // Who comes while a download ends gets what that one got.
-    rests(&node).await;
     let forbidden = OpenRequest { priority: Priority::level(1).unwrap(), ..request.clone() };
-    let refused = node.engine.open(forbidden).await;
+    // Who waits with another gets no word that was that one's.
+    let open = |request: &OpenRequest| node.engine.open(request.clone());
+    let (opened, refused) = tokio::join!(open(&request), open(&forbidden));
+    assert!(matches!(opened, Err(OpenError::Store(_))), "nothing forbids it");
     assert!(matches!(refused, Err(OpenError::Refused { for_good: true, .. })));
+    // Who comes while a download ends gets what that one got, if he asks the same.
+    rests(&node).await;
+    assert!(matches!(open(&forbidden).await, Err(OpenError::Refused { for_good: true, .. })));
     rests(&node).await;
     let others_only = OpenRequest { priority: Priority::level(2).unwrap(), ..request.clone() };
     let refused = node.engine.open(others_only).await;
