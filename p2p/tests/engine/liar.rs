@@ -6,6 +6,7 @@
 
 use super::node::{MIB, Node, blob, bytes};
 use darter_p2p::{OpenError, OpenRequest, Opened, TaskId};
+use http::{HeaderValue, header};
 use http_body_util::BodyExt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -346,6 +347,8 @@ async fn whatever_an_origin_does_nobody_takes_wrong_bytes_for_the_content() {
             }
             // It has become honest: nobody gets what it lied about. What is left of the lie may cost one more try.
             liar.lies.store(false, Ordering::SeqCst);
+            // In the same words it would go past the engine for some seconds, where the lie could not be shared.
+            request.headers.insert(header::USER_AGENT, HeaderValue::from_static("another"));
             let mut after = ask(&node, &request, &data).await;
             if after == Error {
                 after = ask(&node, &request, &data).await;
