@@ -101,6 +101,12 @@ impl Progress {
         self.relays.remove(&piece);
     }
 
+    /// All of `piece` was there before this download, and it is right.
+    pub(crate) fn hold(&mut self, piece: PieceIndex) {
+        self.have.insert(piece);
+        self.there.insert(self.layout.blocks_of(piece));
+    }
+
     /// What `piece` hashes to, if this download has completed it.
     pub(crate) fn hash(&self, piece: PieceIndex) -> Option<&PieceHash> {
         self.hashes.get(&piece)

@@ -7,10 +7,10 @@ use crate::origin::{self, Answer, Ask, OriginError, Part};
 use crate::origins::Patience;
 use crate::progress::Progress;
 use crate::schedule::{Arrival, BEAT};
-use crate::store::{Held, Partial, Record};
-use crate::{ContentInfo, OpenError, Opened, Want};
+use crate::store::{Held, Noted, Partial, Record, Right};
+use crate::{ContentInfo, OpenError, Opened, Supplier, Want};
 use darter_protocol::scheduler::{LeaseOutcome, LeaseReturned, PeerPacket, PieceResult};
-use darter_protocol::{ByteRange, PieceLayout, PieceSet};
+use darter_protocol::{BlockSet, ByteRange, PieceLayout, PieceSet};
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
@@ -39,41 +39,71 @@ impl Download {
             .as_ref()
             .ok()
             .and_then(Option::as_ref)
-            .map_or(0, |(partial, held)| bytes_of(partial, held));
+            .map_or(0, |(partial, noted)| noted.bytes(partial.file.layout()));
         // Also where the store fails: what the caller streams past it, the operator's rules may forbid.
         self.join(held_bytes).await?;
         let resumed = resumed.map_err(|error| {
             self.return_lease(LeaseOutcome::Failed);
             self.not_past_the_engine(error)
         })?;
-        if let Some((partial, held)) = resumed {
-            return Ok(self.start(partial, held, None));
+        if let Some((partial, noted)) = resumed {
+            return Ok(self.start(partial, noted, None));
         }
         let (info, body) = match self.wait_for_content().await? {
             Some(info) => (info, None),
             None => self.ask_origin(want).await?,
         };
-        let (partial, held) = match self.create(&info).await {
-            Ok(partial) => (partial, Held::default()),
+        let partial = match self.create(&info).await {
+            Ok(partial) => partial,
             Err(error) => {
                 self.return_lease(LeaseOutcome::Failed);
                 return Err(self.not_past_the_engine(store_failed(error)));
             }
         };
-        Ok(self.start(partial, held, body))
+        Ok(self.start(partial, Noted::default(), body))
     }
 
     /// What an earlier try has left. Without a digest the origin's content may have changed since; then only what is asked
     /// anew is believed, and what was left makes way for it.
-    async fn resume(&mut self) -> Result<Option<(Partial, Held)>, OpenError> {
+    async fn resume(&mut self) -> Result<Option<(Partial, Noted)>, OpenError> {
         if self.digest.is_none() || self.shared.store.has_no_partial(&self.task) {
             return Ok(None);
         }
         let (store, task) = (Arc::clone(&self.shared.store), self.task);
-        let checked = std::mem::take(&mut self.checked);
-        let resumed = tokio::task::spawn_blocking(move || store.resume(&task, &checked)).await;
+        let resumed = tokio::task::spawn_blocking(move || store.resume(&task)).await;
         let resumed = resumed.map_err(io::Error::other).and_then(|resumed| resumed).map_err(store_failed)?;
-        Ok(resumed.filter(|(partial, _)| partial.record.digest == self.digest))
+        let checked = std::mem::take(&mut self.checked);
+        let same = resumed.filter(|(partial, _)| partial.record.digest == self.digest);
+        Ok(same.map(|(partial, noted)| (partial, noted.with_checked(checked))))
+    }
+
+    /// Looks which of what was noted is right. Readers have that as it is found, and a client its answer before: of ten gigabytes it takes
+    /// seconds. What is not there is fetched after that.
+    pub(super) async fn verify(&mut self, start: &mut Start) -> Held {
+        let noted = std::mem::take(&mut start.noted);
+        if noted.is_empty() {
+            return Held::default();
+        }
+        let (file, progress) = (Arc::clone(&start.known.file), start.progress.clone());
+        let stop = self.shared.shutdown.clone();
+        let verified = tokio::task::spawn_blocking(move || {
+            noted.verify(&file, |right| {
+                progress.send_modify(|progress| match right {
+                    Right::Piece(piece) => progress.hold(piece),
+                    Right::Block(block) => progress.arrive(block..block + 1, Supplier::Disk),
+                });
+                !stop.is_cancelled()
+            })
+        });
+        let held = tokio::select! {
+            verified = verified => verified.unwrap_or_default(),
+            never = self.beats(PieceResult::default()) => match never {},
+        };
+        // Among them those whose blocks were found one by one.
+        start
+            .progress
+            .send_modify(|progress| held.pieces.iter().for_each(|(piece, _)| progress.hold(*piece)));
+        held
     }
 
     async fn create(&mut self, info: &ContentInfo) -> io::Result<Partial> {
@@ -249,12 +279,10 @@ impl Download {
         }
     }
 
-    fn start(&self, partial: Partial, held: Held, body: Option<Part>) -> Start {
+    fn start(&self, partial: Partial, noted: Noted, body: Option<Part>) -> Start {
         let layout = *partial.file.layout();
-        let mut have = PieceSet::empty(layout.pieces());
-        have.extend(held.pieces.iter().map(|(piece, _)| *piece));
-        let there = held.blocks.iter().map(|(block, _)| *block..block + 1).collect();
-        let (progress, watched) = watch::channel(Progress::new(layout, have, there));
+        let nothing = PieceSet::empty(layout.pieces());
+        let (progress, watched) = watch::channel(Progress::new(layout, nothing, BlockSet::default()));
         let queued = body.as_ref().map(|part| part.queued).unwrap_or_default();
         let known = Arc::new(Known {
             info: partial.record.info.clone(),
@@ -263,7 +291,7 @@ impl Download {
             progress: watched,
             queued,
         });
-        Start { known, partial, held, progress, body }
+        Start { known, partial, noted, progress, body }
     }
 }
 
@@ -281,10 +309,6 @@ pub(crate) fn first_ask(want: Want) -> Ask {
         }
         Want::Suffix(_) => ByteRange::new(0, 1).map_or(Ask::All, Ask::Range),
     }
-}
-
-fn bytes_of(partial: &Partial, held: &Held) -> u64 {
-    held.pieces.iter().map(|(piece, _)| partial.file.layout().range(*piece).len()).sum()
 }
 
 fn stopping() -> Ended {

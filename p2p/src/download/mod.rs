@@ -21,7 +21,7 @@ use crate::engine::Shared;
 use crate::origin::{Part, Source};
 use crate::progress::{Demand, Demands, Progress};
 use crate::schedule::Claim;
-use crate::store::{Held, Partial, TaskFile};
+use crate::store::{Held, Noted, Partial, TaskFile};
 use crate::unshareable::Question;
 use crate::{ContentInfo, OpenError, OpenRequest, Opened, Want};
 use darter_protocol::{ByteRange, Digest, TaskId};
@@ -100,7 +100,8 @@ pub(crate) struct Download {
 struct Start {
     known: Arc<Known>,
     partial: Partial,
-    held: Held,
+    /// What is to be looked at before it is believed.
+    noted: Noted,
     progress: watch::Sender<Progress>,
     /// The body of the first request to the origin.
     body: Option<Part>,
@@ -146,7 +147,7 @@ impl Download {
     /// Runs the download to its end.
     pub(crate) async fn run(mut self, want: Want, first: oneshot::Sender<First>) {
         match self.learn(want).await {
-            Ok(start) => {
+            Ok(mut start) => {
                 let layout = *start.known.file.layout();
                 // The first demand stands before anybody could find that nothing is wanted.
                 let answer = want.resolve(layout.length()).map(|range| {
@@ -157,7 +158,8 @@ impl Download {
                 self.phase.send_replace(Phase::Known(Arc::clone(&start.known)));
                 // A caller that is gone has dropped its demand, too.
                 let _ = first.send(answer.unwrap_or_else(|error| First::Answer(Err(error))));
-                transfer::Transfer::new(self, start).run().await;
+                let held = self.verify(&mut start).await;
+                transfer::Transfer::new(self, start, held).run().await;
             }
             Err(ended) => {
                 let _ = first.send(First::Answer(ended.answer));

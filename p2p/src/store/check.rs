@@ -372,7 +372,8 @@ fn wrong_pieces(
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{config, record, store_complete, task, write_piece};
+    use super::super::Held;
+    use super::super::tests::{config, record, resumed, store_complete, task, write_piece};
     use super::super::{Record, Store};
     use super::*;
     use std::fs;
@@ -473,10 +474,7 @@ mod tests {
         let report = check(dir.path(), true).unwrap();
         assert_eq!((report.incomplete, report.findings.len()), (1, 0));
         let store = Store::open(config(dir.path(), u64::MAX)).unwrap();
-        assert_eq!(
-            store.resume(&task(1), &crate::store::Held::default()).unwrap().unwrap().1.pieces.len(),
-            1
-        );
+        assert_eq!(resumed(&store, &task(1), Held::default()).pieces.len(), 1);
     }
 
     #[test]

@@ -368,8 +368,9 @@ impl Disk {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Held;
     use super::super::Stored;
-    use super::super::tests::{config, record, store_complete, task, write_piece};
+    use super::super::tests::{config, record, resumed, store_complete, task, write_piece};
     use super::*;
 
     const MIB: u64 = 1 << 20;
@@ -435,10 +436,7 @@ mod tests {
         let mut at_work = store.create(&task(2), record(5 * MIB)).unwrap();
         write_piece(&mut at_work, 0, 2);
         store_complete(&store, &task(3), 5 * MIB);
-        assert!(
-            store.resume(&task(1), &crate::store::Held::default()).unwrap().is_none(),
-            "nobody worked on it"
-        );
+        assert!(store.resume(&task(1)).unwrap().is_none(), "nobody worked on it");
         assert!(store.create(&task(4), record(7 * MIB)).is_err(), "what is worked on stays");
         assert_eq!(store.take_evicted(), [task(1), task(3)]);
         assert_eq!(store.used(), 5 * MIB);
@@ -447,10 +445,7 @@ mod tests {
         // Nor does it stay for ever after a restart.
         drop(store);
         let store = Store::open(config(dir.path(), 11 * MIB)).unwrap();
-        assert_eq!(
-            store.resume(&task(2), &crate::store::Held::default()).unwrap().unwrap().1.pieces.len(),
-            1
-        );
+        assert_eq!(resumed(&store, &task(2), Held::default()).pieces.len(), 1);
         store.collect(SystemTime::now() + Duration::from_secs(3700)).unwrap();
         assert_eq!(store.used(), 0);
     }

@@ -62,7 +62,7 @@ use file::Access;
 pub(crate) use file::TaskFile;
 pub use given::Given;
 pub(crate) use given::Reading;
-pub(crate) use held::Held;
+pub(crate) use held::{Held, Noted, Right};
 pub(crate) use import::Imported;
 pub(crate) use partial::{Partial, Reservation};
 pub(crate) use pins::PinGauges;

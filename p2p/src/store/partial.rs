@@ -6,7 +6,7 @@
 
 use super::collect::SPARE_BYTES;
 use super::file::{Access, TaskFile};
-use super::held::Held;
+use super::held::{Held, Noted};
 use super::journal::Journal;
 use super::names::journal_path;
 use super::space::{Claim, Promise};
@@ -231,9 +231,8 @@ impl Store {
         self.is_tidied() && !lock(&self.partials).contains_key(task)
     }
 
-    /// An incomplete task from before, with those of its noted pieces and blocks whose bytes match their hashes; those in
-    /// `checked` are known to. `None` when there is none, or when it does not fit together.
-    pub(crate) fn resume(&self, task: &TaskId, checked: &Held) -> io::Result<Option<(Partial, Held)>> {
+    /// An incomplete task from before, and what was noted of it. `None` when there is none, or when it does not fit together.
+    pub(crate) fn resume(&self, task: &TaskId) -> io::Result<Option<(Partial, Noted)>> {
         let path = self.path(task);
         let (opened, in_use) = {
             let _names = lock(&self.names);
@@ -243,7 +242,7 @@ impl Store {
                 Err(error) => return Err(error),
             }
         };
-        let Some((journal, record, noted)) = opened else {
+        let Some((journal, record, held)) = opened else {
             self.discard(task)?;
             return Ok(None);
         };
@@ -259,7 +258,7 @@ impl Store {
         // It may have been stopped before the disk had allocated everything.
         let promise = self.space.promise(file.unallocated()?);
         let reservation = Some(Reservation { file: Arc::clone(&file), promise });
-        let verified = noted.verify(&file, checked)?;
-        Ok(Some((Partial { record, file, journal: Some(journal), in_use, reservation }, verified)))
+        let noted = Noted { held, checked: Held::default() };
+        Ok(Some((Partial { record, file, journal: Some(journal), in_use, reservation }, noted)))
     }
 }

@@ -39,6 +39,12 @@ pub(crate) fn store_complete(store: &Store, task: &TaskId, length: u64) {
     store.commit(task, &partial, hashes).unwrap();
 }
 
+/// What is right of what an earlier download left of a task, if `checked` is known to be.
+pub(crate) fn resumed(store: &Store, task: &TaskId, checked: Held) -> Held {
+    let (partial, noted) = store.resume(task).unwrap().unwrap();
+    noted.with_checked(checked).verify(&partial.file, |_| true)
+}
+
 /// Throws a task away; whether there was anything of it.
 fn delete(store: &Store, task: &TaskId) -> io::Result<bool> {
     let mut was_here = false;
@@ -61,9 +67,9 @@ fn a_complete_task_survives_a_restart_and_a_partial_one_resumes() {
     assert_eq!(store.used(), 6 * PIECE - 5);
     assert_eq!(store.complete(&task(1)).unwrap().unwrap().hashes.len(), 3);
     assert!(store.complete(&task(2)).unwrap().is_none());
-    let (_, verified) = store.resume(&task(2), &Held::default()).unwrap().unwrap();
+    let verified = resumed(&store, &task(2), Held::default());
     assert_eq!(verified, Held { pieces: vec![(PieceIndex::new(1), hash)], blocks: vec![] });
-    assert!(store.resume(&task(3), &Held::default()).unwrap().is_none());
+    assert!(store.resume(&task(3)).unwrap().is_none());
 }
 
 #[test]
@@ -196,8 +202,8 @@ fn what_was_checked_is_not_read_again() {
     partial.file.write_at(0, &[9; 2 * PIECE as usize]).unwrap();
     drop(partial);
     let other_hash = Held { pieces: vec![held[0], (held[1].0, held[0].1)], blocks: vec![] };
-    assert_eq!(store.resume(&task(1), &other_hash).unwrap().unwrap().1.pieces, [held[0]]);
-    assert_eq!(store.resume(&task(1), &Held::default()).unwrap().unwrap().1, Held::default());
+    assert_eq!(resumed(&store, &task(1), other_hash).pieces, [held[0]]);
+    assert_eq!(resumed(&store, &task(1), Held::default()), Held::default());
 }
 
 #[test]
@@ -218,10 +224,7 @@ fn a_catalog_that_was_thrown_back_takes_no_download_for_complete() {
 
     let store = Store::open(config(dir.path(), u64::MAX)).unwrap();
     assert!(store.complete(&task(1)).unwrap().is_none());
-    assert_eq!(
-        store.resume(&task(1), &Held::default()).unwrap().unwrap().1.pieces,
-        [(PieceIndex::new(1), hash)]
-    );
+    assert_eq!(resumed(&store, &task(1), Held::default()).pieces, [(PieceIndex::new(1), hash)]);
     assert!(store.complete(&task(2)).unwrap().is_some());
     assert_eq!(store.used(), 6 * PIECE);
 }
@@ -281,7 +284,7 @@ fn space_is_allocated_while_bytes_come_and_counted_before() {
     drop(partial);
 
     // Who goes on has the rest allocated.
-    let (mut partial, _) = store.resume(&task(1), &Held::default()).unwrap().unwrap();
+    let (mut partial, _) = store.resume(&task(1)).unwrap().unwrap();
     assert!(store.space.promised() > 0);
     partial.take_reservation().unwrap().allocate(&store, || false).unwrap();
     assert!(allocated(&store, &task(1)) >= LENGTH);

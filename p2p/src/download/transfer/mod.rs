@@ -23,7 +23,7 @@ use super::{Download, Known, Start};
 use crate::ReadError;
 use crate::peer::PeerError;
 use crate::progress::{State, Wanted};
-use crate::store::Partial;
+use crate::store::{Held, Partial};
 use crate::verify::Verifier;
 use darter_protocol::scheduler::PeerPacket;
 use darter_protocol::{BlockHash, BlockSet, HostId, PieceHash, PieceIndex, PieceLayout, PieceSet};
@@ -92,8 +92,9 @@ struct Counts {
 }
 
 impl Transfer {
-    pub(super) fn new(download: Download, start: Start) -> Self {
-        let Start { known, partial, held, progress, body } = start;
+    /// Of the content, `held` is there.
+    pub(super) fn new(download: Download, start: Start, held: Held) -> Self {
+        let Start { known, partial, noted: _, progress, body } = start;
         let layout = *known.file.layout();
         let mut have = PieceSet::empty(layout.pieces());
         let mut pieces = vec![None; layout.pieces() as usize];
