@@ -48,7 +48,7 @@ labels! {
         Absent = "absent",
         /// Streamed from and to the origin.
         Direct = "direct",
-        /// Streamed from the origin because the engine could not keep the content.
+        /// Streamed from the origin because the engine could not keep or share the content.
         Bypass = "bypass",
         /// A tunnel whose bytes nobody looked at.
         Tunnel = "tunnel",
