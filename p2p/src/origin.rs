@@ -5,12 +5,17 @@
 
 use crate::ContentInfo;
 use crate::http_range::{ContentRange, number, parse_content_range, range_header};
+use crate::origins::Asking;
 use darter_protocol::{ByteRange, PieceLayout};
-use darter_upstream::{InTurn, Incoming, Upstream, UpstreamError, empty_body};
+use darter_upstream::{Incoming, Upstream, UpstreamError, empty_body};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use url::Url;
+
+/// How much later than the last change an answer must have been given for the date of that change to tell versions apart: within a second
+/// there may be two, and clocks differ (RFC 9110 section 8.8.2.2 wants one second at least).
+const STRONG_AFTER: Duration = Duration::from_secs(60);
 
 /// Redirects that are followed, as browsers and Go's client do in the main.
 const MAX_REDIRECTS: usize = 5;
@@ -76,16 +81,17 @@ pub(crate) enum Answer {
     Content { info: ContentInfo, part: Part },
     /// The range lies outside content of this length.
     Outside { length: u64 },
-    /// The origin's own word, or a success that cannot be cut into pieces or is not for all. `elsewhere`: it is the word of
-    /// another origin than the one that was asked, to which that led. `lent`: there the operator's certificate was shown, by which a
-    /// caller who is sent there himself does not get in.
-    Other { response: Response<Incoming>, refused: bool, elsewhere: bool, lent: bool },
+    /// The origin's own word, or a success that cannot be cut into pieces or is not for all. `led`: the URL that was asked for led to it, and
+    /// may lead somewhere else when it is asked again. `elsewhere`: that is another origin. `lent`: there the operator's certificate
+    /// was shown, by which a caller who is sent there himself does not get in.
+    Other { response: Response<Incoming>, refused: bool, led: bool, elsewhere: bool, lent: bool },
 }
 
 impl Answer {
     /// What may be passed on to a client, who takes as long as he likes.
     fn other(response: Response<Incoming>, refused: bool) -> Self {
-        Self::Other { response: response.map(Incoming::out_of_turn), refused, elsewhere: false, lent: false }
+        let response = response.map(Incoming::out_of_turn);
+        Self::Other { response, refused, led: false, elsewhere: false, lent: false }
     }
 }
 
@@ -105,11 +111,12 @@ pub(crate) enum OriginError {
 
 /// Asks for content. Redirects are followed here, so that no client ever holds a signed URL; credentials go only to the
 /// host that they were meant for.
+///
+/// `validator` goes with a range, so that it is of that version.
 pub(crate) async fn fetch(
-    upstream: &Upstream,
+    asking: &Asking<'_>,
     source: &Source,
-    (ask, etag): (Ask, Option<&HeaderValue>),
-    turn: InTurn,
+    (ask, validator): (Ask, Option<&HeaderValue>),
 ) -> Result<Answer, OriginError> {
     let mut queued = Duration::ZERO;
     let mut url = source.url.clone();
@@ -120,34 +127,41 @@ pub(crate) async fn fetch(
             what: "has all of it",
         });
     }
-    for _ in 0..=MAX_REDIRECTS {
-        let request = request(source, &url, ask, etag)?;
-        let response = upstream.send_in_turn(request, turn).await.map_err(Arc::new)?;
+    for hop in 0..=MAX_REDIRECTS {
+        let request = request(source, &url, ask, validator)?;
+        let response = asking.send(&url, request).await?;
         queued += response.body().waited();
+        let (led, elsewhere) = (hop > 0, url.origin() != source.url.origin());
         match redirect(&response, &url, source.verified)? {
             Some(next) => url = next,
             // The content's name says which certificate the host is shown that was asked, and not who is shown one after it:
             // others, who show none or another, would be given this by that name. The caller gets it as it came: sent there himself, he
             // would come without a certificate.
             None if response.status().is_success()
-                && shows_another_certificate(upstream, &source.url, &url) =>
+                && shows_another_certificate(asking.upstream, &source.url, &url) =>
             {
                 let mut response = response.map(Incoming::out_of_turn);
                 *response.headers_mut() = relayed_headers(response.headers());
-                return Ok(Answer::Other { response, refused: false, elsewhere: false, lent: true });
+                return Ok(Answer::Other {
+                    response,
+                    refused: false,
+                    led: true,
+                    elsewhere: false,
+                    lent: true,
+                });
             }
             // What has a digest is the same for all.
             None if response.status().is_success()
                 && !source.verified
                 && !is_for_all(&source.headers, response.headers()) =>
             {
-                return Ok(Answer::other(response, false));
+                let response = response.map(Incoming::out_of_turn);
+                return Ok(Answer::Other { response, refused: false, led, elsewhere, lent: false });
             }
             None => {
-                let elsewhere = url.origin() != source.url.origin();
                 return Ok(match classify(response, ask, &url)? {
                     Answer::Other { response, refused, lent, .. } => {
-                        Answer::Other { response, refused, elsewhere, lent }
+                        Answer::Other { response, refused, led, elsewhere, lent }
                     }
                     Answer::Content { info, part } => Answer::Content { info, part: Part { queued, ..part } },
                     outside @ Answer::Outside { .. } => outside,
@@ -171,7 +185,7 @@ fn request(
     source: &Source,
     url: &Url,
     ask: Ask,
-    etag: Option<&HeaderValue>,
+    validator: Option<&HeaderValue>,
 ) -> Result<Request<darter_upstream::Body>, OriginError> {
     let mut request = Request::builder()
         .method(Method::GET)
@@ -204,10 +218,9 @@ fn request(
     };
     if let Some(range) = range {
         headers.insert(header::RANGE, range);
-        // A changed content must come whole (and be noticed), never as a part of another version. If-Range compares
-        // strongly, so a weak validator says nothing.
-        if let Some(etag) = etag.filter(|etag| !etag.as_bytes().starts_with(b"W/")) {
-            headers.insert(header::IF_RANGE, etag.clone());
+        // A changed content must come whole (and be noticed), never as a part of another version.
+        if let Some(validator) = validator {
+            headers.insert(header::IF_RANGE, validator.clone());
         }
     }
     Ok(request)
@@ -320,11 +333,27 @@ fn content_length(headers: &HeaderMap) -> Option<u64> {
     (values.next().is_none() && PieceLayout::new(length).is_some()).then_some(length)
 }
 
-/// Whether two answers can be of one version of some content: the first validator that both have is the same (RFC 9110
-/// section 8.8). Where neither has any, the length must do.
-pub(crate) fn same_version(a: &HeaderMap, b: &HeaderMap) -> bool {
-    let both = |name| a.get(&name).zip(b.get(&name));
-    both(header::ETAG).or_else(|| both(header::LAST_MODIFIED)).is_none_or(|(a, b)| a == b)
+/// By what a range of the content with these headers is known to be of the same version (RFC 9110 section 13.1.5): a strong entity tag, or
+/// a date of which its origin has said it that much later, where there is no tag at all. `None`: by what the answer says alone.
+pub(crate) fn validator(known: &HeaderMap) -> Option<&HeaderValue> {
+    if let Some(etag) = known.get(header::ETAG) {
+        return (!etag.as_bytes().starts_with(b"W/")).then_some(etag);
+    }
+    let date = |name| httpdate::parse_http_date(known.get(name)?.to_str().ok()?).ok();
+    let age = date(header::DATE)?.duration_since(date(header::LAST_MODIFIED)?).ok()?;
+    (age >= STRONG_AFTER).then(|| known.get(header::LAST_MODIFIED)).flatten()
+}
+
+/// Whether an answer can be of the version that is known (RFC 9110 section 8.8): it has the first validator that this one has. A part that
+/// was asked for by a date is of that version, also where it does not repeat the date (section 15.3.7). Where none is known, the
+/// length must do.
+pub(crate) fn same_version(known: &HeaderMap, answer: &HeaderMap) -> bool {
+    let same = |name| known.get(&name).map(|value| answer.get(&name).map(|other| other == value));
+    match (same(header::ETAG), same(header::LAST_MODIFIED)) {
+        (Some(same), _) => same == Some(true),
+        (None, Some(same)) => same.unwrap_or_else(|| validator(known).is_some()),
+        (None, None) => true,
+    }
 }
 
 fn content(response: Response<Incoming>, length: u64, (start, end): (u64, u64), no_ranges: bool) -> Answer {
@@ -473,6 +502,34 @@ mod tests {
         assert!(same_version(&headers("\"1\"", "then"), &headers("\"1\"", "now")));
         assert!(!same_version(&headers("\"1\"", "then"), &headers("\"2\"", "then")));
         assert!(!same_version(&headers("\"1\"", "then"), &headers("", "now")));
-        assert!(same_version(&headers("\"1\"", ""), &headers("", "now")));
+        assert!(
+            !same_version(&headers("\"1\"", ""), &headers("", "now")),
+            "a part has the tag that all of it has"
+        );
+        assert!(same_version(&headers("", ""), &headers("\"1\"", "now")));
+        assert!(!same_version(&headers("", "then"), &headers("", "")), "then was a moment ago");
+    }
+
+    #[test]
+    fn a_range_is_asked_for_by_a_strong_validator() {
+        const THEN: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
+        let headers = |etag: Option<&'static str>, modified: Option<&'static str>, date: &'static str| {
+            let named = [(header::ETAG, etag), (header::LAST_MODIFIED, modified), (header::DATE, Some(date))];
+            let given =
+                named.into_iter().filter_map(|(name, value)| Some((name, HeaderValue::from_static(value?))));
+            given.collect::<HeaderMap>()
+        };
+        let by = |known: &HeaderMap| validator(known).map(|value| value.to_str().unwrap().to_owned());
+        let later = "Sun, 06 Nov 1994 08:50:37 GMT";
+        assert_eq!(by(&headers(Some("\"1\""), Some(THEN), later)).as_deref(), Some("\"1\""));
+        assert_eq!(by(&headers(Some("W/\"1\""), Some(THEN), later)), None);
+        assert_eq!(by(&headers(None, Some(THEN), later)).as_deref(), Some(THEN));
+        for date in ["Sun, 06 Nov 1994 08:50:36 GMT", "Sun, 06 Nov 1994 08:48:37 GMT", "yesterday"] {
+            assert_eq!(by(&headers(None, Some(THEN), date)), None, "{date}");
+        }
+        assert_eq!(by(&headers(None, None, later)), None);
+        // A part need not repeat the date by which it was asked for.
+        assert!(same_version(&headers(None, Some(THEN), later), &headers(None, None, later)));
+        assert!(!same_version(&headers(None, Some(THEN), later), &headers(None, Some(later), later)));
     }
 }

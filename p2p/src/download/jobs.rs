@@ -15,7 +15,7 @@ use darter_protocol::hash::BlockHasher;
 use darter_protocol::{BlockHash, ByteRange, HostId, PieceHash, PieceIndex, PieceSet, TaskId};
 use darter_swarm::RunId;
 use darter_upstream::Upstream;
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, StatusCode};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -208,10 +208,10 @@ impl Bench {
             Some(range) if range.len() < length => Ask::Range(range),
             _ => Ask::All,
         };
-        let etag = run.version.as_ref().and_then(|known| known.get(header::ETAG));
+        let validator = run.version.as_ref().and_then(origin::validator);
         let same = |answer| run.version.as_ref().is_none_or(|known| origin::same_version(known, answer));
         let patience = Patience { pause: origins::LONGEST, turn: super::in_turn(&self.task, false) };
-        let fetched = self.origins.fetch(&self.upstream, &run.source, (ask, etag), patience);
+        let fetched = self.origins.fetch(&self.upstream, &run.source, (ask, validator), patience);
         match fetched.await? {
             Answer::Content { info, part }
                 if info.length == length && part.start <= run.start && same(&info.headers) =>
@@ -219,7 +219,7 @@ impl Bench {
                 Ok(part)
             }
             Answer::Content { .. } | Answer::Outside { .. } => Err(RunError::Changed),
-            Answer::Other { response, elsewhere: true, .. } => Err(RunError::LedAstray(response.status())),
+            Answer::Other { response, led: true, .. } => Err(RunError::LedAstray(response.status())),
             Answer::Other { response, .. } => Err(RunError::Refused(response.status())),
         }
     }

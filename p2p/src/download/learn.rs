@@ -216,7 +216,7 @@ impl Download {
                 self.return_lease(LeaseOutcome::Refused);
                 Err(Ended::answered(Err(OpenError::NotSatisfiable { length })))
             }
-            Ok(Answer::Other { response, refused, elsewhere, lent }) => {
+            Ok(Answer::Other { response, refused, elsewhere, lent, .. }) => {
                 self.return_lease(if refused { LeaseOutcome::Refused } else { LeaseOutcome::Unshareable });
                 // A part that was asked for in our words is no answer to the caller's. Nor is what another host says, who
                 // may set cookies and ask for logins in its own name alone.

@@ -2,11 +2,13 @@
 //!
 //! Each caller brings a way of his own: his URL, which may be another mirror's, and his headers. The way that gave bytes last is gone
 //! on with: a caller who joins a download half done must not be able to lead it to a server that has something else, or nothing.
-//! Before anything came, the newest is best, because a newer token outlives an older one. A way that failed is tried again when all
-//! have; one that the origin refuses is not.
+//! Before anything came, the newest is best, because a newer token outlives an older one; but those to another origin than the first
+//! caller's come after all others, for it was his that the scheduler was asked about, whose rules and budgets may say something else
+//! about theirs. A way that failed is tried again when all have; one that the origin refuses is not.
 
 use crate::OpenRequest;
 use crate::origin::Source;
+use url::Origin;
 
 /// Ways that are remembered. More would only be older tokens.
 const MOST: usize = 8;
@@ -27,6 +29,8 @@ pub(super) struct Ways {
     ways: Vec<Way>,
     /// The way that gave bytes last.
     gave: Option<WayId>,
+    /// Where the first caller's leads.
+    first: Option<Origin>,
     next: u64,
 }
 
@@ -49,8 +53,14 @@ impl Ways {
         }
         let id = WayId(self.next);
         self.next += 1;
-        let proven = self.ways.last().is_some_and(|best| self.gave == Some(best.id));
-        self.ways.insert(self.ways.len() - usize::from(proven), Way { id, source, failed: false });
+        let first = &self.first.get_or_insert_with(|| source.url.origin());
+        let at = if source.url.origin() == **first {
+            let proven = self.ways.last().is_some_and(|best| self.gave == Some(best.id));
+            self.ways.len() - usize::from(proven)
+        } else {
+            self.ways.iter().take_while(|way| way.failed).count()
+        };
+        self.ways.insert(at, Way { id, source, failed: false });
     }
 
     /// The one to try next; `None` when the origin has refused all of them.
@@ -117,8 +127,12 @@ mod tests {
     use http::{HeaderMap, HeaderValue, header};
 
     fn add(ways: &mut Ways, token: &'static str) {
+        add_at(ways, "http://example.org/", token);
+    }
+
+    fn add_at(ways: &mut Ways, url: &str, token: &'static str) {
         let headers = HeaderMap::from_iter([(header::AUTHORIZATION, HeaderValue::from_static(token))]);
-        ways.add(Source { url: "http://example.org/".parse().unwrap(), headers, verified: false });
+        ways.add(Source { url: url.parse().unwrap(), headers, verified: false });
     }
 
     fn best(ways: &Ways) -> (WayId, String) {
@@ -156,6 +170,18 @@ mod tests {
         assert_eq!(best(&ways).1, "good");
         assert!(ways.handle_failure(good));
         assert_eq!(best(&ways).1, "newer");
+    }
+
+    #[test]
+    fn another_origin_comes_after_all_ways_to_the_first_ones() {
+        let mut ways = with(&["a"]);
+        add_at(&mut ways, "http://elsewhere.example/", "b");
+        add(&mut ways, "c");
+        for expected in ["c", "a", "b"] {
+            let (id, token) = best(&ways);
+            assert_eq!(token, expected);
+            ways.handle_failure(id);
+        }
     }
 
     #[test]

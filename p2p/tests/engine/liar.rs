@@ -301,6 +301,16 @@ const LIES: &[(&str, Lie, End, End)] = &[
         Right,
     ),
     (
+        "signs for one request only, on the host that was asked",
+        |asked, data| match asked.path.as_str() {
+            "/signed/here" if asked.nth == 1 => status(403, ""),
+            "/signed/here" => cut(honest(asked, data), asked.nth == 0),
+            _ => status(307, "location: /signed/here\r\n"),
+        },
+        Right,
+        Right,
+    ),
+    (
         "signs what is refused",
         |asked, _| match asked.path.as_str() {
             "/signed" => status(403, ""),

@@ -22,7 +22,8 @@ mod ring;
 mod ways;
 
 use darter_p2p::{
-    ByteRange, ClusterStat, LocalStat, OpenError, OpenRequest, Opened, ReadError, Served, TaskId, Want,
+    Backoff, ByteRange, ClusterStat, LocalStat, OpenError, OpenRequest, Opened, ReadError, Served, TaskId,
+    Want,
 };
 use http_body_util::BodyExt;
 use impostor::{Answer, Impostor, Lie};
@@ -269,6 +270,24 @@ async fn a_redirect_is_followed_without_the_credential() {
     assert!(node.get(&authorized(blob(registry.address, &data), "secret")).await.unwrap() == data);
     assert_eq!(registry.requests()[0].authorization.as_deref(), Some("secret"));
     assert_eq!(store.requests()[0].authorization, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_a_redirect_leads_is_left_alone_when_it_wants_that() {
+    let data = bytes(MIB);
+    let store = Origin::start(Behaviour { status: Some(503), ..Behaviour::good(Vec::new()) }).await;
+    let location = format!("http://localhost:{}/signed", store.address.port());
+    let registry = Origin::start(Behaviour { redirect: Some(location), ..Behaviour::good(Vec::new()) }).await;
+    let pause = Duration::from_millis(300);
+    let backoff = Backoff { first: pause, most: pause, attempts: 3 };
+    let node = Node::with("a", &[], |config| config.backoff = backoff).await;
+    let open = async || node.engine.open(blob(registry.address, &data)).await;
+    assert!(matches!(open().await, Err(OpenError::NotShareable)));
+    let began = tokio::time::Instant::now();
+    assert!(open().await.is_err());
+    // It sleeps no less; how much more, this machine says.
+    assert!(began.elapsed() >= pause / 2, "{:?}", began.elapsed());
+    assert_eq!(store.requests().len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
