@@ -44,6 +44,8 @@ pub enum Kind {
     Tmpfs,
     /// On a block device made of a file; turns read-only when it finds an error.
     Ext4,
+    /// The same, but it cannot keep space for a file that is still to be written.
+    Ext3,
 }
 
 /// A mounted file system.
@@ -71,10 +73,10 @@ impl Disk {
         let mut mount = Command::new("mount");
         match self.kind {
             Kind::Tmpfs => mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]),
-            Kind::Ext4 => {
+            Kind::Ext4 | Kind::Ext3 => {
                 let image = self.images.path().join(self.mounts.to_string());
                 File::create(&image)?.set_len(self.bytes)?;
-                let mut mkfs = Command::new("mkfs.ext4");
+                let mut mkfs = Command::new(if self.kind == Kind::Ext4 { "mkfs.ext4" } else { "mkfs.ext3" });
                 mkfs.args(["-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0"]).arg(&image);
                 run(&mut mkfs, LIMIT)?.ok()?;
                 mount.args(["-o", "loop,errors=remount-ro"]).arg(image)

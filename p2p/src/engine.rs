@@ -9,6 +9,7 @@ use crate::lists::Lists;
 use crate::members::InvalidAddress;
 use crate::metrics::Metrics;
 use crate::origins::Origins;
+use crate::past::Detour;
 use crate::peer::{self, Peers, Quick, Served as Given, Turns};
 use crate::progress::{Demand, Wish};
 use crate::reader::{Live, Reader};
@@ -179,7 +180,8 @@ impl Engine {
                 Joined::First(answer) => match answer.await {
                     Ok(First::Answer(answer)) => return answer,
                     Ok(First::Content { known, range, demand }) => {
-                        return Ok(shared.open_running(&known, range, demand).queued_since(began, &known));
+                        let opened = shared.open_running(&known, range, demand, &request);
+                        return Ok(opened.queued_since(began, &known));
                     }
                     Err(_) => return Err(OpenError::Unavailable("the daemon is stopping".to_owned())),
                 },
@@ -282,12 +284,14 @@ impl Shared {
         Ok(Opened::Content(Content { info, range, served: Served::Disk, body }))
     }
 
-    fn open_running(&self, known: &Known, range: Option<ByteRange>, demand: Demand) -> Opened {
-        let length = known.info.length;
-        // Whoever reads all of it waits with the last byte; a part says nothing about the whole.
-        let whole = range.is_some() && range == ByteRange::new(0, length);
-        let last = (whole && known.digest.is_some()).then(|| length - 1);
-        let live = Live { progress: known.progress.clone(), demand, last, waited_for: None };
+    fn open_running(
+        self: &Arc<Self>,
+        known: &Arc<Known>,
+        range: Option<ByteRange>,
+        demand: Demand,
+        request: &OpenRequest,
+    ) -> Opened {
+        let live = Live::new(known, range, demand, Detour::of(self, known, request));
         let (file, metrics) = (Arc::clone(&known.file), self.metrics.clone());
         let body = ContentBody::new(Reader { file, rest: range, live: Some(live), metrics, lends: false });
         Opened::Content(Content { info: known.info.clone(), range, served: Served::Fetching, body })
@@ -295,15 +299,15 @@ impl Shared {
 
     /// Joins a running download whose content is known; `None` when it takes nobody any more.
     fn join_known(
-        &self,
+        self: &Arc<Self>,
         request: &OpenRequest,
         active: &Active,
-        known: &Known,
+        known: &Arc<Known>,
     ) -> Result<Option<Opened>, OpenError> {
         let range = request.want.resolve(known.info.length)?;
         let wish = self.wish(request.task, &known.file, request.want, range);
         let demand = active.demands.add(wish);
-        Ok(demand.map(|demand| self.open_running(known, range, demand)))
+        Ok(demand.map(|demand| self.open_running(known, range, demand, request)))
     }
 
     /// What is fetched for somebody who wants this, which is `range` of the content in `file`. Of what is kept in memory until all

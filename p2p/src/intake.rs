@@ -21,27 +21,37 @@ pub(crate) fn parts<'a, B: Body<Data = Bytes, Error = hyper::Error> + Unpin>(
     heard: &'a Heard,
 ) -> impl Stream<Item = Result<Bytes, String>> + use<'a, B> {
     stream::try_unfold((body, Bytes::new()), move |(mut body, mut held)| async move {
-        while held.is_empty() {
-            held = match tokio::time::timeout(idle, body.frame()).await {
-                Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
-                Ok(Some(Err(error))) => return Err(describe(&error)),
-                Ok(None) => return Ok(None),
-                Err(_) => return Err(format!("no byte came for {idle:?}")),
-            };
-            heard.tell();
-        }
-        let taking = || way.take(held.len() as u64);
-        let taken = match taking().now_or_never() {
-            Some(taken) => taken,
-            None => {
-                let _held = heard.hold();
-                taking().await
-            }
-        };
-        let part = held.split_to(usize::try_from(taken.bytes()).unwrap_or(usize::MAX));
-        taken.used(part.len() as u64);
-        Ok(Some((part, (body, held))))
+        let part = next_part(&mut body, &mut held, (way, idle, heard)).await?;
+        Ok(part.map(|part| (part, (body, held))))
     })
+}
+
+/// The next of [`parts`]; `held` is what the body has given and what has not passed yet.
+pub(crate) async fn next_part<B: Body<Data = Bytes, Error = hyper::Error> + Unpin>(
+    body: &mut B,
+    held: &mut Bytes,
+    (way, idle, heard): (&Way, Duration, &Heard),
+) -> Result<Option<Bytes>, String> {
+    while held.is_empty() {
+        *held = match tokio::time::timeout(idle, body.frame()).await {
+            Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
+            Ok(Some(Err(error))) => return Err(describe(&error)),
+            Ok(None) => return Ok(None),
+            Err(_) => return Err(format!("no byte came for {idle:?}")),
+        };
+        heard.tell();
+    }
+    let taking = || way.take(held.len() as u64);
+    let taken = match taking().now_or_never() {
+        Some(taken) => taken,
+        None => {
+            let _held = heard.hold();
+            taking().await
+        }
+    };
+    let part = held.split_to(usize::try_from(taken.bytes()).unwrap_or(usize::MAX));
+    taken.used(part.len() as u64);
+    Ok(Some(part))
 }
 
 /// hyper's own words are about its code; its cause is about the connection.

@@ -4,7 +4,8 @@
 //! - [`Engine`]: opens content by task. Concurrent openings of one task share one download.
 //! - `download`: the driver that does the IO for one running task; what it fetches next and from whom says [`Swarm`].
 //! - `store`: the content on disk. `import`: what a user brings in himself; `copies` of it on other hosts.
-//! - `origin`: fetching from where the content comes from; `origins` that want to be left alone.
+//! - `origin`: fetching from where the content comes from; `origins` that want to be left alone. `past`: readers that the disk has
+//!   failed go on there.
 //! - `peer`: fetching from other daemons, and serving them; whom it serves next says [`Uploads`].
 //! - `schedule`: the conversation with the scheduler.
 //! - `unshareable`: what served who asked alone, a moment ago.
@@ -25,6 +26,7 @@
 //! | a pack -> client or peer | the same: 2 | BLAKE3 once whenever it is opened from disk |
 //! | origin -> memory -> client, up to 1 MiB | socket to memory, to where it waits, from there, to the client: 4; and after that to the page cache | BLAKE3 once; the digest's own once |
 //! | origin -> disk -> client | socket to memory, memory to page cache, and 1 or 2 to the client: 3 or 4 | BLAKE3 once; the digest's own once, in passing |
+//! | origin -> client, past a disk that failed on the way | socket to memory, memory to socket: 2 | the digest's own once; of what came before, what was not hashed in passing once more |
 //! | peer -> disk -> client | the same: 3 or 4 | BLAKE3 once; the digest's own once, in passing when a piece comes in order, or read back: a copy more |
 //!
 //! A spare piece (asked of a second partner) is put together in memory before it is written: a copy more. What is
@@ -59,6 +61,7 @@ mod metrics;
 mod news;
 mod origin;
 mod origins;
+mod past;
 mod peer;
 mod progress;
 mod reader;

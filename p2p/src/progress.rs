@@ -27,6 +27,8 @@ pub(crate) struct Progress {
     /// One more for everybody who would take them.
     audience: Arc<()>,
     pub(crate) state: State,
+    /// Where the disk fails a reader, it may go on at the origin: the operator does not keep this host from there.
+    pub(crate) past: bool,
 }
 
 /// One fetch of a whole piece, for those who are given what it brings. It is over when the fetch is, and never another one's: what
@@ -86,6 +88,7 @@ impl Progress {
             next_relay: 0,
             audience: Arc::default(),
             state: State::Running,
+            past: false,
         }
     }
 

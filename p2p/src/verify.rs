@@ -8,8 +8,9 @@
 
 use crate::store::TaskFile;
 use aws_lc_rs::digest;
-use darter_protocol::{Algorithm, Digest, PieceLayout, PieceSet};
+use darter_protocol::{Algorithm, ByteRange, Digest, PieceLayout, PieceSet};
 use std::io;
+use std::sync::{Mutex, PoisonError};
 
 pub(crate) struct Verifier {
     expected: Digest,
@@ -24,14 +25,30 @@ struct Position {
     hash: digest::Context,
 }
 
+/// What one reader got of some content, from its start on, hashed.
+pub(crate) struct Check {
+    expected: Digest,
+    hash: digest::Context,
+}
+
 impl Verifier {
     pub(crate) fn new(expected: Digest, layout: PieceLayout) -> Self {
-        let algorithm = match expected.algorithm() {
-            Algorithm::Sha256 => &digest::SHA256,
-            Algorithm::Sha512 => &digest::SHA512,
-        };
-        let start = Position { offset: 0, hash: digest::Context::new(algorithm) };
+        let start = Position::start(&expected);
         Self { expected, layout, settled: start.clone(), ahead: start }
+    }
+
+    /// The bytes before `offset`, hashed: those that are hashed here already, and the rest read back. Blocks.
+    pub(crate) fn check_from(this: &Mutex<Self>, offset: u64, file: &TaskFile) -> io::Result<Check> {
+        let (expected, settled) = {
+            let this = this.lock().unwrap_or_else(PoisonError::into_inner);
+            (this.expected, this.settled.clone())
+        };
+        let from = if settled.offset <= offset { settled } else { Position::start(&expected) };
+        let mut check = Check { expected, hash: from.hash };
+        if let Some(unread) = ByteRange::new(from.offset, offset) {
+            file.read_part(unread, |part| check.update(part))?;
+        }
+        Ok(check)
     }
 
     /// Offers bytes of one piece that are being written at `offset`. Taken if the hash stands there, and so was all that
@@ -87,6 +104,28 @@ impl Verifier {
     fn matches(&self) -> bool {
         self.settled.offset == self.layout.length()
             && self.settled.hash.clone().finish().as_ref() == self.expected.as_bytes()
+    }
+}
+
+impl Position {
+    fn start(expected: &Digest) -> Self {
+        let algorithm = match expected.algorithm() {
+            Algorithm::Sha256 => &digest::SHA256,
+            Algorithm::Sha512 => &digest::SHA512,
+        };
+        Self { offset: 0, hash: digest::Context::new(algorithm) }
+    }
+}
+
+impl Check {
+    /// Takes the next bytes.
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
+        self.hash.update(bytes);
+    }
+
+    /// Whether what was taken is the whole content, and right.
+    pub(crate) fn matches(&self) -> bool {
+        self.hash.clone().finish().as_ref() == self.expected.as_bytes()
     }
 }
 
@@ -167,6 +206,24 @@ mod tests {
         assert!(!verifier.matches());
         verifier.catch_up(&file, &have).unwrap();
         assert!(verifier.matches());
+    }
+
+    #[test]
+    fn a_reader_goes_on_from_what_is_hashed_wherever_it_stands() {
+        let dir = tempfile::tempdir().unwrap();
+        let content = content();
+        let file = file(dir.path(), &content);
+        let mut verifier = verifier(&content);
+        let mut have = PieceSet::empty(3);
+        have.insert(darter_protocol::PieceIndex::new(0));
+        verifier.catch_up(&file, &have).unwrap();
+        let verifier = Mutex::new(verifier);
+        for offset in [0, 5, PIECE, PIECE + 5, content.len()] {
+            let mut check = Verifier::check_from(&verifier, offset as u64, &file).unwrap();
+            assert_eq!(check.matches(), offset == content.len());
+            check.update(&content[offset..]);
+            assert!(check.matches(), "from {offset}");
+        }
     }
 
     #[test]

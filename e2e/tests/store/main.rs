@@ -34,6 +34,9 @@ fn main() -> ExitCode {
             ("killed_while_it_evicts_it_serves_right_bytes", |_| kills::evictions_and_kills()),
             ("a_full_disk_costs_no_client_a_byte", |_| both(disks::a_disk_that_others_fill)),
             ("a_disk_that_fills_on_the_way_costs_no_client_a_byte", |_| both(disks::a_disk_that_fills)),
+            ("a_disk_that_fills_under_a_download_cuts_nobody", |_| {
+                disks::a_disk_that_fills_under_a_download()
+            }),
             ("a_disk_that_breaks_is_used_again_when_it_was_replaced", |_| disks::a_disk_that_breaks()),
             ("a_dead_file_system_holds_up_nobody", |_| stuck::a_dead_file_system_holds_up_nobody()),
             ("a_daemon_starts_on_a_full_disk", |_| both(disks::a_start_on_a_full_disk)),

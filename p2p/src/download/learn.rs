@@ -8,12 +8,13 @@ use crate::origins::Patience;
 use crate::progress::Progress;
 use crate::schedule::{Arrival, BEAT};
 use crate::store::{Held, Noted, Partial, Record, Right};
+use crate::verify::Verifier;
 use crate::{ContentInfo, OpenError, Opened, Supplier, Want};
 use darter_protocol::scheduler::{LeaseOutcome, LeaseReturned, PeerPacket, PieceResult};
 use darter_protocol::{BlockSet, ByteRange, PieceLayout, PieceSet};
 use std::io;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -257,13 +258,21 @@ impl Download {
     /// What cannot be stored the caller streams from the origin; but not where the operator's rules keep it from there.
     fn not_past_the_engine(&self, error: OpenError) -> Ended {
         match &self.scheduled.talk {
-            Some(talk) if talk.is_barred() => self.refused(
+            // The rules were asked about this caller.
+            _ if self.may_go_past() => Ended::of_claim(error, &self.claim),
+            Some(_) => self.refused(
                 false,
                 format!("this host cannot store the content, and may not go to its origin: {error}"),
             ),
-            None if self.shared.config.only_with_scheduler => not_alone(),
-            // The rules were asked about this caller.
-            _ => Ended::of_claim(error, &self.claim),
+            None => not_alone(),
+        }
+    }
+
+    /// Whether the operator's rules let this host fetch past the engine what it cannot store.
+    pub(super) fn may_go_past(&self) -> bool {
+        match &self.scheduled.talk {
+            Some(talk) => !talk.is_barred(),
+            None => !self.shared.config.only_with_scheduler,
         }
     }
 
@@ -284,12 +293,14 @@ impl Download {
         let nothing = PieceSet::empty(layout.pieces());
         let (progress, watched) = watch::channel(Progress::new(layout, nothing, BlockSet::default()));
         let queued = body.as_ref().map(|part| part.queued).unwrap_or_default();
+        let verifier = self.digest.map(|digest| Arc::new(Mutex::new(Verifier::new(digest, layout))));
         let known = Arc::new(Known {
             info: partial.record.info.clone(),
             digest: self.digest,
             file: Arc::clone(&partial.file),
             progress: watched,
             queued,
+            verifier,
         });
         Start { known, partial, noted, progress, body }
     }

@@ -23,7 +23,8 @@ use crate::progress::{Demand, Demands, Progress};
 use crate::schedule::Claim;
 use crate::store::{Held, Noted, Partial, TaskFile};
 use crate::unshareable::Question;
-use crate::{ContentInfo, OpenError, OpenRequest, Opened, Want};
+use crate::verify::Verifier;
+use crate::{ContentInfo, OpenError, OpenRequest, Opened, ReadError, Want};
 use darter_protocol::{ByteRange, Digest, TaskId};
 use darter_upstream::InTurn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -61,6 +62,8 @@ pub(crate) struct Known {
     pub(crate) progress: watch::Receiver<Progress>,
     /// How long its first request waited for its turn at the origin.
     pub(crate) queued: Duration,
+    /// Hashes the whole, when there is a digest to compare it with.
+    pub(crate) verifier: Option<Arc<Mutex<Verifier>>>,
 }
 
 /// What the first caller gets.
@@ -143,6 +146,17 @@ impl Active {
     }
 }
 
+impl Known {
+    /// The origin's content is not what it was when this download started.
+    pub(crate) fn changed(&self) -> ReadError {
+        let expected = match &self.digest {
+            Some(digest) => digest.to_string(),
+            None => "what its origin sent before".to_owned(),
+        };
+        ReadError::Mismatch { expected }
+    }
+}
+
 impl Download {
     /// Runs the download to its end.
     pub(crate) async fn run(mut self, want: Want, first: oneshot::Sender<First>) {
@@ -198,7 +212,7 @@ impl Drop for Download {
 }
 
 /// The requests of one task have their turns together; one of which nothing is known yet hurries.
-fn in_turn(task: &TaskId, hurries: bool) -> InTurn {
+pub(crate) fn in_turn(task: &TaskId, hurries: bool) -> InTurn {
     let [a, b, c, d, e, f, g, h, ..] = *task.as_bytes();
     InTurn { whose: u64::from_le_bytes([a, b, c, d, e, f, g, h]), hurries }
 }

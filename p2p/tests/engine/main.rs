@@ -16,6 +16,7 @@ mod members;
 mod name_server;
 mod node;
 mod origin;
+mod past;
 mod ranges;
 mod relays;
 mod ring;

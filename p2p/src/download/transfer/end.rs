@@ -43,11 +43,7 @@ impl End {
 impl Transfer {
     /// The origin's content is not what it was when this download started.
     pub(super) fn changed(&self) -> End {
-        let expected = match &self.known.digest {
-            Some(digest) => digest.to_string(),
-            None => "what its origin sent before".to_owned(),
-        };
-        End::Failed { error: ReadError::Mismatch { expected }, outcome: LeaseOutcome::Failed, keep: false }
+        End::Failed { error: self.known.changed(), outcome: LeaseOutcome::Failed, keep: false }
     }
 
     /// Checks the whole content against its digest.

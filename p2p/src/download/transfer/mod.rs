@@ -104,7 +104,7 @@ impl Transfer {
         }
         let blocks: BTreeMap<u32, BlockHash> = held.blocks.into_iter().collect();
         let there: BlockSet = blocks.keys().map(|block| *block..block + 1).collect();
-        let verifier = known.digest.map(|digest| Arc::new(Mutex::new(Verifier::new(digest, layout))));
+        let verifier = known.verifier.clone();
         let (tell, events) = mpsc::channel(EVENTS);
         let shared = &download.shared;
         let lacking = watch::Sender::new(true);
@@ -189,7 +189,8 @@ impl Transfer {
             self.download.active.demands.close();
         }
         // Readers first; what follows is for this daemon and for others.
-        self.bench.progress.send_modify(|progress| progress.state = state);
+        let past = self.download.may_go_past();
+        self.bench.progress.send_modify(|progress| (progress.state, progress.past) = (state, past));
         let end = match (self.quiesce().await, end) {
             (Err(late), End::Suspended | End::Stopped) => late,
             (_, end) => end,
@@ -210,6 +211,7 @@ impl Transfer {
                 return End::Complete;
             }
             let now = Instant::now();
+            self.tell_past();
             self.follow_demand();
             self.update_promise(now);
             self.update_right(now);
@@ -299,6 +301,18 @@ impl Transfer {
             self.follow_ring();
         }
         Ok(())
+    }
+
+    /// Tells the readers whether they may go on at the origin where the disk fails them.
+    fn tell_past(&self) {
+        let past = self.download.may_go_past();
+        if self.bench.progress.borrow().past != past {
+            // It is looked at when that happens; nobody waits for it.
+            self.bench.progress.send_if_modified(|progress| {
+                progress.past = past;
+                false
+            });
+        }
     }
 
     /// Wants what the readers want.
