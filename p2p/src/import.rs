@@ -5,7 +5,7 @@ use crate::schedule::{self, Schedulers};
 use crate::store::{Given, Imported, PinsUse, Reading, Record, Stored};
 use darter_protocol::{PieceHash, TaskId, hash};
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -117,11 +117,12 @@ impl Engine {
 impl Shared {
     async fn import(self: Arc<Self>, task: TaskId, source: impl Given) -> io::Result<ImportedFile> {
         let one = Arc::clone(&self.imports).acquire_owned().await.map_err(io::Error::other)?;
+        let one = Arc::new(Mutex::new(Some(one)));
         let name = Importing::begin(&self, task)?;
         let (store, reading) = (Arc::clone(&self.store), Arc::new(Reading::default()));
         let watched = Arc::clone(&reading);
         let (said, import) = oneshot::channel();
-        let tracker = self.tracker.clone();
+        let (tracker, writing) = (self.tracker.clone(), Arc::clone(&one));
         tokio::task::spawn_blocking(move || {
             let mut imported = store.import(&task, &source, &watched);
             // Before it is tracked the thread may wait for ever for the given file.
@@ -135,11 +136,15 @@ impl Shared {
                 tracing::error!(%task, %error, "what was imported cannot be written to the disk, and is forgotten");
             }
             // The disk gets no more than so many at once.
-            drop(one);
+            drop(writing);
         });
         let imported = tokio::select! {
             imported = import => imported.map_err(io::Error::other)?,
-            () = stalled(&reading) => return self.not_imported(task, io::ErrorKind::TimedOut.into()).await,
+            () = stalled(&reading) => {
+                // Its thread may never come back, and takes nobody's turn meanwhile.
+                one.lock().unwrap_or_else(PoisonError::into_inner).take();
+                return self.not_imported(task, io::ErrorKind::TimedOut.into()).await;
+            }
             () = self.shutdown.cancelled() => {
                 reading.give_up();
                 return self.not_imported(task, io::Error::other("the daemon is stopping")).await;

@@ -5,7 +5,7 @@
 
 use crate::Backoff;
 use crate::origin::{self, Answer, Ask, OriginError, Source};
-use darter_upstream::{InTurn, Incoming, Kind, Upstream, UpstreamError};
+use darter_upstream::{InTurn, Incoming, Kind, Stage, Upstream, UpstreamError};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -111,7 +111,8 @@ impl Origins {
     fn hear(&self, url: &Url, news: News, (asked, now): (Instant, Instant)) {
         let mut pauses = self.lock();
         let origin = url.origin();
-        let before = pauses.get(&origin).copied();
+        // What is long past says nothing about now.
+        let before = pauses.get(&origin).copied().filter(|before| before.until + LONGEST > now);
         // What was on its way when the pause began does not end it.
         let is_news = before.is_some_and(|before| asked > before.began || before.until <= now);
         let errors = before.map_or(0, |before| before.errors) + u32::from(news == News::Failed);
@@ -126,7 +127,7 @@ impl Origins {
             News::Busy(asked_for) => asked_for,
             News::Failed => None,
         };
-        let paused = before.filter(|before| before.until > now);
+        let paused = before.filter(|before| before.times > 0 && before.until > now);
         let pause = if news == News::Failed && errors < ERRORS {
             let none = Pause { began: now, until: now, times: 0, errors };
             before.map_or(none, |before| Pause { errors, ..before })
@@ -145,7 +146,7 @@ impl Origins {
         if pauses.len() >= MAX_ORIGINS {
             pauses.retain(|_, pause| pause.until > now);
         }
-        if pauses.len() < MAX_ORIGINS || before.is_some() {
+        if pauses.len() < MAX_ORIGINS || pauses.contains_key(&origin) {
             pauses.insert(origin, pause);
         }
     }
@@ -186,6 +187,8 @@ fn of_answer(status: StatusCode, headers: &HeaderMap) -> News {
 
 fn of_error(error: &UpstreamError) -> News {
     match error.kind {
+        // The line is this host's.
+        Kind::Timeout { stage: Stage::Turn, .. } => News::Neutral,
         Kind::Resolve { .. } | Kind::Connect { .. } | Kind::Timeout { .. } | Kind::Closed { .. } => {
             News::Busy(None)
         }
@@ -286,7 +289,18 @@ mod tests {
         };
         hear(Kind::Tls { reason: "expired".to_owned() });
         assert_eq!(origins.due_at(&url, now), None, "to wait does not make it right");
+        hear(Kind::Timeout { stage: Stage::Turn, after: Duration::from_secs(1) });
+        assert_eq!(origins.due_at(&url, now), None, "the line is ours");
         hear(Kind::Connect { attempts: Vec::new() });
+        assert_eq!(origins.due_at(&url, now), Some(now + BACKOFF.first));
+    }
+
+    #[test]
+    fn what_is_heard_out_of_order_is_counted_all_the_same() {
+        let (origins, url, now) = (Origins::new(BACKOFF), url("http://a.example/"), Instant::now());
+        let later = now + Duration::from_millis(1);
+        tell(&origins, &url, StatusCode::INTERNAL_SERVER_ERROR, "", (now, later));
+        tell(&origins, &url, StatusCode::SERVICE_UNAVAILABLE, "", (now, now));
         assert_eq!(origins.due_at(&url, now), Some(now + BACKOFF.first));
     }
 
