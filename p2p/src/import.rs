@@ -72,11 +72,10 @@ impl Engine {
             return Err(io::ErrorKind::ResourceBusy.into());
         }
         let (here, told) = tokio::join!(Arc::clone(&shared).forget_soon(task), async {
-            let leave = shared.schedulers.leave(vec![task]);
             if everywhere {
-                Some(tokio::join!(shared.delete_elsewhere(&task), leave).0)
+                Some(shared.delete_everywhere(&task).await)
             } else {
-                leave.await;
+                shared.schedulers.leave(vec![task]).await;
                 None
             }
         });
@@ -181,7 +180,10 @@ impl Shared {
         matches!(stored, Ok(Ok(Stored::Complete { .. } | Stored::Stale)))
     }
 
-    async fn delete_elsewhere(&self, task: &TaskId) -> Told {
+    /// One call tells the task's scheduler that it is gone here, and is to go elsewhere.
+    async fn delete_everywhere(&self, task: &TaskId) -> Told {
+        // Whoever does not hear it now hears it soon.
+        self.schedulers.note(*task, None, None);
         if self.config.schedulers.is_empty() {
             return Told::Alone;
         }

@@ -418,12 +418,17 @@ impl Cluster {
         }
     }
 
-    /// A host wants a task to be gone from the cluster: every other one that has some of it is told. Gives how many these
-    /// are. Who is not there now keeps what it has.
+    /// A host wants a task to be gone from the cluster, and holds it no more itself: every other one that has some of it is told.
+    /// Gives how many these are. Who is not there now keeps what it has.
     ///
     /// # Errors
     /// [`Refusal::UnknownHost`].
-    pub fn handle_task_deleted(&mut self, host: &HostId, task: TaskId) -> Result<usize, Refusal> {
+    pub fn handle_task_deleted(
+        &mut self,
+        now: Instant,
+        host: &HostId,
+        task: TaskId,
+    ) -> Result<usize, Refusal> {
         let asking = self.alive(host)?;
         self.want_no_copies(&task);
         let peers = self.tasks.get(&task).into_iter().flat_map(|task| task.peers.keys().copied());
@@ -434,6 +439,7 @@ impl Cluster {
                 self.world.streams.wake(life.lifeline);
             }
         }
+        self.handle_tasks_left(now, host, vec![task]);
         Ok(others.len())
     }
 

@@ -149,10 +149,11 @@ impl Rpc for Service {
         let request = request.into_inner();
         let host = self.speaker(request.host_id, caller)?;
         let task = message::task_id(&request.task_id).map_err(malformed)?;
-        let told = self.0.with(|cluster, _| cluster.handle_task_deleted(&host, task)).map_err(refused)?;
+        let told =
+            self.0.with(|cluster, now| cluster.handle_task_deleted(now, &host, task)).map_err(refused)?;
         tracing::info!(%host, %task, told, "task deleted");
         let hosts = u32::try_from(told).unwrap_or(u32::MAX);
-        Ok(Response::new(proto::DeleteTaskResponse { hosts }))
+        Ok(Response::new(proto::DeleteTaskResponse { hosts, left: true }))
     }
 
     async fn replicate_task(

@@ -130,9 +130,12 @@ pub(super) async fn export(
     caller: &Caller,
     request: proto::ExportTaskRequest,
 ) -> Result<Parts, Status> {
-    let asked = proto::StatTaskRequest { content: request.content.clone(), local: request.local };
+    let asked = |local| proto::StatTaskRequest { content: request.content.clone(), local };
+    let mut is = stat(engine, caller, asked(true)).await?;
+    if !is.here && !request.local {
+        is = stat(engine, caller, asked(false)).await?;
+    }
     let task = task(caller, request.content)?;
-    let is = stat(engine, caller, asked).await?;
     if !is.here && is.others == 0 {
         let why = if is.unasked.is_empty() { "no host has it".to_owned() } else { is.unasked };
         return Err(Status::not_found(format!("it is not on this host: {why}")));

@@ -138,11 +138,18 @@ impl Link {
         Ok(in_time(self.client.clone().stat_task(request)).await?.into_inner())
     }
 
-    /// Has every other host that has some of a task throw it away; gives how many are told.
+    /// Has every other host that has some of a task throw it away; gives how many are told. It counts as gone from here then.
     pub(crate) async fn delete(&self, task: &TaskId) -> Result<u32, Status> {
         let task_id = task.as_bytes().to_vec().into();
         let request = DeleteTaskRequest { host_id: self.host_id.clone(), task_id };
-        Ok(in_time(self.client.clone().delete_task(request)).await?.into_inner().hosts)
+        let said = in_time(self.client.clone().delete_task(request)).await?.into_inner();
+        if said.left {
+            self.news.settle_gone(task);
+        } else {
+            // One of an earlier version.
+            self.leave(&[*task]).await;
+        }
+        Ok(said.hosts)
     }
 
     /// Has others fetch a task until so many hosts have all of it, this one among them; gives how far that is.

@@ -92,8 +92,10 @@ fn what_is_deleted_nobody_fetches_any_more() {
     let mut lab = lab(&["a", "b"]);
     lab.inventory("a", &[1]).unwrap();
     lab.copies("a", 2);
-    lab.cluster.handle_task_deleted(&id("a"), task(1)).unwrap();
+    lab.cluster.handle_task_deleted(lab.now, &id("a"), task(1)).unwrap();
     assert_eq!(lab.told(&["b"]), [""; 0]);
+    assert_eq!(lab.cluster.stat(&task(1)).complete, 0, "who deletes it has it no more");
+    lab.inventory("a", &[1]).unwrap();
     lab.copies("a", 2);
     lab.cluster.handle_tasks_left(lab.now, &id("a"), vec![task(1)]);
     assert_eq!((lab.told(&["b"]).len(), lab.cluster.copies.len()), (0, 0), "nobody has it");
