@@ -93,6 +93,7 @@ fn commands(report: &mut Report, here: &Tool, seed: u64, stage: &Stage) -> Resul
         }
         let output = here.folder.join("out");
         touch(stage)?;
+        settle(&here.folder)?;
         let took = here.run(&["export", &id, "-O", path(&output)?])?;
         report.add(goal, Who::Darter, took.as_secs_f64() * 1e3);
         ensure!(std::fs::metadata(&output)?.len() == length, "not all of it was exported");
@@ -112,27 +113,30 @@ fn questions(report: &mut Report, here: &Tool, there: &Tool) -> Result<()> {
     report.add(goals::NO_QUESTION, Who::Darter, call);
     // What was asked for a moment ago.
     here.run(&["export", &held, "-O", path(&here.folder.join("out"))?])?;
-    for (goal, tool, id, is) in [
-        (goals::STAT_HERE, here, &*held, (true, 0)),
-        (goals::STAT_PEER, there, &*held, (false, 1)),
-        (goals::STAT_MISS, here, "nothing", (false, 0)),
+    for (goal, alone, tool, id, is) in [
+        (goals::STAT_HERE, Some(goals::STAT_ALONE), here, &*held, (true, 0)),
+        (goals::STAT_PEER, Some(goals::STAT_PEER_ALONE), there, &*held, (false, 1)),
+        (goals::STAT_MISS, None, here, "nothing", (false, 0)),
     ] {
-        let times = tool.stat(&runtime, id, goal == goals::STAT_HERE, is)?;
-        report.add(goal, Who::Darter, median(&times));
-        if goal == goals::STAT_HERE {
-            report.add(goals::STAT_ALONE, Who::Darter, (median(&times) - call).max(0.0));
+        let took = median(&tool.stat(&runtime, id, goal == goals::STAT_HERE, is)?);
+        report.add(goal, Who::Darter, took);
+        if let Some(alone) = alone {
+            report.add(alone, Who::Darter, (took - call).max(0.0));
         }
     }
     let file = here.folder.join("in");
-    std::io::copy(&mut Content::new(1, 4096).reader(0), &mut File::create(&file)?)?;
-    let mut times = Vec::new();
-    for number in 0..DELETED {
-        let id = format!("deleted{number}");
-        here.run(&["import", path(&file)?, "--id", &id])?;
-        times.push(here.delete(&runtime, &id)?);
+    std::io::copy(&mut Content::new(1, SMALL).reader(0), &mut File::create(&file)?)?;
+    for (goal, local) in [(goals::DELETE_HERE, true), (goals::DELETE_ALL, false)] {
+        let mut times = Vec::new();
+        for number in 0..DELETED {
+            let id = format!("deleted{number}");
+            here.run(&["import", path(&file)?, "--id", &id])?;
+            settle(&here.folder)?;
+            times.push(here.delete(&runtime, &id, local)?);
+        }
+        times.sort_unstable();
+        report.add(goal, Who::Darter, median(&times));
     }
-    times.sort_unstable();
-    report.add(goals::DELETE, Who::Darter, median(&times));
     Ok(())
 }
 
@@ -188,18 +192,23 @@ impl Tool {
         })
     }
 
-    fn delete(&self, runtime: &Runtime, id: &str) -> Result<Duration> {
+    fn delete(&self, runtime: &Runtime, id: &str, local: bool) -> Result<Duration> {
         runtime.block_on(async {
             let mut client = self.client().await?;
             client.check_health(proto::CheckHealthRequest {}).await?;
             let content = Some(proto::Cached { id: id.to_owned(), ..Default::default() });
             let begun = Instant::now();
-            let said = client.delete_task(proto::DeleteTaskRequest { content, local: false }).await?;
+            let said = client.delete_task(proto::DeleteTaskRequest { content, local }).await?;
             let took = begun.elapsed();
             ensure!(said.into_inner().here, "it was not there");
             Ok(took)
         })
     }
+}
+
+/// Waits until the disk has what was imported: a daemon answers before.
+fn settle(folder: &Path) -> Result<()> {
+    timed(Command::new("sync").arg("--file-system").arg(folder)).map(drop)
 }
 
 /// How long a command takes that succeeds.
